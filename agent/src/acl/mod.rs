@@ -1,0 +1,1 @@
+//! The calculation: from objects of the datastore to the desired state, incrementally. Pure.

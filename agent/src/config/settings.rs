@@ -1,0 +1,150 @@
+//! The settings as typed values: what is left when every source has been asked.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where our jumps go in the kernel's chains (`ChainInsertMode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertMode {
+    /// At the top: nothing decides before us.
+    Insert,
+    /// At the end: an administrator's rules decide first.
+    Append,
+}
+
+/// What an allowed packet does at the end of our filter chains (`IptablesFilterAllowAction`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllowAction {
+    /// It is accepted.
+    Accept,
+    /// It goes on to the rules behind ours.
+    Return,
+}
+
+/// What a denied packet gets (`IptablesFilterDenyAction`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenyAction {
+    /// Silence.
+    Drop,
+    /// An ICMP error.
+    Reject,
+}
+
+/// What happens, after policy, to packets from a pod to its own host
+/// (`DefaultEndpointToHostAction`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAction {
+    /// Dropped.
+    Drop,
+    /// Left to the host's own rules.
+    Return,
+    /// Accepted.
+    Accept,
+}
+
+/// Which iptables is used (`IptablesBackend`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IptablesBackend {
+    /// What the host can do and already uses.
+    Auto,
+    /// The legacy kernel interface.
+    Legacy,
+    /// iptables on top of nf_tables.
+    Nft,
+}
+
+/// Everything the dataplane and the reports can be told. Field docs name Felix's parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `InterfacePrefix`: host-side interfaces of pods begin with one of these. `cali`.
+    pub interface_prefixes: Vec<String>,
+    /// `Ipv6Support`. True.
+    pub ipv6: bool,
+    /// `DefaultEndpointToHostAction`. Drop; calico/node and we write Return per node.
+    pub endpoint_to_host: HostAction,
+    /// `IptablesBackend`. Auto.
+    pub iptables_backend: IptablesBackend,
+    /// `ChainInsertMode`. Insert.
+    pub insert_mode: InsertMode,
+    /// `IptablesFilterAllowAction`. Accept.
+    pub filter_allow: AllowAction,
+    /// `IptablesFilterDenyAction`. Drop.
+    pub filter_deny: DenyAction,
+    /// `IptablesMarkMask`: the only mark bits that may be touched. 0xffff0000.
+    pub mark_mask: u32,
+    /// `IptablesRefreshInterval`: read everything back this often. 180 s; zero = never.
+    pub iptables_refresh: Duration,
+    /// `IptablesPostWriteCheckIntervalSecs`: read back this long after a write. 5 s.
+    pub iptables_post_write_check: Duration,
+    /// `IpsetsRefreshInterval`. 90 s; zero = never.
+    pub ipsets_refresh: Duration,
+    /// `MaxIpsetSize`. 1048576 members.
+    pub max_ipset_size: u32,
+    /// `RouteRefreshInterval`. 90 s; zero = never.
+    pub route_refresh: Duration,
+    /// `DeviceRouteProtocol`: the protocol number of our routes. 80 (the original: 3).
+    pub route_protocol: u8,
+    /// `DeviceRouteSourceAddress`: `src` of the routes to pods. None = the kernel's choice.
+    pub route_source: Option<IpAddr>,
+    /// `RemoveExternalRoutes`: also remove foreign routes on pod interfaces, after a grace of
+    /// 10 s. True.
+    pub remove_external_routes: bool,
+    /// `DisableConntrackInvalidCheck`. False.
+    pub allow_conntrack_invalid: bool,
+    /// `IPForwarding`: switch forwarding on. True.
+    pub ip_forwarding: bool,
+    /// `NATOutgoingAddress`: SNAT to this address instead of masquerade.
+    pub nat_outgoing_address: Option<IpAddr>,
+    /// `IptablesNATOutgoingInterfaceFilter`: masquerade only what leaves by these interfaces.
+    pub nat_outgoing_interface: Option<String>,
+    /// `LogPrefix` of rules with the action Log, without the colon. `calico-packet`.
+    pub log_prefix: String,
+    /// `LogSeverityScreen` as a level of `tracing`. `info`.
+    pub log_level: String,
+    /// `ReportingIntervalSecs`. 30 s; zero = no status keys (calico/node writes zero).
+    pub reporting_interval: Duration,
+    /// `ReportingTTLSecs`. 90 s.
+    pub reporting_ttl: Duration,
+    /// `EndpointReportingEnabled`. False.
+    pub endpoint_reporting: bool,
+    /// `EndpointReportingDelaySecs`: at most one write per endpoint in this time. 1 s.
+    pub endpoint_reporting_delay: Duration,
+    /// `EndpointStatusPathPrefix`: directory of `endpoint-status`; `None` when switched off. Its
+    /// default is the run directory.
+    pub endpoint_status_prefix: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            interface_prefixes: vec!["cali".to_owned()],
+            ipv6: true,
+            endpoint_to_host: HostAction::Drop,
+            iptables_backend: IptablesBackend::Auto,
+            insert_mode: InsertMode::Insert,
+            filter_allow: AllowAction::Accept,
+            filter_deny: DenyAction::Drop,
+            mark_mask: 0xffff_0000,
+            iptables_refresh: Duration::from_secs(180),
+            iptables_post_write_check: Duration::from_secs(5),
+            ipsets_refresh: Duration::from_secs(90),
+            max_ipset_size: 1_048_576,
+            route_refresh: Duration::from_secs(90),
+            route_protocol: 80,
+            route_source: None,
+            remove_external_routes: true,
+            allow_conntrack_invalid: false,
+            ip_forwarding: true,
+            nat_outgoing_address: None,
+            nat_outgoing_interface: None,
+            log_prefix: "calico-packet".to_owned(),
+            log_level: "info".to_owned(),
+            reporting_interval: Duration::from_secs(30),
+            reporting_ttl: Duration::from_secs(90),
+            endpoint_reporting: false,
+            endpoint_reporting_delay: Duration::from_secs(1),
+            endpoint_status_prefix: None,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Chains, address sets, sysctls and conntrack: what decides about packets.

@@ -1,0 +1,29 @@
+//! calico-agent: the host network agent.
+//!
+//! One way through the house; arrows never turn back:
+//!
+//! ```text
+//! etcd ──► datastore ──► acl ──► desired ──► felix   (chains, sets, sysctls, conntrack)
+//!           typed,       pure,   an          routes  (host routes, neighbours, BIRD)
+//!           validated    incre-  immutable      │
+//!                        mental  value          ▼
+//! etcd ◄───────────────────────────────────  status  (what was really programmed)
+//! ```
+//!
+//! [`acl`] and [`desired`] do no I/O and know no clock. [`felix`] and [`routes`] are reconcilers:
+//! read actual, plan (pure), apply (dull), verify, report. [`daemon`] composes them.
+
+pub mod acl;
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod desired;
+pub mod exec;
+pub mod felix;
+pub mod node;
+pub mod paths;
+pub mod reconcile;
+pub mod routes;
+pub mod status;
+pub mod telemetry;

@@ -1,0 +1,3 @@
+//! `calico-agent`: see the crate.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! BIRD: renders its configuration, checks it, swaps it, and asks it how it is.

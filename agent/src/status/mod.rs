@@ -1,0 +1,1 @@
+//! Reports: status keys in etcd, endpoint files, readiness.

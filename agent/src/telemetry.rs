@@ -1,0 +1,1 @@
+//! Logs: plain text on a terminal, fields in the journal.

@@ -1,0 +1,13 @@
+//! Calico's data model and the stores it is read from.
+//!
+//! * [`model`]: what the objects *mean*. Typed, validated, no I/O, no JSON, no keys.
+//! * [`layout`]: how the objects are *written down*: key ↔ id, value → model. The only code in the
+//!   project that knows etcd keys and JSON.
+//! * [`backend`]: where they are *kept*: a complete snapshot first, ordered updates after it.
+//!
+//! The model is Calico's v1 semantics plus tiers, network sets and named ports; each layout
+//! decodes into it, so that nothing behind this crate knows which layout a host uses.
+
+pub mod backend;
+pub mod layout;
+pub mod model;

@@ -1,0 +1,1 @@
+//! Hosts and pods made of network namespaces.
