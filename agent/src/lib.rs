@@ -15,6 +15,7 @@
 
 pub mod acl;
 pub mod api;
+pub mod calculation;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -27,3 +28,4 @@ pub mod reconcile;
 pub mod routes;
 pub mod status;
 pub mod telemetry;
+pub mod watchdog;
