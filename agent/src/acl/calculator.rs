@@ -101,6 +101,17 @@ impl Calculator {
         self.policies.evaluations() + self.sets.evaluations()
     }
 
+    /// Fails when a table still holds something of objects that are gone.
+    #[cfg(test)]
+    pub(super) fn assert_nothing_left(&self) {
+        assert!(self.policies.is_empty(), "{:#?}", self.policies);
+        assert!(self.sets.is_empty(), "{:#?}", self.sets);
+        assert!(self.endpoints.is_empty(), "{:#?}", self.endpoints);
+        assert!(self.profiles.is_empty() && self.other_kinds.is_empty());
+        assert!(self.classes.is_empty() && self.pools.is_empty());
+        assert!(self.active_policies.is_empty() && self.active_profiles.is_empty());
+    }
+
     fn update(&mut self, update: &Update) {
         match update {
             // The daemon's business: whether anything is programmed at all, and the settings.

@@ -146,6 +146,13 @@ impl MatchIndex {
         self.evaluations
     }
 
+    /// True when nothing is left.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let selectors = self.selectors.len() == 0 && self.by_selector.is_empty();
+        self.labels.is_empty() && selectors && self.anchors.is_empty()
+    }
+
     /// Asks every selector that may match a group.
     fn rematch(&mut self, group: Slot) -> Option<GroupChange> {
         let labels = self.labels.labels(group)?;

@@ -58,6 +58,12 @@ impl PoolTable {
         winners.collect()
     }
 
+    /// True without pools.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_name.is_empty() && self.by_cidr.is_empty()
+    }
+
     fn publish(&self, cidr: Cidr, desired: &mut OrdMap<Cidr, bool>, notices: &mut Notices) {
         let mut pools = self.by_cidr.get(&cidr).into_iter().flatten().filter_map(|name| {
             let pool = self.by_name.get(name)?;

@@ -304,6 +304,14 @@ impl SetIndex {
         self.matching.evaluations()
     }
 
+    /// True when nothing is left.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let items = self.items.len() == 0 && self.by_item.is_empty();
+        let sets = self.sets.len() == 0 && self.by_id.is_empty() && self.by_selector.is_empty();
+        self.matching.is_empty() && items && sets && self.dirty.is_empty()
+    }
+
     /// Adds what an item brings to the sets of selectors.
     fn contribute(&mut self, selectors: &[Slot], item: Slot) {
         let Some(item) = self.items.get(item) else { return };
