@@ -1,0 +1,1 @@
+//! Work grows with what changed.
