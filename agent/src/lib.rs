@@ -26,4 +26,6 @@ pub mod paths;
 pub mod reconcile;
 pub mod routes;
 pub mod status;
+pub mod store;
 pub mod telemetry;
+pub mod timestamp;
