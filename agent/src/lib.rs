@@ -27,5 +27,7 @@ pub mod paths;
 pub mod reconcile;
 pub mod routes;
 pub mod status;
+pub mod store;
 pub mod telemetry;
+pub mod timestamp;
 pub mod watchdog;
