@@ -174,7 +174,16 @@ impl Host {
     pub fn start_bird(&mut self, limit: Duration) -> Result<()> {
         let config = self.state_dir().join("bird/bird.cfg");
         let name = self.spec.name;
-        wait::until_true(&format!("BIRD configuration of {name}"), limit, || config.exists())?;
+        wait::until(&format!("BIRD configuration of {name}"), limit, || {
+            let over = self.agent.as_mut().and_then(Process::ended);
+            // No use in waiting for a dead agent: its log says why.
+            Ok(if let Some(status) = over {
+                Some(Err(status))
+            } else {
+                config.exists().then_some(Ok(()))
+            })
+        })?
+        .map_err(|status| anyhow::anyhow!("the agent on {name} ended with {status}"))?;
         let command = self.ns.command("bird").arg("-f").arg("-c").arg(config).arg("-s");
         let bird = command.arg(self.bird_socket()).start(&self.dir.join("bird.log"))?;
         self.bird = Some(bird);
