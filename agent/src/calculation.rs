@@ -12,7 +12,7 @@ use calico_datastore::model::{FelixConfiguration, Name, Update};
 use tokio::sync::{mpsc, watch};
 
 use crate::acl::Calculator;
-use crate::config::{Layers, Settings};
+use crate::config::{Env, FileConfig, Resolution, Settings, Sources, resolve};
 use crate::desired::DesiredState;
 use crate::status::overview::SyncState;
 use crate::watchdog::Heartbeat;
@@ -20,6 +20,18 @@ use crate::watchdog::Heartbeat;
 /// How many waiting batches are taken in one go, so that a flood cannot keep the dataplane waiting
 /// for ever.
 const MOST_AT_ONCE: usize = 256;
+
+/// The layers of the configuration that this host itself holds. A new value (after SIGHUP) is
+/// resolved at once.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    /// The process's environment.
+    pub env: Env,
+    /// `agent.toml`.
+    pub file: FileConfig,
+    /// What holds where nobody says anything.
+    pub defaults: Settings,
+}
 
 /// Where the results go.
 #[derive(Debug)]
@@ -71,6 +83,7 @@ struct Calculation {
     layers: Arc<Layers>,
     felix: BTreeMap<Name, Arc<FelixConfiguration>>,
     settings: Arc<Settings>,
+    resolution: Option<Resolution>,
     settings_stale: bool,
     sync: SyncState,
 }
@@ -83,6 +96,7 @@ impl Calculation {
             layers,
             felix: BTreeMap::new(),
             settings: Arc::default(),
+            resolution: None,
             settings_stale: true,
             sync: SyncState::default(),
         }
@@ -159,7 +173,7 @@ impl Calculation {
             self.resolve();
         }
         if self.sync.complete {
-            let desired = self.calculator.desired(&self.settings, self.sync.revision);
+            let desired = self.calculator.desired(Arc::clone(&self.settings), self.sync.revision);
             outputs.desired.send_if_modified(|current| {
                 let changed = current.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &desired));
                 if changed {
@@ -184,19 +198,34 @@ impl Calculation {
 
     fn resolve(&mut self) {
         self.settings_stale = false;
-        let (settings, problems) = self.layers.resolve(
-            self.felix.get(&self.node_configuration).map(Arc::as_ref),
-            self.felix.get("default").map(Arc::as_ref),
-        );
-        for problem in problems.iter().filter(|problem| !self.sync.settings.contains(problem)) {
+        let sources = Sources {
+            env: &self.layers.env,
+            file: &self.layers.file,
+            node: self.felix.get(&self.node_configuration).map(Arc::as_ref),
+            global: self.felix.get("default").map(Arc::as_ref),
+        };
+        let last = self.resolution.take();
+        let resolution = resolve(&sources, &self.layers.defaults, last.as_ref());
+        for problem in resolution.problems.iter().filter(|p| !self.sync.settings.contains(p)) {
             tracing::warn!(parameter = problem.subject, "{}", problem.message);
         }
-        self.sync.settings = problems;
-        if *self.settings != settings {
+        for ignored in &resolution.ignored {
+            if last.as_ref().is_none_or(|last| !last.ignored.contains(ignored)) {
+                tracing::debug!(
+                    parameter = ignored.name,
+                    source = %ignored.source,
+                    reason = ignored.reason,
+                    "a setting has no effect"
+                );
+            }
+        }
+        self.sync.settings.clone_from(&resolution.problems);
+        if *self.settings != resolution.settings {
             if self.sync.complete {
                 tracing::info!("settings changed");
             }
-            self.settings = Arc::new(settings);
+            self.settings = Arc::new(resolution.settings.clone());
         }
+        self.resolution = Some(resolution);
     }
 }
