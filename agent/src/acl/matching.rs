@@ -94,10 +94,10 @@ impl MatchIndex {
         self.anchors.insert(&anchor, slot);
         self.by_selector.insert(selector.clone(), slot);
         for group in matched.iter() {
-            if let Some(matches) = self.labels.matches_mut(group) {
-                if let Err(at) = matches.binary_search(&slot) {
-                    matches.insert(at, slot);
-                }
+            if let Some(matches) = self.labels.matches_mut(group)
+                && let Err(at) = matches.binary_search(&slot)
+            {
+                matches.insert(at, slot);
             }
         }
         if let Some(entry) = self.selectors.get_mut(slot) {
@@ -117,10 +117,10 @@ impl MatchIndex {
         self.by_selector.remove(&entry.selector);
         self.anchors.remove(&entry.anchor, selector);
         for group in entry.groups.iter() {
-            if let Some(matches) = self.labels.matches_mut(group) {
-                if let Ok(at) = matches.binary_search(&selector) {
-                    matches.remove(at);
-                }
+            if let Some(matches) = self.labels.matches_mut(group)
+                && let Ok(at) = matches.binary_search(&selector)
+            {
+                matches.remove(at);
             }
         }
     }

@@ -32,12 +32,12 @@ impl PoolTable {
         };
         let old = old.map(|pool| pool.cidr);
         let new = pool.map(|pool| pool.cidr);
-        if let Some(cidr) = old.filter(|_| old != new) {
-            if let Some(names) = self.by_cidr.get_mut(&cidr) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.by_cidr.remove(&cidr);
-                }
+        if let Some(cidr) = old.filter(|_| old != new)
+            && let Some(names) = self.by_cidr.get_mut(&cidr)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_cidr.remove(&cidr);
             }
         }
         if let Some(cidr) = new {

@@ -32,18 +32,23 @@ const SELECTORS: &[&str] = &[
     "has(p1) && has(a)",
 ];
 const LABELS: &[&str] = &["", "a=x", "a=y", "b", "b=y", "a=x b=y", "a=x b", "p1", "a=z p1=x"];
-const PROFILES: &[&str] = &["", "p1", "p2", "p1 p2", "p2 p1", "p3 p1", "projectcalico-default-allow"];
+const PROFILES: &[&str] =
+    &["", "p1", "p2", "p1 p2", "p2 p1", "p3 p1", "projectcalico-default-allow"];
 const POLICIES: &[&str] = &["a", "default.a", "t1.b", "t2.c", "n/a", "t1.a", "z"];
 const ADDRESSES: &[&str] =
     &["10.0.0.1", "10.0.0.2", "10.0.0.1 10.0.0.2", "10.0.0.2 fd00::2", "10.0.0.3 10.0.0.3"];
-const PORTS: &[&[&str]] = &[&[], &["http/tcp/80"], &["http/tcp/80", "http/udp/80"], &["http/tcp/81"]];
+const PORTS: &[&[&str]] =
+    &[&[], &["http/tcp/80"], &["http/tcp/80", "http/udp/80"], &["http/tcp/81"]];
 
 fn peer() -> impl Strategy<Value = Peer> {
     let selectors = || proptest::option::weighted(0.4, select(SELECTORS).prop_map(selector));
     let ports = || {
         let named = proptest::collection::vec(select(&["http", "dns"][..]), 0..2);
         (named, any::<bool>()).prop_map(|(named, number)| Ports {
-            ranges: number.then(|| calico_datastore::model::PortRange::single(8)).into_iter().collect(),
+            ranges: number
+                .then(|| calico_datastore::model::PortRange::single(8))
+                .into_iter()
+                .collect(),
             named: named.into_iter().map(Name::from).collect(),
         })
     };
@@ -60,7 +65,8 @@ fn peer() -> impl Strategy<Value = Peer> {
 
 fn rule() -> impl Strategy<Value = Rule> {
     let action = select(&[Action::Allow, Action::Deny, Action::Pass, Action::Log][..]);
-    let protocol = proptest::option::of(select(&[Protocol::TCP, Protocol::UDP, Protocol::ICMP][..]));
+    let protocol =
+        proptest::option::of(select(&[Protocol::TCP, Protocol::UDP, Protocol::ICMP][..]));
     let unevaluable = proptest::option::weighted(0.1, Just(Unevaluable::Services));
     (action, protocol, peer(), peer(), unevaluable).prop_map(
         |(action, protocol, source, destination, unevaluable)| Rule {
@@ -151,10 +157,11 @@ fn other_update() -> impl Strategy<Value = Update> {
         Update::BgpConfiguration("default".into(), Some(Arc::new(value)))
     });
     let states = [AffinityState::Confirmed, AffinityState::Pending, AffinityState::PendingDeletion];
-    let affinities = (select(&[HOST, "host-b"][..]), select(states.to_vec())).prop_map(|(h, state)| {
-        let id = AffinityId { host: h.into(), block: "10.0.0.0/26".parse().unwrap() };
-        Update::Affinity(id, Some(Arc::new(Affinity { state })))
-    });
+    let affinities =
+        (select(&[HOST, "host-b"][..]), select(states.to_vec())).prop_map(|(h, state)| {
+            let id = AffinityId { host: h.into(), block: "10.0.0.0/26".parse().unwrap() };
+            Update::Affinity(id, Some(Arc::new(Affinity { state })))
+        });
     prop_oneof![heps, sets, pools, nodes, mesh, affinities]
 }
 
@@ -173,9 +180,8 @@ fn update() -> impl Strategy<Value = Update> {
         1 => tiers,
         2 => other_update(),
     ];
-    (put, proptest::bool::weighted(0.25)).prop_map(|(put, delete)| {
-        if delete { Update::deleted(put.id()) } else { put }
-    })
+    (put, proptest::bool::weighted(0.25))
+        .prop_map(|(put, delete)| if delete { Update::deleted(put.id()) } else { put })
 }
 
 /// Does what a dataplane does with a diff.

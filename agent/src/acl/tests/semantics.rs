@@ -423,7 +423,8 @@ fn a_rule_that_cannot_be_evaluated_is_left_out_and_named() {
 #[test]
 fn two_endpoints_of_one_interface_the_lowest_id_has_it() {
     let rivals = || {
-        let rival = |address| WorkloadEndpoint { interface: wep("x", "").interface, ..wep("x", address) };
+        let rival =
+            |address| WorkloadEndpoint { interface: wep("x", "").interface, ..wep("x", address) };
         [put_wep(HOST, "b", rival("10.0.0.2")), put_wep(HOST, "a", rival("10.0.0.1"))]
     };
     for swap in [false, true] {

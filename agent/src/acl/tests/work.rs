@@ -30,10 +30,7 @@ fn member_of(node: &str, workload: &str, group: usize, address: &str) -> Update 
 
 fn policy_of(group: usize) -> Update {
     let own = format!("ns == 'default' && app == 'app-{group}'");
-    put_policy(
-        &format!("p{group}"),
-        Policy { ingress: vec![allow_from(&own)], ..policy(&own) },
-    )
+    put_policy(&format!("p{group}"), Policy { ingress: vec![allow_from(&own)], ..policy(&own) })
 }
 
 /// How many evaluations each of some changes costs in a cluster.
