@@ -33,6 +33,19 @@ pub struct Layers {
     pub defaults: Settings,
 }
 
+impl Layers {
+    /// The settings that follow from these layers and the two FelixConfigurations of the store.
+    pub fn resolve(
+        &self,
+        node: Option<&FelixConfiguration>,
+        global: Option<&FelixConfiguration>,
+        last: Option<&Resolution>,
+    ) -> Resolution {
+        let sources = Sources { env: &self.env, file: &self.file, node, global };
+        resolve(&sources, &self.defaults, last)
+    }
+}
+
 /// Where the results go.
 #[derive(Debug)]
 pub struct Outputs {
@@ -198,14 +211,12 @@ impl Calculation {
 
     fn resolve(&mut self) {
         self.settings_stale = false;
-        let sources = Sources {
-            env: &self.layers.env,
-            file: &self.layers.file,
-            node: self.felix.get(&self.node_configuration).map(Arc::as_ref),
-            global: self.felix.get("default").map(Arc::as_ref),
-        };
         let last = self.resolution.take();
-        let resolution = resolve(&sources, &self.layers.defaults, last.as_ref());
+        let resolution = self.layers.resolve(
+            self.felix.get(&self.node_configuration).map(Arc::as_ref),
+            self.felix.get("default").map(Arc::as_ref),
+            last.as_ref(),
+        );
         for problem in resolution.problems.iter().filter(|p| !self.sync.settings.contains(p)) {
             tracing::warn!(parameter = problem.subject, "{}", problem.message);
         }

@@ -26,6 +26,7 @@ pub mod node;
 pub mod paths;
 pub mod reconcile;
 pub mod routes;
+pub mod signals;
 pub mod status;
 pub mod store;
 pub mod telemetry;

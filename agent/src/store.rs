@@ -4,6 +4,8 @@
 //! memory. It knows no key and no value; reading the world is not its business
 //! (`calico_datastore::backend` does that).
 
+mod etcd;
+
 use std::error::Error;
 use std::future::Future;
 use std::time::Duration;

@@ -57,6 +57,16 @@ impl Etcd3 {
         Ok(keys)
     }
 
+    /// Every key below a prefix with its value, in order, as of one revision.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<(String, Versioned)>, EtcdError> {
+        let mut found = Vec::new();
+        let visit = |kv: &KeyValue| {
+            found.push((String::from_utf8_lossy(kv.key()).into_owned(), versioned(kv)));
+        };
+        list::snapshot(self, &[prefix], visit).await?;
+        Ok(found)
+    }
+
     /// Creates or overwrites a key. A lease that it had no longer applies.
     pub async fn put(&self, key: &str, value: &[u8]) -> Result<(), EtcdError> {
         self.call("write", key, |session| async move { session.kv().put(key, value, None).await })
