@@ -44,14 +44,14 @@ impl Pod {
         ns.ip(&format!(
             "link set eth0 up\n\
              addr add {v4}/32 dev eth0\n\
-             neigh replace {GATEWAY_V4} lladdr {HOST_MAC} dev eth0 nud permanent\n\
              route add {GATEWAY_V4} dev eth0 scope link\n\
              route add default via {GATEWAY_V4} dev eth0\n\
              addr add {v6}/128 dev eth0 nodad\n\
-             neigh replace {GATEWAY_V6} lladdr {HOST_MAC} dev eth0 nud permanent\n\
              route add default via {GATEWAY_V6} dev eth0\n"
         ))?;
-        Ok(Self { spec: *spec, ns })
+        let pod = Self { spec: *spec, ns };
+        pod.set_neighbours()?;
+        Ok(pod)
     }
 
     /// Writes the routes that the original CNI plugin writes on the host: protocol boot.
@@ -63,6 +63,18 @@ impl Pod {
         host.ns().ip(&format!(
             "route add {v4}/32 dev {interface} scope link proto boot\n\
              route add {v6}/128 dev {interface} proto boot\n"
+        ))
+    }
+
+    /// Writes the gateways' permanent neighbour entries; the kernel forgets them when the
+    /// interface's own Ethernet address changes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_neighbours(&self) -> Result<()> {
+        self.ns.ip(&format!(
+            "neigh replace {GATEWAY_V4} lladdr {HOST_MAC} dev eth0 nud permanent\n\
+             neigh replace {GATEWAY_V6} lladdr {HOST_MAC} dev eth0 nud permanent\n"
         ))
     }
 

@@ -91,6 +91,24 @@ pub fn ask_from(netns: &str, to: IpAddr, service: Service, limit: Duration) -> R
     crate::netns::enter(netns, || ask(to, service, limit))
 }
 
+/// Sends a datagram from an address that need not be allowed, and expects no answer: the server's
+/// [`crate::server::Server::arrivals`] tell whether it came through. Sent three times, since a
+/// single one may be lost while a neighbour is resolved.
+///
+/// # Errors
+/// When the sender itself cannot send it.
+pub fn shout(netns: &str, from: SocketAddr, to: SocketAddr, payload: &str) -> Result<()> {
+    crate::netns::enter(netns, || {
+        let socket = UdpSocket::bind(from).with_context(|| format!("cannot bind {from}"))?;
+        for _ in 0..3 {
+            let sent = socket.send_to(payload.as_bytes(), to);
+            sent.with_context(|| format!("cannot send from {from} to {to}"))?;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    })
+}
+
 fn tcp(to: SocketAddr, limit: Duration) -> Answer {
     let mut stream = match TcpStream::connect_timeout(&to, limit) {
         Ok(stream) => stream,

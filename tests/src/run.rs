@@ -82,6 +82,17 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// False without root, saying that the test is skipped: there are no namespaces to be had.
+pub fn can_run() -> bool {
+    if !is_root() {
+        #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+        {
+            eprintln!("skipped: network namespaces need root");
+        }
+    }
+    is_root()
+}
+
 /// True when the process was asked to end: what is half made should stop.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)

@@ -177,7 +177,9 @@ fn keep(mut cluster: Cluster) -> Result<()> {
     println!("      timeout 1 bash -c 'cat </dev/tcp/{OUTSIDE_V4}/{HTTP}' && echo");
     println!("  # what the agent says, and what the kernel holds");
     println!("  {} status --run-dir {}", agent.display(), host.run_dir().display());
-    println!("  nsenter --net=/run/netns/{run}-calico-01 iptables-save");
+    let chains = kernel::chains(host.ns())?;
+    let flavour = if chains.nft > chains.legacy { "nft" } else { "legacy" };
+    println!("  nsenter --net=/run/netns/{run}-calico-01 iptables-{flavour}-save");
     println!("  nsenter --net=/run/netns/{run}-calico-01 ip route");
     println!("  birdc -s {} show protocols", host.bird_socket().display());
     println!("  less {}", host.agent_log().display());
