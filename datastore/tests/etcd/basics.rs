@@ -21,7 +21,7 @@ async fn fill(etcd: &Etcd, pairs: std::ops::Range<usize>, v: &str) {
                 let name = format!("n{i:05}");
                 [
                     TxnOp::put(profile_key(&name), value(v), None),
-                    TxnOp::put(tier_key(&name), value(v), None),
+                    TxnOp::put(ipam_key(&name), value(v), None),
                 ]
             })
             .collect();
@@ -71,7 +71,7 @@ async fn a_transaction_over_both_prefixes_is_one_batch() {
                 let name = format!("r{round}-{i}");
                 [
                     TxnOp::put(profile_key(&name), value(round), None),
-                    TxnOp::put(tier_key(&name), value(round), None),
+                    TxnOp::put(ipam_key(&name), value(round), None),
                 ]
             })
             .collect();
@@ -83,7 +83,7 @@ async fn a_transaction_over_both_prefixes_is_one_batch() {
     }
     // A deletion of a whole prefix is one revision as well.
     let all = etcd_client::DeleteOptions::new().with_prefix();
-    raw.delete(tier_key(""), Some(all)).await.unwrap();
+    raw.delete(ipam_key(""), Some(all)).await.unwrap();
     let batch = reader.changes().await;
     assert_eq!(batch.updates.len(), 20 * 50);
     assert_eq!(reader.profiles().len(), 20 * 50);

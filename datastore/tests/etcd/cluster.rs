@@ -63,12 +63,7 @@ async fn a_cluster_that_loses_members_one_by_one() {
     writer.put(READY_KEY, READY).await.unwrap();
     let mut reader = Reader::start(config.clone());
     reader.changes().await;
-    let served = reader.status.clone();
-    let endpoint = tokio::time::timeout(LONG, async {
-        let mut served = served;
-        served.wait_for(|status| status.endpoint.is_some()).await.unwrap().endpoint.clone().unwrap()
-    });
-    let endpoint = endpoint.await.unwrap();
+    let endpoint = reader.watching().await;
 
     // The member that serves the watch dies: another takes over, at the same revision.
     let served = members.iter().position(|member| *member.endpoint == *endpoint).unwrap();

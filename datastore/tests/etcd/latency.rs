@@ -13,8 +13,9 @@ async fn from_put_to_batch() {
     reader.changes().await;
     let mut times = Vec::new();
     for i in 0..300 {
+        let (key, value) = (profile_key("a"), value(i));
         let begun = Instant::now();
-        let (put, batch) = tokio::join!(writer.put(&profile_key("a"), &value(i)), async {
+        let (put, batch) = tokio::join!(writer.put(&key, &value), async {
             reader.changes().await;
             begun.elapsed()
         });

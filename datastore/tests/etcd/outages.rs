@@ -22,6 +22,7 @@ async fn world() -> Option<(Etcd, Reader, BTreeMap<String, String>)> {
     let mut reader = etcd.follow();
     reader.changes().await;
     assert_eq!(reader.profiles(), expected);
+    reader.watching().await;
     Some((etcd, reader, expected))
 }
 
@@ -39,6 +40,7 @@ async fn a_restart_is_resumed_without_a_listing_and_without_losing_anything() {
         let batches = reader.until_profiles(&expected).await;
         let told: usize = batches.iter().map(|batch| batch.updates.len()).sum();
         assert_eq!(told, 2, "told twice: {batches:?}");
+        reader.watching().await;
     }
     assert_eq!(reader.listings(), 1, "the store was listed again");
     assert_eq!(reader.status.borrow().watches, 4);

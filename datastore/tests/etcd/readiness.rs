@@ -59,7 +59,7 @@ async fn what_is_deleted_together_with_readiness_is_not_applied() {
         writer.put(READY_KEY, READY).await.unwrap();
         for name in ["a", "b"] {
             writer.put(&profile_key(name), &value(wipe)).await.unwrap();
-            writer.put(&tier_key(name), &value(wipe)).await.unwrap();
+            writer.put(&ipam_key(name), &value(wipe)).await.unwrap();
         }
         let mut reader = etcd.follow();
         reader.changes().await;
@@ -67,7 +67,7 @@ async fn what_is_deleted_together_with_readiness_is_not_applied() {
             let all = DeleteOptions::new().with_prefix();
             raw.delete("/calico/", Some(all)).await.unwrap();
         } else {
-            let keys = [profile_key("a"), tier_key("a"), READY_KEY.to_owned()];
+            let keys = [profile_key("a"), ipam_key("a"), READY_KEY.to_owned()];
             let deletes = keys.map(|key| TxnOp::delete(key, None));
             raw.txn(Txn::new().and_then(deletes.to_vec())).await.unwrap();
         }

@@ -10,35 +10,39 @@ use std::time::{Duration, Instant};
 use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, SourceStatus};
 use calico_datastore::backend::{Batch, Layout, SyncEvent};
 use calico_datastore::layout::{Decoded, Rejection};
-use calico_datastore::model::{ClusterInformation, Name, Profile, ResourceId, Tier, Update};
+use calico_datastore::model::{
+    ClusterInformation, FelixConfiguration, Name, Profile, ResourceId, Update,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-pub const RESOURCES: &str = "/calico/resources/v3/projectcalico.org/";
-pub const IPAM: &str = "/calico/ipam/v2/";
-pub const READY_KEY: &str = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
-pub const READY: &[u8] = br#"{"spec":{"datastoreReady":true}}"#;
-pub const NOT_READY: &[u8] = br#"{"spec":{"datastoreReady":false}}"#;
+pub(crate) const RESOURCES: &str = "/calico/resources/v3/projectcalico.org/";
+pub(crate) const IPAM: &str = "/calico/ipam/v2/";
+pub(crate) const READY_KEY: &str =
+    "/calico/resources/v3/projectcalico.org/clusterinformations/default";
+pub(crate) const READY: &[u8] = br#"{"spec":{"datastoreReady":true}}"#;
+pub(crate) const NOT_READY: &[u8] = br#"{"spec":{"datastoreReady":false}}"#;
 
 /// Longer than anything here takes on a busy machine; a bound, never a pause.
-pub const LONG: Duration = Duration::from_secs(40);
+pub(crate) const LONG: Duration = Duration::from_secs(40);
 
-/// Profiles with a label `v` and, in the other prefix, tiers: enough to tell values apart.
-pub const LAYOUT: Layout =
+/// Profiles with a label `v` and, in the other prefix, settings with a parameter `v`: enough to
+/// tell values apart.
+pub(crate) const LAYOUT: Layout =
     Layout { prefixes: &[IPAM, RESOURCES], ready_key: READY_KEY, decode, id_of };
 
-pub fn profile_key(name: impl std::fmt::Display) -> String {
+pub(crate) fn profile_key(name: impl std::fmt::Display) -> String {
     format!("{RESOURCES}profiles/{name}")
 }
 
-pub fn tier_key(name: impl std::fmt::Display) -> String {
-    format!("{IPAM}tier/{name}")
+pub(crate) fn ipam_key(name: impl std::fmt::Display) -> String {
+    format!("{IPAM}setting/{name}")
 }
 
-pub fn value(v: impl std::fmt::Display) -> Vec<u8> {
+pub(crate) fn value(v: impl std::fmt::Display) -> Vec<u8> {
     format!(r#"{{"v":"{v}"}}"#).into_bytes()
 }
 
@@ -46,8 +50,8 @@ fn id_of(key: &str) -> Option<ResourceId> {
     if let Some(name) = key.strip_prefix(RESOURCES).and_then(|key| key.strip_prefix("profiles/")) {
         return Some(ResourceId::Profile(Name::from(name)));
     }
-    let name = key.strip_prefix(IPAM)?.strip_prefix("tier/")?;
-    Some(ResourceId::Tier(Name::from(name)))
+    let name = key.strip_prefix(IPAM)?.strip_prefix("setting/")?;
+    Some(ResourceId::FelixConfiguration(Name::from(name)))
 }
 
 fn decode(key: &str, value: &[u8]) -> Decoded {
@@ -71,22 +75,25 @@ fn decode(key: &str, value: &[u8]) -> Decoded {
             let labels = [("v", v)].into_iter().collect();
             Update::Profile(name, Some(Arc::new(Profile { labels, ..Profile::default() })))
         }
-        ResourceId::Tier(name) => Update::Tier(name, Some(Arc::new(Tier::default()))),
+        ResourceId::FelixConfiguration(name) => {
+            let parameters = [("v".into(), v.into())].into();
+            Update::FelixConfiguration(name, Some(Arc::new(FelixConfiguration { parameters })))
+        }
         other => unreachable!("{other}"),
     })
 }
 
 /// An etcd process of our own.
-pub struct Etcd {
+pub(crate) struct Etcd {
     process: Option<Child>,
     args: Vec<String>,
-    pub endpoint: String,
+    pub(crate) endpoint: String,
     dir: Arc<TempDir>,
     data: PathBuf,
 }
 
 /// `None`, said aloud, on a machine without etcd.
-pub async fn etcd() -> Option<Etcd> {
+pub(crate) async fn etcd() -> Option<Etcd> {
     if !Path::new("/usr/bin/etcd").exists() {
         eprintln!("skipped: there is no /usr/bin/etcd");
         return None;
@@ -101,7 +108,7 @@ pub async fn etcd() -> Option<Etcd> {
     panic!("etcd does not start");
 }
 
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -117,7 +124,7 @@ impl Etcd {
     }
 
     /// A member with its own name, directory and addresses.
-    pub fn with(
+    pub(crate) fn with(
         dir: Arc<TempDir>,
         name: &str,
         client: String,
@@ -140,7 +147,7 @@ impl Etcd {
     }
 
     #[allow(clippy::disallowed_methods, reason = "exec.rs bounds a run; this outlives the call")]
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         assert!(self.process.is_none());
         let log = std::fs::File::options()
             .create(true)
@@ -158,7 +165,7 @@ impl Etcd {
     }
 
     /// Waits until it serves; false when the process ended instead.
-    pub async fn answers(&mut self) -> bool {
+    pub(crate) async fn answers(&mut self) -> bool {
         let deadline = Instant::now() + LONG;
         while Instant::now() < deadline {
             if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
@@ -173,56 +180,56 @@ impl Etcd {
         panic!("etcd does not answer: {}", self.log());
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.process.as_ref().unwrap().id()).unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
     /// kill -9.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
     }
 
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.start();
         assert!(self.answers().await, "{}", self.log());
     }
 
     /// Deletes everything that it stored. It must not be running.
-    pub fn wipe(&self) {
+    pub(crate) fn wipe(&self) {
         assert!(self.process.is_none());
         std::fs::remove_dir_all(&self.data).unwrap();
     }
 
     /// Another value wherever an argument has the old one.
-    pub fn replace_argument(&mut self, old: &str, new: &str) {
+    pub(crate) fn replace_argument(&mut self, old: &str, new: &str) {
         for argument in self.args.iter_mut().filter(|argument| *argument == old) {
             new.clone_into(argument);
         }
     }
 
-    pub fn config(&self) -> Etcd3Config {
+    pub(crate) fn config(&self) -> Etcd3Config {
         Etcd3Config { endpoints: vec![self.endpoint.clone()], ..Etcd3Config::default() }
     }
 
     /// A writer of its own, not the source's.
-    pub fn client(&self) -> Etcd3 {
+    pub(crate) fn client(&self) -> Etcd3 {
         Etcd3::new(self.config()).unwrap()
     }
 
     /// The bare client, for what the agent never does: transactions, compaction.
-    pub async fn raw(&self) -> etcd_client::Client {
+    pub(crate) async fn raw(&self) -> etcd_client::Client {
         etcd_client::Client::connect([&self.endpoint], None).await.unwrap()
     }
 
     /// A source that follows this etcd.
-    pub fn follow(&self) -> Reader {
+    pub(crate) fn follow(&self) -> Reader {
         Reader::start(self.config())
     }
 }
@@ -239,18 +246,18 @@ impl Drop for Etcd {
 
 /// Reads a source and checks what holds always: no deletion of what was never there, no key
 /// accepted that was not refused, revisions that do not fall unless the store was replaced.
-pub struct Reader {
+pub(crate) struct Reader {
     events: mpsc::Receiver<SyncEvent>,
     task: JoinHandle<()>,
-    pub status: watch::Receiver<SourceStatus>,
-    /// Name → `v`; tiers have none.
-    pub objects: BTreeMap<ResourceId, String>,
-    pub rejected: BTreeMap<String, Rejection>,
-    pub unsupported: BTreeMap<String, usize>,
+    pub(crate) status: watch::Receiver<SourceStatus>,
+    /// Id → `v`.
+    pub(crate) objects: BTreeMap<ResourceId, String>,
+    pub(crate) rejected: BTreeMap<String, Rejection>,
+    pub(crate) unsupported: BTreeMap<String, usize>,
 }
 
 impl Reader {
-    pub fn start(config: Etcd3Config) -> Self {
+    pub(crate) fn start(config: Etcd3Config) -> Self {
         let source = Etcd3Source::new(Etcd3::new(config).unwrap(), LAYOUT);
         let status = source.status();
         let (events, task) = source.start();
@@ -264,7 +271,7 @@ impl Reader {
         }
     }
 
-    pub async fn next(&mut self) -> SyncEvent {
+    pub(crate) async fn next(&mut self) -> SyncEvent {
         let event = tokio::time::timeout(LONG, self.events.recv()).await;
         let event = event.expect("the source says nothing").expect("the source ended");
         if let SyncEvent::Changes(batch) = &event {
@@ -274,26 +281,36 @@ impl Reader {
     }
 
     /// True when nothing is said for so long.
-    pub async fn quiet(&mut self, time: Duration) -> bool {
+    pub(crate) async fn quiet(&mut self, time: Duration) -> bool {
         tokio::time::timeout(time, self.events.recv()).await.is_err()
     }
 
-    pub async fn changes(&mut self) -> Batch {
+    pub(crate) async fn changes(&mut self) -> Batch {
         match self.next().await {
             SyncEvent::Changes(batch) => batch,
             SyncEvent::Waiting { reason } => panic!("waiting: {reason}"),
         }
     }
 
-    pub async fn waiting(&mut self) -> String {
+    pub(crate) async fn waiting(&mut self) -> String {
         match self.next().await {
             SyncEvent::Waiting { reason } => reason,
             SyncEvent::Changes(batch) => panic!("changes: {batch:?}"),
         }
     }
 
+    /// Waits until the watch is running; returns the member that serves it.
+    pub(crate) async fn watching(&mut self) -> Arc<str> {
+        let watching = self.status.wait_for(|status| status.endpoint.is_some());
+        let status = tokio::time::timeout(LONG, watching).await.expect("no watch").unwrap();
+        status.endpoint.clone().unwrap()
+    }
+
     /// Reads until the profiles are these; returns the batches.
-    pub async fn until_profiles(&mut self, expected: &BTreeMap<String, String>) -> Vec<Batch> {
+    pub(crate) async fn until_profiles(
+        &mut self,
+        expected: &BTreeMap<String, String>,
+    ) -> Vec<Batch> {
         let mut batches = Vec::new();
         while self.profiles() != *expected {
             match self.next().await {
@@ -304,7 +321,7 @@ impl Reader {
         batches
     }
 
-    pub fn profiles(&self) -> BTreeMap<String, String> {
+    pub(crate) fn profiles(&self) -> BTreeMap<String, String> {
         let profiles = self.objects.iter().filter_map(|(id, v)| match id {
             ResourceId::Profile(name) => Some((name.to_string(), v.clone())),
             _ => None,
@@ -312,12 +329,12 @@ impl Reader {
         profiles.collect()
     }
 
-    pub fn listings(&self) -> u64 {
+    pub(crate) fn listings(&self) -> u64 {
         self.status.borrow().listings
     }
 
     /// Ends the reader the way the daemon does: by dropping the receiver.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         drop(self.events);
         tokio::time::timeout(Duration::from_secs(5), self.task)
             .await
@@ -332,9 +349,10 @@ impl Reader {
             assert!(seen.insert(id.clone()), "{id} is twice in one batch");
             let value = match update {
                 Update::Profile(_, Some(profile)) => profile.labels.get("v").map(ToOwned::to_owned),
-                Update::Tier(_, Some(_)) | Update::ClusterInformation(Some(_)) => {
-                    Some(String::new())
+                Update::FelixConfiguration(_, Some(config)) => {
+                    config.parameters.get("v").map(|v| v.to_string())
                 }
+                Update::ClusterInformation(Some(_)) => Some(String::new()),
                 _ => None,
             };
             match value {
