@@ -16,6 +16,7 @@ use calico_datastore::model::{Cidr, Family, InterfaceName, Protocol};
 
 pub use driver::{Refused, SetError, Sets};
 pub use plan::{Phases, full, members_of};
+pub(crate) use plan::members_gone;
 
 /// What the members of a set of the kernel are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

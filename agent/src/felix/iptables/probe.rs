@@ -136,11 +136,20 @@ struct Candidate {
     ours: bool,
 }
 
+/// What to use, and what an earlier run used.
+#[derive(Clone, Debug)]
+pub struct Probed {
+    /// What to use.
+    pub chosen: Dataplane,
+    /// The other flavour, when it holds chains of ours that have to go.
+    pub abandoned: Option<Dataplane>,
+}
+
 /// Chooses. Changes nothing in the kernel but that the tables it would use exist afterwards.
 ///
 /// # Errors
 /// When no iptables works, or ipset is missing: nothing can be enforced on this host.
-pub async fn probe(exec: &Exec, wanted: IptablesBackend) -> Result<Dataplane, ProbeError> {
+pub async fn probe(exec: &Exec, wanted: IptablesBackend) -> Result<Probed, ProbeError> {
     ipset(exec).await?;
     let mut found = Vec::new();
     let mut failed = None;
@@ -160,14 +169,17 @@ pub async fn probe(exec: &Exec, wanted: IptablesBackend) -> Result<Dataplane, Pr
         IptablesBackend::Legacy => Some(Flavour::Legacy),
         IptablesBackend::Nft => Some(Flavour::Nft),
     };
+    let with_ours: Vec<Dataplane> =
+        found.iter().filter(|c| c.ours).map(|c| c.dataplane.clone()).collect();
     found.retain(|candidate| only.is_none_or(|only| candidate.dataplane.flavour == only));
-    for mut dataplane in in_order(found, only.is_some()) {
-        match usable(exec, &dataplane).await {
+    for mut chosen in in_order(found, only.is_some()) {
+        match usable(exec, &chosen).await {
             Ok(()) => {
                 if failed.is_some() && only.is_none() {
-                    dataplane.why.push_str(", and the other does not work");
+                    chosen.why.push_str(", and the other does not work");
                 }
-                return Ok(dataplane);
+                let abandoned = with_ours.into_iter().find(|d| d.flavour != chosen.flavour);
+                return Ok(Probed { chosen, abandoned });
             }
             Err(error) => failed = Some(error),
         }

@@ -179,6 +179,38 @@ impl FamilyTables {
         outcome
     }
 
+    /// Puts `closed` into those of `chains` that the kernel holds, for now: the next
+    /// [`FamilyTables::apply`] writes what they should be.
+    pub async fn close_now(
+        &mut self,
+        table: Table,
+        chains: &BTreeSet<String>,
+        closed: &[String],
+        driver: &Driver,
+    ) {
+        let family = self.family;
+        let Some(state) = self.tables.get_mut(&table) else { return };
+        if !self.known {
+            return;
+        }
+        let shut = DesiredTable {
+            chains: chains
+                .iter()
+                .filter(|name| state.actual.chains.contains_key(*name))
+                .map(|name| (name.clone(), Arc::new(Chain::new(name, closed.to_vec()))))
+                .collect(),
+            jumps: state.desired.jumps.clone(),
+        };
+        let nothing = BTreeSet::new();
+        let scope = Scope { only: Some(chains), hold: &nothing, delete: false };
+        let step = plan(table, &shut, &state.actual, scope);
+        state.dirty.extend(chains.iter().filter(|n| state.desired.chains.contains_key(*n)).cloned());
+        if let Err(error) = commit(step, driver, family, &mut state.actual).await {
+            // They are written in a moment anyway.
+            warn!(%family, error = %chain_of(&error), "chains could not be closed first");
+        }
+    }
+
     async fn read(&mut self, driver: &Driver) -> Result<(), IptablesError> {
         let mut saved = driver.save(self.family).await?;
         for (table, state) in &mut self.tables {
