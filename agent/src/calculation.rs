@@ -15,7 +15,7 @@ use crate::acl::Calculator;
 use crate::config::{Env, FileConfig, Resolution, Settings, Sources, resolve};
 use crate::desired::DesiredState;
 use crate::status::overview::SyncState;
-use crate::watchdog::Heartbeat;
+use crate::status::systemd::Heartbeat;
 
 /// How many waiting batches are taken in one go, so that a flood cannot keep the dataplane waiting
 /// for ever.
@@ -84,7 +84,7 @@ pub async fn run(
                 }
                 calculation.set_layers(layers.borrow_and_update().clone());
             }
-            () = heartbeat.answer() => continue,
+            () = heartbeat.beat() => continue,
         }
         calculation.publish(&outputs);
     }

@@ -31,4 +31,3 @@ pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod timestamp;
-pub mod watchdog;

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::desired::DesiredState;
 use crate::routes::monitor::Links;
-use crate::watchdog::Heartbeat;
+use crate::status::systemd::Heartbeat;
 
 /// Why a reconciler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ pub async fn run<R: Reconciler>(
                 Err(_) => return,
             },
             // Cancel-safe: an unanswered token stays in the channel.
-            () = heartbeat.answer() => {}
+            () = heartbeat.beat() => {}
         }
     }
     loop {
@@ -172,7 +172,7 @@ pub async fn run<R: Reconciler>(
                 },
                 () = inputs.kernel.notified() => break Wake::Kernel,
                 wake = &mut timer => break wake,
-                () = heartbeat.answer() => {}
+                () = heartbeat.beat() => {}
             }
         };
     }

@@ -14,6 +14,7 @@ use crate::api::document::{
 use crate::desired::{DesiredState, LocalEndpoint};
 use crate::reconcile::{EndpointState, Problem, Report};
 use crate::routes::bird;
+use crate::status::combine::worst;
 
 /// What the reading of the datastore has come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct Overview {
     pub desired: watch::Receiver<Option<Arc<DesiredState>>>,
     /// The parts of the dataplane.
     pub parts: Vec<Part>,
+    /// Files that cannot be written.
+    pub files: watch::Receiver<Vec<Problem>>,
     /// BIRD's control socket.
     pub bird_socket: PathBuf,
 }
@@ -80,6 +83,7 @@ impl Overview {
             && sync.waiting.is_none()
             && sync.rejected.is_empty()
             && sync.settings.is_empty()
+            && self.files.borrow().is_empty()
             && desired.notices.is_empty()
             && self.registration.borrow().is_ok();
         if clean { Overall::Ready } else { Overall::Degraded }
@@ -93,18 +97,38 @@ impl Overview {
         })
     }
 
+    /// One line for `systemctl status`.
+    pub fn summary(&self) -> String {
+        let sync = self.sync.borrow();
+        let endpoints = self.desired.borrow().as_ref().map_or(0, |desired| desired.endpoints.len());
+        match (&sync.waiting, sync.complete) {
+            (Some(reason), false) => format!("waiting for the datastore: {reason}"),
+            (Some(reason), true) => {
+                format!("{endpoints} endpoints in force; waiting for the datastore: {reason}")
+            }
+            (None, false) => "reading the datastore".to_owned(),
+            (None, true) => match self.overall() {
+                Overall::Starting => format!("programming {endpoints} endpoints"),
+                Overall::Ready => format!("{endpoints} endpoints in force"),
+                Overall::Degraded => {
+                    format!("{endpoints} endpoints in force; degraded: see calico-agent status")
+                }
+            },
+        }
+    }
+
     fn reports(&self) -> Vec<(&Part, Option<Report>)> {
         self.parts.iter().map(|part| (part, part.report.borrow().clone())).collect()
     }
 
     /// The state of one endpoint over all parts that care for endpoints.
     pub fn endpoint_state(&self, id: &WorkloadEndpointId) -> EndpointState {
-        combine(self.reports().iter().filter(|(part, _)| part.required).map(|(part, report)| {
-            report
-                .as_ref()
-                .and_then(|report| report.endpoints.get(id).cloned())
-                .unwrap_or_else(|| EndpointState::Down(format!("not programmed by {} yet", part.name)))
-        }))
+        let states = self.parts.iter().filter(|part| part.required).map(|part| {
+            let report = part.report.borrow();
+            let said = report.as_ref().and_then(|report| report.endpoints.get(id).cloned());
+            said.unwrap_or_else(|| EndpointState::Down(format!("waiting for {}", part.name)))
+        });
+        states.reduce(worst).unwrap_or(EndpointState::Up)
     }
 
     /// The whole document. Asks BIRD for its sessions.
@@ -117,6 +141,7 @@ impl Overview {
         let sync = self.sync.borrow().clone();
         let desired = self.desired.borrow().clone();
         let mut notices = sync.settings.clone();
+        notices.extend(self.files.borrow().iter().cloned());
         let registration = match &*self.registration.borrow() {
             Ok(text) => text.clone(),
             Err(problem) => {
@@ -213,13 +238,4 @@ impl Overview {
             state: self.endpoint_state(id),
         }
     }
-}
-
-/// The worst of several states: error before down before up.
-pub fn combine(states: impl Iterator<Item = EndpointState>) -> EndpointState {
-    states.fold(EndpointState::Up, |worst, state| match (&worst, &state) {
-        (EndpointState::Error(_), _) | (_, EndpointState::Up) => worst,
-        (EndpointState::Down(_), EndpointState::Down(_)) => worst,
-        _ => state,
-    })
 }
