@@ -15,9 +15,9 @@ use tokio::task::{Id, JoinSet};
 
 use crate::api::server::{self, ServerError};
 use crate::calculation::{self, Layers, Outputs};
-use crate::config::{AddressChoice, DatastoreConfig, FileConfig, Local, Secret, set_locally};
+use crate::config::{DatastoreConfig, FileConfig, Local, Secret, Settings, set_locally};
 use crate::exec::Exec;
-use crate::felix::Felix;
+use crate::felix::{self, Felix};
 use crate::node::addresses::AddressError;
 use crate::node::name::NameError;
 use crate::node::registration::Identity;
@@ -29,7 +29,12 @@ use crate::routes::bird::Bird;
 use crate::routes::monitor::{Monitor, MonitorError};
 use crate::signals::{Signal, Signals};
 use crate::status::overview::{Overview, Part, SyncState};
-use crate::watchdog::Watchdog;
+use crate::status::systemd::{Notifier, Watchdog};
+use crate::status::{aggregate, report};
+use crate::telemetry::Logs;
+
+/// Where the kernel's settings are.
+const PROC_SYS: &str = "/proc/sys";
 
 /// What the daemon is told.
 #[derive(Debug)]
@@ -40,6 +45,8 @@ pub struct Options {
     pub local: Local,
     /// The layers of the settings that this host holds.
     pub layers: Layers,
+    /// Whose level follows the settings.
+    pub logs: Logs,
 }
 
 /// Why the daemon cannot run, or had to end.
@@ -65,7 +72,7 @@ pub enum DaemonError {
     Monitor(#[source] MonitorError),
     /// No dataplane can be programmed.
     #[error("this host cannot enforce policy")]
-    Dataplane(#[source] crate::felix::ProbeError),
+    Dataplane(#[source] felix::ProbeError),
     /// etcd's configuration cannot work.
     #[error("cannot use the datastore configuration")]
     Datastore(#[source] EtcdError),
@@ -85,7 +92,7 @@ pub enum DaemonError {
 /// # Errors
 /// When a part that nothing works without cannot be made, or ends by itself.
 pub async fn run(options: Options) -> Result<(), DaemonError> {
-    let Options { paths, local, layers } = options;
+    let Options { paths, local, layers, logs } = options;
     let mut signals = Signals::listen().map_err(DaemonError::Signals)?;
     for dir in [&paths.run_dir, &paths.state_dir] {
         std::fs::create_dir_all(dir)
@@ -94,14 +101,16 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let (node, _) = name::determine(&local.node, &paths.nodename()).map_err(DaemonError::Name)?;
     let exec = Exec::default();
     let first = layers.resolve(None, None, None).settings;
-    let felix = Felix::probe(exec.clone(), &first).await.map_err(DaemonError::Dataplane)?;
+    felix::probe(&exec, first.iptables_backend).await.map_err(DaemonError::Dataplane)?;
+    let felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS));
     let (monitor, monitor_task) =
         Monitor::start(first.interface_prefixes.clone()).await.map_err(DaemonError::Monitor)?;
     let client = Etcd3::new(etcd_config(&local.datastore)).map_err(DaemonError::Datastore)?;
     let listener = server::listen(&paths.api_socket()).map_err(DaemonError::Server)?;
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "calico-agent starts");
 
-    let watchdog = Watchdog::default();
+    let notifier = Notifier::default();
+    let mut watchdog = Watchdog::new();
     let mut tasks = Tasks::default();
     tasks.spawn("monitor", async move {
         let _ = monitor_task.await;
@@ -134,15 +143,16 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let bird = Bird::new(paths.bird_config(), paths.bird_socket(), exec);
     let parts = vec![
         // Only routes care for what others do to routes.
-        tasks.reconciler(felix, Inputs { kernel: Arc::default(), ..inputs.clone() }, &watchdog, true),
-        tasks.reconciler(Routes::new(monitor.changes), inputs.clone(), &watchdog, true),
-        tasks.reconciler(bird, Inputs { kernel: Arc::default(), ..inputs }, &watchdog, false),
+        tasks.reconciler(felix, Inputs { kernel: Arc::default(), ..inputs.clone() }, &mut watchdog, true),
+        tasks.reconciler(Routes::new(monitor.changes), inputs.clone(), &mut watchdog, true),
+        tasks.reconciler(bird, Inputs { kernel: Arc::default(), ..inputs }, &mut watchdog, false),
     ];
 
     let (registration_tx, registration) = watch::channel(Ok("not registered yet".to_owned()));
     let identity = identity(&node, &local, &layers_tx.borrow());
     tasks.start_once(registration_task(client.clone(), identity, paths.clone(), registration_tx));
 
+    let (files_tx, files) = watch::channel(Vec::new());
     let overview = Arc::new(Overview {
         node: node.to_string(),
         started: Instant::now(),
@@ -150,8 +160,23 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         registration,
         desired,
         parts,
+        files,
         bird_socket: paths.bird_socket(),
     });
+    let (states_tx, states) = watch::channel(None);
+    let (settings_tx, settings) = watch::channel(Arc::new(first));
+    tasks.spawn(
+        "aggregate",
+        aggregate::run(
+            Arc::clone(&overview),
+            aggregate::Outputs { states: states_tx, settings: settings_tx, problems: files_tx },
+            notifier.clone(),
+            watchdog.register("aggregate"),
+        ),
+    );
+    tasks.spawn("log level", follow_log_level(logs, settings.clone()));
+    let reporting = report::Inputs { settings, states, heartbeat: watchdog.register("report") };
+    tasks.spawn("report", report::run(client, node, overview.started.into(), reporting));
     tasks.spawn("socket", {
         let overview = Arc::clone(&overview);
         async move {
@@ -161,12 +186,18 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         }
     });
 
+    if let Some(limit) = Notifier::watchdog_limit() {
+        let notifier = notifier.clone();
+        tasks.spawn("watchdog", watchdog.run(limit, move || notifier.alive()));
+    }
+
     loop {
         tokio::select! {
             // Both arms are cancel-safe: a signal stays queued, a finished task stays finished.
             signal = signals.next() => match signal {
                 Signal::Terminate => {
                     tracing::info!("ending; the kernel stays as it is");
+                    notifier.stopping();
                     tasks.end().await;
                     return Ok(());
                 }
@@ -201,7 +232,7 @@ impl Tasks {
         &mut self,
         reconciler: R,
         inputs: Inputs,
-        watchdog: &Watchdog,
+        watchdog: &mut Watchdog,
         required: bool,
     ) -> Part {
         let (reports, report) = watch::channel(None);
@@ -226,6 +257,16 @@ impl Tasks {
     async fn end(&mut self) {
         self.set.shutdown().await;
         self.once.shutdown().await;
+    }
+}
+
+async fn follow_log_level(logs: Logs, mut settings: watch::Receiver<Arc<Settings>>) {
+    loop {
+        let level = settings.borrow_and_update().log_level.clone();
+        logs.set_level(&level);
+        if settings.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! In the journal a field `endpoint` is `CALICO_ENDPOINT=`, `policy` is `CALICO_POLICY=`, so that
 //! `journalctl CALICO_ENDPOINT=…` finds everything about one endpoint.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -127,6 +128,19 @@ fn is_file(stream: &str, file: &File) -> bool {
         (Some(parsed), Ok(metadata)) => parsed == (metadata.dev(), metadata.ino()),
         _ => false,
     }
+}
+
+/// An error and everything behind it in one line: `what: why: why`. An error's own text never names
+/// its source, so nothing is said twice.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }
 
 #[cfg(test)]
