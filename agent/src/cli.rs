@@ -146,7 +146,12 @@ mod tests {
     #[test]
     fn flags_and_directories() {
         let cli = Cli::parse_from([
-            "calico-agent", "run", "--ip=10.0.0.1", "--run-dir", "/x", "--as-number=1.10",
+            "calico-agent",
+            "run",
+            "--ip=10.0.0.1",
+            "--run-dir",
+            "/x",
+            "--as-number=1.10",
         ]);
         let Command::Run(run) = cli.command else { panic!() };
         assert_eq!(run.flags().ip.as_deref(), Some("10.0.0.1"));

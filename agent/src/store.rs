@@ -187,7 +187,12 @@ pub(crate) mod memory {
             Ok(true)
         }
 
-        async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {
+        async fn replace(
+            &self,
+            key: &str,
+            value: &[u8],
+            revision: i64,
+        ) -> Result<bool, StoreError> {
             let mut inner = self.inner();
             inner.check("write", key)?;
             inner.race(key);

@@ -78,9 +78,9 @@ impl Logs {
 pub fn init(env: &Env, level: &str) -> Result<Logs, TelemetryError> {
     let (filter, pinned) = match env.get("RUST_LOG") {
         Some(value) => {
-            let filter = EnvFilter::builder().parse(value).map_err(|source| {
-                TelemetryError::Filter { value: value.to_owned(), source }
-            })?;
+            let filter = EnvFilter::builder()
+                .parse(value)
+                .map_err(|source| TelemetryError::Filter { value: value.to_owned(), source })?;
             (filter, true)
         }
         None => (EnvFilter::new(level), false),

@@ -206,8 +206,7 @@ impl Reader<'_> {
             };
             let Some(text) = self.text_of(name, value) else { continue };
             if let Err(error) = param.apply(&text, &mut Settings::default()) {
-                let message =
-                    format!("`{name}` is {:?}: it takes {}", error.value, error.allowed);
+                let message = format!("`{name}` is {:?}: it takes {}", error.value, error.allowed);
                 self.mistake(value.span().start, message);
             } else if found.insert(param.name, text).is_some() {
                 self.mistake(key.span().start, format!("`{name}` sets {} again", param.name));

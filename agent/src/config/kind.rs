@@ -9,6 +9,9 @@ use super::settings::Settings;
 /// The place in the settings that a parameter fills.
 pub type Field<T> = fn(&mut Settings) -> &mut T;
 
+/// A word and what it does to the settings.
+pub type Word = (&'static str, fn(&mut Settings));
+
 /// A kind of value, and where it lands.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -23,7 +26,7 @@ pub enum Kind {
     /// The number of a routing protocol.
     RouteProtocol(Field<u8>),
     /// One word of a list, in any case, with what it does.
-    Choice(&'static [(&'static str, fn(&mut Settings))]),
+    Choice(&'static [Word]),
     /// Beginnings of interface names.
     Prefixes(Field<Vec<String>>),
     /// An interface, or with a `+` at its end all whose names begin so; or nothing.

@@ -294,12 +294,7 @@ fn flag<'a>(name: &str, value: Option<&'a str>) -> Said<'a> {
     Some((name.to_owned(), value))
 }
 
-fn both(
-    a: &'static str,
-    has_a: bool,
-    b: &'static str,
-    has_b: bool,
-) -> Result<(), LocalError> {
+fn both(a: &'static str, has_a: bool, b: &'static str, has_b: bool) -> Result<(), LocalError> {
     match (has_a, has_b) {
         (true, false) => Err(LocalError::Half { present: a, missing: b }),
         (false, true) => Err(LocalError::Half { present: b, missing: a }),
@@ -336,8 +331,12 @@ fn parse_address(name: &str, text: &str, family: Family) -> Result<AddressChoice
         name: name.to_owned(),
         value: text.to_owned(),
         expected: match family {
-            Family::V4 => "it takes an IPv4 address (172.18.18.101 or 172.18.18.101/24), autodetect or none",
-            Family::V6 => "it takes an IPv6 address (fd00::101 or fd00::101/64), autodetect or none",
+            Family::V4 => {
+                "it takes an IPv4 address (172.18.18.101 or 172.18.18.101/24), autodetect or none"
+            }
+            Family::V6 => {
+                "it takes an IPv6 address (fd00::101 or fd00::101/64), autodetect or none"
+            }
         },
     };
     match text.to_ascii_lowercase().as_str() {
@@ -378,12 +377,20 @@ mod tests {
         let cases: &[Case<'_>] = &[
             (&[], "", &["http://127.0.0.1:2379"]),
             (&[], file, &["http://file:2379"]),
-            (&[("ETCD_ENDPOINTS", "http://a:1/, https://b:2,")], file, &["http://a:1", "https://b:2"]),
+            (
+                &[("ETCD_ENDPOINTS", "http://a:1/, https://b:2,")],
+                file,
+                &["http://a:1", "https://b:2"],
+            ),
             (&[("ETCD_AUTHORITY", "a:1")], file, &["http://a:1"]),
             (&[("ETCD_AUTHORITY", "a:1"), ("ETCD_SCHEME", "https")], "", &["https://a:1"]),
             (&[("ETCD_AUTHORITY", "a:1"), ("ETCD_ENDPOINTS", "http://b:2")], "", &["http://b:2"]),
             (&[("FELIX_ETCDADDR", "a:1"), ("FELIX_EtcdScheme", "https")], "", &["https://a:1"]),
-            (&[("felix_etcdendpoints", "http://a:1"), ("ETCD_ENDPOINTS", "")], file, &["http://a:1"]),
+            (
+                &[("felix_etcdendpoints", "http://a:1"), ("ETCD_ENDPOINTS", "")],
+                file,
+                &["http://a:1"],
+            ),
             (&[("ETCD_ENDPOINTS", "http://[::1]:2379")], "", &["http://[::1]:2379"]),
         ];
         for (env, file, endpoints) in cases {
@@ -392,8 +399,7 @@ mod tests {
             let local = Local::resolve(&Flags::default(), &env, &file).unwrap();
             assert_eq!(local.datastore.endpoints, *endpoints, "{env:?}");
         }
-        let flags =
-            Flags { etcd_endpoints: Some("http://flag:1".to_owned()), ..Flags::default() };
+        let flags = Flags { etcd_endpoints: Some("http://flag:1".to_owned()), ..Flags::default() };
         let env = Env::from([("ETCD_ENDPOINTS", "http://env:1")]);
         let local = Local::resolve(&flags, &env, &FileConfig::default()).unwrap();
         assert_eq!(local.datastore.endpoints, ["http://flag:1"]);
@@ -401,7 +407,9 @@ mod tests {
 
     #[test]
     fn a_bad_endpoint_is_named_with_its_source() {
-        for bad in ["etcd:2379", "ftp://a:1", "http://", "http://:1", "http://a/b", ",", "http://u@a:1"] {
+        for bad in
+            ["etcd:2379", "ftp://a:1", "http://", "http://:1", "http://a/b", ",", "http://u@a:1"]
+        {
             let error = local([("ETCD_ENDPOINTS", bad)], "").unwrap_err();
             assert!(error.to_string().starts_with("ETCD_ENDPOINTS is"), "{error}");
         }
@@ -410,7 +418,10 @@ mod tests {
     #[test]
     fn half_of_a_pair_and_certificates_without_tls_are_refused() {
         let error = local([("ETCD_CERT_FILE", "/c")], "").unwrap_err();
-        assert_eq!(error.to_string(), "ETCD_CERT_FILE is set and ETCD_KEY_FILE is not: both are needed");
+        assert_eq!(
+            error.to_string(),
+            "ETCD_CERT_FILE is set and ETCD_KEY_FILE is not: both are needed"
+        );
         assert!(local([("ETCD_PASSWORD", "x")], "").is_err());
         let error = local([("ETCD_CA_CERT_FILE", "/ca")], "").unwrap_err();
         assert!(matches!(error, LocalError::PlainText(_)), "{error}");

@@ -22,7 +22,7 @@ mod unsupported;
 
 pub use env::Env;
 pub use file::{DATASTORE_KEYS, FileConfig, FileError, Mistake, NODE_KEYS};
-pub use kind::{Field, Kind};
+pub use kind::{Field, Kind, Word};
 pub use local::{AddressChoice, DatastoreConfig, Flags, Local, LocalError, NodeConfig, Secret};
 pub use params::{BadValue, OnBad, PARAMS, Param};
 pub use resolve::{Ignored, Resolution, Source, Sources, resolve, set_locally};

@@ -6,9 +6,7 @@
 use std::borrow::Cow;
 
 use super::kind::Kind;
-use super::settings::{
-    AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, Settings,
-};
+use super::settings::{AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, Settings};
 
 /// What a value that cannot be read leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +55,10 @@ impl Param {
     /// # Errors
     /// When the parameter does not take the value; `settings` is unchanged then.
     pub fn apply(&self, value: &str, settings: &mut Settings) -> Result<(), BadValue> {
-        let bad =
-            || BadValue { name: self.name, value: value.to_owned(), allowed: self.allowed() };
+        let bad = || BadValue { name: self.name, value: value.to_owned(), allowed: self.allowed() };
         let text = value.trim();
-        let text = if text.eq_ignore_ascii_case("none") {
-            self.none.ok_or_else(bad)?
-        } else {
-            text
-        };
+        let text =
+            if text.eq_ignore_ascii_case("none") { self.none.ok_or_else(bad)? } else { text };
         self.kind.apply(text, settings).ok_or_else(bad)
     }
 
@@ -494,7 +488,10 @@ mod tests {
     fn a_typing_mistake_is_recognised_and_nonsense_is_not() {
         let known = || PARAMS.iter().map(|p| Cow::Owned(p.snake_case()));
         assert_eq!(nearest("ipv6_suport", known()).as_deref(), Some("ipv6_support"));
-        assert_eq!(nearest("reporting_interval", known()).as_deref(), Some("reporting_interval_secs"));
+        assert_eq!(
+            nearest("reporting_interval", known()).as_deref(),
+            Some("reporting_interval_secs")
+        );
         assert_eq!(nearest("colour_of_the_bikeshed", known()), None);
     }
 }

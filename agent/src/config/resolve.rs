@@ -88,8 +88,12 @@ pub fn resolve(
 ) -> Resolution {
     let mut ignored = BTreeSet::new();
     let said = said(sources, &mut ignored);
-    let mut result =
-        Resolution { settings: defaults.clone(), given: BTreeMap::new(), problems: vec![], ignored };
+    let mut result = Resolution {
+        settings: defaults.clone(),
+        given: BTreeMap::new(),
+        problems: vec![],
+        ignored,
+    };
     for param in PARAMS {
         for (source, value) in said.get(param.name).into_iter().flatten() {
             match param.apply(value, &mut result.settings) {

@@ -242,8 +242,7 @@ fn example() -> String {
         }
         let bare = matches!(param.kind, Kind::Bool(_) | Kind::Seconds(_) | Kind::Count(_))
             || matches!(param.kind, Kind::RouteProtocol(_) | Kind::MarkMask(_));
-        let value =
-            if bare { param.default.to_owned() } else { format!("\"{}\"", param.default) };
+        let value = if bare { param.default.to_owned() } else { format!("\"{}\"", param.default) };
         text += &format!("#{} = {value}\n\n", param.snake_case());
     }
     text.truncate(text.len() - 1);
@@ -270,7 +269,8 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 /// `UPDATE_EXAMPLE=1` writes the file anew.
 #[test]
 fn the_example_file_lists_exactly_the_table() {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/agent.toml.example"));
+    let path =
+        PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/agent.toml.example"));
     if std::env::var_os("UPDATE_EXAMPLE").is_some() {
         std::fs::write(&path, example()).unwrap();
     }

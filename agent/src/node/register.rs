@@ -244,7 +244,8 @@ mod tests {
     async fn a_faster_writer_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let key = node_key(&Name::from("calico-01"));
-        let theirs = r#"{"metadata":{"labels":{"rack":"r9"}},"spec":{"bgp":{"ipv4Address":"1.2.3.4/8"}}}"#;
+        let theirs =
+            r#"{"metadata":{"labels":{"rack":"r9"}},"spec":{"bgp":{"ipv4Address":"1.2.3.4/8"}}}"#;
         let store = Memory::with(&[(&key, r#"{"spec":{}}"#)]);
         store.race(&key, theirs);
         register(&store, &identity(), &[], &dir.path().join("nodename")).await.unwrap();
@@ -297,8 +298,7 @@ mod tests {
         let mut said = vec![];
         let nodename = dir.path().join("nodename");
         let (identity, mut seen) = (identity(), vec![]);
-        let work =
-            register_until_done(&store, &identity, &[], &nodename, |p| said.push(p.message));
+        let work = register_until_done(&store, &identity, &[], &nodename, |p| said.push(p.message));
         tokio::select! {
             _ = work => panic!("registered with an address that is taken"),
             () = tokio::time::sleep(Duration::from_secs(100)) => seen.extend(store.take_writes()),

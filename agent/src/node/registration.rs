@@ -132,8 +132,7 @@ pub fn plan_node(
     let mut notes = vec![];
     let mut moved = vec![];
     let mut addresses = vec![];
-    for (field, choice) in [("ipv4Address", identity.ip), ("ipv6Address", identity.ip6)]
-    {
+    for (field, choice) in [("ipv4Address", identity.ip), ("ipv6Address", identity.ip6)] {
         let before = bgp.get(field).and_then(Value::as_str).map(str::to_owned);
         let before = before.filter(|text| !text.is_empty());
         let after = match choice {
@@ -341,8 +340,7 @@ fn envelope(kind: &str, name: &str, birth: &Birth, spec: Value) -> Map<String, V
     let mut object = Map::new();
     object.insert("kind".to_owned(), json!(kind));
     object.insert("apiVersion".to_owned(), json!("projectcalico.org/v3"));
-    let metadata =
-        json!({"name": name, "uid": birth.uid, "creationTimestamp": birth.timestamp});
+    let metadata = json!({"name": name, "uid": birth.uid, "creationTimestamp": birth.timestamp});
     object.insert("metadata".to_owned(), metadata);
     object.insert("spec".to_owned(), spec);
     object

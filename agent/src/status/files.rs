@@ -88,7 +88,10 @@ impl EndpointFiles {
                 Err(source) => {
                     problems.push(Problem {
                         subject: id.to_string(),
-                        message: format!("cannot change its status file {}: {source}", path.display()),
+                        message: format!(
+                            "cannot change its status file {}: {source}",
+                            path.display()
+                        ),
                     });
                     self.pending.insert(id, up);
                 }

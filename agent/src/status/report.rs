@@ -131,8 +131,8 @@ impl<S: Store> Reporter<S> {
 
     /// When there is something to do next.
     fn next_wake(&self) -> Option<Instant> {
-        let endpoint = (self.reports_endpoints() && self.keys.next().is_some())
-            .then_some(self.endpoint_due);
+        let endpoint =
+            (self.reports_endpoints() && self.keys.next().is_some()).then_some(self.endpoint_due);
         let next = [self.host_due, self.relist_due, endpoint].into_iter().flatten().min()?;
         Some(self.paused_until.map_or(next, |paused| paused.max(next)))
     }
@@ -173,12 +173,11 @@ impl<S: Store> Reporter<S> {
             self.keys.listed(stored.into_iter().map(|(key, stored)| (key, stored.value)));
             self.relist_due = Some(now + RELIST);
         }
-        if self.reports_endpoints() && self.endpoint_due <= now {
-            if let Some(write) = self.keys.next() {
-                self.write_endpoint(&write).await?;
-                self.keys.done(write);
-                self.endpoint_due = now + self.settings.endpoint_reporting_delay;
-            }
+        let may_write = self.reports_endpoints() && self.endpoint_due <= now;
+        if let Some(write) = self.keys.next().filter(|_| may_write) {
+            self.write_endpoint(&write).await?;
+            self.keys.done(write);
+            self.endpoint_due = now + self.settings.endpoint_reporting_delay;
         }
         Ok(())
     }

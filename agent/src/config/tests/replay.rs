@@ -176,7 +176,11 @@ fn other_groups_are_skipped_by_name() {
     for (group, count, reason) in [
         ("config_file", 5, "felix.cfg is not read: agent.toml is the only file"),
         ("keyvalue_list", 4, "no supported parameter takes such a list"),
-        ("validation", 19, "of parameters that are not supported (Typha, OpenStack, routing tables)"),
+        (
+            "validation",
+            19,
+            "of parameters that are not supported (Typha, OpenStack, routing tables)",
+        ),
     ] {
         assert_eq!(cases[group].as_array().unwrap().len(), count, "{group}");
         println!("skipped: {group}: {reason}");

@@ -74,7 +74,9 @@ fn what_is_stored_and_right_is_not_written() {
         assert_eq!((text(result.change), result.problems), (None, vec![]), "{stored}");
     }
     let nothing_said = Identity { ip: AddressChoice::Stored, ..calico_01() };
-    for stored in [STORED, r#"{"metadata":{}}"#, r#"{"spec":{"bgp":{}}}"#, r#"{"spec":{"bgp":null}}"#] {
+    for stored in
+        [STORED, r#"{"metadata":{}}"#, r#"{"spec":{"bgp":{}}}"#, r#"{"spec":{"bgp":null}}"#]
+    {
         assert_eq!(text(plan(&nothing_said, Some(stored)).change), None, "{stored}");
     }
 }
@@ -162,8 +164,7 @@ fn two_nodes_never_share_an_address() {
 #[test]
 fn a_malformed_object_is_not_overwritten() {
     for bad in ["", "[]", "null", r#"{"spec":3}"#, r#"{"spec":{"bgp":"x"}}"#] {
-        let error =
-            plan_node(&calico_01(), Some(bad.as_bytes()), &[], &[], &birth()).unwrap_err();
+        let error = plan_node(&calico_01(), Some(bad.as_bytes()), &[], &[], &birth()).unwrap_err();
         assert!(error.to_string().contains("/nodes/calico-01 is malformed"), "{bad}: {error}");
     }
     assert!(plan_felix(&calico_01(), Some(b"{"), &birth()).is_err());
@@ -214,8 +215,7 @@ fn the_fixture_world_is_left_alone() {
     let value = |key: String| {
         all.iter().find(|(k, _)| *k == key).map(|(_, value)| value.as_slice()).unwrap()
     };
-    let nodes: Vec<_> =
-        all.iter().filter(|(k, _)| k.starts_with(NODES_PREFIX)).cloned().collect();
+    let nodes: Vec<_> = all.iter().filter(|(k, _)| k.starts_with(NODES_PREFIX)).cloned().collect();
     assert_eq!(nodes.len(), 2);
     let identity = calico_01();
     let name = &identity.name;

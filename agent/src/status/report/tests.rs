@@ -88,11 +88,7 @@ async fn the_host_reports_on_a_timer_with_a_lease_and_only_after_the_first_apply
 }
 
 fn endpoints_only() -> Settings {
-    Settings {
-        reporting_interval: Duration::ZERO,
-        endpoint_reporting: true,
-        ..Settings::default()
-    }
+    Settings { reporting_interval: Duration::ZERO, endpoint_reporting: true, ..Settings::default() }
 }
 
 #[tokio::test(start_paused = true)]
