@@ -120,7 +120,7 @@ impl Etcd {
         let args = ["--name", "one", "--initial-cluster", &format!("one={peer}")]
             .map(ToOwned::to_owned)
             .to_vec();
-        Self::with(Arc::new(TempDir::new().unwrap()), "one", client, peer, args)
+        Self::with(Arc::new(TempDir::new().unwrap()), "one", client, &peer, args)
     }
 
     /// A member with its own name, directory and addresses.
@@ -128,7 +128,7 @@ impl Etcd {
         dir: Arc<TempDir>,
         name: &str,
         client: String,
-        peer: String,
+        peer: &str,
         mut args: Vec<String>,
     ) -> Self {
         let data = dir.path().join(name);
@@ -136,8 +136,8 @@ impl Etcd {
             ("--data-dir", data.to_str().unwrap()),
             ("--listen-client-urls", &client),
             ("--advertise-client-urls", &client),
-            ("--listen-peer-urls", &peer),
-            ("--initial-advertise-peer-urls", &peer),
+            ("--listen-peer-urls", peer),
+            ("--initial-advertise-peer-urls", peer),
             ("--log-level", "error"),
         ];
         args.extend(

@@ -1,6 +1,6 @@
 //! Tables by name, and a property: any listings and events end equal to a naive model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
 use proptest::prelude::*;
 
@@ -85,11 +85,13 @@ impl Reader {
                 Decoded::Object(update) => {
                     let id = update.id();
                     let Update::Profile(_, Some(profile)) = update else { unreachable!() };
-                    if reader.objects.contains_key(&id) {
-                        reader.rejected.insert((*key).to_owned(), Some(id));
-                    } else {
-                        let value = profile.labels.get("value").unwrap().to_owned();
-                        reader.objects.insert(id, value);
+                    match reader.objects.entry(id.clone()) {
+                        btree_map::Entry::Occupied(_) => {
+                            reader.rejected.insert((*key).to_owned(), Some(id));
+                        }
+                        btree_map::Entry::Vacant(free) => {
+                            free.insert(profile.labels.get("value").unwrap().to_owned());
+                        }
                     }
                 }
                 Decoded::Rejected(rejection) => {
