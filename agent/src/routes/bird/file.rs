@@ -50,7 +50,7 @@ pub enum FileError {
 ///
 /// # Errors
 /// When it cannot be read.
-pub async fn read(path: &Path) -> Result<String, FileError> {
+pub(super) async fn read(path: &Path) -> Result<String, FileError> {
     match fs::read(path).await {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
@@ -62,7 +62,7 @@ pub async fn read(path: &Path) -> Result<String, FileError> {
 ///
 /// # Errors
 /// When BIRD is missing or refuses the text, or when the disk does.
-pub async fn swap(exec: &Exec, program: &str, path: &Path, text: &str) -> Result<(), FileError> {
+pub(super) async fn swap(exec: &Exec, program: &str, path: &Path, text: &str) -> Result<(), FileError> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let failed = |path: &Path| {
         let path = path.to_owned();

@@ -18,7 +18,7 @@ use crate::exec::Exec;
 use crate::reconcile::{Problem, Reconciler, Report, Wake, World};
 
 /// BIRD's program when nothing else is asked for: found in `PATH`.
-pub const PROGRAM: &str = "bird";
+pub(super) const PROGRAM: &str = "bird";
 /// How often BIRD is asked whether it runs and what it last read.
 const PROBE: Duration = Duration::from_secs(30);
 /// How soon after a failure it is tried again: BIRD may be starting just now.
@@ -130,7 +130,7 @@ impl Bird {
         }
     }
 
-    /// Uses another program than [`PROGRAM`] to check the configuration.
+    /// Uses another program than `bird` to check the configuration.
     #[must_use]
     pub fn with_program(mut self, program: impl Into<String>) -> Self {
         self.program = program.into();
