@@ -143,7 +143,12 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let bird = Bird::new(paths.bird_config(), paths.bird_socket(), exec);
     let parts = vec![
         // Only routes care for what others do to routes.
-        tasks.reconciler(felix, Inputs { kernel: Arc::default(), ..inputs.clone() }, &mut watchdog, true),
+        tasks.reconciler(
+            felix,
+            Inputs { kernel: Arc::default(), ..inputs.clone() },
+            &mut watchdog,
+            true,
+        ),
         tasks.reconciler(Routes::new(monitor.changes), inputs.clone(), &mut watchdog, true),
         tasks.reconciler(bird, Inputs { kernel: Arc::default(), ..inputs }, &mut watchdog, false),
     ];
@@ -323,11 +328,11 @@ async fn registration_task(
         &interfaces,
         &paths.nodename(),
         |problem| {
-            result.send_replace(Err(problem));
+            let _ = result.send_replace(Err(problem));
         },
     )
     .await;
-    result.send_replace(match registered.problems.into_iter().next() {
+    let _ = result.send_replace(match registered.problems.into_iter().next() {
         Some(problem) => Err(problem),
         None => {
             let addresses = registered.addresses.iter().map(ToString::to_string);

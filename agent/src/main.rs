@@ -28,10 +28,8 @@ fn run(args: &RunArgs) -> u8 {
     let prepared = (|| -> anyhow::Result<_> {
         let file = FileConfig::load(&paths.agent_toml())?;
         let local = Local::resolve(&args.flags(), &env, &file)?;
-        let defaults = Settings {
-            endpoint_status_prefix: Some(paths.run_dir.clone()),
-            ..Settings::default()
-        };
+        let defaults =
+            Settings { endpoint_status_prefix: Some(paths.run_dir.clone()), ..Settings::default() };
         let layers = Layers { env: env.clone(), file, defaults };
         let level = layers.resolve(None, None, None).settings.log_level;
         let logs = telemetry::init(&env, &level)?;

@@ -109,9 +109,10 @@ impl Image {
     /// When the root cannot be built or the machine does not come up.
     pub fn boot(self, ns: &Netns) -> Result<Machine> {
         let root = root()?;
-        let binds = self.binds.iter().map(|(outside, inside)| {
-            format!("--bind-ro={}:{inside}", outside.display())
-        });
+        let binds = self
+            .binds
+            .iter()
+            .map(|(outside, inside)| format!("--bind-ro={}:{inside}", outside.display()));
         let process = Command::new("sh")
             .args(["-c", BOOT])
             .arg(&self.dir)
@@ -217,9 +218,10 @@ fn child_named(pid: u32, name: &str) -> Option<u32> {
 
 /// The kept root; built when it is not there. Only one process builds, the others wait.
 fn root() -> Result<PathBuf> {
-    let name = format!("bookworm-{:x}", PACKAGES.bytes().fold(5381_u64, |hash, byte| {
-        hash.wrapping_mul(33) ^ u64::from(byte)
-    }));
+    let name = format!(
+        "bookworm-{:x}",
+        PACKAGES.bytes().fold(5381_u64, |hash, byte| { hash.wrapping_mul(33) ^ u64::from(byte) })
+    );
     let root = Path::new(CACHE).join(name);
     fs::create_dir_all(CACHE)?;
     let lock = File::create(Path::new(CACHE).join("lock"))?;

@@ -51,8 +51,9 @@ async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ClientError::Connect { path: socket.to_owned(), source })?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Ask)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(ClientError::Ask)?;
     let connection = tokio::spawn(connection);
     let mut request = hyper::Request::new(Empty::<Bytes>::new());
     if let Ok(uri) = path.parse() {

@@ -290,8 +290,7 @@ pub(crate) fn is_link_scope(address: IpAddr) -> bool {
 fn satisfies(route: &Route, want: &Want, rules: &Rules<'_>) -> bool {
     match want {
         Want::Pod { device, source } => {
-            let known =
-                [rules.protocol, CALICO_PROTOCOL, BOOT_PROTOCOL].contains(&route.protocol);
+            let known = [rules.protocol, CALICO_PROTOCOL, BOOT_PROTOCOL].contains(&route.protocol);
             route.kind == RouteKind::Unicast
                 && route.device == Some(*device)
                 && !route.indirect
@@ -339,9 +338,7 @@ fn place(plan: &mut Plan, new: Route, there: &There<'_>, rules: &Rules<'_>) -> P
     let blocker = occupants().find(|(route, _, owner)| match owner {
         Owner::Ours | Owner::LeftOver => false,
         // On a pod interface the wanted pod wins at once; a blackhole waits for the grace.
-        Owner::Unknown => {
-            !(pod && (rules.remove_external || route.protocol == BOOT_PROTOCOL))
-        }
+        Owner::Unknown => !(pod && (rules.remove_external || route.protocol == BOOT_PROTOCOL)),
         Owner::Foreign => true,
     });
     match (blocker, occupants().next()) {
@@ -401,8 +398,7 @@ fn plan_destination(
                 *owner == Owner::Foreign && route.tos == 0 && route.metric < metric
             });
             if let Some((foreign, ..)) = shadow {
-                plan.conflicts
-                    .push(Conflict { destination: *destination, foreign: **foreign });
+                plan.conflicts.push(Conflict { destination: *destination, foreign: **foreign });
             }
         }
     }

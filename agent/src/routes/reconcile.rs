@@ -15,9 +15,7 @@ use tracing::{debug, info, warn};
 use super::changes::{Changes, Interest};
 use super::intent::{Intent, Stale};
 use super::kernel::{Failure, Kernel, KernelError, RouteFilter};
-use super::plan::{
-    Actual, CALICO_PROTOCOL, Conflict, Op, Plan, Route, RouteKind, Scope, plan,
-};
+use super::plan::{Actual, CALICO_PROTOCOL, Conflict, Op, Plan, Route, RouteKind, Scope, plan};
 use crate::reconcile::{EndpointState, Problem, Reconciler, Report, Wake, World};
 
 /// Above this many interfaces one reading of everything is cheaper than one for each.
@@ -134,7 +132,9 @@ impl Routes {
         }
         self.add_graced(&mut work, now);
         let touched = self.changes.take();
-        read.extend(touched.interfaces.iter().filter(|index| self.intent.pods().contains_key(index)));
+        read.extend(
+            touched.interfaces.iter().filter(|index| self.intent.pods().contains_key(index)),
+        );
         let refresh = self.intent.settings().route_refresh;
         let due = !refresh.is_zero() && now >= self.refreshed + refresh;
         let full = matches!(wake, Wake::Start | Wake::Retry)
@@ -387,7 +387,8 @@ impl Routes {
                     Some(source) => format!(" (is {source} an address of this host?)"),
                     None => String::new(),
                 };
-                let message = format!("cannot add the route to {}: {reason}{hint}", route.destination);
+                let message =
+                    format!("cannot add the route to {}: {reason}{hint}", route.destination);
                 (Ok(route.destination), message)
             }
             Op::DeleteRoute(route) => (
@@ -416,7 +417,10 @@ impl Routes {
     fn add_graced(&self, work: &mut Work, now: Duration) {
         let due = |end: &Duration| now >= *end;
         work.destinations.extend(
-            self.grace_routes.iter().filter(|(_, end)| due(end)).map(|(destination, _)| *destination),
+            self.grace_routes
+                .iter()
+                .filter(|(_, end)| due(end))
+                .map(|(destination, _)| *destination),
         );
         work.neighbours
             .extend(self.grace_neighbours.iter().filter(|(_, end)| due(end)).map(|(key, _)| *key));
@@ -533,10 +537,7 @@ impl Routes {
 }
 
 /// The connection, opened when there is none or it has died.
-fn open<'a>(
-    kernel: &'a mut Option<Kernel>,
-    changes: &Changes,
-) -> Result<&'a Kernel, KernelError> {
+fn open<'a>(kernel: &'a mut Option<Kernel>, changes: &Changes) -> Result<&'a Kernel, KernelError> {
     if kernel.as_ref().is_some_and(|kernel| !kernel.is_alive()) {
         *kernel = None;
     }

@@ -140,12 +140,10 @@ impl Aggregate {
         let Some(prefix) = prefix else { return Vec::new() };
         let states = self.combined.states();
         if let Some((_, files)) = &mut self.files {
-            return files.update(
-                changed.into_iter().map(|id| {
-                    let up = is_up(states.get(&id));
-                    (id, up)
-                }),
-            );
+            return files.update(changed.into_iter().map(|id| {
+                let up = is_up(states.get(&id));
+                (id, up)
+            }));
         }
         match EndpointFiles::open(prefix) {
             Ok(mut files) => {

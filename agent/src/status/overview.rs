@@ -77,7 +77,9 @@ impl Overview {
         }
         let sync = self.sync.borrow();
         let in_force = reports.iter().all(|(_, report)| {
-            report.as_ref().is_some_and(|report| report.problems.is_empty() && report.applied.is_some())
+            report
+                .as_ref()
+                .is_some_and(|report| report.problems.is_empty() && report.applied.is_some())
         });
         let clean = in_force
             && sync.waiting.is_none()

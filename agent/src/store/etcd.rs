@@ -32,12 +32,7 @@ impl Store for Etcd3 {
         Etcd3::replace(self, key, value, revision).await.map_err(error("write", key))
     }
 
-    async fn put(
-        &self,
-        key: &str,
-        value: &[u8],
-        ttl: Option<Duration>,
-    ) -> Result<(), StoreError> {
+    async fn put(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), StoreError> {
         match ttl {
             // Rounded up: a report must not vanish before the next one is due.
             Some(ttl) => {

@@ -30,7 +30,9 @@ pub(crate) struct Host {
 }
 
 /// Runs `test` on a new host, once for each flavour.
-pub(crate) fn each_flavour(test: impl Fn(&mut Host, IptablesBackend) + Send + Sync + Copy + 'static) {
+pub(crate) fn each_flavour(
+    test: impl Fn(&mut Host, IptablesBackend) + Send + Sync + Copy + 'static,
+) {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: needs root for network namespaces");
         return;
@@ -232,8 +234,7 @@ fn connects(to: SocketAddr, from: Option<IpAddr>) -> bool {
 
 /// Sends one datagram and waits for the echo.
 pub(crate) fn udp_answers(to: SocketAddr) -> bool {
-    let any: IpAddr =
-        if to.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
+    let any: IpAddr = if to.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
     let socket = UdpSocket::bind((any, 0)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.send_to(b"hello", to).is_ok() && socket.recv_from(&mut [0; 16]).is_ok()

@@ -11,41 +11,9 @@ mod syncer;
 
 pub use syncer::{Entry, Event, Syncer};
 
-use crate::layout::{Decoded, Rejection};
-use crate::model::{ResourceId, Update};
-
-/// What a store has to know of the layout that its objects are written in.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout {
-    /// Every key of the layout begins with one of these. Ascending, disjoint, each ending in `/`.
-    /// They must lie so that no key which is rewritten all the time (status, under
-    /// `/calico/felix/`) sorts between the first and the last: etcd watches the whole span.
-    pub prefixes: &'static [&'static str],
-    /// The key of the object that says whether the store is ready. It decodes to
-    /// [`Update::ClusterInformation`].
-    pub ready_key: &'static str,
-    /// What a key and its value are. A pure function: equal values of a key decode equally.
-    pub decode: fn(&str, &[u8]) -> Decoded,
-    /// The object that a key describes, without looking at its value.
-    pub id_of: fn(&str) -> Option<ResourceId>,
-}
-
-impl Layout {
-    /// Whether this value of [`Layout::ready_key`] says that the store is ready. Absent, malformed
-    /// or anything else means no.
-    pub fn is_ready(&self, value: Option<&[u8]>) -> bool {
-        let Some(value) = value else { return false };
-        match (self.decode)(self.ready_key, value) {
-            Decoded::Object(Update::ClusterInformation(Some(info))) => info.datastore_ready,
-            _ => false,
-        }
-    }
-
-    /// Whether a key belongs to the layout.
-    pub fn contains(&self, key: &str) -> bool {
-        self.prefixes.iter().any(|prefix| key.starts_with(prefix))
-    }
-}
+pub use crate::layout::Layout;
+use crate::layout::Rejection;
+use crate::model::Update;
 
 /// What a store tells its reader, in order.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,6 +11,9 @@ pub const RESOURCES_PREFIX: &str = "/calico/resources/v3/projectcalico.org/";
 /// Address allocation: blocks, affinities, handles.
 pub const IPAM_PREFIX: &str = "/calico/ipam/v2/";
 
+/// ClusterInformation `default`: whether the store is ready.
+pub const READY_KEY: &str = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
+
 /// Status of hosts and workload endpoints; `no-region` since the agent knows no OpenStack regions.
 const STATUS_PREFIX: &str = "/calico/felix/v2/no-region/host/";
 
@@ -226,11 +229,6 @@ pub fn key_of(id: &ResourceId) -> Option<String> {
 /// The key of a node.
 pub fn node(name: &Name) -> String {
     format!("{RESOURCES_PREFIX}nodes/{name}")
-}
-
-/// The key of ClusterInformation `default`.
-pub fn cluster_information() -> String {
-    format!("{RESOURCES_PREFIX}clusterinformations/default")
 }
 
 /// The key of the FelixConfiguration of the whole cluster.

@@ -33,11 +33,16 @@ mod wire;
 
 use std::sync::Arc;
 
-use super::{Decoded, Rejection};
+use super::{Decoded, Layout, Rejection};
 use crate::model::{ResourceId, Update};
 use error::FieldError;
 use keys::Key;
-pub use keys::{IPAM_PREFIX, RESOURCES_PREFIX};
+pub use keys::{IPAM_PREFIX, READY_KEY, RESOURCES_PREFIX};
+
+/// The layout as a store follows it: allocation and resources. Between the two prefixes no agent
+/// writes reports.
+pub const LAYOUT: Layout =
+    Layout { prefixes: &[IPAM_PREFIX, RESOURCES_PREFIX], ready_key: READY_KEY, decode, id_of };
 
 /// The object that a key stands for; `None` when it stands for none that this agent knows, or when
 /// it is malformed. The same id that [`decode`] gives for the key, so that a deletion finds it.

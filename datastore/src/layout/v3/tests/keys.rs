@@ -144,7 +144,7 @@ fn keys_that_the_agent_reads_and_writes() {
     let node = Name::from("n1");
     let prefix = keys::RESOURCES_PREFIX;
     assert_eq!(keys::node(&node), format!("{prefix}nodes/n1"));
-    assert_eq!(keys::cluster_information(), format!("{prefix}clusterinformations/default"));
+    assert_eq!(keys::READY_KEY, format!("{prefix}clusterinformations/default"));
     assert_eq!(keys::felix_configuration_default(), format!("{prefix}felixconfigurations/default"));
     assert_eq!(keys::felix_configuration_of(&node), format!("{prefix}felixconfigurations/node.n1"));
     assert_eq!(keys::affinities_of(&node), "/calico/ipam/v2/host/n1/");
