@@ -21,7 +21,8 @@ pub struct Rejection {
 /// What a key and its value turned out to be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded {
-    /// An object.
+    /// An object. An update without a value says that the document is well-formed but stands for
+    /// no object (a workload endpoint without addresses): it counts as gone, and is no error.
     Object(Update),
     /// An object of a kind that is known but not supported yet; counted, not an error.
     Unsupported {

@@ -23,7 +23,7 @@ use crate::model::FelixConfiguration;
 const ANNOTATION_PREFIX: &str = "config.projectcalico.org/";
 
 /// Fields whose parameter is called differently, beyond the case of its letters.
-const RENAMED: [(&str, &str); 14] = [
+const RENAMED: [(&str, &str); 13] = [
     ("endpointReportingDelay", "EndpointReportingDelaySecs"),
     ("externalNodesList", "ExternalNodesCIDRList"),
     ("ipipEnabled", "IpInIpEnabled"),
@@ -37,7 +37,6 @@ const RENAMED: [(&str, &str); 14] = [
     ("reportingTTL", "ReportingTTLSecs"),
     ("usageReportingInitialDelay", "UsageReportingInitialDelaySecs"),
     ("usageReportingInterval", "UsageReportingIntervalSecs"),
-    ("goGCThreshold", "GoGCThreshold"),
 ];
 
 /// Beginnings that the parameters write in capitals throughout.

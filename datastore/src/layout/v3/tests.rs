@@ -5,6 +5,7 @@ mod keys;
 mod policies;
 mod resources;
 mod robustness;
+mod rules;
 
 use super::{Decoded, decode, id_of};
 use crate::model::Update;
