@@ -203,6 +203,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until a host's agent has brought everything up to a revision into the kernel.
+    ///
+    /// # Errors
+    /// When it has not within [`CONVERGENCE`]; carries the agents' logs.
+    pub fn wait_for_revision(&self, host: &Host, revision: i64) -> Result<()> {
+        let what = format!("revision {revision} on {}", host.spec.name);
+        wait::until(&what, CONVERGENCE, || {
+            Ok((host.status()?.applied_revision() >= revision).then_some(()))
+        })
+        .with_context(|| self.logs())
+    }
+
     /// Everything that asks and answers.
     pub fn sites(&self) -> Vec<Site> {
         let pods = self.pods.values().map(Pod::site);

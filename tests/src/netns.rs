@@ -12,11 +12,25 @@ use crate::run::{self, Run};
 
 const DIRECTORY: &str = "/run/netns";
 
+/// A namespace by its name: somewhere to run things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    name: String,
+}
+
 /// A namespace of this run. Dropping it ends what runs inside and removes it.
 #[derive(Debug)]
 pub struct Netns {
-    name: String,
+    place: Place,
     keep: PathBuf,
+}
+
+impl std::ops::Deref for Netns {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
 }
 
 impl Netns {
@@ -29,7 +43,7 @@ impl Netns {
         ensure!(!run::interrupted(), "interrupted");
         let name = format!("{}-{what}", run.name());
         Command::new("ip").args(["netns", "add", &name]).run()?;
-        let ns = Self { name, keep: run.dir().join("keep") };
+        let ns = Self { place: Place { name }, keep: run.dir().join("keep") };
         ns.ip("link set lo up")?;
         for (key, value) in [
             ("ipv4/ping_group_range", "0 2147483647"),
@@ -44,6 +58,13 @@ impl Netns {
         Ok(ns)
     }
 
+    /// The same place without owning it.
+    pub fn place(&self) -> Place {
+        self.place.clone()
+    }
+}
+
+impl Place {
     /// Its name, as `ip netns` shows it.
     pub fn name(&self) -> &str {
         &self.name

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::netns::{self, Netns};
+use crate::netns::{self, Place};
 use crate::run;
 
 /// What to run and where. The environment is only what is given here and `PATH`: settings of the
@@ -82,7 +82,7 @@ impl Command {
 
     /// Runs it inside a namespace.
     #[must_use]
-    pub fn within(mut self, ns: &Netns) -> Self {
+    pub fn within(mut self, ns: &Place) -> Self {
         self.netns = Some(ns.name().to_owned());
         self
     }

@@ -3,6 +3,11 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+/// The counters of what was sent to the kernel since the agent's start, by its unit: lines of
+/// `iptables-restore`, lines of `ipset restore`, route and neighbour messages, sysctls.
+pub const WRITES: [&str; 5] =
+    ["iptables_lines", "ipset_lines", "route_writes", "neighbour_writes", "sysctl_writes"];
+
 /// A parsed answer.
 #[derive(Clone, Debug)]
 pub struct Status(pub Value);
@@ -51,6 +56,14 @@ impl Status {
     pub fn counter(&self, name: &str) -> Result<u64> {
         let value = self.0.pointer("/counters").and_then(|all| all.get(name));
         value.and_then(Value::as_u64).with_context(|| format!("no counter {name}: {}", self.0))
+    }
+
+    /// All of [`WRITES`].
+    ///
+    /// # Errors
+    /// When one is missing.
+    pub fn writes(&self) -> Result<Vec<(&'static str, u64)>> {
+        WRITES.iter().map(|name| Ok((*name, self.counter(name)?))).collect()
     }
 
     fn text(&self, pointer: &str) -> &str {

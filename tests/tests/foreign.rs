@@ -10,12 +10,12 @@ use calico_e2e::kernel::Snapshot;
 use calico_e2e::probe::shout;
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{self, PODS};
-use calico_e2e::{netns::Netns, run, wait};
+use calico_e2e::{netns::Place, run, wait};
 
 /// A port of which only the foreign rules know.
 const PORT: u16 = 7777;
 
-fn make_foreign(ns: &Netns, flavour: &str) -> Result<()> {
+fn make_foreign(ns: &Place, flavour: &str) -> Result<()> {
     let mut lines = vec![
         "ipset create foreign4 hash:ip counters".to_owned(),
         "ipset add foreign4 172.18.18.250".to_owned(),
@@ -63,7 +63,7 @@ fn make_foreign(ns: &Netns, flavour: &str) -> Result<()> {
 
 /// The lines about foreign things. Of nft's own listing too, where each rule has a handle that
 /// changes when it is written again.
-fn foreign(ns: &Netns) -> Result<Snapshot> {
+fn foreign(ns: &Place) -> Result<Snapshot> {
     let marks = ["foreign", "FOREIGN", "10.77.", "fd00:77", "0x77", "18.77 ", "7777"];
     Ok(Snapshot::take(ns)?.filter(|line| marks.iter().any(|mark| line.contains(mark))))
 }

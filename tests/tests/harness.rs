@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use calico_e2e::cluster::{Cluster, ETCD};
-use calico_e2e::kernel::Snapshot;
+use calico_e2e::kernel::{Snapshot, Witness};
 use calico_e2e::matrix::{Expected, Family, Measured};
 use calico_e2e::netns;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
@@ -143,5 +143,24 @@ fn a_snapshot_sees_every_kind_of_change() -> Result<()> {
         last = now;
     }
     ensure!(Snapshot::take(ns)? == last, "differs without a change");
+    Ok(())
+}
+
+#[test]
+fn a_witness_hears_every_write_once() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let cluster = Cluster::new("wit")?;
+    let ns = cluster.hosts[0].ns();
+    let mut witness = Witness::start(ns, cluster.run().dir())?;
+    ensure!(witness.writes()?.is_empty(), "heard something in silence");
+    ns.ip("route add 10.1.0.0/16 via 172.18.18.1\n")?;
+    ns.command("iptables-nft").args(["-A", "INPUT", "-s", "10.0.0.1", "-j", "DROP"]).run()?;
+    let heard = witness.writes()?;
+    for part in ["10.1.0.0/16 via 172.18.18.1", "10.0.0.1"] {
+        ensure!(heard.iter().filter(|l| l.contains(part)).count() == 1, "{part}: {heard:#?}");
+    }
+    ensure!(witness.writes()?.is_empty(), "heard twice");
     Ok(())
 }

@@ -9,10 +9,10 @@ use calico_e2e::host::Flavour;
 use calico_e2e::kernel;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
 use calico_e2e::tutorial::{self, HTTP, PODS};
-use calico_e2e::{netns::Netns, run, wait};
+use calico_e2e::{netns::Place, run, wait};
 
 /// Routes of both families that mention `text`.
-fn routes_with(ns: &Netns, text: &str) -> Result<Vec<String>> {
+fn routes_with(ns: &Place, text: &str) -> Result<Vec<String>> {
     let mut all = kernel::routes(ns, "-4")?;
     all.extend(kernel::routes(ns, "-6")?);
     Ok(all.into_iter().filter(|route| route.contains(text)).collect())
