@@ -29,11 +29,13 @@ use serde_json::Value;
 /// Objects of one state by id.
 type Objects = BTreeMap<String, (ResourceId, Update)>;
 
+/// A tier with its policies: name, ingress, egress.
+type TierPolicies = (String, Vec<String>, Vec<String>);
+
 /// What must follow, in a form that both sides can be brought to.
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
-    /// Endpoint → tiers as (name, ingress, egress).
-    endpoints: BTreeMap<String, Vec<(String, Vec<String>, Vec<String>)>>,
+    endpoints: BTreeMap<String, Vec<TierPolicies>>,
     policies: BTreeSet<String>,
     profiles: BTreeSet<String>,
     /// Set id → members.
