@@ -250,7 +250,8 @@ impl LabelIndex {
     }
 
     fn forget_profile_if_unused(&mut self, slot: Slot) {
-        let unused = |profile: &ProfileLabels| profile.labels.is_empty() && profile.groups.is_empty();
+        let unused =
+            |profile: &ProfileLabels| profile.labels.is_empty() && profile.groups.is_empty();
         if self.profiles.get(slot).is_some_and(unused) {
             if let Some(profile) = self.profiles.remove(slot) {
                 self.profile_by_name.remove(&profile.name);

@@ -225,7 +225,13 @@ impl SetIndex {
             for slot in items {
                 self.contribute(&change.started, slot);
                 if let Some(item) = self.items.get(slot) {
-                    withdraw(&mut self.sets, &self.by_selector, &mut self.dirty, &change.stopped, item);
+                    withdraw(
+                        &mut self.sets,
+                        &self.by_selector,
+                        &mut self.dirty,
+                        &change.stopped,
+                        item,
+                    );
                 }
             }
         }

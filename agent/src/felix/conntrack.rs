@@ -40,9 +40,13 @@ impl Conntrack {
             // Connections that it opened, and those that were opened to it: behind NAT only the
             // source of the reply says so.
             for side in ["--orig-src", "--reply-src"] {
-                commands.push(["-D", "-f", family, side].map(str::to_owned).into_iter().chain([
-                    address.to_string(),
-                ]).collect::<Vec<_>>());
+                commands.push(
+                    ["-D", "-f", family, side]
+                        .map(str::to_owned)
+                        .into_iter()
+                        .chain([address.to_string()])
+                        .collect::<Vec<_>>(),
+                );
             }
         }
         // The tool walks the whole table for each command, but one process does them all.

@@ -22,5 +22,5 @@ pub mod ruleset;
 mod sets;
 pub mod sysctl;
 
-pub use iptables::probe::{Dataplane, Flavour, Probed, ProbeError, probe};
+pub use iptables::probe::{Dataplane, Flavour, ProbeError, Probed, probe};
 pub use reconciler::Felix;

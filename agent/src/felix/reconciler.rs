@@ -236,9 +236,7 @@ impl Felix {
                 })
             })
         };
-        let concerned = |change: &Change<Arc<ActiveRules>>| {
-            matches!(change, Change::Updated { old, new } if names_one(old) || names_one(new))
-        };
+        let concerned = |change: &Change<Arc<ActiveRules>>| matches!(change, Change::Updated { old, new } if names_one(old) || names_one(new));
         let policies = diff.policies.iter().filter(|(_, change)| concerned(change));
         let profiles = diff.profiles.iter().filter(|(_, change)| concerned(change));
         policies
@@ -258,7 +256,8 @@ impl Felix {
             }
         };
         let families = self.family_list();
-        let mut phases = super::ipset::full(&sets::all(state, &self.interfaces, &families), &actual);
+        let mut phases =
+            super::ipset::full(&sets::all(state, &self.interfaces, &families), &actual);
         // Sets of a family that is switched off stay as its tables do.
         let ours = |name: &str| {
             families.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
@@ -338,9 +337,10 @@ impl Felix {
     /// The policy or profile that a chain was made of.
     fn subject_of(&self, chain: &str) -> Option<String> {
         let state = self.rendered.as_ref()?;
-        let policies = state.policies.keys().flat_map(|id| {
-            Direction::ALL.map(|d| (names::policy(id, d), format!("policy {id}")))
-        });
+        let policies = state
+            .policies
+            .keys()
+            .flat_map(|id| Direction::ALL.map(|d| (names::policy(id, d), format!("policy {id}"))));
         let profiles = state.profiles.keys().flat_map(|name| {
             Direction::ALL.map(|d| (names::profile(name, d), format!("profile {name}")))
         });
@@ -467,15 +467,16 @@ impl Felix {
         }
         Some(match self.links.get(interface) {
             None => EndpointState::Down(format!("interface {interface} is missing")),
-            Some(link) if !link.up => {
-                EndpointState::Down(format!("interface {interface} is down"))
-            }
+            Some(link) if !link.up => EndpointState::Down(format!("interface {interface} is down")),
             Some(_) => EndpointState::Up,
         })
     }
 
     /// Notes which interfaces are new, another, or gone.
-    fn follow_links(&mut self, links: &Links) -> (BTreeSet<InterfaceName>, BTreeSet<WorkloadEndpointId>) {
+    fn follow_links(
+        &mut self,
+        links: &Links,
+    ) -> (BTreeSet<InterfaceName>, BTreeSet<WorkloadEndpointId>) {
         let (mut appeared, mut touched) = (BTreeSet::new(), BTreeSet::new());
         for item in self.links.diff(links) {
             let name = match item {
@@ -548,7 +549,8 @@ impl Reconciler for Felix {
         let settings_differ =
             self.rendered.as_ref().is_none_or(|rendered| rendered.settings != settings);
         if settings_differ && self.set_up(&settings, &dataplane).is_none() {
-            let message = format!("IptablesMarkMask {:#x} has less than 4 bits", settings.mark_mask);
+            let message =
+                format!("IptablesMarkMask {:#x} has less than 4 bits", settings.mark_mask);
             return self.helpless(world, "settings", message);
         }
         let driver = Driver::new(self.exec.clone(), dataplane, self.counters.clone());
@@ -560,8 +562,7 @@ impl Reconciler for Felix {
             matches!(command, Command::Create(set, _) if self.doomed.contains_key(set))
         });
         let read_sets = !self.sets_known;
-        let phases =
-            if read_sets { self.read_sets(state, &mut run).await } else { Some(phases) };
+        let phases = if read_sets { self.read_sets(state, &mut run).await } else { Some(phases) };
         // Without the sets no rule can be written that names them.
         let ready = phases.is_some();
         let Phases { before, after } = phases.unwrap_or_default();

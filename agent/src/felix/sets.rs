@@ -109,7 +109,8 @@ pub(super) fn changed(
             out.after.push(Command::Destroy(names::set(family, id)));
         }
     }
-    let wanted = |name: &str| families.iter().any(|f| name.starts_with(&format!("cali{}", f.number())));
+    let wanted =
+        |name: &str| families.iter().any(|f| name.starts_with(&format!("cali{}", f.number())));
     let members = |list: &std::collections::BTreeSet<(String, Entry)>| -> Vec<(String, Entry)> {
         list.iter().filter(|(name, _)| wanted(name)).cloned().collect()
     };

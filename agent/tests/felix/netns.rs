@@ -58,10 +58,8 @@ impl Drop for Netns {
 /// Runs a shell script where we are; it must succeed.
 pub(crate) fn sh(script: &str) -> String {
     #[expect(clippy::disallowed_methods, reason = "the witness is not the code under test")]
-    let output = std::process::Command::new("sh")
-        .args(["-ec", script])
-        .output()
-        .expect("sh starts");
+    let output =
+        std::process::Command::new("sh").args(["-ec", script]).output().expect("sh starts");
     assert!(
         output.status.success(),
         "{script}\n{}{}",

@@ -57,7 +57,12 @@ pub(crate) fn endpoint(state: &mut DesiredState, pod: &Pod, class: &AclClass, wi
     state.endpoints.insert(id(pod), Arc::new(endpoint));
     // Classes that nobody uses any more are not part of a state.
     let used: Vec<_> = state.endpoints.values().map(|e| e.class.clone()).collect();
-    state.classes = state.classes.iter().filter(|(id, _)| used.contains(id)).map(|(k, v)| (k.clone(), Arc::clone(v))).collect();
+    state.classes = state
+        .classes
+        .iter()
+        .filter(|(id, _)| used.contains(id))
+        .map(|(k, v)| (k.clone(), Arc::clone(v)))
+        .collect();
 }
 
 /// A class with profiles only.

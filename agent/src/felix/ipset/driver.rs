@@ -80,7 +80,8 @@ impl Sets {
             }
             self.counters.ipset_restores.count(1);
             // With -exist a member that is there already, or is gone already, is no error.
-            let error = match self.exec.run("ipset", &["restore", "-exist"], text.as_bytes()).await {
+            let error = match self.exec.run("ipset", &["restore", "-exist"], text.as_bytes()).await
+            {
                 Ok(_) => {
                     self.counters.ipset_lines.count(sent.len() as u64);
                     rest = &rest[chunk.len()..];

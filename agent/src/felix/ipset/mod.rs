@@ -15,8 +15,8 @@ use std::net::IpAddr;
 use calico_datastore::model::{Cidr, Family, InterfaceName, Protocol};
 
 pub use driver::{Refused, SetError, Sets};
-pub use plan::{Phases, full, members_of};
 pub(crate) use plan::members_gone;
+pub use plan::{Phases, full, members_of};
 
 /// What the members of a set of the kernel are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -116,8 +116,7 @@ impl fmt::Display for Command {
                 let family = if spec.family == Family::V4 { "inet" } else { "inet6" };
                 // A class mostly has few members, and there may be thousands of classes; the
                 // kernel enlarges a table that fills.
-                let small =
-                    if spec.kind == SetType::NetIface { " hashsize 64" } else { "" };
+                let small = if spec.kind == SetType::NetIface { " hashsize 64" } else { "" };
                 write!(f, "create {set} {} family {family}", spec.kind.name())?;
                 write!(f, "{small} maxelem {}", spec.max)
             }

@@ -122,8 +122,7 @@ fn allow(settings: &Settings) -> &'static str {
 /// What comes before policy for a packet of an endpoint that we know: the connection's first packet
 /// was asked already.
 fn connection_shortcuts(settings: &Settings) -> Vec<String> {
-    let mut out =
-        vec![format!("-m conntrack --ctstate RELATED,ESTABLISHED {}", allow(settings))];
+    let mut out = vec![format!("-m conntrack --ctstate RELATED,ESTABLISHED {}", allow(settings))];
     if !settings.allow_conntrack_invalid {
         out.push("-m conntrack --ctstate INVALID --jump DROP".to_owned());
     }
@@ -145,9 +144,10 @@ pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> 
     // shortcut for established connections, in either direction.
     let mut forward: Vec<String> = prefixes(settings)
         .map(|p| format!("-i {p}+ {unknown_source}"))
-        .chain(prefixes(settings).map(|p| {
-            format!("-o {p}+ -m set ! --match-set {known} dst,dst --jump DROP")
-        }))
+        .chain(
+            prefixes(settings)
+                .map(|p| format!("-o {p}+ -m set ! --match-set {known} dst,dst --jump DROP")),
+        )
         .collect();
     forward.extend(connection_shortcuts(settings));
     forward.push(clear.clone());
@@ -193,37 +193,42 @@ fn nd_lines(matches: &'static str, target: &'static str) -> impl Iterator<Item =
 }
 
 /// The chains of the table `raw`: who a packet from a pod says it is.
-pub fn raw(settings: &Settings, family: Family, mac_root: Option<&str>) -> Vec<(String, Vec<String>)> {
+pub fn raw(
+    settings: &Settings,
+    family: Family,
+    mac_root: Option<&str>,
+) -> Vec<(String, Vec<String>)> {
     let known = names::local_endpoints(family);
     let mut anti_spoof = Vec::new();
     // Every frame, neighbour discovery included, so it comes first.
     if let Some(root) = mac_root {
         anti_spoof.push(format!("--jump {root}"));
     }
+    let spoofed = format!("-m set ! --match-set {known} src,src --jump DROP");
     match family {
         Family::V4 => {
             // route_localnet is on for these interfaces, so the kernel would take them.
             anti_spoof.push("--destination 127.0.0.0/8 --jump DROP".to_owned());
             anti_spoof.push("--source 127.0.0.0/8 --jump DROP".to_owned());
+            anti_spoof.push(spoofed);
         }
         Family::V6 => {
             anti_spoof.push(format!(
                 "-p icmpv6 -m icmp6 --icmpv6-type {ROUTER_ADVERTISEMENT} --jump DROP"
             ));
-            // Such packets never leave the host: the class sets that forwarded packets are looked
-            // up in hold no such address.
+            // Nearly all packets end here.
+            anti_spoof.push(format!("-m set --match-set {known} src,src --jump RETURN"));
+            // Such packets never leave the host: the sets that forwarded packets are looked up in
+            // hold no such address.
             anti_spoof.extend(nd_lines("--source fe80::/10", "--jump RETURN"));
-            // The unspecified address: duplicate address detection and what precedes it.
+            // The unspecified address: duplicate address detection and what goes with it.
             anti_spoof.extend(nd_lines("--source ::/128", "--jump RETURN"));
+            anti_spoof.push("--jump DROP".to_owned());
         }
     }
-    anti_spoof.push(format!("-m set ! --match-set {known} src,src --jump DROP"));
     let prerouting =
         prefixes(settings).map(|p| format!("-i {p}+ --goto cali-anti-spoof")).collect();
-    vec![
-        ("cali-PREROUTING".to_owned(), prerouting),
-        ("cali-anti-spoof".to_owned(), anti_spoof),
-    ]
+    vec![("cali-PREROUTING".to_owned(), prerouting), ("cali-anti-spoof".to_owned(), anti_spoof)]
 }
 
 /// The chains of the table `nat`, when packets of any pool are translated on their way out.

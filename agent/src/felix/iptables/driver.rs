@@ -50,7 +50,10 @@ impl Driver {
     ///
     /// # Errors
     /// When the program fails.
-    pub async fn save(&self, family: Family) -> Result<BTreeMap<Table, ActualTable>, IptablesError> {
+    pub async fn save(
+        &self,
+        family: Family,
+    ) -> Result<BTreeMap<Table, ActualTable>, IptablesError> {
         self.counters.iptables_saves.count(1);
         let program = self.dataplane.program(family, "save");
         let output = self

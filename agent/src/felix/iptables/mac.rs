@@ -39,7 +39,8 @@ fn grow(name: String, group: &[(&str, Mac)], chains: &mut Vec<(String, Vec<Strin
     let place = chains.len();
     chains.push((name, Vec::new()));
     let mut lines = Vec::new();
-    for child in group.chunk_by(|(a, _), (b, _)| a.as_bytes().get(common) == b.as_bytes().get(common))
+    for child in
+        group.chunk_by(|(a, _), (b, _)| a.as_bytes().get(common) == b.as_bytes().get(common))
     {
         match child {
             // `-i name+` would also match the longer names, so a name that ends here, or is the

@@ -150,9 +150,10 @@ pub fn plan(
     }
 
     let wanted: BTreeSet<&str> = desired.jumps.iter().map(|jump| jump.from).collect();
-    let names = wanted.iter().copied().chain(
-        actual.foreign.keys().map(String::as_str).filter(|name| !wanted.contains(name)),
-    );
+    let names = wanted
+        .iter()
+        .copied()
+        .chain(actual.foreign.keys().map(String::as_str).filter(|name| !wanted.contains(name)));
     for name in names {
         let before = actual.foreign.get(name);
         if let Some(after) = plan_jumps(name, &desired.jumps, before, &mut jumps, &mut lines) {

@@ -14,7 +14,7 @@ use super::rules::Style;
 use super::save::Table;
 use super::tables::FamilyTables;
 use crate::config::{DenyAction, InsertMode, Settings};
-use crate::desired::{ActiveRules, AclClass, Change, ClassId, DesiredDiff, DesiredState};
+use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState};
 use crate::felix::ruleset::{self, Direction};
 
 /// Writes the chains of one family into [`FamilyTables`].

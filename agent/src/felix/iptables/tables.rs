@@ -122,10 +122,7 @@ impl FamilyTables {
     /// Every chain as it should be, for tests and for people.
     pub fn desired(&self, table: Table) -> impl Iterator<Item = (&str, &[String])> {
         let chains = self.tables.get(&table).map(|state| &state.desired.chains);
-        chains
-            .into_iter()
-            .flatten()
-            .map(|(name, chain)| (name.as_str(), chain.lines.as_slice()))
+        chains.into_iter().flatten().map(|(name, chain)| (name.as_str(), chain.lines.as_slice()))
     }
 
     /// Reads the kernel if needed and writes what differs.
@@ -204,7 +201,9 @@ impl FamilyTables {
         let nothing = BTreeSet::new();
         let scope = Scope { only: Some(chains), hold: &nothing, delete: false };
         let step = plan(table, &shut, &state.actual, scope);
-        state.dirty.extend(chains.iter().filter(|n| state.desired.chains.contains_key(*n)).cloned());
+        state
+            .dirty
+            .extend(chains.iter().filter(|n| state.desired.chains.contains_key(*n)).cloned());
         if let Err(error) = commit(step, driver, family, &mut state.actual).await {
             // They are written in a moment anyway.
             warn!(%family, error = %chain_of(&error), "chains could not be closed first");
@@ -288,7 +287,9 @@ impl FamilyTables {
             let only: BTreeSet<String> = group.iter().cloned().collect();
             let scope = Scope { only: Some(&only), hold: &nothing, delete: false };
             let step = plan(table, &state.desired, &state.actual, scope);
-            let Err(error) = commit(step, driver, family, &mut state.actual).await else { continue };
+            let Err(error) = commit(step, driver, family, &mut state.actual).await else {
+                continue;
+            };
             match group.as_slice() {
                 [] => {}
                 [name] => {
@@ -316,7 +317,8 @@ impl FamilyTables {
         if let Err(error) = commit(rest, driver, family, &mut state.actual).await {
             // Somebody else jumps into a chain of ours. It is empty of effect for everybody else.
             let said = chain_of(&error);
-            let left = state.actual.chains.keys().filter(|n| !state.desired.chains.contains_key(*n));
+            let left =
+                state.actual.chains.keys().filter(|n| !state.desired.chains.contains_key(*n));
             outcome.stuck.extend(left.map(|name| (name.clone(), said.clone())));
         }
         info!(%family, table = table.name(), "table written piece by piece");
