@@ -1,7 +1,7 @@
 //! A host with pods, and probes between them.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -232,23 +232,4 @@ fn connects(to: SocketAddr, from: Option<IpAddr>) -> bool {
             })
         }
     }
-}
-
-/// Sends one datagram and waits for the echo.
-pub(crate) fn udp_answers(to: SocketAddr) -> bool {
-    let any: IpAddr = if to.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
-    let socket = UdpSocket::bind((any, 0)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.send_to(b"hello", to).is_ok() && socket.recv_from(&mut [0; 16]).is_ok()
-}
-
-/// Echoes datagrams until the test ends.
-pub(crate) fn serve_udp(port: u16) {
-    let socket = UdpSocket::bind(format!("[::]:{port}")).expect("the port is free");
-    std::thread::spawn(move || {
-        let mut text = [0; 64];
-        while let Ok((n, from)) = socket.recv_from(&mut text) {
-            let _ = socket.send_to(&text[..n], from);
-        }
-    });
 }
