@@ -1,5 +1,7 @@
 //! Replays the shared selector cases and fixtures against our parser.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a replay that cannot go on has failed")]
+
 mod shared;
 
 use calico_datastore::model::selector::{MAX_LABEL_LEN, Restriction};

@@ -59,6 +59,12 @@ impl<K: Ord + Clone> ActiveTable<K> {
         self.entries.contains_key(id)
     }
 
+    /// True when nothing is in force.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Puts rules in force.
     pub(super) fn set_rules(
         &mut self,

@@ -144,6 +144,12 @@ impl AnchorIndex {
         }
     }
 
+    /// True when nothing is filed.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.everywhere.is_empty()
+    }
+
     /// Every selector that may match labels; one may come twice.
     pub(super) fn candidates<'a>(
         &self,

@@ -101,6 +101,17 @@ impl Calculator {
         self.policies.evaluations() + self.sets.evaluations()
     }
 
+    /// Fails when a table still holds something of objects that are gone.
+    #[cfg(test)]
+    pub(super) fn assert_nothing_left(&self) {
+        assert!(self.policies.is_empty(), "{:#?}", self.policies);
+        assert!(self.sets.is_empty(), "{:#?}", self.sets);
+        assert!(self.endpoints.is_empty(), "{:#?}", self.endpoints);
+        assert!(self.profiles.is_empty() && self.other_kinds.is_empty());
+        assert!(self.classes.is_empty() && self.pools.is_empty());
+        assert!(self.active_policies.is_empty() && self.active_profiles.is_empty());
+    }
+
     fn update(&mut self, update: &Update) {
         match update {
             // The daemon's business: whether anything is programmed at all, and the settings.
@@ -170,7 +181,7 @@ impl Calculator {
     }
 
     fn set_network_set(&mut self, id: &NetworkSetId, set: Option<&NetworkSet>) {
-        let item = ItemId::NetworkSet(id.clone());
+        let item = ItemId::network_set(id);
         match set {
             Some(NetworkSet { nets, labels, profiles }) => {
                 self.sets.put(item, labels, profiles, nets.as_slice().into(), Box::default());
@@ -180,7 +191,7 @@ impl Calculator {
     }
 
     fn set_host_endpoint(&mut self, id: &HostEndpointId, endpoint: Option<&HostEndpoint>) {
-        let item = ItemId::Host(id.clone());
+        let item = ItemId::host(id);
         match endpoint {
             Some(HostEndpoint { expected_addresses, labels, profiles, ports, .. }) => {
                 let addresses = expected_addresses.iter().map(|ip| (*ip).into()).collect();
@@ -199,7 +210,7 @@ impl Calculator {
         id: &WorkloadEndpointId,
         endpoint: Option<&Arc<WorkloadEndpoint>>,
     ) {
-        let item = ItemId::Workload(id.clone());
+        let item = ItemId::workload(id);
         match endpoint.map(|endpoint| &**endpoint) {
             Some(WorkloadEndpoint { addresses, labels, profiles, ports, .. }) => {
                 let addresses = addresses.as_slice().into();

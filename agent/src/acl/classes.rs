@@ -42,6 +42,12 @@ impl ClassTable {
         }
     }
 
+    /// True when no class is in use.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
     /// Drops the classes without endpoints; returns them.
     pub(super) fn sweep(
         &mut self,

@@ -99,6 +99,12 @@ impl LocalEndpoints {
         (*winner != local.id).then_some(winner)
     }
 
+    /// True when nothing is left.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.endpoints.len() == 0 && self.by_id.is_empty() && self.by_interface.is_empty()
+    }
+
     fn claim(&mut self, name: &InterfaceName, id: &WorkloadEndpointId, policies: &mut PolicyIndex) {
         let claims = self.by_interface.entry(name.clone()).or_default();
         let before = claims.first().cloned();

@@ -226,6 +226,14 @@ impl LabelIndex {
         own + inherited
     }
 
+    /// True when nothing is left, not even an empty posting.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let lists = (self.postings.is_empty(), self.profile_postings.is_empty());
+        let profiles = self.profiles.len() == 0 && self.profile_by_name.is_empty();
+        self.len() == 0 && self.by_key.is_empty() && profiles && lists == (true, true)
+    }
+
     fn shared_text(&self, key: &Arc<str>, value: &Arc<str>) -> (Arc<str>, Arc<str>) {
         match self.postings.get_key_value(key) {
             None => (Arc::clone(key), Arc::clone(value)),
@@ -252,10 +260,10 @@ impl LabelIndex {
     fn forget_profile_if_unused(&mut self, slot: Slot) {
         let unused =
             |profile: &ProfileLabels| profile.labels.is_empty() && profile.groups.is_empty();
-        if self.profiles.get(slot).is_some_and(unused) {
-            if let Some(profile) = self.profiles.remove(slot) {
-                self.profile_by_name.remove(&profile.name);
-            }
+        if self.profiles.get(slot).is_some_and(unused)
+            && let Some(profile) = self.profiles.remove(slot)
+        {
+            self.profile_by_name.remove(&profile.name);
         }
     }
 }

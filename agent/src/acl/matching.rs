@@ -94,10 +94,10 @@ impl MatchIndex {
         self.anchors.insert(&anchor, slot);
         self.by_selector.insert(selector.clone(), slot);
         for group in matched.iter() {
-            if let Some(matches) = self.labels.matches_mut(group) {
-                if let Err(at) = matches.binary_search(&slot) {
-                    matches.insert(at, slot);
-                }
+            if let Some(matches) = self.labels.matches_mut(group)
+                && let Err(at) = matches.binary_search(&slot)
+            {
+                matches.insert(at, slot);
             }
         }
         if let Some(entry) = self.selectors.get_mut(slot) {
@@ -117,10 +117,10 @@ impl MatchIndex {
         self.by_selector.remove(&entry.selector);
         self.anchors.remove(&entry.anchor, selector);
         for group in entry.groups.iter() {
-            if let Some(matches) = self.labels.matches_mut(group) {
-                if let Ok(at) = matches.binary_search(&selector) {
-                    matches.remove(at);
-                }
+            if let Some(matches) = self.labels.matches_mut(group)
+                && let Ok(at) = matches.binary_search(&selector)
+            {
+                matches.remove(at);
             }
         }
     }
@@ -144,6 +144,13 @@ impl MatchIndex {
     /// How often a selector was evaluated so far.
     pub(super) fn evaluations(&self) -> u64 {
         self.evaluations
+    }
+
+    /// True when nothing is left.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let selectors = self.selectors.len() == 0 && self.by_selector.is_empty();
+        self.labels.is_empty() && selectors && self.anchors.is_empty()
     }
 
     /// Asks every selector that may match a group.

@@ -153,6 +153,13 @@ impl PolicyIndex {
         self.matching.evaluations()
     }
 
+    /// True when nothing is left.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let tables = self.by_selector.is_empty() && self.by_tier.is_empty();
+        self.matching.is_empty() && self.policies.is_empty() && tables && self.dirty.is_empty()
+    }
+
     fn mark_matched(&mut self, selector: Slot) {
         for endpoint in self.matching.matched_items(selector) {
             self.dirty.insert(endpoint);

@@ -32,12 +32,12 @@ impl PoolTable {
         };
         let old = old.map(|pool| pool.cidr);
         let new = pool.map(|pool| pool.cidr);
-        if let Some(cidr) = old.filter(|_| old != new) {
-            if let Some(names) = self.by_cidr.get_mut(&cidr) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.by_cidr.remove(&cidr);
-                }
+        if let Some(cidr) = old.filter(|_| old != new)
+            && let Some(names) = self.by_cidr.get_mut(&cidr)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_cidr.remove(&cidr);
             }
         }
         if let Some(cidr) = new {
@@ -56,6 +56,12 @@ impl PoolTable {
             Some((*cidr, !pool.disable_bgp_export))
         });
         winners.collect()
+    }
+
+    /// True without pools.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_name.is_empty() && self.by_cidr.is_empty()
     }
 
     fn publish(&self, cidr: Cidr, desired: &mut OrdMap<Cidr, bool>, notices: &mut Notices) {

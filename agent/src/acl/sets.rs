@@ -23,15 +23,41 @@ use super::matching::{MatchIndex, only_in};
 use super::slots::{Slab, Slot, SlotSet};
 use crate::desired::{AddressSet, Member, SetId, SetKind};
 
-/// What can be a member.
+/// What can be a member, by an id that takes little room: a host keeps one for every endpoint of
+/// the cluster, and four names apiece would be the largest thing in its memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum ItemId {
+pub(super) struct ItemId(Box<str>);
+
+impl ItemId {
     /// A workload endpoint of any host.
-    Workload(WorkloadEndpointId),
+    pub(super) fn workload(id: &WorkloadEndpointId) -> Self {
+        let WorkloadEndpointId { node, orchestrator, workload, endpoint } = id;
+        Self::new('w', &[node, orchestrator, workload, endpoint])
+    }
+
     /// A host endpoint of any host.
-    Host(HostEndpointId),
+    pub(super) fn host(id: &HostEndpointId) -> Self {
+        Self::new('h', &[&id.name])
+    }
+
     /// A network set.
-    NetworkSet(NetworkSetId),
+    pub(super) fn network_set(id: &NetworkSetId) -> Self {
+        match &id.namespace {
+            Some(namespace) => Self::new('n', &[namespace, &id.name]),
+            None => Self::new('g', &[&id.name]),
+        }
+    }
+
+    /// The length before each name: no two ids have one text, whatever the names hold.
+    fn new(kind: char, names: &[&Name]) -> Self {
+        let mut text = String::from(kind);
+        for name in names {
+            text.push_str(&name.as_str().len().to_string());
+            text.push(':');
+            text.push_str(name.as_str());
+        }
+        Self(text.into_boxed_str())
+    }
 }
 
 /// What a set stands for.
@@ -310,6 +336,14 @@ impl SetIndex {
         self.matching.evaluations()
     }
 
+    /// True when nothing is left.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let items = self.items.len() == 0 && self.by_item.is_empty();
+        let sets = self.sets.len() == 0 && self.by_id.is_empty() && self.by_selector.is_empty();
+        self.matching.is_empty() && items && sets && self.dirty.is_empty()
+    }
+
     /// Adds what an item brings to the sets of selectors.
     fn contribute(&mut self, selectors: &[Slot], item: Slot) {
         let Some(item) = self.items.get(item) else { return };
@@ -351,5 +385,41 @@ fn withdraw(
                 dirty.insert(slot);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_objects_have_one_item_id() {
+        let workload = |node: &str, workload: &str| {
+            ItemId::workload(&WorkloadEndpointId {
+                node: node.into(),
+                orchestrator: "cni".into(),
+                workload: workload.into(),
+                endpoint: "eth0".into(),
+            })
+        };
+        let set = |namespace: Option<&str>, name: &str| {
+            ItemId::network_set(&NetworkSetId {
+                namespace: namespace.map(Name::from),
+                name: name.into(),
+            })
+        };
+        let ids = [
+            workload("a", "b"),
+            workload("a3:cni1:b", "b"),
+            workload("a", "b3:cni"),
+            ItemId::host(&HostEndpointId { name: "a".into() }),
+            set(None, "a"),
+            set(Some("a"), "b"),
+            set(Some("a1:b"), "b"),
+            set(None, "a1:b"),
+        ];
+        let distinct: std::collections::HashSet<&ItemId> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len(), "{ids:?}");
+        assert_eq!(workload("a", "b"), workload("a", "b"));
     }
 }

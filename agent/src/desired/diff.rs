@@ -101,9 +101,9 @@ impl DesiredState {
                 DiffItem::Add(id, set) => diff.sets_added.push((id.clone(), set.clone())),
                 DiffItem::Remove(id, _) => diff.sets_removed.push(id.clone()),
                 DiffItem::Update { old: (id, old), new: (_, new) } => {
-                    let change = members_diff(&old.members, &new.members);
                     // A set's kind and selector follow from its id; only members ever differ.
-                    diff.sets_changed.push((id.clone(), change));
+                    let (added, removed) = set_diff(&old.members, &new.members);
+                    diff.sets_changed.push((id.clone(), SetChange { added, removed }));
                 }
             }
         }
@@ -139,15 +139,16 @@ fn map_diff<K: Ord + Clone, V: PartialEq + Clone>(
     old.diff(new).map(change).collect()
 }
 
-fn members_diff(old: &OrdSet<Member>, new: &OrdSet<Member>) -> SetChange {
-    let mut change = SetChange::default();
+/// What is new in a set and what is gone.
+fn set_diff<T: Ord + Clone>(old: &OrdSet<T>, new: &OrdSet<T>) -> (Vec<T>, Vec<T>) {
+    let (mut added, mut removed) = (Vec::new(), Vec::new());
     for item in old.diff(new) {
         match item {
-            SetDiffItem::Add(member) => change.added.push(*member),
-            SetDiffItem::Remove(member) => change.removed.push(*member),
+            SetDiffItem::Add(member) => added.push(member.clone()),
+            SetDiffItem::Remove(member) => removed.push(member.clone()),
         }
     }
-    change
+    (added, removed)
 }
 
 /// `imbl` compares maps by a diff that stops at the first difference, so this costs what is not

@@ -3,6 +3,8 @@
 //! The only code in the project that knows keys and JSON. A value that does not parse becomes a
 //! typed [`Rejection`] and counts as absent.
 
+pub mod v3;
+
 use crate::model::{ResourceId, Update};
 
 /// A key whose value was refused. The object counts as absent until the key changes.

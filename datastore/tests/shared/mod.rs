@@ -1,5 +1,7 @@
 //! Finds the shared cases and fixtures, which are replayed in place.
 
+#![allow(clippy::print_stdout, reason = "a skipped test says so")]
+
 use serde_json::Value;
 
 /// The file as JSON, or `None` (and a line saying so) when the shared directory is absent.
