@@ -1,5 +1,7 @@
 //! Two hosts with two real BIRDs: what one has arrives in the other's kernel.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
 mod routes_support;
 
 use std::path::{Path, PathBuf};
@@ -8,7 +10,7 @@ use std::process::{Child, Stdio};
 use calico_agent::desired::MeshPeer;
 use calico_agent::exec::Exec;
 use calico_agent::reconcile::{Reconciler as _, Report, Wake};
-use calico_agent::routes::bird::{Bird, BgpSession, PeerType, sessions, status};
+use calico_agent::routes::bird::{BgpSession, Bird, PeerType, sessions, status};
 use calico_agent::routes::{Changes, Routes};
 use calico_datastore::model::AsNumber;
 use routes_support::{Builder, Namespace, eventually, fact, in_namespace, ip, links, pod, routes};

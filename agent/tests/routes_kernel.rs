@@ -1,5 +1,7 @@
 //! Routes and neighbours in a real kernel: each test in a network namespace of its own.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
 mod routes_support;
 
 use std::time::Duration;
@@ -125,7 +127,8 @@ fn a_route_of_the_cni_plugin_is_adopted_and_leaves_with_its_endpoint() {
         ip("route add 10.65.0.2/32 dev cali1 scope link").await;
         let mut routes_reconciler = reconciler();
         routes_reconciler.reconcile(&builder.world(), Wake::Start).await;
-        let lines: Vec<String> = ip("route show 10.65.0.2").await.lines().map(str::to_owned).collect();
+        let lines: Vec<String> =
+            ip("route show 10.65.0.2").await.lines().map(str::to_owned).collect();
         assert_eq!(lines, ["10.65.0.2 dev cali1 scope link "], "doubled or rewritten");
         builder.remove("one");
         routes_reconciler.reconcile(&builder.world(), Wake::Desired).await;

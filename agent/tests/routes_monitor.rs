@@ -1,5 +1,7 @@
 //! The monitor in a real kernel.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
 mod routes_support;
 
 use std::time::Duration;
@@ -68,7 +70,8 @@ fn only_what_concerns_us_wakes() {
         pod("cali1").await;
         pod("eth0").await;
         let mut monitor = start().await;
-        let mut builder = Builder { links: monitor.links.borrow_and_update().clone(), ..Builder::default() };
+        let mut builder =
+            Builder { links: monitor.links.borrow_and_update().clone(), ..Builder::default() };
         builder.endpoint("one", "cali1", &["10.65.0.2/32"], Some("ee:ee:ee:00:00:01"));
         builder.blocks(&["10.65.0.0/26"]);
         let mut reconciler = Routes::new(monitor.changes.clone());
@@ -77,7 +80,12 @@ fn only_what_concerns_us_wakes() {
         reconciler.reconcile(&builder.world(), Wake::Kernel).await;
 
         // Our own writes.
-        builder.endpoint("one", "cali1", &["10.65.0.2/32", "10.65.0.3/32"], Some("ee:ee:ee:00:00:02"));
+        builder.endpoint(
+            "one",
+            "cali1",
+            &["10.65.0.2/32", "10.65.0.3/32"],
+            Some("ee:ee:ee:00:00:02"),
+        );
         let report = reconciler.reconcile(&builder.world(), Wake::Desired).await;
         assert!(fact(&report.facts, "writes") > 0);
         assert!(!woken(&monitor).await, "our own writes woke us: {:?}", monitor.changes.take());
@@ -118,7 +126,14 @@ fn a_flood_of_events_ends_in_the_truth() {
         let mut monitor = start().await;
         // More than the receive buffer holds, while nobody reads: this thread is the only one.
         let batch: String = (0..60_000)
-            .map(|i| format!("route add 10.{}.{}.{}/32 dev cali1\n", 64 + i / 65536, i / 256 % 256, i % 256))
+            .map(|i| {
+                format!(
+                    "route add 10.{}.{}.{}/32 dev cali1\n",
+                    64 + i / 65536,
+                    i / 256 % 256,
+                    i % 256
+                )
+            })
             .collect();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), batch + "link add cali9 type veth peer name pcali9\n").unwrap();

@@ -92,8 +92,8 @@ impl Intent {
                 }
                 DiffItem::Remove(name, old) => (name, Some(old), None),
             };
-            let same = before.map(|link| (link.index, link.up))
-                == after.map(|link| (link.index, link.up));
+            let same =
+                before.map(|link| (link.index, link.up)) == after.map(|link| (link.index, link.up));
             if !self.is_pod(name) || same {
                 continue;
             }
@@ -128,7 +128,8 @@ impl Intent {
 
         let old = std::mem::replace(&mut self.blocks, desired.blocks.clone());
         for change in old.diff(&desired.blocks) {
-            let (imbl::ordset::DiffItem::Add(block) | imbl::ordset::DiffItem::Remove(block)) = change;
+            let (imbl::ordset::DiffItem::Add(block) | imbl::ordset::DiffItem::Remove(block)) =
+                change;
             stale.destinations.insert(*block);
         }
         stale.gone.retain(|index| !self.pods.contains_key(index));
@@ -323,9 +324,10 @@ impl Intent {
         // Rivals for an address have their neighbour entry where their interface is.
         for destination in &endpoint.addresses {
             for id in self.claimants(destination) {
-                let rival = self.endpoints.get(id).and_then(|rival| {
-                    self.links.get(&rival.interface).map(|link| link.index)
-                });
+                let rival = self
+                    .endpoints
+                    .get(id)
+                    .and_then(|rival| self.links.get(&rival.interface).map(|link| link.index));
                 stale.neighbours.extend(rival.map(|device| (device, destination.address())));
             }
         }
@@ -396,3 +398,6 @@ fn same_routes(a: &Settings, b: &Settings) -> bool {
         && a.route_source == b.route_source
         && a.remove_external_routes == b.remove_external_routes
 }
+
+#[cfg(test)]
+mod tests;

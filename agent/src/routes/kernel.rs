@@ -216,10 +216,7 @@ impl Kernel {
     ) -> Result<Vec<Neighbour>, KernelError> {
         let mut neighbours = Vec::new();
         let mut request = self.handle.neighbours().get();
-        request
-            .message_mut()
-            .attributes
-            .extend(device.map(NeighbourAttribute::IfIndex));
+        request.message_mut().attributes.extend(device.map(NeighbourAttribute::IfIndex));
         let dump = async {
             let mut answers = request.execute().boxed();
             while let Some(answer) = answers.next().await {
@@ -283,10 +280,9 @@ impl Kernel {
             Err(_) => Err(Failure::timed_out()),
         };
         match (op, outcome) {
-            (
-                Op::DeleteRoute(_) | Op::DeleteNeighbour(_),
-                Err(Failure::Gone | Failure::Device),
-            ) => Ok(()),
+            (Op::DeleteRoute(_) | Op::DeleteNeighbour(_), Err(Failure::Gone | Failure::Device)) => {
+                Ok(())
+            }
             (_, outcome) => outcome,
         }
     }
@@ -295,10 +291,9 @@ impl Kernel {
         let mut request =
             self.handle.neighbours().add(neighbour.device, neighbour.address).replace();
         let attributes = &mut request.message_mut().attributes;
-        attributes
-            .extend(neighbour.mac.map(|mac| {
-                NeighbourAttribute::LinkLayerAddress(mac.bytes().to_vec())
-            }));
+        attributes.extend(
+            neighbour.mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.bytes().to_vec())),
+        );
         attributes.push(NeighbourAttribute::Protocol(RouteProtocol::from(CALICO_PROTOCOL)));
         request.execute().await
     }

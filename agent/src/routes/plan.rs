@@ -290,8 +290,7 @@ pub(crate) fn is_link_scope(address: IpAddr) -> bool {
 fn satisfies(route: &Route, want: &Want, rules: &Rules<'_>) -> bool {
     match want {
         Want::Pod { device, source } => {
-            let known =
-                [rules.protocol, CALICO_PROTOCOL, BOOT_PROTOCOL].contains(&route.protocol);
+            let known = [rules.protocol, CALICO_PROTOCOL, BOOT_PROTOCOL].contains(&route.protocol);
             route.kind == RouteKind::Unicast
                 && route.device == Some(*device)
                 && !route.indirect
@@ -336,11 +335,12 @@ struct Placed {
 fn place(plan: &mut Plan, new: Route, there: &There<'_>, rules: &Rules<'_>) -> Placed {
     let occupants = || there.iter().filter(|(route, ..)| route.key() == new.key());
     let pod = new.kind == RouteKind::Unicast;
-    let blocker = occupants().find(|(route, _, owner)| match owner {
+    let blocker = occupants().find(|(route, sight, owner)| match owner {
         Owner::Ours | Owner::LeftOver => false,
         // On a pod interface the wanted pod wins at once; a blackhole waits for the grace.
         Owner::Unknown => {
-            !(pod && (rules.remove_external || route.protocol == BOOT_PROTOCOL))
+            let may_go = pod || rules.now >= sight.since + GRACE;
+            !(rules.remove_external && may_go || pod && route.protocol == BOOT_PROTOCOL)
         }
         Owner::Foreign => true,
     });
@@ -401,8 +401,7 @@ fn plan_destination(
                 *owner == Owner::Foreign && route.tos == 0 && route.metric < metric
             });
             if let Some((foreign, ..)) = shadow {
-                plan.conflicts
-                    .push(Conflict { destination: *destination, foreign: **foreign });
+                plan.conflicts.push(Conflict { destination: *destination, foreign: **foreign });
             }
         }
     }

@@ -15,9 +15,7 @@ use tracing::{debug, info, warn};
 use super::changes::{Changes, Interest};
 use super::intent::{Intent, Stale};
 use super::kernel::{Failure, Kernel, KernelError, RouteFilter};
-use super::plan::{
-    Actual, CALICO_PROTOCOL, Conflict, Op, Plan, Route, RouteKind, Scope, plan,
-};
+use super::plan::{Actual, CALICO_PROTOCOL, Conflict, Op, Plan, Route, RouteKind, Scope, plan};
 use crate::reconcile::{EndpointState, Problem, Reconciler, Report, Wake, World};
 
 /// Above this many interfaces one reading of everything is cheaper than one for each.
@@ -44,12 +42,41 @@ pub struct Routes {
     grace_routes: BTreeMap<Cidr, Duration>,
     grace_neighbours: BTreeMap<(u32, IpAddr), Duration>,
     /// What is wrong at a place.
-    route_troubles: BTreeMap<Cidr, String>,
-    neighbour_troubles: BTreeMap<(u32, IpAddr), String>,
+    route_troubles: BTreeMap<Cidr, Trouble>,
+    neighbour_troubles: BTreeMap<(u32, IpAddr), Trouble>,
+    /// Failures that were logged, so that each is said once.
+    known_failures: BTreeMap<Place, String>,
     states: OrdMap<WorkloadEndpointId, EndpointState>,
     failing: BTreeSet<WorkloadEndpointId>,
     writes: u64,
     reads: u64,
+}
+
+/// Something wrong at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trouble {
+    message: String,
+    /// The kernel did not do what it was asked; when false, it was not asked, because a foreign
+    /// route is in the way.
+    failed: bool,
+}
+
+/// Where something can be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Route(Cidr),
+    Neighbour((u32, IpAddr)),
+}
+
+/// What is to be done after operations were applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing.
+    Done,
+    /// Plan again: less is wanted than before.
+    Plan,
+    /// Read and plan again: the kernel holds something else than was known.
+    Read,
 }
 
 /// What to look at in one run.
@@ -107,6 +134,7 @@ impl Routes {
             grace_neighbours: BTreeMap::new(),
             route_troubles: BTreeMap::new(),
             neighbour_troubles: BTreeMap::new(),
+            known_failures: BTreeMap::new(),
             states: OrdMap::new(),
             failing: BTreeSet::new(),
             writes: 0,
@@ -134,7 +162,9 @@ impl Routes {
         }
         self.add_graced(&mut work, now);
         let touched = self.changes.take();
-        read.extend(touched.interfaces.iter().filter(|index| self.intent.pods().contains_key(index)));
+        read.extend(
+            touched.interfaces.iter().filter(|index| self.intent.pods().contains_key(index)),
+        );
         let refresh = self.intent.settings().route_refresh;
         let due = !refresh.is_zero() && now >= self.refreshed + refresh;
         let full = matches!(wake, Wake::Start | Wake::Retry)
@@ -157,6 +187,11 @@ impl Routes {
                 Outcome { retry: true, error: Some(message) }
             }
         };
+        let (routes, neighbours) = (&self.route_troubles, &self.neighbour_troubles);
+        self.known_failures.retain(|place, _| match place {
+            Place::Route(destination) => routes.contains_key(destination),
+            Place::Neighbour(key) => neighbours.contains_key(key),
+        });
         self.watch();
         self.refresh_states(&work, world, &outcome);
         outcome
@@ -237,15 +272,17 @@ impl Routes {
             let plan = plan(&self.intent, &self.actual, &scope, &self.intent.rules(now));
             self.actual.adopt(&plan);
             self.take_notes(&scope, &plan);
-            let surprised = self.apply(&plan, work, now, &mut outcome).await;
-            if !surprised || outcome.retry {
+            let next = self.apply(&plan, work, now, &mut outcome).await;
+            if next == Next::Done || outcome.retry {
                 break;
             }
             if round == ROUNDS {
                 outcome.retry = true;
                 break;
             }
-            if let Err(error) = self.read_all(work, now).await {
+            if next == Next::Read
+                && let Err(error) = self.read_all(work, now).await
+            {
                 self.complete = false;
                 outcome = Outcome { retry: true, error: Some(chain(&error)) };
                 break;
@@ -254,25 +291,25 @@ impl Routes {
         outcome
     }
 
-    /// Carries the plan out. True when the kernel holds something else than was known.
+    /// Carries the plan out.
     async fn apply(
         &mut self,
         plan: &Plan,
         work: &mut Work,
         now: Duration,
         outcome: &mut Outcome,
-    ) -> bool {
+    ) -> Next {
         if plan.ops.is_empty() {
-            return false;
+            return Next::Done;
         }
         let kernel = match open(&mut self.kernel, &self.changes) {
             Ok(kernel) => kernel,
             Err(error) => {
                 *outcome = Outcome { retry: true, error: Some(chain(&error)) };
-                return false;
+                return Next::Done;
             }
         };
-        let mut surprised = false;
+        let mut next = Next::Done;
         let mut dead = BTreeSet::new();
         let results = kernel.apply(&plan.ops).await;
         self.writes += results.len() as u64;
@@ -282,10 +319,11 @@ impl Routes {
             match result {
                 Ok(()) => {
                     self.actual.apply(&op, now);
+                    self.known_failures.remove(&place_of(&op));
                     done += 1;
                     self.tell(&op, each);
                 }
-                Err(Failure::Exists | Failure::Gone) => surprised = true,
+                Err(Failure::Exists | Failure::Gone) => next = Next::Read,
                 Err(Failure::Device) => dead.extend(op.device()),
                 Err(failure) => {
                     outcome.retry |= matches!(failure, Failure::Retry(_));
@@ -300,9 +338,11 @@ impl Routes {
             debug!(device, "an interface went away while its routes were written");
             work.add_places(self.actual.forget_device(device));
             work.add(self.intent.bury(device));
-            surprised |= work.all;
+            if next == Next::Done {
+                next = Next::Plan;
+            }
         }
-        surprised
+        next
     }
 
     fn tell(&self, op: &Op, each: bool) {
@@ -349,11 +389,12 @@ impl Routes {
         self.grace_routes.extend(&plan.grace_routes);
         self.grace_neighbours.extend(&plan.grace_neighbours);
         for conflict in &plan.conflicts {
-            let message = self.describe(conflict);
-            if old.get(&conflict.destination) != Some(&message) {
-                warn!(destination = %conflict.destination, reason = message, "a route is in the way");
+            let trouble = Trouble { message: self.describe(conflict), failed: false };
+            if old.get(&conflict.destination) != Some(&trouble) {
+                let reason = trouble.message.as_str();
+                warn!(destination = %conflict.destination, reason, "a route is in the way");
             }
-            self.route_troubles.insert(conflict.destination, message);
+            self.route_troubles.insert(conflict.destination, trouble);
         }
     }
 
@@ -381,34 +422,37 @@ impl Routes {
 
     fn note_failure(&mut self, op: &Op, failure: &Failure) {
         let reason = failure.reason();
-        let (place, message) = match op {
+        let place = place_of(op);
+        let message = match op {
             Op::AddRoute(route) | Op::ReplaceRoute { new: route, .. } => {
                 let hint = match route.source {
                     Some(source) => format!(" (is {source} an address of this host?)"),
                     None => String::new(),
                 };
-                let message = format!("cannot add the route to {}: {reason}{hint}", route.destination);
-                (Ok(route.destination), message)
+                format!("cannot add the route to {}: {reason}{hint}", route.destination)
             }
-            Op::DeleteRoute(route) => (
-                Ok(route.destination),
-                format!("cannot remove the route to {}: {reason}", route.destination),
-            ),
-            Op::SetNeighbour(entry) => (
-                Err((entry.device, entry.address)),
-                format!("cannot set the neighbour {}: {reason}", entry.address),
-            ),
-            Op::DeleteNeighbour(entry) => (
-                Err((entry.device, entry.address)),
-                format!("cannot remove the neighbour {}: {reason}", entry.address),
-            ),
+            Op::DeleteRoute(route) => {
+                format!("cannot remove the route to {}: {reason}", route.destination)
+            }
+            Op::SetNeighbour(entry) => {
+                format!("cannot set the neighbour {}: {reason}", entry.address)
+            }
+            Op::DeleteNeighbour(entry) => {
+                format!("cannot remove the neighbour {}: {reason}", entry.address)
+            }
         };
-        let known = match &place {
-            Ok(destination) => self.route_troubles.insert(*destination, message.clone()),
-            Err(key) => self.neighbour_troubles.insert(*key, message.clone()),
-        };
-        if known.as_ref() != Some(&message) {
-            warn!(reason = message, "the kernel could not be changed");
+        let trouble = Trouble { message, failed: true };
+        if self.known_failures.get(&place) != Some(&trouble.message) {
+            warn!(reason = trouble.message, "the kernel could not be changed");
+            self.known_failures.insert(place, trouble.message.clone());
+        }
+        match place {
+            Place::Route(destination) => {
+                self.route_troubles.insert(destination, trouble);
+            }
+            Place::Neighbour(key) => {
+                self.neighbour_troubles.insert(key, trouble);
+            }
         }
     }
 
@@ -416,7 +460,10 @@ impl Routes {
     fn add_graced(&self, work: &mut Work, now: Duration) {
         let due = |end: &Duration| now >= *end;
         work.destinations.extend(
-            self.grace_routes.iter().filter(|(_, end)| due(end)).map(|(destination, _)| *destination),
+            self.grace_routes
+                .iter()
+                .filter(|(_, end)| due(end))
+                .map(|(destination, _)| *destination),
         );
         work.neighbours
             .extend(self.grace_neighbours.iter().filter(|(_, end)| due(end)).map(|(key, _)| *key));
@@ -475,6 +522,7 @@ impl Routes {
         let trouble = destinations
             .find_map(|destination| self.route_troubles.get(&destination))
             .or_else(|| keys.iter().find_map(|key| self.neighbour_troubles.get(key)))
+            .map(|trouble| &trouble.message)
             .or(outcome.error.as_ref());
         trouble.map_or(EndpointState::Up, |reason| EndpointState::Error(reason.clone()))
     }
@@ -489,15 +537,20 @@ impl Routes {
                 problem(format!("endpoint {id}"), reason);
             }
         }
-        for (destination, message) in &self.route_troubles {
+        for (destination, trouble) in &self.route_troubles {
             if self.intent.claimants(destination).next().is_none() {
-                problem(format!("route {destination}"), message);
+                problem(format!("route {destination}"), &trouble.message);
             }
         }
         if let Some(error) = &outcome.error {
             problem("routes".to_owned(), error);
         }
-        let failed = outcome.retry || outcome.error.is_some();
+        // A foreign route in the way is no failure of ours: it concerns its endpoint only, and
+        // waiting does not help.
+        let failed = outcome.retry
+            || outcome.error.is_some()
+            || self.route_troubles.values().any(|trouble| trouble.failed)
+            || self.neighbour_troubles.values().any(|trouble| trouble.failed);
         Report {
             applied: (!failed).then_some(world.desired.generation),
             endpoints: self.states.clone(),
@@ -532,11 +585,19 @@ impl Routes {
     }
 }
 
+fn place_of(op: &Op) -> Place {
+    match op {
+        Op::AddRoute(route) | Op::DeleteRoute(route) | Op::ReplaceRoute { new: route, .. } => {
+            Place::Route(route.destination)
+        }
+        Op::SetNeighbour(entry) | Op::DeleteNeighbour(entry) => {
+            Place::Neighbour((entry.device, entry.address))
+        }
+    }
+}
+
 /// The connection, opened when there is none or it has died.
-fn open<'a>(
-    kernel: &'a mut Option<Kernel>,
-    changes: &Changes,
-) -> Result<&'a Kernel, KernelError> {
+fn open<'a>(kernel: &'a mut Option<Kernel>, changes: &Changes) -> Result<&'a Kernel, KernelError> {
     if kernel.as_ref().is_some_and(|kernel| !kernel.is_alive()) {
         *kernel = None;
     }

@@ -40,8 +40,7 @@ where
     }
     let thread = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             ip("link set lo up").await;
             tokio::time::timeout(Duration::from_secs(120), test()).await.expect("test hangs");
@@ -139,7 +138,13 @@ pub(crate) struct Builder {
 
 impl Builder {
     /// Adds or replaces an endpoint.
-    pub(crate) fn endpoint(&mut self, name: &str, interface: &str, addresses: &[&str], mac: Option<&str>) {
+    pub(crate) fn endpoint(
+        &mut self,
+        name: &str,
+        interface: &str,
+        addresses: &[&str],
+        mac: Option<&str>,
+    ) {
         let endpoint = LocalEndpoint {
             interface: interface.parse().unwrap(),
             active: true,
@@ -176,7 +181,10 @@ pub(crate) fn fact(facts: &BTreeMap<String, String>, name: &str) -> u64 {
 }
 
 /// Waits until `check` says yes, at most 20 seconds.
-pub(crate) async fn eventually<Fut: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> Fut) {
+pub(crate) async fn eventually<Fut: Future<Output = bool>>(
+    what: &str,
+    mut check: impl FnMut() -> Fut,
+) {
     for _ in 0..400 {
         if check().await {
             return;

@@ -79,10 +79,7 @@ async fn ask_within(
             .await
             .map_err(|source| ControlError::Connect { path: socket.to_owned(), source })?;
         read_reply(&mut stream).await?;
-        stream
-            .write_all(format!("{command}\n").as_bytes())
-            .await
-            .map_err(ControlError::Broken)?;
+        stream.write_all(format!("{command}\n").as_bytes()).await.map_err(ControlError::Broken)?;
         read_reply(&mut stream).await
     };
     let lines = tokio::time::timeout(limit, conversation)
@@ -155,9 +152,10 @@ pub async fn configure(socket: &Path) -> Result<Option<PathBuf>, ControlError> {
         return Err(ControlError::Malformed(said));
     };
     tracing::debug!(answer = last.text, "BIRD was told to read its configuration");
-    Ok(lines.iter().filter(|line| line.code == 2).find_map(|line| {
-        line.text.strip_prefix("Reading configuration from ").map(PathBuf::from)
-    }))
+    Ok(lines
+        .iter()
+        .filter(|line| line.code == 2)
+        .find_map(|line| line.text.strip_prefix("Reading configuration from ").map(PathBuf::from)))
 }
 
 /// What BIRD says about itself.

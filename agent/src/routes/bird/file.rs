@@ -62,7 +62,12 @@ pub(super) async fn read(path: &Path) -> Result<String, FileError> {
 ///
 /// # Errors
 /// When BIRD is missing or refuses the text, or when the disk does.
-pub(super) async fn swap(exec: &Exec, program: &str, path: &Path, text: &str) -> Result<(), FileError> {
+pub(super) async fn swap(
+    exec: &Exec,
+    program: &str,
+    path: &Path,
+    text: &str,
+) -> Result<(), FileError> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -109,9 +114,7 @@ async fn check(exec: &Exec, program: &str, path: &Path) -> Result<(), FileError>
     let args = [Path::new("-p"), Path::new("-c"), path];
     match exec.run(program, &args, b"").await {
         Ok(_) => Ok(()),
-        Err(error) if error.is_missing() => {
-            Err(FileError::NoBird { program: program.to_owned() })
-        }
+        Err(error) if error.is_missing() => Err(FileError::NoBird { program: program.to_owned() }),
         Err(ExecError::Failed { stderr, .. }) => Err(FileError::Refused { message: stderr }),
         Err(error) => Err(FileError::Check(error)),
     }

@@ -161,11 +161,8 @@ impl Bird {
         {
             return Ok(Arc::clone(&old.text));
         }
-        let input = Input {
-            bgp: &desired.bgp,
-            blocks: &desired.blocks,
-            interface_prefixes: prefixes,
-        };
+        let input =
+            Input { bgp: &desired.bgp, blocks: &desired.blocks, interface_prefixes: prefixes };
         let text: Arc<str> = render(&input).map_err(BirdError::Render)?.into();
         self.rendered = Some(Rendered {
             bgp: Arc::clone(&desired.bgp),

@@ -94,8 +94,7 @@ fn family_part(family: Family, own: IpAddr, input: &Input<'_>) -> Value {
         Family::V6 => ("IPv6", "ipv6"),
     };
     let host_len = family.host_len();
-    let blocks: Vec<&Cidr> =
-        input.blocks.iter().filter(|block| block.family() == family).collect();
+    let blocks: Vec<&Cidr> = input.blocks.iter().filter(|block| block.family() == family).collect();
     // The block of one address is the pod's route itself: no blackhole, and nothing inside it.
     let wide: Vec<&Cidr> = blocks.iter().copied().filter(|block| !block.is_host()).collect();
     let text = |list: &[&Cidr]| -> Vec<String> { list.iter().map(ToString::to_string).collect() };
@@ -151,8 +150,8 @@ fn plain(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use calico_datastore::model::AsNumber;
     use crate::desired::MeshPeer;
+    use calico_datastore::model::AsNumber;
 
     fn peer(address: &str, node: &str, number: u32) -> MeshPeer {
         MeshPeer {
@@ -201,10 +200,7 @@ mod tests {
     fn golden() {
         insta::assert_snapshot!(
             "bird2",
-            text(
-                &state(),
-                &["192.168.0.64/26", "192.168.9.9/32", "fd80:24e2:f998:72d6::40/122"]
-            )
+            text(&state(), &["192.168.0.64/26", "192.168.9.9/32", "fd80:24e2:f998:72d6::40/122"])
         );
     }
 
