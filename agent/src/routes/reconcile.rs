@@ -4,19 +4,23 @@
 //! changed. Everything is read again at the start, on the slow timer, after a failure, and when
 //! events were lost; single interfaces when their link changed or somebody else wrote there.
 
+mod notes;
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use calico_datastore::model::{Cidr, WorkloadEndpointId};
 use imbl::OrdMap;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
+use self::notes::{Place, Trouble, place_of};
 use super::changes::{Changes, Interest};
 use super::intent::{Intent, Stale};
 use super::kernel::{Failure, Kernel, KernelError, RouteFilter};
-use super::plan::{Actual, CALICO_PROTOCOL, Conflict, Op, Plan, Route, RouteKind, Scope, plan};
-use crate::reconcile::{EndpointState, Problem, Reconciler, Report, Wake, World};
+use super::plan::{Actual, CALICO_PROTOCOL, Plan, Route, Scope, plan};
+use crate::reconcile::{EndpointState, Reconciler, Report, Wake, World};
 
 /// Above this many interfaces one reading of everything is cheaper than one for each.
 const READ_ALL_ABOVE: usize = 16;
@@ -50,22 +54,6 @@ pub struct Routes {
     failing: BTreeSet<WorkloadEndpointId>,
     writes: u64,
     reads: u64,
-}
-
-/// Something wrong at a place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Trouble {
-    message: String,
-    /// The kernel did not do what it was asked; when false, it was not asked, because a foreign
-    /// route is in the way.
-    failed: bool,
-}
-
-/// Where something can be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Route(Cidr),
-    Neighbour((u32, IpAddr)),
 }
 
 /// What is to be done after operations were applied.
@@ -345,117 +333,6 @@ impl Routes {
         next
     }
 
-    fn tell(&self, op: &Op, each: bool) {
-        let interface = op
-            .device()
-            .and_then(|device| self.intent.pods().get(&device))
-            .map_or("", |name| name.as_str());
-        let (what, subject) = match op {
-            Op::SetNeighbour(neighbour) => ("neighbour set", neighbour.address.to_string()),
-            Op::DeleteNeighbour(neighbour) => ("neighbour removed", neighbour.address.to_string()),
-            Op::AddRoute(route) => ("route added", route.destination.to_string()),
-            Op::ReplaceRoute { new, .. } => ("route replaced", new.destination.to_string()),
-            Op::DeleteRoute(route) => ("route removed", route.destination.to_string()),
-        };
-        if each && !matches!(op, Op::SetNeighbour(_) | Op::DeleteNeighbour(_)) {
-            info!(destination = subject, interface, "{what}");
-        } else {
-            debug!(subject, interface, "{what}");
-        }
-    }
-
-    /// Remembers what the plan could not do, and when it has to be made again.
-    fn take_notes(&mut self, scope: &Scope, plan: &Plan) {
-        let old = match scope {
-            Scope::All => {
-                self.grace_routes.clear();
-                self.grace_neighbours.clear();
-                self.neighbour_troubles.clear();
-                std::mem::take(&mut self.route_troubles)
-            }
-            Scope::Only { destinations, neighbours } => {
-                for key in neighbours {
-                    self.grace_neighbours.remove(key);
-                    self.neighbour_troubles.remove(key);
-                }
-                let mut old = BTreeMap::new();
-                for destination in destinations {
-                    self.grace_routes.remove(destination);
-                    old.extend(self.route_troubles.remove_entry(destination));
-                }
-                old
-            }
-        };
-        self.grace_routes.extend(&plan.grace_routes);
-        self.grace_neighbours.extend(&plan.grace_neighbours);
-        for conflict in &plan.conflicts {
-            let trouble = Trouble { message: self.describe(conflict), failed: false };
-            if old.get(&conflict.destination) != Some(&trouble) {
-                let reason = trouble.message.as_str();
-                warn!(destination = %conflict.destination, reason, "a route is in the way");
-            }
-            self.route_troubles.insert(conflict.destination, trouble);
-        }
-    }
-
-    fn describe(&self, conflict: &Conflict) -> String {
-        let Conflict { destination, foreign } = conflict;
-        let us = match self.intent.claimants(destination).next() {
-            Some(id) => format!("endpoint {id}"),
-            None => "this host's block".to_owned(),
-        };
-        let kind = match foreign.kind {
-            RouteKind::Unicast => "a route",
-            RouteKind::Blackhole => "a blackhole",
-            RouteKind::Other(_) => "a route that refuses",
-        };
-        let over = match foreign.device {
-            Some(device) => format!(" over interface number {device}"),
-            None => String::new(),
-        };
-        format!(
-            "{destination} of {us} is in the main table already: {kind}{over} of protocol {}, \
-             metric {}; remove one of the two",
-            foreign.protocol, foreign.metric
-        )
-    }
-
-    fn note_failure(&mut self, op: &Op, failure: &Failure) {
-        let reason = failure.reason();
-        let place = place_of(op);
-        let message = match op {
-            Op::AddRoute(route) | Op::ReplaceRoute { new: route, .. } => {
-                let hint = match route.source {
-                    Some(source) => format!(" (is {source} an address of this host?)"),
-                    None => String::new(),
-                };
-                format!("cannot add the route to {}: {reason}{hint}", route.destination)
-            }
-            Op::DeleteRoute(route) => {
-                format!("cannot remove the route to {}: {reason}", route.destination)
-            }
-            Op::SetNeighbour(entry) => {
-                format!("cannot set the neighbour {}: {reason}", entry.address)
-            }
-            Op::DeleteNeighbour(entry) => {
-                format!("cannot remove the neighbour {}: {reason}", entry.address)
-            }
-        };
-        let trouble = Trouble { message, failed: true };
-        if self.known_failures.get(&place) != Some(&trouble.message) {
-            warn!(reason = trouble.message, "the kernel could not be changed");
-            self.known_failures.insert(place, trouble.message.clone());
-        }
-        match place {
-            Place::Route(destination) => {
-                self.route_troubles.insert(destination, trouble);
-            }
-            Place::Neighbour(key) => {
-                self.neighbour_troubles.insert(key, trouble);
-            }
-        }
-    }
-
     /// Adds the places whose grace has ended.
     fn add_graced(&self, work: &mut Work, now: Duration) {
         let due = |end: &Duration| now >= *end;
@@ -479,119 +356,6 @@ impl Routes {
         };
         if *self.changes.interest() != interest {
             self.changes.set_interest(interest);
-        }
-    }
-
-    fn refresh_states(&mut self, work: &Work, world: &World, outcome: &Outcome) {
-        let mut ids = work.endpoints.clone();
-        if work.all {
-            ids.extend(self.intent.endpoints().cloned());
-            ids.extend(self.states.keys().cloned());
-        } else {
-            for destination in &work.destinations {
-                ids.extend(self.intent.claimants(destination).cloned());
-            }
-            for (device, _) in &work.neighbours {
-                ids.extend(self.intent.users(*device).cloned());
-            }
-        }
-        for id in ids {
-            if !world.desired.endpoints.contains_key(&id) {
-                self.states.remove(&id);
-                self.failing.remove(&id);
-                continue;
-            }
-            let state = self.state_of(&id, outcome);
-            if matches!(state, EndpointState::Error(_)) {
-                self.failing.insert(id.clone());
-            } else {
-                self.failing.remove(&id);
-            }
-            if self.states.get(&id) != Some(&state) {
-                self.states.insert(id, state);
-            }
-        }
-    }
-
-    fn state_of(&self, id: &WorkloadEndpointId, outcome: &Outcome) -> EndpointState {
-        let state = self.intent.state(id).unwrap_or(EndpointState::Up);
-        if state != EndpointState::Up {
-            return state;
-        }
-        let (mut destinations, keys) = self.intent.places(id);
-        let trouble = destinations
-            .find_map(|destination| self.route_troubles.get(&destination))
-            .or_else(|| keys.iter().find_map(|key| self.neighbour_troubles.get(key)))
-            .map(|trouble| &trouble.message)
-            .or(outcome.error.as_ref());
-        trouble.map_or(EndpointState::Up, |reason| EndpointState::Error(reason.clone()))
-    }
-
-    fn report(&self, world: &World, outcome: &Outcome, now: Duration) -> Report {
-        let mut problems = BTreeSet::new();
-        let mut problem = |subject: String, message: &str| {
-            problems.insert(Problem { subject, message: message.to_owned() });
-        };
-        for id in &self.failing {
-            if let Some(EndpointState::Error(reason)) = self.states.get(id) {
-                problem(format!("endpoint {id}"), reason);
-            }
-        }
-        for (destination, trouble) in &self.route_troubles {
-            if self.intent.claimants(destination).next().is_none() {
-                problem(format!("route {destination}"), &trouble.message);
-            }
-        }
-        if let Some(error) = &outcome.error {
-            problem("routes".to_owned(), error);
-        }
-        // A foreign route in the way is no failure of ours: it concerns its endpoint only, and
-        // waiting does not help.
-        let failed = outcome.retry
-            || outcome.error.is_some()
-            || self.route_troubles.values().any(|trouble| trouble.failed)
-            || self.neighbour_troubles.values().any(|trouble| trouble.failed);
-        Report {
-            applied: (!failed).then_some(world.desired.generation),
-            endpoints: self.states.clone(),
-            problems: problems.into_iter().collect(),
-            facts: self.facts(),
-            wake_after: self.next_wake(now),
-            retry: outcome.retry,
-        }
-    }
-
-    fn facts(&self) -> BTreeMap<String, String> {
-        let count = |kind| self.actual.count(kind).to_string();
-        BTreeMap::from([
-            ("routes".to_owned(), count(RouteKind::Unicast)),
-            ("blackholes".to_owned(), count(RouteKind::Blackhole)),
-            ("neighbours".to_owned(), self.actual.neighbour_count().to_string()),
-            ("writes".to_owned(), self.writes.to_string()),
-            ("reads".to_owned(), self.reads.to_string()),
-        ])
-    }
-
-    fn next_wake(&self, now: Duration) -> Option<Duration> {
-        let refresh = self.intent.settings().route_refresh;
-        let refresh = (!refresh.is_zero()).then(|| self.refreshed + refresh);
-        let dead = self.intent.has_dead().then(|| now + DEAD_RETRY);
-        let grace = self.grace_routes.values().chain(self.grace_neighbours.values()).min().copied();
-        [refresh, dead, grace]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| at.saturating_sub(self.started.elapsed()))
-    }
-}
-
-fn place_of(op: &Op) -> Place {
-    match op {
-        Op::AddRoute(route) | Op::DeleteRoute(route) | Op::ReplaceRoute { new: route, .. } => {
-            Place::Route(route.destination)
-        }
-        Op::SetNeighbour(entry) | Op::DeleteNeighbour(entry) => {
-            Place::Neighbour((entry.device, entry.address))
         }
     }
 }
