@@ -220,7 +220,10 @@ fn a_foreign_route_in_the_way_is_a_problem_and_stays() {
         let EndpointState::Error(reason) = &report.endpoints[&id("one")] else {
             panic!("{:?}", report.endpoints)
         };
-        assert!(reason.contains("10.65.0.2/32") && reason.contains("protocol 4"), "{reason}");
+        assert!(
+            reason.contains("10.65.0.2/32") && reason.contains("over eth0 of protocol 4"),
+            "{reason}"
+        );
         assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
         assert_eq!(report.endpoints[&id("two")], EndpointState::Up, "others are not affected");
         assert!(!report.retry);

@@ -157,6 +157,11 @@ impl Intent {
         &self.pods
     }
 
+    /// The name of any interface; for messages, it searches.
+    pub fn interface_name(&self, device: u32) -> Option<&InterfaceName> {
+        self.links.iter().find(|(_, link)| link.index == device).map(|(name, _)| name)
+    }
+
     /// Every endpoint.
     pub fn endpoints(&self) -> impl Iterator<Item = &WorkloadEndpointId> {
         self.endpoints.keys()

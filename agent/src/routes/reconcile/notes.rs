@@ -32,17 +32,19 @@ impl Routes {
             .device()
             .and_then(|device| self.intent.pods().get(&device))
             .map_or("", |name| name.as_str());
-        let (what, subject) = match op {
-            Op::SetNeighbour(neighbour) => ("neighbour set", neighbour.address.to_string()),
-            Op::DeleteNeighbour(neighbour) => ("neighbour removed", neighbour.address.to_string()),
-            Op::AddRoute(route) => ("route added", route.destination.to_string()),
-            Op::ReplaceRoute { new, .. } => ("route replaced", new.destination.to_string()),
-            Op::DeleteRoute(route) => ("route removed", route.destination.to_string()),
+        let (what, place) = match op {
+            Op::SetNeighbour(neighbour) => ("neighbour set", Cidr::host(neighbour.address)),
+            Op::DeleteNeighbour(neighbour) => ("neighbour removed", Cidr::host(neighbour.address)),
+            Op::AddRoute(route) => ("route added", route.destination),
+            Op::ReplaceRoute { new, .. } => ("route replaced", new.destination),
+            Op::DeleteRoute(route) => ("route removed", route.destination),
         };
+        let endpoint = self.intent.claimants(&place).next().map(tracing::field::display);
+        // A neighbour comes with its route: one line is enough.
         if each && !matches!(op, Op::SetNeighbour(_) | Op::DeleteNeighbour(_)) {
-            info!(destination = subject, interface, "{what}");
+            info!(destination = %place, interface, endpoint, "{what}");
         } else {
-            debug!(subject, interface, "{what}");
+            debug!(destination = %place, interface, endpoint, "{what}");
         }
     }
 
@@ -91,8 +93,9 @@ impl Routes {
             RouteKind::Blackhole => "a blackhole",
             RouteKind::Other(_) => "a route that refuses",
         };
-        let over = match foreign.device {
-            Some(device) => format!(" over interface number {device}"),
+        let over = match foreign.device.map(|device| (device, self.intent.interface_name(device))) {
+            Some((_, Some(name))) => format!(" over {name}"),
+            Some((device, None)) => format!(" over interface number {device}"),
             None => String::new(),
         };
         format!(

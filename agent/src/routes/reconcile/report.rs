@@ -84,7 +84,8 @@ impl Routes {
             endpoints: self.states.clone(),
             problems: problems.into_iter().collect(),
             facts: self.facts(),
-            wake_after: self.next_wake(now),
+            // The loop backs off by itself; a refresh that is due would make it spin.
+            wake_after: if outcome.retry { None } else { self.next_wake(now) },
             retry: outcome.retry,
         }
     }
