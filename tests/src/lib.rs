@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod etcd;
 pub mod host;
 pub mod kernel;
+pub mod machine;
 pub mod matrix;
 pub mod netns;
 pub mod pod;

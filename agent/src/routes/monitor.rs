@@ -1,7 +1,40 @@
-//! Follows the kernel's links, routes and neighbours.
+//! Follows the kernel's links, routes and neighbours over one multicast rtnetlink connection.
+//!
+//! Owns the published [`Links`] and the wake-ups about routes. It never writes to the kernel and
+//! decides nothing: what concerns us is filtered here, what to do about it is the reconciler's.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use calico_datastore::model::{InterfaceName, Mac};
+use futures::StreamExt as _;
+use futures::channel::mpsc::UnboundedReceiver;
 use imbl::OrdMap;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::{AsyncSocket as _, SocketAddr};
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tracing::{debug, info, warn};
+
+use super::changes::{Changes, Interest};
+use super::kernel::destination_of;
+
+/// Bytes of receive buffer asked for; the kernel grants at most `net.core.rmem_max`, doubled.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+/// A dump of the links takes milliseconds; longer than this the connection is taken for dead.
+const DUMP_LIMIT: Duration = Duration::from_secs(10);
+/// Back-off between attempts to open the connection again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A connection that held this long was a good one: the next failure starts from the shortest
+/// back-off.
+const STABLE: Duration = Duration::from_secs(30);
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,3 +51,322 @@ pub struct Link {
 
 /// Every interface of the namespace, by name.
 pub type Links = OrdMap<InterfaceName, Link>;
+
+/// The monitor could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// The netlink socket could not be opened.
+    #[error("cannot open the rtnetlink monitor socket")]
+    Open(#[source] io::Error),
+    /// The links could not be listed.
+    #[error("cannot list the network interfaces")]
+    Links(#[source] rtnetlink::Error),
+    /// The kernel did not answer.
+    #[error("the kernel did not list its interfaces within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// What the monitor publishes.
+#[derive(Clone, Debug)]
+pub struct Monitor {
+    /// The newest interfaces.
+    pub links: watch::Receiver<Links>,
+    /// Woken when somebody else changed routes or neighbours that concern us.
+    pub routes: Arc<Notify>,
+    /// Where; goes to [`super::Routes::new`].
+    pub changes: Changes,
+}
+
+impl Monitor {
+    /// Follows the network namespace of the calling thread. `prefixes` begin the names of pod
+    /// interfaces. When it returns, `links` is complete. The task ends when every receiver of
+    /// `links` is gone.
+    ///
+    /// # Errors
+    /// When the first connection cannot be made. Later errors are logged and retried for ever.
+    pub async fn start(prefixes: Vec<String>) -> Result<(Self, JoinHandle<()>), MonitorError> {
+        let changes = Changes::new(prefixes);
+        let mut table = LinkTable::default();
+        let source = Source::open(&mut table).await?;
+        let (sender, links) = watch::channel(table.published.clone());
+        let monitor = Self { links, routes: changes.notify(), changes: changes.clone() };
+        let task = tokio::spawn(run(source, table, sender, changes));
+        Ok((monitor, task))
+    }
+}
+
+type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+/// An open connection with its driving task.
+struct Source {
+    handle: Handle,
+    messages: Messages,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Source {
+    /// Subscribes first and lists then, so that no change falls between the two.
+    async fn open(table: &mut LinkTable) -> Result<Self, MonitorError> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
+        let (mut connection, handle, messages) =
+            new_multicast_connection(&groups).map_err(MonitorError::Open)?;
+        let socket = connection.socket_mut().socket_mut();
+        if let Err(error) = socket.set_rx_buf_sz(RECEIVE_BUFFER) {
+            // Not fatal: a small buffer overruns sooner, and an overrun is handled.
+            debug!(%error, "cannot enlarge the monitor's receive buffer");
+        }
+        let driver = tokio::spawn(connection);
+        let source = Self { handle, messages, driver };
+        source.list(table).await?;
+        Ok(source)
+    }
+
+    async fn list(&self, table: &mut LinkTable) -> Result<(), MonitorError> {
+        let dump = async {
+            let mut all = LinkTable::default();
+            let mut links = self.handle.link().get().execute().boxed();
+            while let Some(link) = links.next().await {
+                all.set(&link.map_err(MonitorError::Links)?);
+            }
+            Ok(all)
+        };
+        *table = tokio::time::timeout(DUMP_LIMIT, dump)
+            .await
+            .map_err(|_| MonitorError::TimedOut(DUMP_LIMIT))??;
+        Ok(())
+    }
+}
+
+async fn run(
+    mut source: Source,
+    mut table: LinkTable,
+    links: watch::Sender<Links>,
+    changes: Changes,
+) {
+    let mut backoff = BACKOFF.0;
+    loop {
+        let opened = tokio::time::Instant::now();
+        tokio::select! {
+            // Cancel-safe: nobody looks at the source again when every receiver is gone.
+            () = follow(&mut source, &mut table, &links, &changes) => {}
+            () = links.closed() => return,
+        }
+        if opened.elapsed() >= STABLE {
+            backoff = BACKOFF.0;
+        }
+        warn!(retry_in = ?backoff, "the rtnetlink monitor lost its connection");
+        source = loop {
+            tokio::time::sleep(backoff).await;
+            if links.is_closed() {
+                return;
+            }
+            backoff = (backoff * 2).min(BACKOFF.1);
+            match Source::open(&mut table).await {
+                Ok(source) => break source,
+                Err(error) => {
+                    debug!(error = &error as &dyn std::error::Error, "cannot open it again");
+                }
+            }
+        };
+        info!("the rtnetlink monitor is connected again");
+        publish(&links, &mut table);
+        changes.touch(|touched| touched.everything = true);
+    }
+}
+
+/// Handles events until the connection ends.
+async fn follow(
+    source: &mut Source,
+    table: &mut LinkTable,
+    links: &watch::Sender<Links>,
+    changes: &Changes,
+) {
+    while let Some((first, _)) = source.messages.next().await {
+        let mut overrun = false;
+        let interest = changes.interest();
+        let mut next = Some(first);
+        // Everything that has already arrived becomes one publication.
+        while let Some(message) = next {
+            overrun |= handle_message(message, table, &interest, changes);
+            next = source.messages.try_recv().ok().map(|(message, _)| message);
+        }
+        if overrun {
+            info!("the kernel dropped events: reading everything again");
+            if let Err(error) = source.list(table).await {
+                warn!(error = &error as &dyn std::error::Error, "cannot list the interfaces");
+                return;
+            }
+            changes.touch(|touched| touched.everything = true);
+        }
+        publish(links, table);
+    }
+}
+
+/// Publishes when something really differs: most link events are about counters.
+fn publish(links: &watch::Sender<Links>, table: &mut LinkTable) {
+    if std::mem::take(&mut table.changed) {
+        links.send_if_modified(|old| {
+            let differs = *old != table.published;
+            if differs {
+                *old = table.published.clone();
+            }
+            differs
+        });
+    }
+}
+
+/// True when events were lost.
+fn handle_message(
+    message: NetlinkMessage<RouteNetlinkMessage>,
+    table: &mut LinkTable,
+    interest: &Interest,
+    changes: &Changes,
+) -> bool {
+    let writer = message.header.port_number;
+    match message.payload {
+        NetlinkPayload::Overrun(_) => return true,
+        NetlinkPayload::InnerMessage(inner) => match inner {
+            RouteNetlinkMessage::NewLink(link) => table.set(&link),
+            RouteNetlinkMessage::DelLink(link) => table.remove(&link),
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                if !changes.is_own_port(writer) {
+                    route_event(&route, table, interest, changes);
+                }
+            }
+            RouteNetlinkMessage::NewNeighbour(neighbour) => {
+                // Reachable, stale, probe… come and go all the time; only permanent entries are
+                // somebody's decision.
+                if neighbour.header.state == NeighbourState::Permanent
+                    && !changes.is_own_port(writer)
+                {
+                    neighbour_event(&neighbour, table, interest, changes);
+                }
+            }
+            RouteNetlinkMessage::DelNeighbour(neighbour) => {
+                if !changes.is_own_port(writer) {
+                    neighbour_event(&neighbour, table, interest, changes);
+                }
+            }
+            _ => {}
+        },
+        _ => {}
+    }
+    false
+}
+
+fn route_event(route: &RouteMessage, table: &LinkTable, interest: &Interest, changes: &Changes) {
+    let mut oif = None;
+    let mut id = u32::from(route.header.table);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => oif = Some(*index),
+            RouteAttribute::Table(table) => id = *table,
+            _ => {}
+        }
+    }
+    if id != u32::from(RouteHeader::RT_TABLE_MAIN) {
+        return;
+    }
+    if let Some(index) = oif.filter(|index| table.is_pod(*index, interest)) {
+        changes.touch(|touched| {
+            touched.interfaces.insert(index);
+        });
+    } else if destination_of(route).is_some_and(|to| interest.contested.contains(&to)) {
+        changes.touch(|touched| touched.everything = true);
+    } else if interest.protocols.contains(&u8::from(route.header.protocol)) {
+        changes.touch(|touched| touched.marked = true);
+    }
+}
+
+fn neighbour_event(
+    neighbour: &NeighbourMessage,
+    table: &LinkTable,
+    interest: &Interest,
+    changes: &Changes,
+) {
+    let index = neighbour.header.ifindex;
+    let routed = matches!(neighbour.header.family, AddressFamily::Inet | AddressFamily::Inet6);
+    if routed && table.is_pod(index, interest) {
+        changes.touch(|touched| {
+            touched.interfaces.insert(index);
+        });
+    }
+}
+
+/// The links by index, and the same as published.
+#[derive(Debug, Default)]
+struct LinkTable {
+    names: BTreeMap<u32, InterfaceName>,
+    published: Links,
+    changed: bool,
+}
+
+impl LinkTable {
+    fn set(&mut self, message: &LinkMessage) {
+        // Bridges repeat their ports under their own family, with half of the attributes.
+        if message.header.interface_family != AddressFamily::Unspec {
+            return;
+        }
+        let index = message.header.index;
+        let known = self.names.get(&index).and_then(|name| self.published.get(name));
+        let mut mtu = known.map_or(0, |link| link.mtu);
+        let mut mac = None;
+        let mut name = None;
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(text) => name = text.parse::<InterfaceName>().ok(),
+                LinkAttribute::Mtu(bytes) => mtu = *bytes,
+                LinkAttribute::Address(bytes) => {
+                    mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac::new);
+                }
+                _ => {}
+            }
+        }
+        let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::Running);
+        let link = Link { index, up, mac, mtu };
+        if name.is_some() && name.as_ref() == self.names.get(&index) && known == Some(&link) {
+            return;
+        }
+        self.forget(index);
+        // A name that we could not write into a rule can belong to no endpoint.
+        let Some(name) = name else { return };
+        self.names.insert(index, name.clone());
+        self.published.insert(name, link);
+        self.changed = true;
+    }
+
+    fn remove(&mut self, message: &LinkMessage) {
+        // A port that leaves its bridge is deleted under the bridge's family only.
+        if message.header.interface_family == AddressFamily::Unspec {
+            self.forget(message.header.index);
+        }
+    }
+
+    /// Also the first half of a rename.
+    fn forget(&mut self, index: u32) {
+        if let Some(name) = self.names.remove(&index) {
+            self.changed = true;
+            // Another interface may have taken the name already.
+            if self.published.get(&name).is_some_and(|link| link.index == index) {
+                self.published.remove(&name);
+            }
+        }
+    }
+
+    fn is_pod(&self, index: u32, interest: &Interest) -> bool {
+        self.names.get(&index).is_some_and(|name| {
+            interest.prefixes.iter().any(|prefix| name.as_str().starts_with(prefix.as_str()))
+        })
+    }
+}

@@ -1,0 +1,121 @@
+//! BIRD's configuration file: checked before it is swapped in, swapped in at once or not at all.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio::fs;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::exec::{Exec, ExecError};
+
+/// The file could not be written; what was there before is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Reading the file that is there failed.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Writing failed.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// BIRD is not installed, so nobody can check the file.
+    #[error("{program} is not installed: install BIRD 2 (the package bird2)")]
+    NoBird {
+        /// What was looked for.
+        program: String,
+    },
+    /// BIRD does not take the file.
+    #[error("BIRD refuses the new configuration, the last one stays: {message}")]
+    Refused {
+        /// What BIRD said.
+        message: String,
+    },
+    /// The check itself failed.
+    #[error("cannot check the new configuration")]
+    Check(#[source] ExecError),
+}
+
+/// The text of the file; empty when there is none.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) async fn read(path: &Path) -> Result<String, FileError> {
+    match fs::read(path).await {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(FileError::Read { path: path.to_owned(), source }),
+    }
+}
+
+/// Puts `text` into `path` after `program -p` has accepted it.
+///
+/// # Errors
+/// When BIRD is missing or refuses the text, or when the disk does.
+pub(super) async fn swap(
+    exec: &Exec,
+    program: &str,
+    path: &Path,
+    text: &str,
+) -> Result<(), FileError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| FileError::Write { path, source }
+    };
+    // 0755: BIRD may run as another user.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .await
+        .map_err(failed(directory))?;
+    // In the same directory, or the rename would not be atomic. There is one writer.
+    let new = path.with_extension("cfg.new");
+    let outcome = async {
+        write(&new, text).await.map_err(failed(&new))?;
+        check(exec, program, &new).await?;
+        fs::rename(&new, path).await.map_err(failed(path))?;
+        // The rename itself must survive a power cut, too.
+        let handle = fs::File::open(directory).await.map_err(failed(directory))?;
+        handle.sync_all().await.map_err(failed(directory))
+    }
+    .await;
+    if outcome.is_err() {
+        // Best effort: the next attempt overwrites it.
+        let _ = fs::remove_file(&new).await;
+    }
+    outcome
+}
+
+async fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(path)
+        .await?;
+    file.write_all(text.as_bytes()).await?;
+    file.sync_all().await
+}
+
+async fn check(exec: &Exec, program: &str, path: &Path) -> Result<(), FileError> {
+    let args = [Path::new("-p"), Path::new("-c"), path];
+    match exec.run(program, &args, b"").await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_missing() => Err(FileError::NoBird { program: program.to_owned() }),
+        Err(ExecError::Failed { stderr, .. }) => Err(FileError::Refused { message: stderr }),
+        Err(error) => Err(FileError::Check(error)),
+    }
+}

@@ -1,0 +1,244 @@
+//! Keeps BIRD's configuration as it should be.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calico_datastore::model::Cidr;
+use imbl::{OrdMap, OrdSet};
+use tracing::{info, warn};
+
+use super::control::{self, ControlError};
+use super::file::{self, FileError};
+use super::render::{Input, RenderError, render};
+use crate::desired::BgpState;
+use crate::exec::Exec;
+use crate::reconcile::{Problem, Reconciler, Report, Wake, World};
+
+/// BIRD's program when nothing else is asked for: found in `PATH`.
+pub(super) const PROGRAM: &str = "bird";
+/// How often BIRD is asked whether it runs and what it last read.
+const PROBE: Duration = Duration::from_secs(30);
+/// How soon after a failure it is tried again: BIRD may be starting just now.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The reconciler of BIRD.
+#[derive(Debug)]
+pub struct Bird {
+    config: PathBuf,
+    socket: PathBuf,
+    program: String,
+    exec: Exec,
+    rendered: Option<Rendered>,
+    /// The text that BIRD is known to run with.
+    loaded: Option<Arc<str>>,
+    /// What BIRD calls itself.
+    version: String,
+    /// The text that BIRD refused: it need not be asked again.
+    refused: Option<(Arc<str>, String)>,
+    /// What was said last, so that a standing problem is said once.
+    said: Option<Problem>,
+    writes: u64,
+    reloads: u64,
+}
+
+/// A text and what it was made from.
+#[derive(Debug)]
+struct Rendered {
+    bgp: Arc<BgpState>,
+    blocks: OrdSet<Cidr>,
+    prefixes: Vec<String>,
+    text: Arc<str>,
+}
+
+/// Something that keeps BIRD from being as it should be.
+#[derive(Debug, thiserror::Error)]
+enum BirdError {
+    #[error("BIRD is not configured")]
+    Render(#[source] RenderError),
+    #[error("BIRD's configuration is not up to date")]
+    File(#[source] FileError),
+    #[error("routes are not exchanged, or not with the newest configuration")]
+    Control(#[source] ControlError),
+    #[error("BIRD reads {}, not {}: start it with `-c {}`", theirs.display(), ours.display(), ours.display())]
+    OtherFile { theirs: PathBuf, ours: PathBuf },
+}
+
+impl Reconciler for Bird {
+    const NAME: &'static str = "bird";
+
+    async fn reconcile(&mut self, world: &World, wake: Wake) -> Report {
+        let outcome = self.run(world, wake).await;
+        let mut report = Report {
+            applied: None,
+            endpoints: OrdMap::new(),
+            problems: Vec::new(),
+            facts: BTreeMap::from([
+                ("version".to_owned(), self.version.clone()),
+                ("writes".to_owned(), self.writes.to_string()),
+                ("reloads".to_owned(), self.reloads.to_string()),
+            ]),
+            wake_after: Some(PROBE),
+            retry: false,
+        };
+        match outcome {
+            Ok(()) => {
+                report.applied = Some(world.desired.generation);
+                if self.said.take().is_some() {
+                    info!("BIRD runs with the newest configuration");
+                }
+            }
+            Err(error) => {
+                // Nothing changes by itself when there is no address, or BIRD refuses the text.
+                let standing = matches!(
+                    error,
+                    BirdError::Render(_) | BirdError::File(FileError::Refused { .. })
+                );
+                if !standing {
+                    report.wake_after = Some(RETRY);
+                }
+                let problem = describe(&error);
+                if self.said.as_ref() != Some(&problem) {
+                    warn!(reason = problem.message, "BIRD is not as it should be");
+                    self.said = Some(problem.clone());
+                }
+                report.problems.push(problem);
+            }
+        }
+        report
+    }
+}
+
+impl Bird {
+    /// A reconciler that has looked at nothing yet: `config` from
+    /// [`crate::paths::Paths::bird_config`], `socket` from [`crate::paths::Paths::bird_socket`].
+    pub fn new(config: PathBuf, socket: PathBuf, exec: Exec) -> Self {
+        Self {
+            config,
+            socket,
+            program: PROGRAM.to_owned(),
+            exec,
+            rendered: None,
+            loaded: None,
+            version: String::new(),
+            refused: None,
+            said: None,
+            writes: 0,
+            reloads: 0,
+        }
+    }
+
+    /// Uses another program than `bird` to check the configuration.
+    #[must_use]
+    pub fn with_program(mut self, program: impl Into<String>) -> Self {
+        self.program = program.into();
+        self
+    }
+
+    async fn run(&mut self, world: &World, wake: Wake) -> Result<(), BirdError> {
+        let text = self.render(world)?;
+        let quiet = matches!(wake, Wake::Desired | Wake::Links | Wake::Kernel);
+        if quiet && self.loaded.as_ref() == Some(&text) {
+            return Ok(());
+        }
+        self.write(&text).await?;
+        if self.loaded.as_ref() == Some(&text) {
+            return self.probe().await;
+        }
+        self.load(&text).await
+    }
+
+    /// The text for that world, rendered again only when what it depends on has changed.
+    fn render(&mut self, world: &World) -> Result<Arc<str>, BirdError> {
+        let desired = &world.desired;
+        let prefixes = &desired.settings.interface_prefixes;
+        if let Some(old) = &self.rendered
+            && old.bgp == desired.bgp
+            && old.blocks == desired.blocks
+            && old.prefixes == *prefixes
+        {
+            return Ok(Arc::clone(&old.text));
+        }
+        let input =
+            Input { bgp: &desired.bgp, blocks: &desired.blocks, interface_prefixes: prefixes };
+        let text: Arc<str> = render(&input).map_err(BirdError::Render)?.into();
+        self.rendered = Some(Rendered {
+            bgp: Arc::clone(&desired.bgp),
+            blocks: desired.blocks.clone(),
+            prefixes: prefixes.clone(),
+            text: Arc::clone(&text),
+        });
+        Ok(text)
+    }
+
+    /// Brings the text to the disk, unless it is there.
+    async fn write(&mut self, text: &Arc<str>) -> Result<(), BirdError> {
+        if file::read(&self.config).await.map_err(BirdError::File)? == **text {
+            return Ok(());
+        }
+        if let Some((refused, message)) = &self.refused
+            && refused == text
+        {
+            return Err(BirdError::File(FileError::Refused { message: message.clone() }));
+        }
+        match file::swap(&self.exec, &self.program, &self.config, text).await {
+            Ok(()) => {
+                self.writes += 1;
+                self.refused = None;
+                self.loaded = None;
+                info!(file = %self.config.display(), "BIRD's configuration was written");
+                Ok(())
+            }
+            Err(error) => {
+                if let FileError::Refused { message } = &error {
+                    self.refused = Some((Arc::clone(text), message.clone()));
+                }
+                Err(BirdError::File(error))
+            }
+        }
+    }
+
+    /// Makes BIRD read the file. At the start always, once: the agent may have ended between the
+    /// rename and the reload. BIRD compares, so an unchanged file disturbs no session.
+    async fn load(&mut self, text: &Arc<str>) -> Result<(), BirdError> {
+        let theirs = control::configure(&self.socket).await.map_err(BirdError::Control)?;
+        self.reloads += 1;
+        if let Some(theirs) = theirs.filter(|theirs| theirs.is_absolute() && *theirs != self.config)
+        {
+            return Err(BirdError::OtherFile { theirs, ours: self.config.clone() });
+        }
+        let status = control::status(&self.socket).await.map_err(BirdError::Control)?;
+        self.version = status.version;
+        self.loaded = Some(Arc::clone(text));
+        info!("BIRD reads its configuration again");
+        Ok(())
+    }
+
+    /// Asks whether BIRD still runs. One that was started in the meantime has read the file
+    /// itself; but whether before or after it was swapped nobody knows, so it is told again.
+    async fn probe(&mut self) -> Result<(), BirdError> {
+        match control::status(&self.socket).await {
+            Ok(status) => {
+                self.version = status.version;
+                Ok(())
+            }
+            Err(error) => {
+                self.loaded = None;
+                Err(BirdError::Control(error))
+            }
+        }
+    }
+}
+
+fn describe(error: &BirdError) -> Problem {
+    let mut message = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    Problem { subject: "bird".to_owned(), message }
+}
