@@ -1,11 +1,12 @@
 //! A table of who reaches whom: what should pass, beside what does.
 //!
-//! A cell holds one letter for each service that passes, `✓` when all do and `·` when none does.
+//! A cell reads `what passes = what should`: a letter for each service, `✓` for all and `·` for
+//! none; `≠` stands between two that differ.
 //! All questions of a table are asked at the same time, so every drop is measured while the
 //! permitted packets of the same table pass: they are its control.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -152,28 +153,42 @@ impl Measured {
         (self.answers.len(), silent)
     }
 
-    /// Every answer that is not as it should be, in words. A drop must be silence: an unreachable
-    /// or refused service does not count as one.
+    /// Every answer that is not as it should be, in words, the same answers of a cell together. A
+    /// drop must be silence: an unreachable or refused service does not count as one.
     pub fn differences(&self) -> Vec<String> {
-        let mut all = Vec::new();
+        let mut all: BTreeMap<(&str, &str, String), String> = BTreeMap::new();
         for ((from, to, letter), answer) in &self.answers {
             let pass = self.should(from, to).contains(*letter);
-            if if pass { !answer.reached() } else { *answer != Answer::Silence } {
+            if !is_right(pass, answer) {
                 let should = if pass { "pass" } else { "drop" };
-                all.push(format!("{from} → {to} {letter}: should {should}, got {answer:?}"));
+                let text = format!("should {should}, got {answer:?}");
+                all.entry((from, to, text)).or_default().push(*letter);
             }
         }
-        all
+        let words = all.into_iter();
+        words.map(|((from, to, text), letters)| format!("{from} → {to} {letters} {text}")).collect()
     }
 
     fn should(&self, from: &str, to: &str) -> &str {
         self.expected.cells.get(&(from.to_owned(), to.to_owned())).map_or("", String::as_str)
     }
 
-    fn cell(&self, from: &str, to: &str, passes: impl Fn(char) -> bool) -> String {
-        if !self.expected.cells.contains_key(&(from.to_owned(), to.to_owned())) {
+    /// `✓=✓`: what passes, beside what should.
+    fn beside(&self, from: &str, to: &str) -> String {
+        let key = |letter: char| (from.to_owned(), to.to_owned(), letter);
+        let answers: Vec<_> =
+            self.letters.iter().filter_map(|l| Some((*l, self.answers.get(&key(*l))?))).collect();
+        if answers.is_empty() {
             return "-".to_owned();
         }
+        let should = self.should(from, to);
+        let right = answers.iter().all(|(l, answer)| is_right(should.contains(*l), answer));
+        let passes = |l: char| answers.iter().any(|(m, answer)| *m == l && answer.reached());
+        let sign = if right { '=' } else { '≠' };
+        format!("{}{sign}{}", self.cell(passes), self.cell(|l| should.contains(l)))
+    }
+
+    fn cell(&self, passes: impl Fn(char) -> bool) -> String {
         let passing: String = self.letters.iter().copied().filter(|l| passes(*l)).collect();
         match passing.chars().count() {
             0 => "·".to_owned(),
@@ -183,40 +198,31 @@ impl Measured {
     }
 }
 
+fn is_right(should_pass: bool, answer: &Answer) -> bool {
+    if should_pass { answer.reached() } else { *answer == Answer::Silence }
+}
+
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (rows, columns) = (&self.expected.rows, &self.expected.columns);
+        let Expected { rows, columns, .. } = &self.expected;
         let label = rows.iter().map(|r| r.chars().count()).max().unwrap_or(0);
-        let width = |name: &String| name.chars().count().max(4);
-        let half = columns.iter().map(|c| width(c) + 1).sum::<usize>();
-        writeln!(f, "{:label$}  {:half$}  │ what should pass", "", "what passes")?;
-        let mut heads = String::new();
-        for column in columns {
-            write!(heads, " {column:<w$}", w = width(column))?;
-        }
-        writeln!(f, "{:label$} {heads}   │{heads}", "")?;
+        let line = |name: &str, cells: &mut dyn Iterator<Item = String>| -> String {
+            let cells = columns.iter().zip(cells);
+            let cells = cells.map(|(column, cell)| format!("  {cell:<w$}", w = width(column)));
+            format!("{name:<label$}{}", cells.collect::<String>()).trim_end().to_owned()
+        };
+        writeln!(f, "{}", line("", &mut columns.iter().cloned()))?;
         for row in rows {
-            let (mut measured, mut should) = (String::new(), String::new());
-            let mut wrong = false;
-            for column in columns {
-                let wanted = self.should(row, column);
-                let got = self.cell(row, column, |l| {
-                    let key = (row.clone(), column.clone(), l);
-                    self.answers.get(&key).is_some_and(Answer::reached)
-                });
-                let prefix = format!("{row} → {column} ");
-                let differs = self.differences().iter().any(|d| d.starts_with(&prefix));
-                wrong |= differs;
-                let got = if differs { format!("≠{got}") } else { got };
-                write!(measured, " {got:<w$}", w = width(column))?;
-                let wanted = self.cell(row, column, |l| wanted.contains(l));
-                write!(should, " {wanted:<w$}", w = width(column))?;
-            }
-            let flag = if wrong { "≠" } else { " " };
-            writeln!(f, "{row:<label$} {measured} {flag} │{should}")?;
+            let mut cells = columns.iter().map(|column| self.beside(row, column));
+            writeln!(f, "{}", line(row, &mut cells))?;
         }
         Ok(())
     }
+}
+
+/// A column holds its name, and two cells of four letters with a sign between.
+fn width(name: &str) -> usize {
+    name.chars().count().max(9)
 }
 
 type Question = (String, char, IpAddr, Service, std::time::Duration);

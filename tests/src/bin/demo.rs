@@ -95,8 +95,12 @@ fn demo(cli: &Cli) -> Result<bool> {
         step(&format!("{}: the kernel holds {}", host.spec.name, kernel::chains(host.ns())?));
     }
 
-    println!("\nOne letter for each service that passes: h tcp {HTTP} (backends call it http),");
-    println!("t tcp {OTHER}, u udp {DNS}, i icmp echo; ✓ all, · none, ≠ not as it should be.");
+    println!(
+        "\nA row asks, a column answers. Each cell: what passes = what should, ≠ if they differ;"
+    );
+    println!(
+        "h tcp {HTTP} (backends call it http), t tcp {OTHER}, u udp {DNS}, i icmp echo, ✓ all, · none."
+    );
     let mut right = tables(&cluster, false)?;
     if cli.policy {
         let policies = tutorial::policies();
@@ -106,8 +110,8 @@ fn demo(cli: &Cli) -> Result<bool> {
             "{} keys: tier security before tier default, three policies:",
             policies.len()
         ));
-        println!("         backend-2 is in quarantine; no UDP from frontends; frontends reach");
-        println!("         backends by TCP on the port called http, backends reach each other.");
+        println!("         backend-2 is in quarantine, no UDP from frontends (security);");
+        println!("         frontends reach backends by TCP on the port called http (default).");
         right &= tables(&cluster, true)?;
     }
     for host in &cluster.hosts {
@@ -142,10 +146,9 @@ fn tables(cluster: &Cluster, policy: bool) -> Result<bool> {
         let seconds = begin.elapsed().as_secs_f64();
         println!("\n{name}, {with}: {asked} questions, {silent} unanswered, {seconds:.1} s");
         print!("{measured}");
-        for difference in measured.differences() {
-            println!("≠ {difference}");
-            right = false;
-        }
+        let differences = measured.differences();
+        differences.iter().for_each(|difference| println!("≠ {difference}"));
+        right &= differences.is_empty();
     }
     Ok(right)
 }
