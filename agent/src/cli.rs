@@ -1,1 +1,171 @@
 //! The command line.
+//!
+//! Only what is typed: what it means together with environment and files is decided in `config`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Flags;
+use crate::paths::Paths;
+
+/// The exit codes, in `--help` and for [`std::process::exit`].
+pub mod exit {
+    /// Everything went well, or the agent was told to stop.
+    pub const OK: u8 = 0;
+    /// It does not work: configuration, no dataplane, no right to program it. The reason is the
+    /// last line of the log.
+    pub const FAILURE: u8 = 1;
+    /// The command line is wrong (clap's own code).
+    pub const USAGE: u8 = 2;
+    /// `status`: the agent answers, and something keeps the host from being as it should be.
+    pub const DEGRADED: u8 = 3;
+    /// `status`: no agent answers.
+    pub const NOT_RUNNING: u8 = 4;
+}
+
+const AFTER_HELP: &str = "\
+In a hurry:
+  calico-agent run --ip 172.18.18.101 --etcd-endpoints http://172.18.18.1:2379
+  calico-agent status
+  systemctl status calico-agent; journalctl -u calico-agent
+  journalctl CALICO_ENDPOINT=<endpoint>   what happened to one endpoint
+
+Settings, the strongest first: command line, environment (ETCD_ENDPOINTS, NODENAME, IP, IP6, AS,
+FELIX_<Parameter>), agent.toml in the configuration directory, FelixConfiguration node.<name> and
+default in the datastore.
+
+Exit codes:
+  0  well (status: the host is as it should be)
+  1  it does not work; the last line says why
+  2  wrong command line
+  3  status: degraded, the output says what is missing
+  4  status: no agent is running";
+
+/// Enforces Calico's policy on this host and distributes its routes.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "calico-agent", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent until it is told to stop.
+    Run(RunArgs),
+    /// Ask the running agent how this host is.
+    Status(StatusArgs),
+    /// Print the version.
+    Version,
+}
+
+/// `calico-agent run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Where agent.toml is.
+    #[arg(long, value_name = "DIR", env = "CALICO_CONFIG_DIR", default_value = "/etc/calico")]
+    pub config_dir: PathBuf,
+    /// Sockets and the endpoint files: what is gone after a reboot.
+    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
+    pub run_dir: PathBuf,
+    /// The node's name and BIRD's configuration: what survives a reboot.
+    #[arg(long, value_name = "DIR", env = "CALICO_STATE_DIR", default_value = "/var/lib/calico")]
+    pub state_dir: PathBuf,
+    /// This host's name in the cluster [env: NODENAME].
+    #[arg(long, value_name = "NAME")]
+    pub nodename: Option<String>,
+    /// This host's IPv4 address, with or without /prefix, or none [env: IP].
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<String>,
+    /// This host's IPv6 address, with or without /prefix, or none [env: IP6].
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip6: Option<String>,
+    /// This host's AS number, plain or dotted [env: AS].
+    #[arg(long, value_name = "NUMBER")]
+    pub as_number: Option<String>,
+    /// URLs of etcd with commas between [env: ETCD_ENDPOINTS].
+    #[arg(long, value_name = "URLS")]
+    pub etcd_endpoints: Option<String>,
+}
+
+impl RunArgs {
+    /// The three directories.
+    pub fn paths(&self) -> Paths {
+        Paths {
+            config_dir: self.config_dir.clone(),
+            run_dir: self.run_dir.clone(),
+            state_dir: self.state_dir.clone(),
+        }
+    }
+
+    /// What goes before environment and file.
+    pub fn flags(&self) -> Flags {
+        Flags {
+            nodename: self.nodename.clone(),
+            ip: self.ip.clone(),
+            ip6: self.ip6.clone(),
+            as_number: self.as_number.clone(),
+            etcd_endpoints: self.etcd_endpoints.clone(),
+        }
+    }
+}
+
+/// `calico-agent status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The run directory of the agent that is asked.
+    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
+    pub run_dir: PathBuf,
+}
+
+/// How `status` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_and_directories() {
+        let cli = Cli::parse_from([
+            "calico-agent",
+            "run",
+            "--ip=10.0.0.1",
+            "--run-dir",
+            "/x",
+            "--as-number=1.10",
+        ]);
+        let Command::Run(run) = cli.command else { panic!() };
+        assert_eq!(run.flags().ip.as_deref(), Some("10.0.0.1"));
+        assert_eq!(run.flags().as_number.as_deref(), Some("1.10"));
+        assert_eq!(run.flags().nodename, None);
+        assert_eq!(run.paths().run_dir, PathBuf::from("/x"));
+    }
+
+    #[test]
+    fn the_help_names_each_exit_code() {
+        let help = Cli::command().render_help().to_string();
+        for code in [exit::OK, exit::FAILURE, exit::USAGE, exit::DEGRADED, exit::NOT_RUNNING] {
+            assert!(help.contains(&format!("\n  {code}  ")), "{code} is missing in\n{help}");
+        }
+        assert!(Cli::try_parse_from(["calico-agent", "status", "--output", "yaml"]).is_err());
+    }
+}

@@ -15,6 +15,7 @@
 
 pub mod acl;
 pub mod api;
+pub mod calculation;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -25,5 +26,8 @@ pub mod node;
 pub mod paths;
 pub mod reconcile;
 pub mod routes;
+pub mod signals;
 pub mod status;
+pub mod store;
 pub mod telemetry;
+pub mod timestamp;

@@ -13,9 +13,11 @@ use std::time::Duration;
 use calico_datastore::model::WorkloadEndpointId;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
 
 use crate::desired::DesiredState;
 use crate::routes::monitor::Links;
+use crate::status::systemd::Heartbeat;
 
 /// Why a reconciler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,4 +90,110 @@ pub trait Reconciler: Send {
 
     /// Makes it so. Never fails as a whole: what could not be done is in the report.
     fn reconcile(&mut self, world: &World, wake: Wake) -> impl Future<Output = Report> + Send;
+}
+
+/// What wakes the loop.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// The desired state; `None` until the first complete snapshot. Until then nothing runs.
+    pub desired: watch::Receiver<Option<Arc<DesiredState>>>,
+    /// The interfaces.
+    pub links: watch::Receiver<Links>,
+    /// Something else in the kernel changed.
+    pub kernel: Arc<Notify>,
+}
+
+/// The first wait after a failure; doubled with each further one.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait after a failure.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Runs a reconciler until its inputs end. Every report goes to `reports`.
+///
+/// A heartbeat is answered whenever the loop waits, never while a run is under way: a run that
+/// hangs is what the watchdog looks for.
+pub async fn run<R: Reconciler>(
+    mut reconciler: R,
+    mut inputs: Inputs,
+    reports: watch::Sender<Option<Report>>,
+    mut heartbeat: Heartbeat,
+) {
+    let mut wake = Wake::Start;
+    let mut failures = 0_u32;
+    // Nothing is touched before the first complete snapshot.
+    loop {
+        tokio::select! {
+            // Cancel-safe: `wait_for` looks at the newest value each time.
+            first = inputs.desired.wait_for(Option::is_some) => match first {
+                Ok(_) => break,
+                Err(_) => return,
+            },
+            // Cancel-safe: an unanswered token stays in the channel.
+            () = heartbeat.beat() => {}
+        }
+    }
+    loop {
+        let Some(desired) = inputs.desired.borrow_and_update().clone() else { return };
+        let world = World { desired, links: inputs.links.borrow_and_update().clone() };
+        tracing::debug!(
+            reconciler = R::NAME,
+            generation = world.desired.generation,
+            reason = ?wake,
+            "reconciling"
+        );
+        let report = reconciler.reconcile(&world, wake).await;
+        failures = if report.retry { failures.saturating_add(1) } else { 0 };
+        let retry_after = (failures > 0).then(|| back_off(failures));
+        let wake_after = report.wake_after;
+        log_problems(R::NAME, reports.borrow().as_ref(), &report);
+        reports.send_replace(Some(report));
+
+        let timer = async {
+            match (retry_after, wake_after) {
+                (Some(retry), Some(timer)) if timer < retry => sleep(timer, Wake::Timer).await,
+                (Some(retry), _) => sleep(retry, Wake::Retry).await,
+                (None, Some(timer)) => sleep(timer, Wake::Timer).await,
+                (None, None) => std::future::pending().await,
+            }
+        };
+        tokio::pin!(timer);
+        wake = loop {
+            tokio::select! {
+                // Every arm is cancel-safe: `changed` and `notified` lose nothing when dropped
+                // before they are ready, the timer is pinned outside, an unanswered token stays in
+                // its channel.
+                changed = inputs.desired.changed() => match changed {
+                    Ok(()) => break Wake::Desired,
+                    Err(_) => return,
+                },
+                changed = inputs.links.changed() => match changed {
+                    Ok(()) => break Wake::Links,
+                    Err(_) => return,
+                },
+                () = inputs.kernel.notified() => break Wake::Kernel,
+                wake = &mut timer => break wake,
+                () = heartbeat.beat() => {}
+            }
+        };
+    }
+}
+
+async fn sleep(time: Duration, wake: Wake) -> Wake {
+    tokio::time::sleep(time).await;
+    wake
+}
+
+fn back_off(failures: u32) -> Duration {
+    RETRY_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(RETRY_MAX)
+}
+
+/// Says what is newly wrong and what is right again; a standing problem is said once.
+fn log_problems(reconciler: &'static str, before: Option<&Report>, now: &Report) {
+    let before = before.map_or(&[][..], |report| &report.problems);
+    for problem in now.problems.iter().filter(|problem| !before.contains(problem)) {
+        tracing::warn!(reconciler, subject = problem.subject, "{}", problem.message);
+    }
+    for problem in before.iter().filter(|problem| !now.problems.contains(problem)) {
+        tracing::info!(reconciler, subject = problem.subject, "over: {}", problem.message);
+    }
 }

@@ -1,1 +1,33 @@
-//! Hosts and pods made of network namespaces.
+//! Hosts and pods made of network namespaces, with the real etcd, BIRD, iptables and packets.
+//!
+//! ```text
+//!              ┌─ namespace <run>-wire: bridge `wire`, 172.18.18.1/24, etcd ─┐
+//!              │                        │                                    │
+//!   <run>-calico-01             <run>-calico-02                       <run>-outside
+//!   172.18.18.101               172.18.18.102                         172.18.18.250
+//!   calico-agent, BIRD          calico-agent, BIRD                    no route to any pod
+//!      │ cali…     │ cali…
+//!   <run>-frontend-1 …          one namespace per pod, wired as the CNI plugin does it
+//! ```
+//!
+//! [`run`] names and cleans up, [`netns`] and [`process`] are the only modules that make namespaces
+//! and processes, [`cluster`] puts hosts together, [`world`] writes what today's calicoctl and CNI
+//! plugin would write, [`probe`] sends packets, [`matrix`] compares what passed with what should,
+//! and [`kernel`] reads back with the system's own tools what the agent programmed.
+
+pub mod cluster;
+pub mod etcd;
+pub mod host;
+pub mod kernel;
+pub mod machine;
+pub mod matrix;
+pub mod netns;
+pub mod pod;
+pub mod probe;
+pub mod process;
+pub mod run;
+pub mod server;
+pub mod status;
+pub mod tutorial;
+pub mod wait;
+pub mod world;

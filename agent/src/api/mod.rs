@@ -1,1 +1,15 @@
-//! The unix socket: `status`.
+//! The unix socket: HTTP/1.1 on `agent.sock` in the run directory.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/status` | the status document |
+//! | `/ready` | 200 when the desired state is in force, else 503 |
+//! | `/live` | 200 |
+//!
+//! `curl --unix-socket /run/calico/agent.sock http://agent/status` works as well as
+//! `calico-agent status`. Only root can open the socket.
+
+pub mod client;
+pub mod document;
+pub mod server;
+pub mod table;

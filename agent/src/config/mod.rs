@@ -1,5 +1,32 @@
 //! Configuration: where each setting comes from and what it means.
+//!
+//! * [`PARAMS`] is the one table of names; [`Settings`] is what they mean.
+//! * [`resolve()`] decides which source wins: environment, `agent.toml`, FelixConfiguration of the
+//!   node, FelixConfiguration `default`, defaults. It is pure and is asked again when the
+//!   datastore changes.
+//! * [`Local`] is what only this host can say: how the datastore is reached, who the host is.
+//!
+//! Nothing here reads the environment but [`Env::of_process`], or a file but
+//! [`FileConfig::load`].
 
+mod announce;
+mod env;
+mod file;
+mod kind;
+mod local;
+mod params;
+mod resolve;
 mod settings;
+#[cfg(test)]
+mod tests;
+mod unsupported;
 
+pub use announce::announce;
+pub use env::Env;
+pub use file::{DATASTORE_KEYS, FileConfig, FileError, Mistake, NODE_KEYS};
+pub use kind::{Field, Kind, Word};
+pub use local::{AddressChoice, DatastoreConfig, Flags, Local, LocalError, NodeConfig, Secret};
+pub use params::{BadValue, OnBad, PARAMS, Param};
+pub use resolve::{Ignored, Resolution, Source, Sources, resolve, set_locally};
 pub use settings::{AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, Settings};
+pub use unsupported::{UNSUPPORTED, why_unsupported};

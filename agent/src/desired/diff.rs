@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use calico_datastore::model::{Name, PolicyId, WorkloadEndpointId};
 
+use imbl::ordmap::DiffItem;
+use imbl::ordset::DiffItem as SetDiffItem;
+use imbl::{OrdMap, OrdSet};
+
 use super::{
     AclClass, ActiveRules, AddressSet, ClassId, DesiredState, LocalEndpoint, Member, SetId,
 };
@@ -58,11 +62,108 @@ pub struct DesiredDiff {
     pub bgp: bool,
     /// The settings are not the same.
     pub settings: bool,
+    /// Notices, for those who say something once.
+    pub notices: Vec<(Arc<str>, Change<Arc<str>>)>,
+}
+
+impl DesiredDiff {
+    /// True when nothing differs, notices aside.
+    pub fn is_empty(&self) -> bool {
+        let Self { endpoints, classes, policies, profiles, .. } = self;
+        let sets = (&self.sets_added, &self.sets_changed, &self.sets_removed);
+        endpoints.is_empty()
+            && (classes.is_empty() && policies.is_empty() && profiles.is_empty())
+            && (sets.0.is_empty() && sets.1.is_empty() && sets.2.is_empty())
+            && !(self.pools || self.blocks || self.bgp || self.settings)
+    }
 }
 
 impl DesiredState {
     /// What must change to come from `old` to `self`.
-    pub fn diff(&self, _old: &Self) -> DesiredDiff {
-        DesiredDiff::default()
+    ///
+    /// Costs what differs when one state was made from the other: maps walk down only where their
+    /// nodes are not shared, and equal values are recognised by their address.
+    pub fn diff(&self, old: &Self) -> DesiredDiff {
+        let mut diff = DesiredDiff {
+            endpoints: map_diff(&old.endpoints, &self.endpoints),
+            classes: map_diff(&old.classes, &self.classes),
+            policies: map_diff(&old.policies, &self.policies),
+            profiles: map_diff(&old.profiles, &self.profiles),
+            notices: map_diff(&old.notices, &self.notices),
+            pools: !same_map(&old.pools, &self.pools),
+            blocks: !same_set(&old.blocks, &self.blocks),
+            bgp: !same_value(&old.bgp, &self.bgp),
+            settings: !same_value(&old.settings, &self.settings),
+            ..DesiredDiff::default()
+        };
+        for item in old.sets.diff(&self.sets) {
+            match item {
+                DiffItem::Add(id, set) => diff.sets_added.push((id.clone(), set.clone())),
+                DiffItem::Remove(id, _) => diff.sets_removed.push(id.clone()),
+                DiffItem::Update { old: (id, old), new: (_, new) } => {
+                    // A set's kind and selector follow from its id; only members ever differ.
+                    let (added, removed) = set_diff(&old.members, &new.members);
+                    diff.sets_changed.push((id.clone(), SetChange { added, removed }));
+                }
+            }
+        }
+        diff
+    }
+
+    /// True when everything but generation, revision and settings is equal, at the cost of what
+    /// differs.
+    pub fn has_content_of(&self, other: &Self) -> bool {
+        same_map(&self.endpoints, &other.endpoints)
+            && same_map(&self.classes, &other.classes)
+            && same_map(&self.policies, &other.policies)
+            && same_map(&self.profiles, &other.profiles)
+            && same_map(&self.sets, &other.sets)
+            && same_map(&self.pools, &other.pools)
+            && same_set(&self.blocks, &other.blocks)
+            && same_value(&self.bgp, &other.bgp)
+            && same_map(&self.notices, &other.notices)
     }
 }
+
+fn map_diff<K: Ord + Clone, V: PartialEq + Clone>(
+    old: &OrdMap<K, V>,
+    new: &OrdMap<K, V>,
+) -> Vec<(K, Change<V>)> {
+    let change = |item: DiffItem<'_, '_, K, V>| match item {
+        DiffItem::Add(key, new) => (key.clone(), Change::Added(new.clone())),
+        DiffItem::Remove(key, old) => (key.clone(), Change::Removed(old.clone())),
+        DiffItem::Update { old: (_, old), new: (key, new) } => {
+            (key.clone(), Change::Updated { old: old.clone(), new: new.clone() })
+        }
+    };
+    old.diff(new).map(change).collect()
+}
+
+/// What is new in a set and what is gone.
+fn set_diff<T: Ord + Clone>(old: &OrdSet<T>, new: &OrdSet<T>) -> (Vec<T>, Vec<T>) {
+    let (mut added, mut removed) = (Vec::new(), Vec::new());
+    for item in old.diff(new) {
+        match item {
+            SetDiffItem::Add(member) => added.push(member.clone()),
+            SetDiffItem::Remove(member) => removed.push(member.clone()),
+        }
+    }
+    (added, removed)
+}
+
+/// `imbl` compares maps by a diff that stops at the first difference, so this costs what is not
+/// shared.
+fn same_map<K: Ord, V: PartialEq>(a: &OrdMap<K, V>, b: &OrdMap<K, V>) -> bool {
+    a.ptr_eq(b) || a == b
+}
+
+fn same_set<T: Ord>(a: &OrdSet<T>, b: &OrdSet<T>) -> bool {
+    a.ptr_eq(b) || a == b
+}
+
+fn same_value<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,26 @@
 //! Chains, address sets, sysctls and conntrack: what decides about packets.
+//!
+//! [`Felix`] is the reconciler. It takes a [`crate::desired::DesiredState`] and makes the kernel
+//! equal to it, at the cost of what changed:
+//!
+//! * [`ruleset`] takes the rules of one address family out of a policy: what every backend needs;
+//! * [`iptables`] makes chains of them, compares by hash with what the kernel holds, and writes the
+//!   difference in one transaction per table;
+//! * [`ipset`] does the same for address sets;
+//! * [`endpoints`] knows what an endpoint is to the kernel: members of sets, and a MAC rule;
+//! * [`sysctl`] and [`conntrack`] are what their names say.
+//!
+//! Nothing here touches routes, and nothing touches what does not carry our name or hash.
+
+pub mod conntrack;
+pub mod counters;
+pub mod endpoints;
+pub mod ipset;
+pub mod iptables;
+mod reconciler;
+pub mod ruleset;
+mod sets;
+pub mod sysctl;
+
+pub use iptables::probe::{Dataplane, Flavour, ProbeError, Probed, probe};
+pub use reconciler::Felix;

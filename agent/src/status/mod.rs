@@ -1,1 +1,19 @@
-//! Reports: status keys in etcd, endpoint files, readiness.
+//! Reports: what was really programmed, told to the CNI plugin (files), to the cluster (keys in
+//! etcd) and to systemd.
+//!
+//! * [`overview`] knows where everything that is known can be asked; the socket answers from it.
+//! * [`aggregate`] is the task that puts the reports together.
+//! * [`combine`] makes one state per endpoint of what each reconciler says. Pure.
+//! * [`files`] keeps a file per programmed endpoint, which the CNI plugin waits for.
+//! * [`keys`] decides which status keys to write, [`report`] writes them.
+//! * [`systemd`] speaks with the supervisor: ready, status line, watchdog.
+//!
+//! Nothing here changes the dataplane, and a report that fails never stops it.
+
+pub mod aggregate;
+pub mod combine;
+pub mod files;
+pub mod keys;
+pub mod overview;
+pub mod report;
+pub mod systemd;

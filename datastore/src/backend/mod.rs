@@ -1,5 +1,17 @@
 //! Stores: a complete snapshot first, ordered updates after it.
+//!
+//! * [`Syncer`] turns listings and events of any store into [`Batch`]es. It is pure: no I/O, no
+//!   clock, no tokio.
+//! * [`etcd3`] is the only code that talks to etcd's v3 API.
+//!
+//! No store knows what a key or a value means: a [`Layout`] tells it.
 
+pub mod etcd3;
+pub mod syncer;
+
+pub use syncer::{Entry, Event, Syncer};
+
+pub use crate::layout::Layout;
 use crate::layout::Rejection;
 use crate::model::Update;
 
@@ -12,11 +24,13 @@ pub enum SyncEvent {
         /// Why, for the log and `status`.
         reason: String,
     },
-    /// Changes to apply together.
+    /// Changes to apply together. Ends a [`SyncEvent::Waiting`]: when nothing changed while the
+    /// store was away, the batch is empty.
     Changes(Batch),
 }
 
-/// Changes that belong together: a whole snapshot, or every event of one revision.
+/// Changes that belong together: a whole snapshot, or every event of one revision. A reader that
+/// is slower than the store gets several whole revisions as one batch, never a part of one.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Batch {
     /// The revision of the store after the changes.

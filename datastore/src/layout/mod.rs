@@ -3,6 +3,8 @@
 //! The only code in the project that knows keys and JSON. A value that does not parse becomes a
 //! typed [`Rejection`] and counts as absent.
 
+pub mod v3;
+
 use crate::model::{ResourceId, Update};
 
 /// A key whose value was refused. The object counts as absent until the key changes.
@@ -19,7 +21,8 @@ pub struct Rejection {
 /// What a key and its value turned out to be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded {
-    /// An object.
+    /// An object. An update without a value says that the document is well-formed but stands for
+    /// no object (a workload endpoint without addresses): it counts as gone, and is no error.
     Object(Update),
     /// An object of a kind that is known but not supported yet; counted, not an error.
     Unsupported {
@@ -30,4 +33,37 @@ pub enum Decoded {
     Ignored,
     /// An object that does not parse: it counts as absent.
     Rejected(Rejection),
+}
+
+/// What a store has to know of the layout that its objects are written in.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Every key of the layout begins with one of these. Ascending, disjoint, each ending in `/`.
+    /// They must lie so that no key which is rewritten all the time (status, under
+    /// `/calico/felix/`) sorts between the first and the last: etcd watches the whole span.
+    pub prefixes: &'static [&'static str],
+    /// The key of the object that says whether the store is ready. It decodes to
+    /// [`Update::ClusterInformation`].
+    pub ready_key: &'static str,
+    /// What a key and its value are. A pure function: equal values of a key decode equally.
+    pub decode: fn(&str, &[u8]) -> Decoded,
+    /// The object that a key describes, without looking at its value.
+    pub id_of: fn(&str) -> Option<ResourceId>,
+}
+
+impl Layout {
+    /// Whether this value of [`Layout::ready_key`] says that the store is ready. Absent, malformed
+    /// or anything else means no.
+    pub fn is_ready(&self, value: Option<&[u8]>) -> bool {
+        let Some(value) = value else { return false };
+        match (self.decode)(self.ready_key, value) {
+            Decoded::Object(Update::ClusterInformation(Some(info))) => info.datastore_ready,
+            _ => false,
+        }
+    }
+
+    /// Whether a key belongs to the layout.
+    pub fn contains(&self, key: &str) -> bool {
+        self.prefixes.iter().any(|prefix| key.starts_with(prefix))
+    }
 }

@@ -1,0 +1,71 @@
+# calico-agent. `make demo` and `make test` install what they need (scripts/setup, as root).
+
+SHELL   := /bin/sh
+PREFIX  ?= /usr
+DESTDIR ?=
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+DOCDIR  ?= $(PREFIX)/share/doc/calico-agent
+export PATH := $(PATH):/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# make demo POLICY=1 KEEP=1 FLAVOUR=legacy|nft RELEASE=1
+POLICY  ?=
+KEEP    ?=
+FLAVOUR ?= auto
+RELEASE ?=
+PROFILE_FLAG := $(if $(RELEASE),--release)
+TARGET  := target/$(if $(RELEASE),release,debug)
+
+# End-to-end tests wait more than they calculate, but the whole of one is a dozen processes.
+E2E_THREADS ?= 2
+
+.PHONY: help setup build test demo demo-clean lint fmt doc install
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo      two hosts out of namespaces; POLICY=1, KEEP=1, FLAVOUR=legacy|nft, RELEASE=1'
+	@echo 'make test      all tests (root: some make network namespaces)'
+	@echo 'make build     the release binary    make install   DESTDIR=, PREFIX=/usr'
+	@echo 'make lint      formatting, clippy, documentation, all warnings are errors'
+	@echo 'make setup fmt doc demo-clean'
+
+setup:
+	@scripts/setup
+
+build: setup
+	cargo build --release --locked -p calico-agent
+
+# The programs under test are built first: cargo does not know that the end-to-end tests run them.
+test: setup
+	cargo build --locked --workspace --bins
+	@if cargo nextest --version >/dev/null 2>&1; then set -x; \
+	    cargo nextest run --locked --workspace --exclude calico-e2e && \
+	    cargo nextest run --locked -p calico-e2e --test-threads $(E2E_THREADS); \
+	else set -x; \
+	    cargo test --locked --workspace --exclude calico-e2e && \
+	    cargo test --locked -p calico-e2e -- --test-threads $(E2E_THREADS); \
+	fi
+
+demo: setup
+	cargo build --locked $(PROFILE_FLAG) --workspace --bins
+	@$(TARGET)/calico-demo --flavour $(FLAVOUR) $(if $(POLICY),--policy) $(if $(KEEP),--keep)
+
+demo-clean:
+	$(TARGET)/calico-demo clean
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
+
+fmt:
+	cargo fmt --all
+
+doc:
+	cargo doc --locked --workspace --no-deps --open
+
+install:
+	@test -x target/release/calico-agent || { echo 'run make build first' >&2; exit 1; }
+	install -D -m 755 target/release/calico-agent '$(DESTDIR)$(PREFIX)/bin/calico-agent'
+	for unit in systemd/*.service; do install -D -m 644 "$$unit" -t '$(DESTDIR)$(UNITDIR)' || exit; done
+	install -D -m 644 packaging/agent.toml.example '$(DESTDIR)$(DOCDIR)/agent.toml.example'
+	@test -n '$(DESTDIR)' || echo 'Next: see README.md, "On a real host".'

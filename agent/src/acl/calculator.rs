@@ -1,0 +1,362 @@
+//! The calculation as a whole: takes updates apart, and puts the desired state together.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use calico_datastore::model::{
+    AffinityState, HostEndpoint, HostEndpointId, Labels, Name, NetworkSet, NetworkSetId, Policy,
+    PolicyId, Profile, ResourceId, Update, WorkloadEndpoint, WorkloadEndpointId,
+};
+
+use super::active::ActiveTable;
+use super::bgp::BgpTable;
+use super::classes::ClassTable;
+use super::endpoints::LocalEndpoints;
+use super::item::ItemId;
+use super::notices;
+use super::policies::{PolicyChange, PolicyIndex};
+use super::pools::PoolTable;
+use super::rules::{self, Resolved};
+use super::sets::SetIndex;
+use super::slots::Slot;
+use crate::config::Settings;
+use crate::desired::{AclClass, BgpState, DesiredState};
+
+/// The calculation for one host.
+///
+/// [`Calculator::apply`] takes updates in any order and any portions; [`Calculator::desired`] gives
+/// the state that follows from all of them, which depends on the objects alone. Both cost what the
+/// changes touch. Nothing is resolved before `desired` is called, so the first snapshot is best
+/// applied as a whole.
+#[derive(Debug)]
+pub struct Calculator {
+    node: Name,
+    policies: PolicyIndex,
+    sets: SetIndex,
+    endpoints: LocalEndpoints,
+    profiles: HashMap<Name, Arc<Profile>>,
+    classes: ClassTable,
+    active_policies: ActiveTable<PolicyId>,
+    active_profiles: ActiveTable<Name>,
+    pools: PoolTable,
+    bgp: BgpTable,
+    dirty_policies: BTreeSet<PolicyId>,
+    dirty_profiles: BTreeSet<Name>,
+    bgp_dirty: bool,
+    /// Policies that have a notice because of their kind.
+    other_kinds: BTreeSet<PolicyId>,
+    /// The state in the making; its generation, revision and settings mean nothing.
+    next: DesiredState,
+    last: Option<Arc<DesiredState>>,
+}
+
+impl Calculator {
+    /// The calculation for the host called `node`, with nothing in the store.
+    pub fn new(node: Name) -> Self {
+        Self {
+            node,
+            policies: PolicyIndex::default(),
+            sets: SetIndex::default(),
+            endpoints: LocalEndpoints::default(),
+            profiles: HashMap::new(),
+            classes: ClassTable::default(),
+            active_policies: ActiveTable::default(),
+            active_profiles: ActiveTable::default(),
+            pools: PoolTable::default(),
+            bgp: BgpTable::default(),
+            dirty_policies: BTreeSet::new(),
+            dirty_profiles: BTreeSet::new(),
+            bgp_dirty: true,
+            other_kinds: BTreeSet::new(),
+            next: DesiredState::default(),
+            last: None,
+        }
+    }
+
+    /// Takes changes of objects. The last one about an object counts.
+    pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) {
+        for update in updates {
+            self.update(&update);
+        }
+    }
+
+    /// The state that follows from everything applied so far. The same value as last time when
+    /// nothing in it differs; else one with the next generation, starting at 1.
+    pub fn desired(&mut self, settings: Arc<Settings>, revision: i64) -> Arc<DesiredState> {
+        self.calculate();
+        if let Some(last) = &self.last {
+            let same_settings = Arc::ptr_eq(&last.settings, &settings) || last.settings == settings;
+            if same_settings && last.has_content_of(&self.next) {
+                return Arc::clone(last);
+            }
+        }
+        let generation = self.last.as_ref().map_or(0, |last| last.generation) + 1;
+        let state = Arc::new(DesiredState { generation, revision, settings, ..self.next.clone() });
+        self.last = Some(Arc::clone(&state));
+        state
+    }
+
+    /// How often a selector was evaluated against labels so far: the measure of work that must not
+    /// grow with what merely exists.
+    pub fn selector_evaluations(&self) -> u64 {
+        self.policies.evaluations() + self.sets.evaluations()
+    }
+
+    /// Fails when a table still holds something of objects that are gone.
+    #[cfg(test)]
+    pub(super) fn assert_nothing_left(&self) {
+        assert!(self.policies.is_empty(), "{:#?}", self.policies);
+        assert!(self.sets.is_empty(), "{:#?}", self.sets);
+        assert!(self.endpoints.is_empty(), "{:#?}", self.endpoints);
+        assert!(self.profiles.is_empty() && self.other_kinds.is_empty());
+        assert!(self.classes.is_empty() && self.pools.is_empty());
+        assert!(self.active_policies.is_empty() && self.active_profiles.is_empty());
+    }
+
+    fn update(&mut self, update: &Update) {
+        match update {
+            // The daemon's business: whether anything is programmed at all, and the settings.
+            Update::ClusterInformation(_) | Update::FelixConfiguration(..) => {}
+            // What belongs to this host is said by the affinities.
+            Update::Block(..) => {}
+            Update::BgpConfiguration(name, value) => {
+                self.bgp_dirty |= self.bgp.set_configuration(name, value.as_ref());
+            }
+            Update::Node(name, node) => self.bgp_dirty |= self.bgp.set_node(name, node.as_ref()),
+            Update::Pool(name, pool) => {
+                let (pools, notices) = (&mut self.next.pools, &mut self.next.notices);
+                self.pools.set(name, pool.as_ref(), pools, notices);
+                self.bgp_dirty = true;
+            }
+            Update::Tier(name, tier) => self.policies.set_tier(name, tier.as_deref().copied()),
+            Update::Profile(name, profile) => self.set_profile(name, profile.as_ref()),
+            Update::Policy(id, policy) => self.set_policy(id, policy.as_ref()),
+            Update::NetworkSet(id, set) => self.set_network_set(id, set.as_deref()),
+            Update::HostEndpoint(id, endpoint) => self.set_host_endpoint(id, endpoint.as_deref()),
+            Update::WorkloadEndpoint(id, endpoint) => {
+                self.set_workload_endpoint(id, endpoint.as_ref());
+            }
+            Update::Affinity(id, affinity) => {
+                let confirmed =
+                    affinity.as_ref().is_some_and(|a| a.state == AffinityState::Confirmed);
+                if id.host == self.node && confirmed {
+                    self.next.blocks.insert(id.block);
+                } else if id.host == self.node {
+                    self.next.blocks.remove(&id.block);
+                }
+            }
+        }
+    }
+
+    fn set_profile(&mut self, name: &Name, profile: Option<&Arc<Profile>>) {
+        // The built-in profile is what it is, whatever somebody stored under its name.
+        if *name == Profile::DEFAULT_ALLOW {
+            return;
+        }
+        let old = match profile {
+            Some(profile) => self.profiles.insert(name.clone(), Arc::clone(profile)),
+            None => self.profiles.remove(name),
+        };
+        if old.as_ref() == profile {
+            return;
+        }
+        let labels = profile.map_or_else(Labels::default, |profile| profile.labels.clone());
+        self.policies.set_profile(name, &labels);
+        self.sets.set_profile(name, &labels);
+        self.dirty_profiles.insert(name.clone());
+    }
+
+    fn set_policy(&mut self, id: &PolicyId, policy: Option<&Arc<Policy>>) {
+        if self.policies.set_policy(id, policy) != PolicyChange::Nothing {
+            self.dirty_policies.insert(id.clone());
+        }
+        let notice = policy.and_then(|policy| notices::of_policy(policy));
+        let had_one = match notice {
+            Some(_) => !self.other_kinds.insert(id.clone()),
+            None => self.other_kinds.remove(id),
+        };
+        if notice.is_some() || had_one {
+            let subject = ResourceId::Policy(id.clone()).to_string();
+            notices::set(&mut self.next.notices, &subject, notice);
+        }
+    }
+
+    fn set_network_set(&mut self, id: &NetworkSetId, set: Option<&NetworkSet>) {
+        let item = ItemId::network_set(id);
+        match set {
+            Some(NetworkSet { nets, labels, profiles }) => {
+                self.sets.put(item, labels, profiles, nets.as_slice().into(), Box::default());
+            }
+            None => self.sets.remove(&item),
+        }
+    }
+
+    fn set_host_endpoint(&mut self, id: &HostEndpointId, endpoint: Option<&HostEndpoint>) {
+        let item = ItemId::host(id);
+        match endpoint {
+            Some(HostEndpoint { expected_addresses, labels, profiles, ports, .. }) => {
+                let addresses = expected_addresses.iter().map(|ip| (*ip).into()).collect();
+                self.sets.put(item, labels, profiles, addresses, ports.as_slice().into());
+            }
+            None => self.sets.remove(&item),
+        }
+        let ours = endpoint.filter(|endpoint| endpoint.node == self.node);
+        let subject = ResourceId::HostEndpoint(id.clone()).to_string();
+        let notice = ours.and_then(|_| notices::of_host_endpoint());
+        notices::set(&mut self.next.notices, &subject, notice);
+    }
+
+    fn set_workload_endpoint(
+        &mut self,
+        id: &WorkloadEndpointId,
+        endpoint: Option<&Arc<WorkloadEndpoint>>,
+    ) {
+        let item = ItemId::workload(id);
+        match endpoint.map(|endpoint| &**endpoint) {
+            Some(WorkloadEndpoint { addresses, labels, profiles, ports, .. }) => {
+                let addresses = addresses.as_slice().into();
+                self.sets.put(item, labels, profiles, addresses, ports.as_slice().into());
+            }
+            None => self.sets.remove(&item),
+        }
+        if id.node != self.node {
+            return;
+        }
+        if let Some(endpoint) = endpoint {
+            self.endpoints.put(id, endpoint, &mut self.policies);
+        } else if let Some(local) = self.endpoints.remove(id, &mut self.policies) {
+            if let Some(class) = local.class {
+                self.classes.release(&class);
+            }
+            self.next.endpoints.remove(id);
+            let subject = ResourceId::WorkloadEndpoint(id.clone()).to_string();
+            notices::set(&mut self.next.notices, &subject, None);
+        }
+    }
+
+    /// Brings the state in the making up to date with the indexes. Everything is taken into use
+    /// before anything is dropped, so what only moves is neither built nor torn down.
+    fn calculate(&mut self) {
+        for slot in self.policies.take_dirty() {
+            self.reclassify(slot);
+        }
+        for id in std::mem::take(&mut self.dirty_policies) {
+            if self.active_policies.contains(&id) {
+                self.resolve_policy(&id);
+            }
+        }
+        for name in std::mem::take(&mut self.dirty_profiles) {
+            if self.active_profiles.contains(&name) {
+                self.resolve_profile(&name);
+            }
+        }
+        for class in self.classes.sweep(&mut self.next.classes) {
+            let (policies, profiles) = members(&class);
+            policies.iter().for_each(|id| self.active_policies.release(id));
+            profiles.iter().for_each(|name| self.active_profiles.release(name));
+        }
+        for id in self.active_policies.sweep(&mut self.sets, &mut self.next.policies) {
+            if !self.other_kinds.contains(&id) {
+                let subject = ResourceId::Policy(id).to_string();
+                notices::set(&mut self.next.notices, &subject, None);
+            }
+        }
+        for name in self.active_profiles.sweep(&mut self.sets, &mut self.next.profiles) {
+            let subject = ResourceId::Profile(name).to_string();
+            notices::set(&mut self.next.notices, &subject, None);
+        }
+        self.sets.publish(&mut self.next.sets);
+        if std::mem::take(&mut self.bgp_dirty) {
+            let state: BgpState = self.bgp.state(&self.node, self.pools.exported());
+            if *self.next.bgp != state {
+                self.next.bgp = Arc::new(state);
+            }
+        }
+    }
+
+    /// Gives an endpoint of this host the class that it has now.
+    fn reclassify(&mut self, slot: Slot) {
+        let Some(local) = self.endpoints.get(slot) else { return };
+        let id = local.id.clone();
+        let subject = ResourceId::WorkloadEndpoint(id.clone()).to_string();
+        if let Some(winner) = self.endpoints.rival(local) {
+            let notice = notices::of_rival(local.endpoint.interface.as_str(), winner);
+            notices::set(&mut self.next.notices, &subject, notice);
+            self.next.endpoints.remove(&id);
+            if let Some(class) = self.endpoints.get_mut(slot).and_then(|local| local.class.take()) {
+                self.classes.release(&class);
+            }
+            return;
+        }
+        notices::set(&mut self.next.notices, &subject, None);
+        let acl = local.acl(&self.policies);
+        let class = acl.id();
+        let old = local.class.clone();
+        let endpoint = local.desired(class.clone());
+        if self.next.endpoints.get(&id).is_none_or(|old| **old != endpoint) {
+            self.next.endpoints.insert(id, Arc::new(endpoint));
+        }
+        if old.as_ref() == Some(&class) {
+            return;
+        }
+        let (policies, profiles) = members(&acl);
+        if self.classes.acquire(&class, acl, &mut self.next.classes) {
+            for policy in policies {
+                if self.active_policies.acquire(&policy) {
+                    self.dirty_policies.remove(&policy);
+                    self.resolve_policy(&policy);
+                }
+            }
+            for profile in profiles {
+                if self.active_profiles.acquire(&profile) {
+                    self.dirty_profiles.remove(&profile);
+                    self.resolve_profile(&profile);
+                }
+            }
+        }
+        if let Some(old) = old {
+            self.classes.release(&old);
+        }
+        if let Some(local) = self.endpoints.get_mut(slot) {
+            local.class = Some(class);
+        }
+    }
+
+    fn resolve_policy(&mut self, id: &PolicyId) {
+        // Gone: the sweep that follows drops it, since no class names it any more.
+        let Some(policy) = self.policies.get(id) else { return };
+        let resolved = rules::resolve(&policy.ingress, &policy.egress);
+        let subject = ResourceId::Policy(id.clone()).to_string();
+        notices::set(&mut self.next.notices, &subject, notices::of_rules(&resolved.problems));
+        self.active_policies.set_rules(id, resolved, &mut self.sets, &mut self.next.policies);
+    }
+
+    fn resolve_profile(&mut self, name: &Name) {
+        let (resolved, notice) = match self.profiles.get(name) {
+            Some(profile) => {
+                let resolved = rules::resolve(&profile.ingress, &profile.egress);
+                let notice = notices::of_rules(&resolved.problems);
+                (resolved, notice)
+            }
+            None if *name == Profile::DEFAULT_ALLOW => {
+                (Resolved { rules: rules::allow_all(), ..Resolved::default() }, None)
+            }
+            None => {
+                let resolved = Resolved { rules: rules::drop_all(), ..Resolved::default() };
+                (resolved, notices::of_missing_profile())
+            }
+        };
+        let subject = ResourceId::Profile(name.clone()).to_string();
+        notices::set(&mut self.next.notices, &subject, notice);
+        self.active_profiles.set_rules(name, resolved, &mut self.sets, &mut self.next.profiles);
+    }
+}
+
+/// The policies and profiles that a class names, each once.
+fn members(class: &AclClass) -> (BTreeSet<PolicyId>, BTreeSet<Name>) {
+    let directions = [&class.ingress, &class.egress];
+    let tiers = directions.iter().flat_map(|direction| &direction.tiers);
+    let policies = tiers.flat_map(|tier| &tier.policies).cloned().collect();
+    let profiles = directions.iter().flat_map(|direction| &direction.profiles).cloned().collect();
+    (policies, profiles)
+}

@@ -1,0 +1,301 @@
+//! The oracle: the same calculation from scratch and without any index. For tests only.
+//!
+//! It knows nothing between two calls, walks over everything, and shares only what is a pure
+//! function of its input with the real thing: the resolution of one rule list and the BGP part.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use calico_datastore::model::{
+    AffinityState, Cidr, Labels, Name, NamedPort, Order, Policy, PolicyId, PolicyKind, Pool,
+    Profile, ResourceId, Tier, TierAction, Update, WorkloadEndpoint, WorkloadEndpointId,
+};
+
+use super::bgp::BgpTable;
+use super::notices;
+use super::rules::{self, Resolved};
+use super::set_spec::SetSpec;
+use crate::desired::{
+    AclClass, AddressSet, DesiredState, DirectionAcl, LocalEndpoint, Member, SetKind, TierAcl,
+};
+
+/// Every object of the store.
+#[derive(Clone, Debug, Default)]
+pub(super) struct World(HashMap<ResourceId, Update>);
+
+/// Something that selectors look at.
+struct Item {
+    labels: Labels,
+    addresses: Vec<Cidr>,
+    ports: Vec<NamedPort>,
+}
+
+impl World {
+    /// Takes a change.
+    pub(super) fn apply(&mut self, update: &Update) {
+        if *update == Update::deleted(update.id()) {
+            self.0.remove(&update.id());
+        } else {
+            self.0.insert(update.id(), update.clone());
+        }
+    }
+
+    /// Every object, as the updates of a first snapshot.
+    pub(super) fn snapshot(&self) -> impl Iterator<Item = Update> + '_ {
+        self.0.values().cloned()
+    }
+
+    fn profile(&self, name: &Name) -> Option<&Profile> {
+        match self.0.get(&ResourceId::Profile(name.clone())) {
+            Some(Update::Profile(_, Some(profile))) if *name != Profile::DEFAULT_ALLOW => {
+                Some(profile)
+            }
+            _ => None,
+        }
+    }
+
+    fn tier(&self, name: &str) -> Option<Tier> {
+        match self.0.get(&ResourceId::Tier(name.into())) {
+            Some(Update::Tier(_, Some(tier))) => Some(**tier),
+            _ => None,
+        }
+    }
+
+    /// Own labels over those of the first profile over those of the second…
+    fn effective(&self, own: &Labels, profiles: &[Name]) -> Labels {
+        let mut all = BTreeMap::new();
+        for name in profiles.iter().rev() {
+            for (k, v) in self.profile(name).iter().flat_map(|profile| profile.labels.iter()) {
+                all.insert(Arc::clone(k), Arc::clone(v));
+            }
+        }
+        all.extend(own.iter().map(|(k, v)| (Arc::clone(k), Arc::clone(v))));
+        all.into_iter().collect()
+    }
+
+    fn items(&self) -> Vec<Item> {
+        let item = |update: &Update| {
+            let (labels, profiles, addresses, ports) = match update {
+                Update::WorkloadEndpoint(_, Some(e)) => {
+                    (&e.labels, &e.profiles, e.addresses.clone(), e.ports.clone())
+                }
+                Update::HostEndpoint(_, Some(e)) => {
+                    let addresses = e.expected_addresses.iter().map(|ip| Cidr::host(*ip));
+                    (&e.labels, &e.profiles, addresses.collect(), e.ports.clone())
+                }
+                Update::NetworkSet(_, Some(set)) => {
+                    (&set.labels, &set.profiles, set.nets.clone(), Vec::new())
+                }
+                _ => return None,
+            };
+            Some(Item { labels: self.effective(labels, profiles), addresses, ports })
+        };
+        self.0.values().filter_map(item).collect()
+    }
+
+    fn policies(&self) -> BTreeMap<&PolicyId, &Policy> {
+        let policy = |update| match update {
+            &Update::Policy(ref id, Some(ref policy)) => Some((id, &**policy)),
+            _ => None,
+        };
+        self.0.values().filter_map(policy).collect()
+    }
+
+    fn local(&self, node: &Name) -> BTreeMap<&WorkloadEndpointId, &WorkloadEndpoint> {
+        let endpoint = |update| match update {
+            &Update::WorkloadEndpoint(ref id, Some(ref endpoint)) if id.node == *node => {
+                Some((id, &**endpoint))
+            }
+            _ => None,
+        };
+        self.0.values().filter_map(endpoint).collect()
+    }
+
+    fn class(&self, endpoint: &WorkloadEndpoint) -> AclClass {
+        if !endpoint.active {
+            return AclClass::default();
+        }
+        let labels = self.effective(&endpoint.labels, &endpoint.profiles);
+        // (does its tier exist, tier's order, tier, policy's order, text) decides.
+        let mut ranked = BTreeMap::new();
+        for (id, policy) in self.policies() {
+            if policy.kind != PolicyKind::Normal || !policy.selector.matches(&labels) {
+                continue;
+            }
+            let named = policy.tier.as_ref().map(Name::as_str);
+            let prefix = id.name.as_str().split_once('.').map(|(tier, _)| tier);
+            let tier = named
+                .or_else(|| prefix.filter(|prefix| self.tier(prefix).is_some()))
+                .unwrap_or("default");
+            let (missing, order, action) = match self.tier(tier) {
+                Some(object) => (false, object.order, object.default_action),
+                None if tier == "default" => {
+                    (false, Order::new(1_000_000.0).unwrap(), TierAction::Deny)
+                }
+                None => (true, Order::LAST, TierAction::Deny),
+            };
+            let rank = (missing, order, tier.to_owned(), policy.order, id.to_string(), id.clone());
+            ranked.insert(rank, (policy, action));
+        }
+        let direction = |governs: fn(&Policy) -> bool| {
+            let mut tiers: Vec<TierAcl> = Vec::new();
+            for ((_, _, tier, _, _, id), (policy, action)) in &ranked {
+                if !governs(policy) {
+                    continue;
+                }
+                if tiers.last().is_none_or(|last| last.tier != tier.as_str()) {
+                    tiers.push(TierAcl {
+                        tier: Name::from(tier.as_str()),
+                        policies: Vec::new(),
+                        default_action: *action,
+                    });
+                }
+                tiers.last_mut().unwrap().policies.push(id.clone());
+            }
+            DirectionAcl { tiers, profiles: endpoint.profiles.clone() }
+        };
+        AclClass {
+            active: true,
+            ingress: direction(|policy| policy.governs_ingress),
+            egress: direction(|policy| policy.governs_egress),
+        }
+    }
+
+    /// The desired state of a host.
+    pub(super) fn desired(&self, node: &Name) -> DesiredState {
+        let mut state = DesiredState::default();
+        let mut notice = |id: ResourceId, text: Option<String>| {
+            if let Some(text) = text {
+                state.notices.insert(Arc::from(id.to_string()), Arc::from(text));
+            }
+        };
+        let mut needed = BTreeMap::new();
+
+        let local = self.local(node);
+        for (&id, &endpoint) in &local {
+            let winner = local.iter().find(|(_, other)| other.interface == endpoint.interface);
+            let winner = *winner.unwrap().0;
+            if winner != id {
+                let text = notices::of_rival(endpoint.interface.as_str(), winner);
+                notice(ResourceId::WorkloadEndpoint(id.clone()), text);
+                continue;
+            }
+            let acl = self.class(endpoint);
+            let class = acl.id();
+            for direction in [&acl.ingress, &acl.egress] {
+                for policy in direction.tiers.iter().flat_map(|tier| &tier.policies) {
+                    let object = self.policies()[policy];
+                    let resolved = rules::resolve(&object.ingress, &object.egress);
+                    needed.extend(resolved.sets);
+                    state.policies.insert(policy.clone(), Arc::new(resolved.rules));
+                    let text = notices::of_rules(&resolved.problems);
+                    notice(ResourceId::Policy(policy.clone()), text);
+                }
+                for name in &direction.profiles {
+                    let (resolved, text) = match self.profile(name) {
+                        Some(profile) => {
+                            let resolved = rules::resolve(&profile.ingress, &profile.egress);
+                            let text = notices::of_rules(&resolved.problems);
+                            (resolved, text)
+                        }
+                        None if *name == Profile::DEFAULT_ALLOW => {
+                            (Resolved { rules: rules::allow_all(), ..Resolved::default() }, None)
+                        }
+                        None => (
+                            Resolved { rules: rules::drop_all(), ..Resolved::default() },
+                            notices::of_missing_profile(),
+                        ),
+                    };
+                    needed.extend(resolved.sets);
+                    state.profiles.insert(name.clone(), Arc::new(resolved.rules));
+                    notice(ResourceId::Profile(name.clone()), text);
+                }
+            }
+            let addresses = BTreeSet::from_iter(endpoint.addresses.iter().copied());
+            let local = LocalEndpoint {
+                interface: endpoint.interface.clone(),
+                active: endpoint.active,
+                mac: endpoint.mac,
+                addresses: addresses.into_iter().collect(),
+                nat: endpoint.nat.clone(),
+                class: class.clone(),
+            };
+            state.endpoints.insert(id.clone(), Arc::new(local));
+            state.classes.insert(class, Arc::new(acl));
+        }
+
+        let items = self.items();
+        for (id, spec) in needed {
+            let mut set = AddressSet {
+                kind: SetKind::Net,
+                selector: Arc::from(""),
+                members: imbl::OrdSet::new(),
+            };
+            match &spec {
+                SetSpec::Addresses(selector) => {
+                    set.selector = Arc::from(selector.canonical());
+                    for item in items.iter().filter(|item| selector.matches(&item.labels)) {
+                        set.members.extend(item.addresses.iter().copied().map(Member::Net));
+                    }
+                }
+                SetSpec::Ports(selector, protocol, name) => {
+                    set.kind = SetKind::Port;
+                    set.selector = Arc::from(format!("{selector}; {protocol}; {name}"));
+                    for item in items.iter().filter(|item| selector.matches(&item.labels)) {
+                        for port in &item.ports {
+                            if port.name != *name || port.protocol != *protocol {
+                                continue;
+                            }
+                            for cidr in &item.addresses {
+                                let address = cidr.address();
+                                set.members.insert(Member::Port(address, *protocol, port.port));
+                            }
+                        }
+                    }
+                }
+            }
+            state.sets.insert(id, set);
+        }
+
+        let mut bgp = BgpTable::default();
+        let mut pools: BTreeMap<&Name, &Pool> = BTreeMap::new();
+        for update in self.0.values() {
+            match update {
+                Update::Node(name, value) => {
+                    bgp.set_node(name, value.as_ref());
+                }
+                Update::BgpConfiguration(name, value) => {
+                    bgp.set_configuration(name, value.as_ref());
+                }
+                Update::Pool(name, Some(pool)) => {
+                    pools.insert(name, pool);
+                }
+                Update::Policy(id, Some(policy)) if policy.kind != PolicyKind::Normal => {
+                    notice(update.id(), notices::of_policy(policy));
+                    assert!(!state.policies.contains_key(id));
+                }
+                Update::HostEndpoint(_, Some(endpoint)) if endpoint.node == *node => {
+                    notice(update.id(), notices::of_host_endpoint());
+                }
+                Update::Affinity(id, Some(affinity))
+                    if id.host == *node && affinity.state == AffinityState::Confirmed =>
+                {
+                    state.blocks.insert(id.block);
+                }
+                _ => {}
+            }
+        }
+        let mut exported = BTreeMap::new();
+        for (&name, pool) in &pools {
+            let first = *pools.iter().find(|(_, other)| other.cidr == pool.cidr).unwrap().0;
+            let shadow = (first != name).then_some(first);
+            notice(ResourceId::Pool(name.clone()), notices::of_pool(pool, shadow));
+            if shadow.is_none() {
+                state.pools.insert(pool.cidr, pool.nat_outgoing);
+                exported.insert(pool.cidr, !pool.disable_bgp_export);
+            }
+        }
+        state.bgp = Arc::new(bgp.state(node, exported.into_iter().collect()));
+        state
+    }
+}

@@ -1,0 +1,195 @@
+//! Policies and the endpoints of this host that they match.
+//!
+//! Owns the policies as stored and the tiers. Says which endpoints have to be looked at again; what
+//! their class becomes is not decided here.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use calico_datastore::model::{Labels, Name, Policy, PolicyId, PolicyKind, Tier};
+
+use super::matching::MatchIndex;
+use super::slots::{Slot, SlotSet};
+use super::tiers::{DEFAULT_TIER, Matched, TierTable, tier_in_name};
+use crate::desired::TierAcl;
+
+/// A policy for workload endpoints.
+#[derive(Debug)]
+struct Entry {
+    policy: Arc<Policy>,
+    sort_name: Arc<str>,
+    selector: Slot,
+}
+
+/// What a new version of a policy changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PolicyChange {
+    /// Nothing that matters here.
+    Nothing,
+    /// Its rules, perhaps; not where it applies.
+    Rules,
+    /// Where it applies; the endpoints have been marked.
+    Place,
+}
+
+/// The policy index.
+#[derive(Debug, Default)]
+pub(super) struct PolicyIndex {
+    /// The endpoints of this host against the selectors of the policies.
+    matching: MatchIndex,
+    policies: HashMap<PolicyId, Entry>,
+    by_selector: HashMap<Slot, BTreeSet<PolicyId>>,
+    /// Every tier that a policy is in or would be in if the tier's object existed.
+    by_tier: HashMap<Name, BTreeSet<PolicyId>>,
+    tiers: TierTable,
+    /// Endpoints whose class may be another now.
+    dirty: SlotSet,
+}
+
+impl PolicyIndex {
+    /// An endpoint of this host with labels and profiles. Says its group.
+    pub(super) fn join(&mut self, labels: &Labels, profiles: &[Name], endpoint: Slot) -> Slot {
+        self.dirty.insert(endpoint);
+        self.matching.join(labels, profiles, endpoint)
+    }
+
+    /// The endpoint leaves its group.
+    pub(super) fn leave(&mut self, group: Slot, endpoint: Slot) {
+        self.matching.leave(group, endpoint);
+    }
+
+    /// A profile has other labels.
+    pub(super) fn set_profile(&mut self, name: &Name, labels: &Labels) {
+        for change in self.matching.set_profile(name, labels) {
+            for endpoint in self.matching.items(change.group) {
+                self.dirty.insert(endpoint);
+            }
+        }
+    }
+
+    /// A policy is new or different, or gone.
+    pub(super) fn set_policy(
+        &mut self,
+        id: &PolicyId,
+        policy: Option<&Arc<Policy>>,
+    ) -> PolicyChange {
+        // Untracked and pre-DNAT policies never apply to workload endpoints.
+        let policy = policy.filter(|policy| policy.kind == PolicyKind::Normal);
+        match (self.policies.get_mut(id), policy) {
+            (None, None) => return PolicyChange::Nothing,
+            (Some(entry), Some(policy)) if same_place(&entry.policy, policy) => {
+                let same = Arc::ptr_eq(&entry.policy, policy) || entry.policy == *policy;
+                entry.policy = Arc::clone(policy);
+                return if same { PolicyChange::Nothing } else { PolicyChange::Rules };
+            }
+            _ => {}
+        }
+        // The new selector is taken before the old one goes: they may be the same.
+        let selector = policy.map(|policy| self.matching.acquire(&policy.selector));
+        if let Some(old) = self.policies.remove(id) {
+            self.mark_matched(old.selector);
+            self.matching.release(old.selector);
+            remove_from(&mut self.by_selector, &old.selector, id);
+            for tier in tiers_to_watch(id, &old.policy) {
+                remove_from(&mut self.by_tier, &tier, id);
+            }
+        }
+        if let (Some(policy), Some(selector)) = (policy, selector) {
+            self.by_selector.entry(selector).or_default().insert(id.clone());
+            for tier in tiers_to_watch(id, policy) {
+                self.by_tier.entry(tier).or_default().insert(id.clone());
+            }
+            self.mark_matched(selector);
+            let sort_name = Arc::from(id.to_string());
+            let policy = Arc::clone(policy);
+            self.policies.insert(id.clone(), Entry { policy, sort_name, selector });
+        }
+        PolicyChange::Place
+    }
+
+    /// A tier is new, different or gone.
+    pub(super) fn set_tier(&mut self, name: &Name, tier: Option<Tier>) {
+        if !self.tiers.set(name, tier) {
+            return;
+        }
+        let policies = self.by_tier.get(name).into_iter().flatten();
+        let selectors: BTreeSet<Slot> =
+            policies.filter_map(|id| Some(self.policies.get(id)?.selector)).collect();
+        for selector in selectors {
+            self.mark_matched(selector);
+        }
+    }
+
+    /// The policy, when it is one for workload endpoints.
+    pub(super) fn get(&self, id: &PolicyId) -> Option<&Arc<Policy>> {
+        self.policies.get(id).map(|entry| &entry.policy)
+    }
+
+    /// The tiers that govern the endpoints of a group: (ingress, egress).
+    pub(super) fn resolve(&self, group: Slot) -> (Vec<TierAcl>, Vec<TierAcl>) {
+        let selectors = self.matching.matches(group).iter();
+        let ids = selectors.filter_map(|selector| self.by_selector.get(selector)).flatten();
+        let matched = ids.filter_map(|id| {
+            let Entry { policy, sort_name, .. } = self.policies.get(id)?;
+            Some(Matched { id, sort_name, policy })
+        });
+        self.tiers.resolve(matched.collect())
+    }
+
+    /// An endpoint has to be looked at again.
+    pub(super) fn mark(&mut self, endpoint: Slot) {
+        self.dirty.insert(endpoint);
+    }
+
+    /// The endpoints to look at again since the last call, sorted.
+    pub(super) fn take_dirty(&mut self) -> Vec<Slot> {
+        let mut dirty: Vec<Slot> = std::mem::take(&mut self.dirty).iter().collect();
+        dirty.sort_unstable();
+        dirty
+    }
+
+    /// How often a selector was evaluated so far.
+    pub(super) fn evaluations(&self) -> u64 {
+        self.matching.evaluations()
+    }
+
+    /// True when nothing is left.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let tables = self.by_selector.is_empty() && self.by_tier.is_empty();
+        self.matching.is_empty() && self.policies.is_empty() && tables && self.dirty.is_empty()
+    }
+
+    fn mark_matched(&mut self, selector: Slot) {
+        for endpoint in self.matching.matched_items(selector) {
+            self.dirty.insert(endpoint);
+        }
+    }
+}
+
+/// True when both apply to the same endpoints at the same place in the order.
+fn same_place(a: &Policy, b: &Policy) -> bool {
+    (&a.tier, a.order, &a.selector, a.governs_ingress, a.governs_egress)
+        == (&b.tier, b.order, &b.selector, b.governs_ingress, b.governs_egress)
+}
+
+/// The tiers whose coming and going concerns a policy.
+fn tiers_to_watch(id: &PolicyId, policy: &Policy) -> BTreeSet<Name> {
+    match &policy.tier {
+        Some(tier) => BTreeSet::from([tier.clone()]),
+        None => tier_in_name(id).into_iter().chain([Name::from(DEFAULT_TIER)]).collect(),
+    }
+}
+
+fn remove_from<K: std::hash::Hash + Eq>(
+    index: &mut HashMap<K, BTreeSet<PolicyId>>,
+    key: &K,
+    id: &PolicyId,
+) {
+    if let Some(ids) = index.get_mut(key) {
+        ids.remove(id);
+        if ids.is_empty() {
+            index.remove(key);
+        }
+    }
+}

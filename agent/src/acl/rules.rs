@@ -1,0 +1,128 @@
+//! Rules with their selectors turned into address sets.
+
+use std::collections::BTreeMap;
+
+use calico_datastore::model::{Action, Name, Peer, Ports, Protocol, Rule, Selector, Unevaluable};
+
+use super::set_spec::SetSpec;
+use crate::desired::{ActiveRule, ActiveRules, SetId, SideMatch};
+
+/// Rules ready for the dataplane, and what they need.
+#[derive(Debug, Default)]
+pub(super) struct Resolved {
+    /// The rules.
+    pub(super) rules: ActiveRules,
+    /// The sets that the rules use.
+    pub(super) sets: BTreeMap<SetId, SetSpec>,
+    /// Rules that were left out, for people.
+    pub(super) problems: Vec<String>,
+}
+
+/// The rules of a profile that does not exist: everything is dropped. Nothing falls through to the
+/// next profile of the list, because nobody knows what the missing one would have denied.
+pub(super) fn drop_all() -> ActiveRules {
+    everything(Action::Deny)
+}
+
+/// The rules of the built-in profile `projectcalico-default-allow`.
+pub(super) fn allow_all() -> ActiveRules {
+    everything(Action::Allow)
+}
+
+fn everything(action: Action) -> ActiveRules {
+    let resolved = resolve(&[Rule::any(action)], &[Rule::any(action)]);
+    resolved.rules
+}
+
+/// Resolves the rules of a policy or a profile.
+pub(super) fn resolve(ingress: &[Rule], egress: &[Rule]) -> Resolved {
+    let mut resolved = Resolved::default();
+    resolved.rules.ingress = resolved.direction("ingress", ingress);
+    resolved.rules.egress = resolved.direction("egress", egress);
+    resolved
+}
+
+impl Resolved {
+    fn direction(&mut self, name: &str, rules: &[Rule]) -> Vec<ActiveRule> {
+        let mut active = Vec::with_capacity(rules.len());
+        for (index, rule) in rules.iter().enumerate() {
+            match rule.unevaluable {
+                None => active.push(self.rule(rule)),
+                Some(criterion) => {
+                    let criterion = match criterion {
+                        Unevaluable::Services => "services",
+                        Unevaluable::Http => "http",
+                    };
+                    self.problems.push(format!(
+                        "{name} rule {index} never matches: its criterion `{criterion}` cannot be \
+                         evaluated on this host"
+                    ));
+                }
+            }
+        }
+        active
+    }
+
+    fn rule(&mut self, rule: &Rule) -> ActiveRule {
+        // The protocol of a port's name where the rule does not say: as in the original.
+        let ports_of = rule.protocol.filter(|p| p.has_ports()).unwrap_or(Protocol::TCP);
+        ActiveRule {
+            action: rule.action,
+            family: rule.family,
+            protocol: rule.protocol,
+            not_protocol: rule.not_protocol,
+            icmp: rule.icmp,
+            not_icmp: rule.not_icmp,
+            source: self.side(&rule.source, ports_of),
+            destination: self.side(&rule.destination, ports_of),
+        }
+    }
+
+    fn side(&mut self, peer: &Peer, protocol: Protocol) -> SideMatch {
+        // The sets of named ports hold only endpoints that the selector matches, so with nothing
+        // but named ports the selector's own set would ask the same thing twice.
+        let covered = peer.ports.ranges.is_empty() && !peer.ports.named.is_empty();
+        let selector = peer.selector.as_ref().filter(|_| !covered);
+        SideMatch {
+            nets: peer.nets.clone(),
+            not_nets: peer.not_nets.clone(),
+            sets: selector.map(|selector| self.addresses(selector)).into_iter().collect(),
+            not_sets: peer.not_selector.as_ref().map(|s| self.addresses(s)).into_iter().collect(),
+            ports: peer.ports.ranges.clone(),
+            named_ports: self.named(&peer.ports, peer.selector.as_ref(), protocol),
+            not_ports: peer.not_ports.ranges.clone(),
+            not_named_ports: self.named(&peer.not_ports, peer.selector.as_ref(), protocol),
+        }
+    }
+
+    fn named(
+        &mut self,
+        ports: &Ports,
+        selector: Option<&Selector>,
+        protocol: Protocol,
+    ) -> Vec<SetId> {
+        let mut ids = Vec::with_capacity(ports.named.len());
+        for name in &ports.named {
+            let id = self.ports(selector, protocol, name);
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    fn addresses(&mut self, selector: &Selector) -> SetId {
+        self.need(SetSpec::Addresses(selector.clone()))
+    }
+
+    fn ports(&mut self, selector: Option<&Selector>, protocol: Protocol, name: &Name) -> SetId {
+        let selector = selector.cloned().unwrap_or_else(Selector::all);
+        self.need(SetSpec::Ports(selector, protocol, name.clone()))
+    }
+
+    fn need(&mut self, spec: SetSpec) -> SetId {
+        let id = spec.id();
+        self.sets.insert(id.clone(), spec);
+        id
+    }
+}

@@ -1,0 +1,69 @@
+//! Asks a running agent over its socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::document::StatusDocument;
+
+/// How long the agent may take to answer.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The agent did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("no agent answers on {}: is calico-agent running?", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The conversation broke.
+    #[error("cannot ask the agent")]
+    Ask(#[source] hyper::Error),
+    /// It took too long.
+    #[error("the agent did not answer within {LIMIT:?}")]
+    TimedOut,
+    /// Its answer is not a status document.
+    #[error("cannot read the agent's answer (another version?)")]
+    Answer(#[source] serde_json::Error),
+}
+
+/// The agent's status document.
+///
+/// # Errors
+/// When nobody listens on the socket or the answer cannot be read.
+pub async fn status(socket: &Path) -> Result<StatusDocument, ClientError> {
+    let body = tokio::time::timeout(LIMIT, get(socket, "/status"))
+        .await
+        .map_err(|_| ClientError::TimedOut)??;
+    serde_json::from_slice(&body).map_err(ClientError::Answer)
+}
+
+async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| ClientError::Connect { path: socket.to_owned(), source })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(ClientError::Ask)?;
+    let connection = tokio::spawn(connection);
+    let mut request = hyper::Request::new(Empty::<Bytes>::new());
+    if let Ok(uri) = path.parse() {
+        *request.uri_mut() = uri;
+    }
+    request
+        .headers_mut()
+        .insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("agent"));
+    let response = sender.send_request(request).await.map_err(ClientError::Ask)?;
+    let body = response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes();
+    connection.abort();
+    Ok(body)
+}

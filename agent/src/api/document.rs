@@ -1,0 +1,110 @@
+//! What `calico-agent status` answers: one document, for people as a table and for programs as
+//! JSON. Fields are only ever added.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::reconcile::{EndpointState, Problem};
+use crate::routes::bird::BgpSession;
+
+/// In one word, how the host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overall {
+    /// No complete snapshot yet, or it is not in the kernel yet.
+    Starting,
+    /// Everything that the store asks for is in force.
+    Ready,
+    /// The host works, but something in the lists below needs somebody.
+    Degraded,
+}
+
+/// The whole answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusDocument {
+    /// This host's name in the datastore.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// The agent's process id.
+    pub pid: u32,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// In one word.
+    pub state: Overall,
+    /// The datastore.
+    pub datastore: DatastoreStatus,
+    /// The number of the newest calculated state; 0 before the first.
+    pub generation: u64,
+    /// The parts of the dataplane.
+    pub parts: Vec<PartStatus>,
+    /// Every endpoint of this host.
+    pub endpoints: Vec<EndpointStatus>,
+    /// How many other things are in force.
+    pub counts: BTreeMap<String, usize>,
+    /// What is in the store but not in force, and settings that were refused.
+    pub notices: Vec<Problem>,
+    /// BGP sessions as BIRD reports them.
+    pub bgp: Vec<BgpSession>,
+    /// Why there are no sessions to show.
+    pub bgp_error: Option<String>,
+}
+
+/// The datastore as seen from here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatastoreStatus {
+    /// True once a complete snapshot was read and while nothing is waited for.
+    pub in_sync: bool,
+    /// What is waited for.
+    pub waiting: Option<String>,
+    /// The last revision that was read.
+    pub revision: i64,
+    /// Keys whose values were refused; the objects count as absent.
+    pub rejected: Vec<RejectedKey>,
+    /// Kinds that are in the store but not supported yet, with their number.
+    pub unsupported: BTreeMap<String, usize>,
+    /// What the registration of this host has come to.
+    pub registration: String,
+}
+
+/// A refused key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedKey {
+    /// The key.
+    pub key: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// One part of the dataplane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartStatus {
+    /// `felix`, `routes`, `bird`.
+    pub name: String,
+    /// The generation that is completely in force; `None` before the first.
+    pub applied: Option<u64>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// What people should know: the dataplane in use and why, counters.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// `orchestrator/workload/endpoint`.
+    pub endpoint: String,
+    /// The host side of its veth pair.
+    pub interface: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// The first characters of its ACL class, as in the chain names.
+    pub class: String,
+    /// The policies that govern it, in order: `tier/policy`.
+    pub policies: Vec<String>,
+    /// Its profiles, in order.
+    pub profiles: Vec<String>,
+    /// The state of all parts together: error before down before up.
+    pub state: EndpointState,
+}

@@ -1,0 +1,64 @@
+//! Answers on the socket.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+
+use super::document::{Overall, StatusDocument};
+use crate::status::overview::Overview;
+
+/// The socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {}", path.display())]
+pub struct ServerError {
+    /// The socket.
+    path: PathBuf,
+    /// Why.
+    #[source]
+    source: std::io::Error,
+}
+
+/// Opens the socket, in place of one that an earlier run left behind. Mode 0600.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn listen(path: &Path) -> Result<UnixListener, ServerError> {
+    let error = |source| ServerError { path: path.to_owned(), source };
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(error(source)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(error)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
+    Ok(listener)
+}
+
+/// Serves until the task is dropped.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn serve(listener: UnixListener, overview: Arc<Overview>) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/status", get(status))
+        .route("/ready", get(ready))
+        .route("/live", get(async || "live\n"))
+        .with_state(overview);
+    axum::serve(listener, router).await
+}
+
+async fn status(State(overview): State<Arc<Overview>>) -> Json<StatusDocument> {
+    Json(overview.document().await)
+}
+
+async fn ready(State(overview): State<Arc<Overview>>) -> (StatusCode, &'static str) {
+    match overview.overall() {
+        Overall::Starting => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        Overall::Ready | Overall::Degraded => (StatusCode::OK, "ready\n"),
+    }
+}

@@ -1,0 +1,227 @@
+//! The task between the datastore and the dataplane: feeds the pure calculation and publishes
+//! what it says.
+//!
+//! It acts at once when idle. While it is busy, batches pile up in its queue and are taken in one
+//! go, so that a burst costs one new state and not one per batch.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use calico_datastore::backend::{Batch, SyncEvent};
+use calico_datastore::model::{FelixConfiguration, Name, Update};
+use tokio::sync::{mpsc, watch};
+
+use crate::acl::Calculator;
+use crate::config::{Env, FileConfig, Resolution, Settings, Sources, announce, resolve};
+use crate::desired::DesiredState;
+use crate::status::overview::SyncState;
+use crate::status::systemd::Heartbeat;
+
+/// How many waiting batches are taken in one go, so that a flood cannot keep the dataplane waiting
+/// for ever.
+const MOST_AT_ONCE: usize = 256;
+
+/// The layers of the configuration that this host itself holds. A new value (after SIGHUP) is
+/// resolved at once.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    /// The process's environment.
+    pub env: Env,
+    /// `agent.toml`.
+    pub file: FileConfig,
+    /// What holds where nobody says anything.
+    pub defaults: Settings,
+}
+
+impl Layers {
+    /// The settings that follow from these layers and the two FelixConfigurations of the store.
+    pub fn resolve(
+        &self,
+        node: Option<&FelixConfiguration>,
+        global: Option<&FelixConfiguration>,
+        last: Option<&Resolution>,
+    ) -> Resolution {
+        let sources = Sources { env: &self.env, file: &self.file, node, global };
+        resolve(&sources, &self.defaults, last)
+    }
+}
+
+/// Where the results go.
+#[derive(Debug)]
+pub struct Outputs {
+    /// The desired state; `None` before the first complete snapshot.
+    pub desired: watch::Sender<Option<Arc<DesiredState>>>,
+    /// What the reading of the datastore has come to.
+    pub sync: watch::Sender<SyncState>,
+}
+
+/// Feeds the calculation until the queue ends.
+pub async fn run(
+    node: Name,
+    mut layers: watch::Receiver<Arc<Layers>>,
+    mut events: mpsc::Receiver<SyncEvent>,
+    outputs: Outputs,
+    mut heartbeat: Heartbeat,
+) {
+    let mut calculation = Calculation::new(node, layers.borrow_and_update().clone());
+    loop {
+        tokio::select! {
+            // Cancel-safe: `recv` and `changed` lose nothing when dropped before they are ready,
+            // an unanswered token stays in its channel.
+            event = events.recv() => {
+                let Some(event) = event else { return };
+                calculation.take(event);
+                for _ in 1..MOST_AT_ONCE {
+                    match events.try_recv() {
+                        Ok(event) => calculation.take(event),
+                        Err(_) => break,
+                    }
+                }
+            }
+            changed = layers.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                calculation.set_layers(layers.borrow_and_update().clone());
+            }
+            () = heartbeat.beat() => continue,
+        }
+        calculation.publish(&outputs);
+    }
+}
+
+struct Calculation {
+    node_configuration: Name,
+    calculator: Calculator,
+    layers: Arc<Layers>,
+    felix: BTreeMap<Name, Arc<FelixConfiguration>>,
+    settings: Arc<Settings>,
+    resolution: Option<Resolution>,
+    settings_stale: bool,
+    sync: SyncState,
+}
+
+impl Calculation {
+    fn new(node: Name, layers: Arc<Layers>) -> Self {
+        Self {
+            node_configuration: Name::from(format!("node.{node}")),
+            calculator: Calculator::new(node),
+            layers,
+            felix: BTreeMap::new(),
+            settings: Arc::default(),
+            resolution: None,
+            settings_stale: true,
+            sync: SyncState::default(),
+        }
+    }
+
+    fn set_layers(&mut self, layers: Arc<Layers>) {
+        self.layers = layers;
+        self.settings_stale = true;
+    }
+
+    fn take(&mut self, event: SyncEvent) {
+        match event {
+            SyncEvent::Waiting { reason } => {
+                if self.sync.waiting.as_ref() != Some(&reason) {
+                    tracing::warn!(reason, "waiting for the datastore; the kernel stays as it is");
+                }
+                self.sync.waiting = Some(reason);
+            }
+            SyncEvent::Changes(batch) => self.apply(batch),
+        }
+    }
+
+    fn apply(&mut self, batch: Batch) {
+        if !self.sync.complete {
+            tracing::info!(
+                revision = batch.revision,
+                objects = batch.updates.len(),
+                "read the datastore"
+            );
+        } else if self.sync.waiting.is_some() {
+            tracing::info!(revision = batch.revision, "in sync with the datastore again");
+        }
+        self.sync.complete = true;
+        self.sync.waiting = None;
+        self.sync.revision = batch.revision;
+        for rejection in batch.rejections {
+            tracing::error!(
+                key = rejection.key,
+                reason = rejection.reason,
+                "refused a value; the object counts as absent"
+            );
+            self.sync.rejected.insert(rejection.key, rejection.reason);
+        }
+        for key in batch.accepted {
+            if self.sync.rejected.remove(&key).is_some() {
+                tracing::info!(key, "a refused key is gone or right again");
+            }
+        }
+        for (kind, count) in batch.unsupported {
+            if count == 0 {
+                self.sync.unsupported.remove(&kind);
+            } else {
+                self.sync.unsupported.insert(kind, count);
+            }
+        }
+        let mut updates = Vec::with_capacity(batch.updates.len());
+        for update in batch.updates {
+            match update {
+                Update::FelixConfiguration(name, value) => {
+                    match value {
+                        Some(value) => self.felix.insert(name, value),
+                        None => self.felix.remove(&name),
+                    };
+                    self.settings_stale = true;
+                }
+                update => updates.push(update),
+            }
+        }
+        self.calculator.apply(updates);
+    }
+
+    fn publish(&mut self, outputs: &Outputs) {
+        if self.settings_stale {
+            self.resolve();
+        }
+        if self.sync.complete {
+            let desired = self.calculator.desired(Arc::clone(&self.settings), self.sync.revision);
+            outputs.desired.send_if_modified(|current| {
+                let changed = current.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &desired));
+                if changed {
+                    tracing::debug!(
+                        generation = desired.generation,
+                        revision = desired.revision,
+                        "calculated"
+                    );
+                    *current = Some(desired);
+                }
+                changed
+            });
+        }
+        outputs.sync.send_if_modified(|current| {
+            let changed = *current != self.sync;
+            if changed {
+                current.clone_from(&self.sync);
+            }
+            changed
+        });
+    }
+
+    fn resolve(&mut self) {
+        self.settings_stale = false;
+        let last = self.resolution.take();
+        let resolution = self.layers.resolve(
+            self.felix.get(&self.node_configuration).map(Arc::as_ref),
+            self.felix.get("default").map(Arc::as_ref),
+            last.as_ref(),
+        );
+        announce(&resolution, last.as_ref());
+        self.sync.settings.clone_from(&resolution.problems);
+        if *self.settings != resolution.settings {
+            self.settings = Arc::new(resolution.settings.clone());
+        }
+        self.resolution = Some(resolution);
+    }
+}

@@ -1,0 +1,89 @@
+//! The environment as a value. Nothing else in the agent reads the process's environment.
+
+use std::collections::BTreeMap;
+
+use super::params::folded;
+
+/// Environment variables by name.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Env(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Env {
+    /// Only the names: there are passwords among the values.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Env {
+    /// Every variable of this process. What is not UTF-8 cannot be meant for us.
+    pub fn of_process() -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        std::env::vars_os().filter_map(text).collect()
+    }
+
+    /// The value of `name` without spaces around it. Empty counts as not set: that is what
+    /// environment files and container tools make of "nothing".
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    /// Felix's parameters: name as written without its prefix, and value. Prefix and name count in
+    /// any case; of several spellings of one name the first in byte order (upper case) counts.
+    pub fn felix(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut seen = std::collections::BTreeSet::new();
+        self.0.iter().filter_map(move |(variable, value)| {
+            let prefix = variable.get(..PREFIX.len())?;
+            let name = variable.get(PREFIX.len()..)?;
+            let ours = prefix.eq_ignore_ascii_case(PREFIX) && !name.is_empty();
+            let value = value.trim();
+            (ours && !value.is_empty() && seen.insert(folded(name))).then_some((name, value))
+        })
+    }
+
+    /// One of Felix's parameters, its name without prefix, in any case.
+    pub fn felix_value(&self, wanted: &str) -> Option<&str> {
+        let wanted = folded(wanted);
+        self.felix().find(|(name, _)| folded(name) == wanted).map(|(_, value)| value)
+    }
+}
+
+/// What the names of Felix's parameters begin with.
+const PREFIX: &str = "FELIX_";
+
+impl FromIterator<(String, String)> for Env {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
+        Self(variables.into_iter().collect())
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Env {
+    fn from(variables: [(&str, &str); N]) -> Self {
+        variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_is_not_set_and_upper_case_wins() {
+        let env = Env::from([
+            ("FELIX_IPV6SUPPORT", "false"),
+            ("felix_ipv6support", "true"),
+            ("Felix_Foo_Bar", " x "),
+            ("FELIX_EMPTY", "  "),
+            ("FELIX_", "x"),
+            ("FELIX", "x"),
+            ("\u{e9}FELIX_X", "x"),
+            ("IP", ""),
+        ]);
+        let felix: Vec<_> = env.felix().collect();
+        assert_eq!(felix, [("IPV6SUPPORT", "false"), ("Foo_Bar", "x")]);
+        assert_eq!(env.get("IP"), None);
+        assert_eq!(env.felix_value("Ipv6Support"), Some("false"));
+    }
+}

@@ -1,0 +1,394 @@
+//! The table of parameters: the one definition of every name that can be set.
+//!
+//! Parsing, defaults, `packaging/agent.toml.example` and the documentation follow from it. What a
+//! name *means* is in [`Settings`]; which *source* wins is decided in `resolve`. Names are Felix's.
+
+use std::borrow::Cow;
+
+use super::kind::Kind;
+use super::settings::{AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, Settings};
+
+/// What a value that cannot be read leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBad {
+    /// The next lower source is asked, in the end the default.
+    NextSource,
+    /// The last good value stays in force, at the start the default; lower sources are not asked.
+    /// These are the parameters where Felix refuses to start: falling through to a value that
+    /// nobody chose for this host could open it.
+    KeepLast,
+}
+
+/// A parameter.
+#[derive(Debug)]
+pub struct Param {
+    /// Felix's name: `DefaultEndpointToHostAction`.
+    pub name: &'static str,
+    /// What it takes and where that lands.
+    pub kind: Kind,
+    /// The default as one would write it. Empty: none.
+    pub default: &'static str,
+    /// What the literal `none` stands for; `None`: it is refused.
+    pub none: Option<&'static str>,
+    /// What a bad value leads to.
+    pub on_bad: OnBad,
+    /// One sentence or two for people.
+    pub doc: &'static str,
+}
+
+/// A value that a parameter does not take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{value:?} is not allowed for {name}: it takes {allowed}")]
+pub struct BadValue {
+    /// The parameter.
+    pub name: &'static str,
+    /// What was written.
+    pub value: String,
+    /// What it takes.
+    pub allowed: String,
+}
+
+impl Param {
+    /// Puts `value` into `settings`. Surrounding spaces do not count; `none` in any case stands
+    /// for [`Param::none`].
+    ///
+    /// # Errors
+    /// When the parameter does not take the value; `settings` is unchanged then.
+    pub fn apply(&self, value: &str, settings: &mut Settings) -> Result<(), BadValue> {
+        let bad = || BadValue { name: self.name, value: value.to_owned(), allowed: self.allowed() };
+        let text = value.trim();
+        let text =
+            if text.eq_ignore_ascii_case("none") { self.none.ok_or_else(bad)? } else { text };
+        self.kind.apply(text, settings).ok_or_else(bad)
+    }
+
+    /// The values it takes, for people.
+    pub fn allowed(&self) -> String {
+        let mut text = self.kind.allowed();
+        match self.none {
+            Some("") => text.push_str(", or none"),
+            Some(none) => text.push_str(&format!(", or none (= {none})")),
+            None => {}
+        }
+        text
+    }
+
+    /// Its name in `agent.toml`: `default_endpoint_to_host_action`.
+    pub fn snake_case(&self) -> String {
+        snake_case(self.name)
+    }
+
+    /// The parameter of this name, in any case, with or without underscores.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        let wanted = folded(name);
+        PARAMS.iter().find(|param| folded(param.name) == wanted)
+    }
+}
+
+/// A name without what does not tell names apart: case and underscores.
+pub(super) fn folded(name: &str) -> String {
+    name.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// `IptablesNATOutgoingInterfaceFilter` → `iptables_nat_outgoing_interface_filter`.
+fn snake_case(name: &str) -> String {
+    let bytes = name.as_bytes();
+    let mut snake = String::with_capacity(name.len() + 8);
+    for (i, byte) in bytes.iter().enumerate() {
+        let after_lower = i > 0 && !bytes[i - 1].is_ascii_uppercase();
+        let before_lower = bytes.get(i + 1).is_some_and(u8::is_ascii_lowercase);
+        if i > 0 && byte.is_ascii_uppercase() && (after_lower || before_lower) {
+            snake.push('_');
+        }
+        snake.push(byte.to_ascii_lowercase().into());
+    }
+    snake
+}
+
+/// The name that is most like `name`, when one is close enough to be meant: at most a third of its
+/// letters differ.
+pub(super) fn nearest<'a>(
+    name: &str,
+    known: impl Iterator<Item = Cow<'a, str>>,
+) -> Option<Cow<'a, str>> {
+    let wanted = folded(name);
+    let (distance, found) = known
+        .map(|candidate| (edit_distance(&wanted, &folded(&candidate)), candidate))
+        .min_by_key(|(distance, _)| *distance)?;
+    (distance * 3 <= wanted.len()).then_some(found)
+}
+
+/// How many letters must be put in, taken out or changed to make `b` of `a` (Levenshtein).
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+use OnBad::{KeepLast, NextSource};
+
+/// Every parameter, in the order of the documentation.
+pub static PARAMS: &[Param] = &[
+    Param {
+        name: "InterfacePrefix",
+        kind: Kind::Prefixes(|s| &mut s.interface_prefixes),
+        default: "cali",
+        none: None,
+        on_bad: KeepLast,
+        doc: "Host-side interfaces of pods begin with one of these.",
+    },
+    Param {
+        name: "Ipv6Support",
+        kind: Kind::Bool(|s| &mut s.ipv6),
+        default: "true",
+        none: Some("false"),
+        on_bad: NextSource,
+        doc: "Program IPv6 as well as IPv4.",
+    },
+    Param {
+        name: "DefaultEndpointToHostAction",
+        kind: Kind::Choice(&[
+            ("Drop", |s| s.endpoint_to_host = HostAction::Drop),
+            ("Return", |s| s.endpoint_to_host = HostAction::Return),
+            ("Accept", |s| s.endpoint_to_host = HostAction::Accept),
+        ]),
+        default: "Drop",
+        none: None,
+        on_bad: KeepLast,
+        doc: "What packets from a pod to its own host get after the pod's policy. Return leaves \
+              them to the host's own rules; the agent writes Return for its own node when it \
+              registers, as calico/node does.",
+    },
+    Param {
+        name: "IptablesBackend",
+        kind: Kind::Choice(&[
+            ("Auto", |s| s.iptables_backend = IptablesBackend::Auto),
+            ("Legacy", |s| s.iptables_backend = IptablesBackend::Legacy),
+            ("NFT", |s| s.iptables_backend = IptablesBackend::Nft),
+        ]),
+        default: "Auto",
+        none: Some("Auto"),
+        on_bad: NextSource,
+        doc: "Which iptables is used. Auto takes what the host can do and already uses.",
+    },
+    Param {
+        name: "ChainInsertMode",
+        kind: Kind::Choice(&[
+            ("Insert", |s| s.insert_mode = InsertMode::Insert),
+            ("Append", |s| s.insert_mode = InsertMode::Append),
+        ]),
+        default: "Insert",
+        none: None,
+        on_bad: KeepLast,
+        doc: "Where our jumps go in the kernel's chains: before all other rules or behind them. \
+              With Append a rule of the host that accepts decides before any policy.",
+    },
+    Param {
+        name: "IptablesFilterAllowAction",
+        kind: Kind::Choice(&[
+            ("Accept", |s| s.filter_allow = AllowAction::Accept),
+            ("Return", |s| s.filter_allow = AllowAction::Return),
+        ]),
+        default: "Accept",
+        none: None,
+        on_bad: KeepLast,
+        doc: "What an allowed packet does: accepted at once, or on to the rules behind ours.",
+    },
+    Param {
+        name: "IptablesFilterDenyAction",
+        kind: Kind::Choice(&[
+            ("Drop", |s| s.filter_deny = DenyAction::Drop),
+            ("Reject", |s| s.filter_deny = DenyAction::Reject),
+        ]),
+        default: "Drop",
+        none: None,
+        on_bad: KeepLast,
+        doc: "What a denied packet gets: silence or an ICMP error.",
+    },
+    Param {
+        name: "IptablesMarkMask",
+        kind: Kind::MarkMask(|s| &mut s.mark_mask),
+        default: "0xffff0000",
+        none: None,
+        on_bad: KeepLast,
+        doc: "The only bits of the packet mark that are ever touched.",
+    },
+    Param {
+        name: "IptablesRefreshInterval",
+        kind: Kind::Seconds(|s| &mut s.iptables_refresh),
+        default: "180",
+        none: Some("0"),
+        on_bad: NextSource,
+        doc: "Read our rules back and repair them this often. 0 = never.",
+    },
+    Param {
+        name: "IptablesPostWriteCheckIntervalSecs",
+        kind: Kind::Seconds(|s| &mut s.iptables_post_write_check),
+        default: "5",
+        none: Some("0"),
+        on_bad: NextSource,
+        doc: "Read our rules back this long after a write, in case another program overwrote \
+              them. 0 = never.",
+    },
+    Param {
+        name: "IpsetsRefreshInterval",
+        kind: Kind::Seconds(|s| &mut s.ipsets_refresh),
+        default: "90",
+        none: Some("0"),
+        on_bad: NextSource,
+        doc: "Read our address sets back and repair them this often. 0 = never.",
+    },
+    Param {
+        name: "MaxIpsetSize",
+        kind: Kind::Count(|s| &mut s.max_ipset_size),
+        default: "1048576",
+        none: None,
+        on_bad: NextSource,
+        doc: "How many members an address set may have.",
+    },
+    Param {
+        name: "RouteRefreshInterval",
+        kind: Kind::Seconds(|s| &mut s.route_refresh),
+        default: "90",
+        none: Some("0"),
+        on_bad: NextSource,
+        doc: "Read our routes back and repair them this often. 0 = never.",
+    },
+    Param {
+        name: "DeviceRouteProtocol",
+        kind: Kind::RouteProtocol(|s| &mut s.route_protocol),
+        default: "80",
+        none: None,
+        on_bad: NextSource,
+        doc: "The protocol number of our routes. Felix uses 3 (boot), which it shares with \
+              `ip route add`; a number of our own tells them apart.",
+    },
+    Param {
+        name: "DeviceRouteSourceAddress",
+        kind: Kind::Ipv4(|s| &mut s.route_source),
+        default: "",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "The source address of the host's own packets to pods. Unset: the kernel chooses.",
+    },
+    Param {
+        name: "RemoveExternalRoutes",
+        kind: Kind::Bool(|s| &mut s.remove_external_routes),
+        default: "true",
+        none: Some("false"),
+        on_bad: NextSource,
+        doc: "Also remove routes of others on the interfaces of pods, after a grace of 10 s.",
+    },
+    Param {
+        name: "DisableConntrackInvalidCheck",
+        kind: Kind::Bool(|s| &mut s.allow_conntrack_invalid),
+        default: "false",
+        none: Some("false"),
+        on_bad: NextSource,
+        doc: "Do not drop packets that connection tracking calls invalid.",
+    },
+    Param {
+        name: "IPForwarding",
+        kind: Kind::Choice(&[
+            ("Enabled", |s| s.ip_forwarding = true),
+            ("Disabled", |s| s.ip_forwarding = false),
+        ]),
+        default: "Enabled",
+        none: Some("Disabled"),
+        on_bad: NextSource,
+        doc: "Switch the kernel's forwarding on. Disabled leaves it as it is.",
+    },
+    Param {
+        name: "NATOutgoingAddress",
+        kind: Kind::Ipv4(|s| &mut s.nat_outgoing_address),
+        default: "",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "The address that outgoing traffic of pools with natOutgoing gets. Unset: that of \
+              the interface it leaves by.",
+    },
+    Param {
+        name: "IptablesNATOutgoingInterfaceFilter",
+        kind: Kind::Interface(|s| &mut s.nat_outgoing_interface),
+        default: "",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "Masquerade only what leaves by this interface (`eth+` = all that begin with eth).",
+    },
+    Param {
+        name: "LogPrefix",
+        kind: Kind::LogPrefix(|s| &mut s.log_prefix),
+        default: "calico-packet",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "What the kernel's log lines of rules with the action Log begin with.",
+    },
+    Param {
+        name: "LogSeverityScreen",
+        kind: Kind::Choice(&[
+            ("Info", |s| "info".clone_into(&mut s.log_level)),
+            ("Trace", |s| "trace".clone_into(&mut s.log_level)),
+            ("Debug", |s| "debug".clone_into(&mut s.log_level)),
+            ("Warning", |s| "warn".clone_into(&mut s.log_level)),
+            ("Error", |s| "error".clone_into(&mut s.log_level)),
+            ("Fatal", |s| "error".clone_into(&mut s.log_level)),
+            ("Off", |s| "off".clone_into(&mut s.log_level)),
+        ]),
+        default: "Info",
+        none: Some("Off"),
+        on_bad: NextSource,
+        doc: "The least severe messages that are logged (RUST_LOG goes before it).",
+    },
+    Param {
+        name: "ReportingIntervalSecs",
+        kind: Kind::Seconds(|s| &mut s.reporting_interval),
+        default: "30",
+        none: Some("0"),
+        on_bad: NextSource,
+        doc: "Write this host's status to the datastore this often. 0 = never.",
+    },
+    Param {
+        name: "ReportingTTLSecs",
+        kind: Kind::Seconds(|s| &mut s.reporting_ttl),
+        default: "90",
+        none: Some("0"),
+        on_bad: NextSource,
+        doc: "This host's status vanishes when it was not written for this long. 0 = stays.",
+    },
+    Param {
+        name: "EndpointReportingEnabled",
+        kind: Kind::Bool(|s| &mut s.endpoint_reporting),
+        default: "false",
+        none: Some("false"),
+        on_bad: NextSource,
+        doc: "Write the status of each endpoint to the datastore.",
+    },
+    Param {
+        name: "EndpointReportingDelaySecs",
+        kind: Kind::Seconds(|s| &mut s.endpoint_reporting_delay),
+        default: "1",
+        none: Some("0"),
+        on_bad: NextSource,
+        doc: "At most one endpoint's status is written in this time.",
+    },
+    Param {
+        name: "EndpointStatusPathPrefix",
+        kind: Kind::Directory(|s| &mut s.endpoint_status_prefix),
+        default: "/run/calico",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "Directory of `endpoint-status`, one file per programmed endpoint, which the CNI \
+              plugin can wait for. Its default is the run directory.",
+    },
+];
+
+#[cfg(test)]
+mod tests;

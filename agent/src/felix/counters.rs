@@ -1,0 +1,71 @@
+//! How often the kernel's tools were called, and how much they were told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    pub(super) fn count(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Its value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What was sent to the kernel since the start. Clones share the numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Calls of `iptables-save`.
+    pub iptables_saves: Counter,
+    /// Calls of `iptables-restore`.
+    pub iptables_restores: Counter,
+    /// Bytes sent to `iptables-restore`.
+    pub iptables_bytes: Counter,
+    /// Chains declared or deleted, and rules written.
+    pub iptables_lines: Counter,
+    /// Calls of `ipset save`.
+    pub ipset_saves: Counter,
+    /// Calls of `ipset restore`.
+    pub ipset_restores: Counter,
+    /// Lines sent to `ipset restore`.
+    pub ipset_lines: Counter,
+    /// Calls of `conntrack`.
+    pub conntrack_calls: Counter,
+    /// Files under `/proc/sys` that were written.
+    pub sysctl_writes: Counter,
+}
+
+impl Counters {
+    /// The numbers by name.
+    pub fn facts(&self) -> BTreeMap<String, String> {
+        [
+            ("iptables_saves", &self.iptables_saves),
+            ("iptables_restores", &self.iptables_restores),
+            ("iptables_bytes", &self.iptables_bytes),
+            ("iptables_lines", &self.iptables_lines),
+            ("ipset_saves", &self.ipset_saves),
+            ("ipset_restores", &self.ipset_restores),
+            ("ipset_lines", &self.ipset_lines),
+            ("conntrack_calls", &self.conntrack_calls),
+            ("sysctl_writes", &self.sysctl_writes),
+        ]
+        .into_iter()
+        .map(|(name, counter)| (name.to_owned(), counter.get().to_string()))
+        .collect()
+    }
+
+    /// How many times the kernel was written to.
+    pub fn writes(&self) -> u64 {
+        self.iptables_restores.get()
+            + self.ipset_restores.get()
+            + self.conntrack_calls.get()
+            + self.sysctl_writes.get()
+    }
+}

@@ -1,0 +1,173 @@
+//! What an endpoint is to the dataplane: members of sets and a MAC rule behind one interface.
+//!
+//! The interface is the key, because the kernel knows nothing else. Two endpoints that name the
+//! same interface (a pod that was made again under another name, and its old object not deleted
+//! yet) must not take each other's members away when one goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use calico_datastore::model::{Family, InterfaceName, Mac, WorkloadEndpointId};
+
+use super::ipset::Entry;
+use super::iptables::names;
+use crate::desired::{Change, DesiredState, LocalEndpoint};
+
+/// The interfaces of the active endpoints.
+#[derive(Debug, Default)]
+pub struct Interfaces {
+    claims: BTreeMap<InterfaceName, BTreeSet<WorkloadEndpointId>>,
+    owners: BTreeMap<InterfaceName, (WorkloadEndpointId, Arc<LocalEndpoint>)>,
+    macs: BTreeMap<InterfaceName, Mac>,
+}
+
+/// What a change of endpoints means.
+#[derive(Debug, Default)]
+pub struct InterfaceChanges {
+    /// Members that come: (set, member).
+    pub added: BTreeSet<(String, Entry)>,
+    /// Members that go.
+    pub removed: BTreeSet<(String, Entry)>,
+    /// Addresses that left an interface.
+    pub left: BTreeSet<IpAddr>,
+    /// True when the MAC rules are not the same.
+    pub macs: bool,
+    /// Endpoints whose state may be another.
+    pub touched: BTreeSet<WorkloadEndpointId>,
+}
+
+impl Interfaces {
+    /// The MAC of each interface that has one.
+    pub fn macs(&self) -> &BTreeMap<InterfaceName, Mac> {
+        &self.macs
+    }
+
+    /// The endpoint whose addresses and MAC are in force on an interface.
+    pub fn owner(&self, interface: &InterfaceName) -> Option<&WorkloadEndpointId> {
+        self.owners.get(interface).map(|(id, _)| id)
+    }
+
+    /// Every endpoint that names the interface.
+    pub fn claimants(
+        &self,
+        interface: &InterfaceName,
+    ) -> impl Iterator<Item = &WorkloadEndpointId> {
+        self.claims.get(interface).into_iter().flatten()
+    }
+
+    /// The interfaces with an owner.
+    pub fn names(&self) -> impl Iterator<Item = &InterfaceName> {
+        self.owners.keys()
+    }
+
+    /// All members of `family`: (set, member).
+    pub fn members(&self, family: Family) -> impl Iterator<Item = (String, Entry)> {
+        self.owners.values().flat_map(move |(_, endpoint)| members(endpoint, family))
+    }
+
+    /// Takes over the endpoints of `state` from nothing.
+    pub fn rebuild(&mut self, state: &DesiredState) -> InterfaceChanges {
+        let changes: Vec<_> = state
+            .endpoints
+            .iter()
+            .map(|(id, endpoint)| (id.clone(), Change::Added(Arc::clone(endpoint))))
+            .collect();
+        *self = Self::default();
+        self.update(&changes, state)
+    }
+
+    /// Takes over changed endpoints.
+    pub fn update(
+        &mut self,
+        changes: &[(WorkloadEndpointId, Change<Arc<LocalEndpoint>>)],
+        state: &DesiredState,
+    ) -> InterfaceChanges {
+        let mut out = InterfaceChanges::default();
+        let mut interfaces = BTreeSet::new();
+        for (id, change) in changes {
+            out.touched.insert(id.clone());
+            let (old, new) = match change {
+                Change::Added(new) => (None, Some(new)),
+                Change::Updated { old, new } => (Some(old), Some(new)),
+                Change::Removed(old) => (Some(old), None),
+            };
+            if let Some(old) = old {
+                interfaces.insert(old.interface.clone());
+                if let Some(claims) = self.claims.get_mut(&old.interface) {
+                    claims.remove(id);
+                }
+            }
+            if let Some(new) = new {
+                interfaces.insert(new.interface.clone());
+                self.claims.entry(new.interface.clone()).or_default().insert(id.clone());
+            }
+        }
+        for interface in interfaces {
+            self.update_interface(interface, state, &mut out);
+        }
+        // A member that moves from one interface's owner to the next stays.
+        let added = &out.added;
+        out.removed.retain(|member| !added.contains(member));
+        out
+    }
+
+    fn update_interface(
+        &mut self,
+        interface: InterfaceName,
+        state: &DesiredState,
+        out: &mut InterfaceChanges,
+    ) {
+        let claims = self.claims.get(&interface);
+        out.touched.extend(claims.into_iter().flatten().cloned());
+        // The first active one, in order of names: the same after a restart.
+        let owner = claims.into_iter().flatten().find_map(|id| {
+            let endpoint = state.endpoints.get(id)?;
+            let class = state.classes.get(&endpoint.class)?;
+            (endpoint.active && class.active).then(|| (id.clone(), Arc::clone(endpoint)))
+        });
+        if claims.is_some_and(BTreeSet::is_empty) {
+            self.claims.remove(&interface);
+        }
+        let old = match &owner {
+            Some(owner) => self.owners.insert(interface.clone(), owner.clone()),
+            None => self.owners.remove(&interface),
+        };
+        let new = owner.as_ref().map(|(_, endpoint)| endpoint);
+        let old = old.as_ref().map(|(_, endpoint)| endpoint);
+        let all = |endpoint: Option<&Arc<LocalEndpoint>>| -> BTreeSet<(String, Entry)> {
+            let Some(endpoint) = endpoint else { return BTreeSet::new() };
+            Family::ALL.into_iter().flat_map(|family| members(endpoint, family)).collect()
+        };
+        let (before, after) = (all(old), all(new));
+        out.added.extend(after.difference(&before).cloned());
+        out.removed.extend(before.difference(&after).cloned());
+        let has = |address: &IpAddr| new.is_some_and(|e| addresses(e).any(|a| a == *address));
+        out.left.extend(old.into_iter().flat_map(|e| addresses(e)).filter(|a| !has(a)));
+        let mac = new.and_then(|endpoint| endpoint.mac);
+        let previous = match mac {
+            Some(mac) => self.macs.insert(interface, mac),
+            None => self.macs.remove(&interface),
+        };
+        out.macs |= previous != mac;
+    }
+}
+
+/// The single addresses of an endpoint.
+fn addresses(endpoint: &LocalEndpoint) -> impl Iterator<Item = IpAddr> {
+    endpoint.addresses.iter().filter(|net| net.is_host()).map(|net| net.address())
+}
+
+/// The members that an endpoint is.
+fn members(endpoint: &LocalEndpoint, family: Family) -> impl Iterator<Item = (String, Entry)> {
+    let sets = [names::local_endpoints(family), names::class_set(family, &endpoint.class)];
+    let nets = endpoint
+        .addresses
+        .iter()
+        // "Any address" cannot be a member, and an endpoint that may use any is none we know of.
+        .filter(move |net| net.family() == family && net.prefix_len() > 0);
+    nets.flat_map(move |net| {
+        let entry = Entry::NetIface(*net, endpoint.interface.clone());
+        sets.clone().map(|set| (set, entry.clone()))
+    })
+}

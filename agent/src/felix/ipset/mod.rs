@@ -1,0 +1,129 @@
+//! Address sets in the kernel, behind one small interface: read all of ours, write a list of
+//! commands. Today `ipset save` and `ipset restore` do it; netlink can take their place without
+//! anybody else noticing.
+
+mod driver;
+mod plan;
+mod save;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use calico_datastore::model::{Cidr, Family, InterfaceName, Protocol};
+
+pub use driver::{Refused, SetError, Sets};
+pub(crate) use plan::members_gone;
+pub use plan::{Phases, full, members_of};
+
+/// What the members of a set of the kernel are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SetType {
+    /// `hash:net`.
+    Net,
+    /// `hash:ip,port`.
+    Port,
+    /// `hash:net,iface`: what may come out of, or go into, which interface.
+    NetIface,
+}
+
+impl SetType {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Net => "hash:net",
+            Self::Port => "hash:ip,port",
+            Self::NetIface => "hash:net,iface",
+        }
+    }
+}
+
+/// What a set is, apart from its members. A set of the same name that is something else cannot be
+/// used and is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetSpec {
+    /// What its members are.
+    pub kind: SetType,
+    /// Their family.
+    pub family: Family,
+    /// The most members.
+    pub max: u32,
+}
+
+/// A member of a set of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Entry {
+    /// A prefix, never of length 0: the kernel has none in its hash types.
+    Net(Cidr),
+    /// Address, protocol and port.
+    Port(IpAddr, Protocol, u16),
+    /// A prefix behind an interface.
+    NetIface(Cidr, InterfaceName),
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Net(net) => write!(f, "{net}"),
+            Self::Port(ip, protocol, port) => write!(f, "{ip},{protocol}:{port}"),
+            Self::NetIface(net, interface) => write!(f, "{net},{interface}"),
+        }
+    }
+}
+
+/// A set as the kernel has it.
+#[derive(Clone, Debug)]
+pub struct ActualSet {
+    /// What it is; `None` when it is of a type that we do not use.
+    pub spec: Option<SetSpec>,
+    /// Its members.
+    pub members: HashSet<Entry>,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// A new set.
+    Create(String, SetSpec),
+    /// A member comes; nothing happens when it is there.
+    Add(String, Entry),
+    /// A member goes; nothing happens when it is not there.
+    Delete(String, Entry),
+    /// Two sets of one type change places, in one step.
+    Swap(String, String),
+    /// A set goes. Refused while a rule uses it.
+    Destroy(String),
+}
+
+impl Command {
+    /// The set that it is about.
+    pub fn set(&self) -> &str {
+        match self {
+            Self::Create(set, _)
+            | Self::Add(set, _)
+            | Self::Delete(set, _)
+            | Self::Swap(set, _)
+            | Self::Destroy(set) => set,
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(set, spec) => {
+                let family = if spec.family == Family::V4 { "inet" } else { "inet6" };
+                // A class mostly has few members, and there may be thousands of classes; the
+                // kernel enlarges a table that fills.
+                let small = if spec.kind == SetType::NetIface { " hashsize 64" } else { "" };
+                write!(f, "create {set} {} family {family}", spec.kind.name())?;
+                write!(f, "{small} maxelem {}", spec.max)
+            }
+            Self::Add(set, entry) => write!(f, "add {set} {entry}"),
+            Self::Delete(set, entry) => write!(f, "del {set} {entry}"),
+            Self::Swap(a, b) => write!(f, "swap {a} {b}"),
+            Self::Destroy(set) => write!(f, "destroy {set}"),
+        }
+    }
+}

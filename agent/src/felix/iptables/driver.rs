@@ -1,0 +1,86 @@
+//! Runs `iptables-save` and `iptables-restore` of the chosen flavour. It decides nothing.
+
+use std::collections::BTreeMap;
+
+use calico_datastore::model::Family;
+
+use super::probe::Dataplane;
+use super::save::{self, ActualTable, Table};
+use crate::exec::{Exec, ExecError};
+use crate::felix::counters::Counters;
+
+/// A call that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum IptablesError {
+    /// What the kernel holds could not be read.
+    #[error("cannot read the {family} tables")]
+    Save {
+        /// The family.
+        family: Family,
+        /// Why.
+        #[source]
+        source: ExecError,
+    },
+    /// The kernel did not take a transaction. It holds what it held before.
+    #[error("cannot write the {family} tables")]
+    Restore {
+        /// The family.
+        family: Family,
+        /// Why.
+        #[source]
+        source: ExecError,
+    },
+}
+
+/// The programs of one flavour.
+#[derive(Clone, Debug)]
+pub struct Driver {
+    exec: Exec,
+    dataplane: Dataplane,
+    counters: Counters,
+}
+
+impl Driver {
+    /// A driver for what the probe chose.
+    pub fn new(exec: Exec, dataplane: Dataplane, counters: Counters) -> Self {
+        Self { exec, dataplane, counters }
+    }
+
+    /// Reads all tables that exist. Tables that do not exist are not made by looking.
+    ///
+    /// # Errors
+    /// When the program fails.
+    pub async fn save(
+        &self,
+        family: Family,
+    ) -> Result<BTreeMap<Table, ActualTable>, IptablesError> {
+        self.counters.iptables_saves.count(1);
+        let program = self.dataplane.program(family, "save");
+        let output = self
+            .exec
+            .run::<&str>(&program, &[], b"")
+            .await
+            .map_err(|source| IptablesError::Save { family, source })?;
+        Ok(save::parse(&String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Writes `text`: any number of tables, each one transaction.
+    ///
+    /// # Errors
+    /// When one of the tables was not taken; those before it are in force.
+    pub async fn restore(&self, family: Family, text: &str) -> Result<(), IptablesError> {
+        self.counters.iptables_restores.count(1);
+        self.counters.iptables_bytes.count(text.len() as u64);
+        let program = self.dataplane.program(family, "restore");
+        let mut args = vec!["--noflush"];
+        // The lock is shared with every other user of the legacy tables.
+        if self.dataplane.waits {
+            args.push("--wait=10");
+        }
+        self.exec
+            .run(&program, &args, text.as_bytes())
+            .await
+            .map_err(|source| IptablesError::Restore { family, source })?;
+        Ok(())
+    }
+}

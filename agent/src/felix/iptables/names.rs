@@ -1,0 +1,155 @@
+//! Names of chains and sets, in the original's scheme, and which names are ours.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use calico_datastore::model::{Family, Name, PolicyId};
+use sha2::{Digest as _, Sha256};
+
+use crate::desired::{ClassId, SetId};
+use crate::felix::ruleset::Direction;
+
+/// The longest chain name that iptables takes.
+const MAX_CHAIN: usize = 28;
+/// The longest name of an address set (IPSET_MAXNAMELEN less the NUL).
+const MAX_SET: usize = 31;
+
+/// Prefixes of chains that are ours, those of former releases of Felix included: they are taken
+/// over or cleaned up.
+const OWNED_CHAINS: [&str; 8] =
+    ["cali-", "califw-", "calitw-", "califh-", "calith-", "calipi-", "calipo-", "felix-"];
+
+/// True when a chain of that name belongs to us.
+pub fn owns_chain(name: &str) -> bool {
+    OWNED_CHAINS.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// True when a set of that name belongs to us.
+pub fn owns_set(name: &str) -> bool {
+    name.starts_with("cali4") || name.starts_with("cali6")
+}
+
+/// Prefix and suffix, or the prefix and a hash of the suffix where that would be too long, could be
+/// mistaken for a hash, or holds what iptables does not take.
+fn chain(prefix: &str, suffix: &str) -> String {
+    let name = format!("{prefix}{suffix}");
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':');
+    let too_long = name.len() > MAX_CHAIN || (name.len() == MAX_CHAIN && suffix.starts_with('_'));
+    if !too_long && suffix.bytes().all(plain) {
+        return name;
+    }
+    let mut name = format!("{prefix}_{}", URL_SAFE_NO_PAD.encode(Sha256::digest(suffix)));
+    name.truncate(MAX_CHAIN);
+    name
+}
+
+/// The chain of a policy.
+pub fn policy(id: &PolicyId, direction: Direction) -> String {
+    let prefix = match direction {
+        Direction::Ingress => "cali-pi-",
+        Direction::Egress => "cali-po-",
+    };
+    chain(prefix, &id.to_string())
+}
+
+/// The chain of a profile.
+pub fn profile(name: &Name, direction: Direction) -> String {
+    let prefix = match direction {
+        Direction::Ingress => "cali-pri-",
+        Direction::Egress => "cali-pro-",
+    };
+    chain(prefix, name.as_str())
+}
+
+/// True for the chain of a policy or a profile.
+pub fn is_policy_or_profile(name: &str) -> bool {
+    ["cali-pi-", "cali-po-", "cali-pri-", "cali-pro-"].iter().any(|p| name.starts_with(p))
+}
+
+/// The chain of a class: `tw` to a workload, `fw` from one.
+pub fn class(id: &ClassId, direction: Direction) -> String {
+    let prefix = match direction {
+        Direction::Ingress => "cali-tw-",
+        Direction::Egress => "cali-fw-",
+    };
+    chain(prefix, id.as_str())
+}
+
+fn set_of(family: Family, text: &str) -> String {
+    // The 0 is the token of the set types in use; another type under an old name cannot be swapped
+    // in, so the original counts the token up when a type changes.
+    let mut name = format!("cali{}0{text}", family.number());
+    name.truncate(MAX_SET);
+    name
+}
+
+/// The set of a selector or a named port.
+pub fn set(family: Family, id: &SetId) -> String {
+    set_of(family, id.as_str())
+}
+
+/// The set of the (address, interface) pairs of a class.
+pub fn class_set(family: Family, id: &ClassId) -> String {
+    set_of(family, &format!("c:{id}"))
+}
+
+/// The set of the (address, interface) pairs of every active endpoint of this host.
+pub fn local_endpoints(family: Family) -> String {
+    set_of(family, "local-endpoints")
+}
+
+/// The set of all pools.
+pub fn all_pools(family: Family) -> String {
+    set_of(family, "all-ipam-pools")
+}
+
+/// The set of the pools whose packets are masqueraded on their way out.
+pub fn masq_pools(family: Family) -> String {
+    set_of(family, "masq-ipam-pools")
+}
+
+/// A name for a set that lives only until it is swapped in.
+pub fn temporary(family: Family, number: usize) -> String {
+    format!("cali{}t{number}", family.number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::AclClass;
+
+    fn global(name: &str) -> PolicyId {
+        PolicyId { namespace: None, name: Name::from(name) }
+    }
+
+    #[test]
+    fn a_short_name_stays_readable_and_a_long_one_is_hashed() {
+        assert_eq!(policy(&global("default.dns"), Direction::Ingress), "cali-pi-default.dns");
+        let long = policy(&global("default.a-policy-with-a-long-name"), Direction::Egress);
+        assert_eq!(long.len(), 28);
+        assert!(long.starts_with("cali-po-_"), "{long}");
+        assert_ne!(long, policy(&global("default.a-policy-with-a-long-namf"), Direction::Egress));
+    }
+
+    #[test]
+    fn a_name_that_looks_like_a_hash_or_breaks_the_syntax_is_hashed() {
+        let fake = format!("_{}", "x".repeat(19));
+        assert_ne!(policy(&global(&fake), Direction::Egress), format!("cali-po-{fake}"));
+        for odd in ["a b", "a\"b", "a\nb", "caf\u{e9}"] {
+            let name = profile(&Name::from(odd), Direction::Ingress);
+            assert!(name.starts_with("cali-pri-_") && name.len() == 28, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_fit_the_kernel() {
+        let id = AclClass::default().id();
+        for family in Family::ALL {
+            assert_eq!(class_set(family, &id).len(), 31);
+            assert!(owns_set(&class_set(family, &id)));
+            assert!(local_endpoints(family).len() <= 31);
+        }
+        assert_eq!(class(&id, Direction::Egress).len(), 28);
+        assert!(owns_chain(&class(&id, Direction::Egress)));
+        assert!(!owns_chain("california") && !owns_set("calico"));
+    }
+}

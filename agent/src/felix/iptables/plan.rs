@@ -1,0 +1,239 @@
+//! What has to be written so that a table becomes as it should be: pure.
+//!
+//! The plan is one transaction for `iptables-restore --noflush`. A chain that differs is declared,
+//! which empties it, and written anew; a chain that does not differ is not mentioned, so its
+//! counters live on. Chains of others are never declared: rules of ours in them come and go one by
+//! one, by their full text.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::hash::{self, RuleHash};
+use super::save::{ActualTable, ForeignChain, OwnRule, Table};
+
+/// A chain of ours as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Its rules, without chain and comment.
+    pub lines: Vec<String>,
+    /// Their hashes.
+    pub hashes: Vec<RuleHash>,
+}
+
+impl Chain {
+    /// The chain `name` of these rules.
+    pub fn new(name: &str, lines: Vec<String>) -> Self {
+        let hashes = hash::of_chain(name, &lines).collect();
+        Self { lines, hashes }
+    }
+
+    fn is(&self, actual: &[Option<RuleHash>]) -> bool {
+        self.hashes.len() == actual.len()
+            && self.hashes.iter().zip(actual).all(|(a, b)| Some(*a) == *b)
+    }
+}
+
+/// Where a jump has to stand in a chain of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Before every rule.
+    Top,
+    /// Anywhere; put at the top when missing. (rkt puts its own NAT rules first at each start.)
+    Anywhere,
+    /// Anywhere; put at the end when missing.
+    End,
+}
+
+/// A jump from a chain of the kernel into one of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jump {
+    /// The kernel's chain.
+    pub from: &'static str,
+    /// Our chain.
+    pub to: &'static str,
+    /// Where it has to stand.
+    pub place: Place,
+}
+
+impl Jump {
+    fn line(&self) -> String {
+        format!("--jump {}", self.to)
+    }
+
+    fn hash(&self) -> Option<RuleHash> {
+        hash::of_chain(self.from, [&self.line()]).next()
+    }
+}
+
+/// A table as it should be.
+#[derive(Clone, Debug, Default)]
+pub struct DesiredTable {
+    /// Our chains.
+    pub chains: BTreeMap<String, Arc<Chain>>,
+    /// The jumps into them.
+    pub jumps: Vec<Jump>,
+}
+
+/// How much of a table a plan looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// Only these chains; `None` = all, and what should not be there.
+    pub only: Option<&'a BTreeSet<String>>,
+    /// Chains that stay as they are, whatever they are.
+    pub hold: &'a BTreeSet<String>,
+    /// Delete chains that should not be there.
+    pub delete: bool,
+}
+
+/// A transaction.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The text for `iptables-restore --noflush`.
+    pub text: String,
+    /// How many lines of it are rules or chains.
+    pub lines: u64,
+    edits: Vec<Edit>,
+}
+
+/// What the transaction changes in what we know.
+#[derive(Clone, Debug)]
+enum Edit {
+    Chain(String, Arc<Chain>),
+    Gone(String),
+    Foreign(String, ForeignChain),
+}
+
+/// Plans to make `actual` equal to `desired` inside `scope`; `None` when it is already.
+pub fn plan(
+    table: Table,
+    desired: &DesiredTable,
+    actual: &ActualTable,
+    scope: Scope<'_>,
+) -> Option<Plan> {
+    let mut edits = Vec::new();
+    let (mut declare, mut rules, mut jumps, mut delete) =
+        (String::new(), String::new(), String::new(), String::new());
+    let mut lines = 0;
+
+    let mut consider = |name: &String| {
+        if scope.hold.contains(name) {
+            return;
+        }
+        match (desired.chains.get(name), actual.chains.get(name)) {
+            (Some(chain), actual) if !actual.is_some_and(|a| chain.is(a)) => {
+                let _ = writeln!(declare, ":{name} - [0:0]");
+                for (line, hash) in chain.lines.iter().zip(&chain.hashes) {
+                    let _ =
+                        writeln!(rules, "-A {name} -m comment --comment \"cali:{hash}\" {line}");
+                }
+                lines += 1 + chain.lines.len() as u64;
+                edits.push(Edit::Chain(name.clone(), Arc::clone(chain)));
+            }
+            (None, Some(_)) if scope.delete => {
+                // Emptied first: chains that go together may jump to each other.
+                let _ = writeln!(declare, ":{name} - [0:0]");
+                let _ = writeln!(delete, "-X {name}");
+                lines += 2;
+                edits.push(Edit::Gone(name.clone()));
+            }
+            _ => {}
+        }
+    };
+    match scope.only {
+        Some(only) => only.iter().for_each(&mut consider),
+        None => {
+            desired.chains.keys().for_each(&mut consider);
+            let gone = actual.chains.keys().filter(|name| !desired.chains.contains_key(*name));
+            gone.for_each(&mut consider);
+        }
+    }
+
+    let wanted: BTreeSet<&str> = desired.jumps.iter().map(|jump| jump.from).collect();
+    let names = wanted
+        .iter()
+        .copied()
+        .chain(actual.foreign.keys().map(String::as_str).filter(|name| !wanted.contains(name)));
+    for name in names {
+        let before = actual.foreign.get(name);
+        if let Some(after) = plan_jumps(name, &desired.jumps, before, &mut jumps, &mut lines) {
+            edits.push(Edit::Foreign(name.to_owned(), after));
+        }
+    }
+
+    (!edits.is_empty()).then(|| Plan {
+        text: format!("*{}\n{declare}{rules}{jumps}{delete}COMMIT\n", table.name()),
+        lines,
+        edits,
+    })
+}
+
+/// Plans our rules in the chain `name` of somebody else; returns the chain as it will be.
+fn plan_jumps(
+    name: &str,
+    jumps: &[Jump],
+    before: Option<&ForeignChain>,
+    out: &mut String,
+    lines: &mut u64,
+) -> Option<ForeignChain> {
+    let empty = ForeignChain::default();
+    let before = before.unwrap_or(&empty);
+    let wanted: Vec<&Jump> = jumps.iter().filter(|jump| jump.from == name).collect();
+    let right = before.own.len() == wanted.len()
+        && before.own.iter().zip(&wanted).all(|(own, jump)| {
+            own.hash == jump.hash() && (jump.place != Place::Top || own.index < wanted.len())
+        });
+    if right {
+        return None;
+    }
+    // Inside one transaction there is no moment without them. Equal rules are deleted one by one,
+    // each time the first.
+    for own in &before.own {
+        let _ = writeln!(out, "-D {name} {}", own.text);
+    }
+    let mut after = ForeignChain { len: before.len - before.own.len(), own: Vec::new() };
+    let (end, top): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|j| j.place == Place::End);
+    for (index, jump) in top.into_iter().chain(end).enumerate() {
+        let Some(hash) = jump.hash() else { continue };
+        let text = format!("-m comment --comment \"cali:{hash}\" {}", jump.line());
+        let index = if jump.place == Place::End {
+            let _ = writeln!(out, "-A {name} {text}");
+            after.len
+        } else {
+            let _ = writeln!(out, "-I {name} {} {text}", index + 1);
+            index
+        };
+        after.len += 1;
+        after.own.push(OwnRule { index, hash: Some(hash), text });
+    }
+    *lines += (before.own.len() + after.own.len()) as u64;
+    Some(after)
+}
+
+impl Plan {
+    /// Notes in `actual` that the kernel took the transaction.
+    pub fn done(self, actual: &mut ActualTable) {
+        for edit in self.edits {
+            match edit {
+                Edit::Chain(name, chain) => {
+                    let hashes = chain.hashes.iter().copied().map(Some).collect();
+                    actual.chains.insert(name, hashes);
+                }
+                Edit::Gone(name) => {
+                    actual.chains.remove(&name);
+                }
+                Edit::Foreign(name, chain) => {
+                    actual.foreign.insert(name, chain);
+                }
+            }
+        }
+    }
+
+    /// The chains of ours that it writes or deletes.
+    pub fn touches(&self) -> impl Iterator<Item = &str> {
+        self.edits.iter().filter_map(|edit| match edit {
+            Edit::Chain(name, _) | Edit::Gone(name) => Some(name.as_str()),
+            Edit::Foreign(..) => None,
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! Which chains a desired state needs, object by object: a change makes the chains of what changed
+//! again and no others.
+
+use std::collections::BTreeMap;
+
+use calico_datastore::model::{Family, InterfaceName, Mac};
+
+use super::chains;
+use super::mac;
+use super::marks::Marks;
+use super::names;
+use super::plan::{Jump, Place};
+use super::rules::Style;
+use super::save::Table;
+use super::tables::FamilyTables;
+use crate::config::{DenyAction, InsertMode, Settings};
+use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState};
+use crate::felix::ruleset::{self, Direction};
+
+/// Writes the chains of one family into [`FamilyTables`].
+#[derive(Clone, Debug)]
+pub struct Renderer {
+    style: Style,
+    random_fully: bool,
+}
+
+impl Renderer {
+    /// A renderer for these settings; `None` when the mark mask has too few bits.
+    pub fn new(settings: &Settings, family: Family, random_fully: bool) -> Option<Self> {
+        // LOG takes 29 characters; the colon and the space are two.
+        let mut prefix = settings.log_prefix.replace(['"', '\\', '\n'], "");
+        while prefix.len() > 27 {
+            prefix.pop();
+        }
+        let style = Style {
+            family,
+            marks: Marks::of_mask(settings.mark_mask)?,
+            deny: match settings.filter_deny {
+                DenyAction::Drop => "--jump DROP",
+                DenyAction::Reject => "--jump REJECT",
+            },
+            log_prefix: format!("{prefix}: "),
+        };
+        Some(Self { style, random_fully })
+    }
+
+    /// The text that stands in for a chain that the kernel refuses.
+    pub fn closed(&self) -> Vec<String> {
+        chains::closed(&self.style)
+    }
+
+    /// Everything anew.
+    pub fn all(
+        &self,
+        state: &DesiredState,
+        macs: &BTreeMap<InterfaceName, Mac>,
+        out: &mut FamilyTables,
+    ) {
+        out.clear();
+        for (id, rules) in &state.policies {
+            self.rules(rules, |direction| names::policy(id, direction), out);
+        }
+        for (name, rules) in &state.profiles {
+            self.rules(rules, |direction| names::profile(name, direction), out);
+        }
+        for (id, class) in &state.classes {
+            self.class(id, class, state, out);
+        }
+        for (name, lines) in chains::filter(&state.settings, &self.style) {
+            out.put(Table::Filter, name, lines);
+        }
+        self.dispatch(state, out);
+        self.raw(state, macs, out);
+        self.nat(state, out);
+    }
+
+    /// What changed.
+    pub fn changed(
+        &self,
+        state: &DesiredState,
+        diff: &DesiredDiff,
+        macs: Option<&BTreeMap<InterfaceName, Mac>>,
+        out: &mut FamilyTables,
+    ) {
+        for (id, change) in &diff.policies {
+            self.rules_changed(change, |direction| names::policy(id, direction), out);
+        }
+        for (name, change) in &diff.profiles {
+            self.rules_changed(change, |direction| names::profile(name, direction), out);
+        }
+        for (id, change) in &diff.classes {
+            match change {
+                Change::Added(class) | Change::Updated { new: class, .. } => {
+                    self.class(id, class, state, out);
+                }
+                Change::Removed(_) => {
+                    for direction in Direction::ALL {
+                        out.remove(Table::Filter, &names::class(id, direction));
+                    }
+                }
+            }
+        }
+        if !diff.classes.is_empty() {
+            self.dispatch(state, out);
+        }
+        if let Some(macs) = macs {
+            self.raw(state, macs, out);
+        }
+        if diff.pools {
+            self.nat(state, out);
+        }
+    }
+
+    fn rules_changed(
+        &self,
+        change: &Change<std::sync::Arc<ActiveRules>>,
+        name: impl Fn(Direction) -> String,
+        out: &mut FamilyTables,
+    ) {
+        match change {
+            Change::Added(rules) | Change::Updated { new: rules, .. } => {
+                self.rules(rules, name, out);
+            }
+            Change::Removed(_) => {
+                for direction in Direction::ALL {
+                    out.remove(Table::Filter, &name(direction));
+                }
+            }
+        }
+    }
+
+    fn rules(
+        &self,
+        rules: &ActiveRules,
+        name: impl Fn(Direction) -> String,
+        out: &mut FamilyTables,
+    ) {
+        for direction in Direction::ALL {
+            let neutral = ruleset::rules(rules, direction, self.style.family);
+            out.put(Table::Filter, name(direction), chains::policy(&neutral, &self.style));
+        }
+    }
+
+    fn class(&self, id: &ClassId, class: &AclClass, state: &DesiredState, out: &mut FamilyTables) {
+        if !class.active {
+            // Its endpoints are in no set, so all their packets are dropped before any class.
+            return;
+        }
+        for (direction, acl) in
+            [(Direction::Ingress, &class.ingress), (Direction::Egress, &class.egress)]
+        {
+            let lines = chains::class(acl, direction, state, &self.style);
+            out.put(Table::Filter, names::class(id, direction), lines);
+        }
+    }
+
+    fn dispatch(&self, state: &DesiredState, out: &mut FamilyTables) {
+        for direction in Direction::ALL {
+            let active = state.classes.iter().filter(|(_, class)| class.active).map(|(id, _)| id);
+            let lines = chains::dispatch(active, direction, self.style.family);
+            out.put(Table::Filter, chains::dispatch_name(direction).to_owned(), lines);
+        }
+    }
+
+    fn raw(
+        &self,
+        state: &DesiredState,
+        macs: &BTreeMap<InterfaceName, Mac>,
+        out: &mut FamilyTables,
+    ) {
+        let tree = mac::tree(macs);
+        let root = tree.first().map(|(name, _)| name.clone());
+        let mut chains = chains::raw(&state.settings, self.style.family, root.as_deref());
+        chains.extend(tree);
+        out.replace(Table::Raw, chains, jumps(Table::Raw, &state.settings));
+        out.jumps(Table::Filter, jumps(Table::Filter, &state.settings));
+    }
+
+    fn nat(&self, state: &DesiredState, out: &mut FamilyTables) {
+        let family = self.style.family;
+        let any = state.pools.iter().any(|(cidr, nat)| *nat && cidr.family() == family);
+        let chains = chains::nat(&state.settings, family, any, self.random_fully);
+        let jumps = if any { jumps(Table::Nat, &state.settings) } else { Vec::new() };
+        out.replace(Table::Nat, chains, jumps);
+    }
+}
+
+/// Our jumps in the kernel's chains of a table.
+///
+/// There is none in OUTPUT: packets of the host to its own pods are never policed. And the shared
+/// chains are entered from chains of the kernel only, so nothing of ours is reachable otherwise.
+fn jumps(table: Table, settings: &Settings) -> Vec<Jump> {
+    let place = match (settings.insert_mode, table) {
+        (InsertMode::Append, _) => Place::End,
+        (InsertMode::Insert, Table::Nat) => Place::Anywhere,
+        (InsertMode::Insert, _) => Place::Top,
+    };
+    let jump = |from, to| Jump { from, to, place };
+    match table {
+        Table::Raw => vec![jump("PREROUTING", "cali-PREROUTING")],
+        Table::Mangle => Vec::new(),
+        Table::Nat => vec![jump("POSTROUTING", "cali-POSTROUTING")],
+        Table::Filter => {
+            vec![jump("FORWARD", "cali-FORWARD"), jump("INPUT", "cali-INPUT")]
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Which sets a desired state needs in the kernel, and what a change of it changes in them: pure.
+
+use std::collections::{BTreeMap, HashSet};
+
+use calico_datastore::model::{Cidr, Family};
+
+use super::endpoints::{InterfaceChanges, Interfaces};
+use super::ipset::{Command, Entry, Phases, SetSpec, SetType, members_gone, members_of};
+use super::iptables::names;
+use crate::desired::{AddressSet, Change, DesiredDiff, DesiredState, Member, SetId, SetKind};
+
+fn kind(set: &AddressSet) -> SetType {
+    match set.kind {
+        SetKind::Net => SetType::Net,
+        SetKind::Port => SetType::Port,
+    }
+}
+
+fn spec(state: &DesiredState, kind: SetType, family: Family) -> SetSpec {
+    SetSpec { kind, family, max: state.settings.max_ipset_size }
+}
+
+/// The members of the set of all pools and of the set of masqueraded pools.
+fn pool_members(state: &DesiredState, family: Family) -> [(String, HashSet<Entry>); 2] {
+    let of = |wanted: fn(bool) -> bool| {
+        let pools = state.pools.iter().filter(|(_, nat)| wanted(**nat)).map(|(cidr, _)| *cidr);
+        pools.flat_map(|cidr: Cidr| members_of(&Member::Net(cidr), family)).collect()
+    };
+    [
+        (names::all_pools(family), of(|_| true)),
+        (names::masq_pools(family), of(|masquerade| masquerade)),
+    ]
+}
+
+/// Every set with every member.
+pub(super) fn all(
+    state: &DesiredState,
+    interfaces: &Interfaces,
+    families: &[Family],
+) -> BTreeMap<String, (SetSpec, HashSet<Entry>)> {
+    let mut out = BTreeMap::new();
+    for &family in families {
+        for (id, set) in &state.sets {
+            let members = set.members.iter().flat_map(|m| members_of(m, family)).collect();
+            out.insert(names::set(family, id), (spec(state, kind(set), family), members));
+        }
+        for (name, members) in pool_members(state, family) {
+            out.insert(name, (spec(state, SetType::Net, family), members));
+        }
+        let classes = state.classes.iter().filter(|(_, class)| class.active);
+        let per_class = classes.map(|(id, _)| names::class_set(family, id));
+        for name in per_class.chain([names::local_endpoints(family)]) {
+            out.insert(name, (spec(state, SetType::NetIface, family), HashSet::new()));
+        }
+        for (name, member) in interfaces.members(family) {
+            if let Some((_, members)) = out.get_mut(&name) {
+                members.insert(member);
+            }
+        }
+    }
+    out
+}
+
+/// What a difference changes.
+pub(super) fn changed(
+    old: &DesiredState,
+    new: &DesiredState,
+    diff: &DesiredDiff,
+    interfaces: &InterfaceChanges,
+    families: &[Family],
+) -> Phases {
+    let mut out = Phases::default();
+    for &family in families {
+        for (id, set) in &diff.sets_added {
+            let name = names::set(family, id);
+            out.before.push(Command::Create(name.clone(), spec(new, kind(set), family)));
+            let members = set.members.iter().flat_map(|m| members_of(m, family));
+            out.before.extend(members.map(|m| Command::Add(name.clone(), m)));
+        }
+        for (id, change) in &diff.sets_changed {
+            let name = names::set(family, id);
+            let added = change.added.iter().flat_map(|m| members_of(m, family));
+            out.before.extend(added.map(|m| Command::Add(name.clone(), m)));
+            let still = |m: &Member| holds(new, id, m);
+            let gone = change.removed.iter().flat_map(|m| members_gone(m, family, still));
+            out.after.extend(gone.map(|m| Command::Delete(name.clone(), m)));
+        }
+        for (id, change) in &diff.classes {
+            let name = names::class_set(family, id);
+            match change {
+                Change::Added(class) if class.active => {
+                    let spec = spec(new, SetType::NetIface, family);
+                    out.before.push(Command::Create(name, spec));
+                }
+                Change::Removed(class) if class.active => out.after.push(Command::Destroy(name)),
+                Change::Added(_) | Change::Removed(_) | Change::Updated { .. } => {}
+            }
+        }
+        if diff.pools {
+            let (before, after) = (pool_members(old, family), pool_members(new, family));
+            for ((name, old), (_, new)) in before.into_iter().zip(after) {
+                let added = new.difference(&old).cloned();
+                out.before.extend(added.map(|m| Command::Add(name.clone(), m)));
+                let gone = old.difference(&new).cloned();
+                out.after.extend(gone.map(|m| Command::Delete(name.clone(), m)));
+            }
+        }
+        for id in &diff.sets_removed {
+            out.after.push(Command::Destroy(names::set(family, id)));
+        }
+    }
+    let wanted =
+        |name: &str| families.iter().any(|f| name.starts_with(&format!("cali{}", f.number())));
+    let members = |list: &std::collections::BTreeSet<(String, Entry)>| -> Vec<(String, Entry)> {
+        list.iter().filter(|(name, _)| wanted(name)).cloned().collect()
+    };
+    out.before.extend(members(&interfaces.added).into_iter().map(|(s, m)| Command::Add(s, m)));
+    let gone = members(&interfaces.removed).into_iter().map(|(s, m)| Command::Delete(s, m));
+    // Before the sets themselves go.
+    out.after.splice(0..0, gone.collect::<Vec<_>>());
+    out
+}
+
+fn holds(state: &DesiredState, id: &SetId, member: &Member) -> bool {
+    state.sets.get(id).is_some_and(|set| set.members.contains(member))
+}

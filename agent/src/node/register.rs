@@ -1,0 +1,318 @@
+//! Writes the registration: reads, plans, writes by compare-and-swap, and tries until it is done.
+
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::addresses::HostAddress;
+use super::name::{self, NameError};
+use super::registration::{
+    Birth, Change, Identity, NODES_PREFIX, PlanError, cluster_key, felix_key, node_key,
+    plan_cluster, plan_felix, plan_node,
+};
+use crate::reconcile::Problem;
+use crate::store::{Store, StoreError};
+use crate::timestamp::rfc3339;
+
+/// The host is not registered.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// The store did not answer.
+    #[error("cannot register this node")]
+    Store(#[source] StoreError),
+    /// Other writers were faster each time.
+    #[error("cannot register this node: {key} is changed by somebody else all the time")]
+    Raced {
+        /// The key.
+        key: String,
+    },
+    /// What is stored stands in the way.
+    #[error("cannot register this node")]
+    Plan(#[source] PlanError),
+    /// The nodename file cannot be written.
+    #[error("cannot keep this node's name")]
+    Name(#[source] NameError),
+    /// The kernel gave no random numbers.
+    #[error("cannot read /dev/urandom")]
+    Random(#[source] std::io::Error),
+}
+
+impl RegisterError {
+    /// True when trying again soon may help; else somebody must do something first.
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Raced { .. })
+    }
+
+    /// Itself and everything below it, for `status`.
+    fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
+    }
+}
+
+/// A host that is registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Its addresses as stored.
+    pub addresses: Vec<IpAddr>,
+    /// Standing conditions for `status`.
+    pub problems: Vec<Problem>,
+    /// The keys that were written; empty when everything was as it should be.
+    pub written: Vec<String>,
+}
+
+/// How often a write is tried against faster writers before the whole is given up for now.
+const RACES: usize = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// When somebody must do something first: often enough that nobody has to restart the agent.
+const PATIENT_PAUSE: Duration = Duration::from_secs(30);
+
+/// Registers the host once: ClusterInformation, Node, FelixConfiguration, at last the nodename
+/// file, which tells the CNI plugin that it may begin.
+///
+/// # Errors
+/// When the store fails, or what is stored stands in the way. What was written stays; running
+/// again continues.
+pub async fn register<S: Store>(
+    store: &S,
+    identity: &Identity,
+    interfaces: &[HostAddress],
+    nodename: &Path,
+) -> Result<Registered, RegisterError> {
+    let mut written = vec![];
+    let guid = hex(&random()?);
+    let kind = &identity.cluster_type;
+    write(store, &cluster_key(), &mut written, |stored, birth| {
+        Ok((plan_cluster(stored, &guid, kind, birth), ()))
+    })
+    .await?;
+
+    let nodes = store.list(NODES_PREFIX).await.map_err(RegisterError::Store)?;
+    let nodes: Vec<_> = nodes.into_iter().map(|(key, stored)| (key, stored.value)).collect();
+    let plan = write(store, &node_key(&identity.name), &mut written, |stored, birth| {
+        let mut plan = plan_node(identity, stored, &nodes, interfaces, birth)?;
+        Ok((plan.change.take(), plan))
+    })
+    .await?;
+    for note in plan.notes {
+        tracing::warn!(node = %identity.name, "{note}");
+    }
+
+    write(store, &felix_key(&identity.name), &mut written, |stored, birth| {
+        Ok((plan_felix(identity, stored, birth)?, ()))
+    })
+    .await?;
+    name::keep(&identity.name, nodename).map_err(RegisterError::Name)?;
+    Ok(Registered { addresses: plan.addresses, problems: plan.problems, written })
+}
+
+/// Registers the host, trying until it is done: soon again, with growing pauses of at most 3 s,
+/// when the store fails; every 30 s when somebody must do something first. `failed` hears of each
+/// reason once, for `status`; the log says it once too. Dropping the future ends it at any time.
+pub async fn register_until_done<S: Store>(
+    store: &S,
+    identity: &Identity,
+    interfaces: &[HostAddress],
+    nodename: &Path,
+    mut failed: impl FnMut(Problem),
+) -> Registered {
+    let mut said = String::new();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match register(store, identity, interfaces, nodename).await {
+            Ok(registered) => {
+                for key in &registered.written {
+                    tracing::info!(%key, "registered");
+                }
+                return registered;
+            }
+            Err(error) => error,
+        };
+        let message = error.chain();
+        if message != said {
+            tracing::warn!(reason = %message, "not registered; trying again");
+            failed(Problem { subject: "registration".to_owned(), message: message.clone() });
+            said = message;
+        }
+        if error.is_transient() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        } else {
+            tokio::time::sleep(PATIENT_PAUSE).await;
+        }
+    }
+}
+
+/// Reads `key`, plans, and writes what differs, again when somebody else was faster.
+async fn write<S: Store, T>(
+    store: &S,
+    key: &str,
+    written: &mut Vec<String>,
+    mut plan: impl FnMut(Option<&[u8]>, &Birth) -> Result<(Change, T), PlanError>,
+) -> Result<T, RegisterError> {
+    for _ in 0..RACES {
+        let birth = Birth { uid: uuid(random()?), timestamp: rfc3339(SystemTime::now()) };
+        let stored = store.get(key).await.map_err(RegisterError::Store)?;
+        let bytes = stored.as_ref().map(|stored| stored.value.as_slice());
+        let (change, outcome) = plan(bytes, &birth).map_err(RegisterError::Plan)?;
+        let Some(value) = change else { return Ok(outcome) };
+        let done = match &stored {
+            None => store.create(key, &value).await,
+            Some(stored) => store.replace(key, &value, stored.revision).await,
+        };
+        if done.map_err(RegisterError::Store)? {
+            written.push(key.to_owned());
+            return Ok(outcome);
+        }
+    }
+    Err(RegisterError::Raced { key: key.to_owned() })
+}
+
+fn random() -> Result<[u8; 16], RegisterError> {
+    let mut bytes = [0; 16];
+    let mut file = std::fs::File::open("/dev/urandom").map_err(RegisterError::Random)?;
+    file.read_exact(&mut bytes).map_err(RegisterError::Random)?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn uuid(mut bytes: [u8; 16]) -> String {
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = hex(&bytes);
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AddressChoice;
+    use crate::store::memory::Memory;
+    use calico_datastore::model::Name;
+    use serde_json::Value;
+
+    fn identity() -> Identity {
+        Identity {
+            name: Name::from("calico-01"),
+            ip: AddressChoice::Fixed([172, 18, 18, 101].into(), Some(24)),
+            ip6: AddressChoice::Stored,
+            as_number: None,
+            skip_address_check: false,
+            cluster_type: "bgp".to_owned(),
+            host_action_overridden: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_empty_store_is_initialised_and_the_second_time_nothing_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let nodename = dir.path().join("nodename");
+        let store = Memory::default();
+        let first = register(&store, &identity(), &[], &nodename).await.unwrap();
+        assert_eq!(first.written.len(), 3);
+        assert_eq!(store.keys().len(), 3);
+        let node: Value = serde_json::from_str(
+            &store.text("/calico/resources/v3/projectcalico.org/nodes/calico-01").unwrap(),
+        )
+        .unwrap();
+        assert_eq!(node["spec"]["bgp"]["ipv4Address"], "172.18.18.101/24");
+        let cluster: Value = serde_json::from_str(&store.text(&cluster_key()).unwrap()).unwrap();
+        let guid = cluster["spec"]["clusterGUID"].as_str().unwrap();
+        assert!(guid.len() == 32 && guid.bytes().all(|b| b.is_ascii_hexdigit()), "{guid}");
+        assert_ne!(node["metadata"]["uid"], cluster["metadata"]["uid"]);
+        assert_eq!(std::fs::read_to_string(&nodename).unwrap(), "calico-01");
+
+        store.take_writes();
+        let second = register(&store, &identity(), &[], &nodename).await.unwrap();
+        assert_eq!(second.written, [""; 0]);
+        assert_eq!(store.take_writes(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_faster_writer_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = node_key(&Name::from("calico-01"));
+        let theirs =
+            r#"{"metadata":{"labels":{"rack":"r9"}},"spec":{"bgp":{"ipv4Address":"1.2.3.4/8"}}}"#;
+        let store = Memory::with(&[(&key, r#"{"spec":{}}"#)]);
+        store.race(&key, theirs);
+        register(&store, &identity(), &[], &dir.path().join("nodename")).await.unwrap();
+        let expected = theirs.replace("1.2.3.4/8", "172.18.18.101/24");
+        assert_eq!(store.text(&key), Some(expected));
+
+        // A cluster that another node makes at the same moment stays that node's.
+        let store = Memory::default();
+        store.race(&cluster_key(), r#"{"spec":{"clusterGUID":"theirs"}}"#);
+        register(&store, &identity(), &[], &dir.path().join("nodename")).await.unwrap();
+        assert!(store.text(&cluster_key()).unwrap().contains("theirs"));
+    }
+
+    #[tokio::test]
+    async fn without_end_of_races_it_gives_up_for_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = node_key(&Name::from("calico-01"));
+        let store = Memory::default();
+        for n in 0..RACES {
+            store.race(&key, &format!(r#"{{"n":{n}}}"#));
+        }
+        let nodename = dir.path().join("nodename");
+        let error = register(&store, &identity(), &[], &nodename).await.unwrap_err();
+        assert!(matches!(error, RegisterError::Raced { .. }) && error.is_transient());
+        assert!(!nodename.exists(), "the CNI plugin was told to begin");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_fails_is_asked_again_and_said_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Memory::default();
+        store.fail(5);
+        let mut said = vec![];
+        let nodename = dir.path().join("nodename");
+        let done =
+            register_until_done(&store, &identity(), &[], &nodename, |p| said.push(p.message))
+                .await;
+        assert_eq!(done.written.len(), 3);
+        let expected =
+            format!("cannot register this node: cannot read {}: not reachable", cluster_key());
+        assert_eq!(said, [expected]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conflict_ends_when_somebody_solves_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = node_key(&Name::from("calico-02"));
+        let store =
+            Memory::with(&[(&other, r#"{"spec":{"bgp":{"ipv4Address":"172.18.18.101/24"}}}"#)]);
+        let mut said = vec![];
+        let nodename = dir.path().join("nodename");
+        let (identity, mut seen) = (identity(), vec![]);
+        let work = register_until_done(&store, &identity, &[], &nodename, |p| said.push(p.message));
+        tokio::select! {
+            _ = work => panic!("registered with an address that is taken"),
+            () = tokio::time::sleep(Duration::from_secs(100)) => seen.extend(store.take_writes()),
+        }
+        assert_eq!(seen, [cluster_key()], "the node was written in spite of the conflict");
+        assert_eq!(said.len(), 1, "{said:?}");
+        store.delete(&other).await.unwrap();
+        register_until_done(&store, &identity, &[], &nodename, |_| {}).await;
+        assert!(nodename.exists());
+    }
+
+    #[test]
+    fn uuids_are_of_version_4() {
+        assert_eq!(uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(uuid([0; 16]), "00000000-0000-4000-8000-000000000000");
+    }
+}

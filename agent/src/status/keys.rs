@@ -1,0 +1,261 @@
+//! The status keys: their names, their values, and which of them to write next. Pure.
+//!
+//! `/calico/felix/v2/no-region/host/<host>/status` vanishes when this host stops reporting;
+//! `last_reported_status` stays; `workload/…/endpoint/…` says what became of each endpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use calico_datastore::model::{Name, WorkloadEndpointId};
+
+use crate::reconcile::EndpointState;
+use crate::timestamp::rfc3339;
+
+/// `no-region`: regions are OpenStack's.
+fn host_prefix(node: &Name) -> String {
+    format!("/calico/felix/v2/no-region/host/{node}")
+}
+
+/// The key that vanishes.
+pub fn status_key(node: &Name) -> String {
+    format!("{}/status", host_prefix(node))
+}
+
+/// The key that stays.
+pub fn last_reported_key(node: &Name) -> String {
+    format!("{}/last_reported_status", host_prefix(node))
+}
+
+/// Every endpoint's status of a host lies under this prefix, and nothing of another host.
+pub fn endpoints_prefix(node: &Name) -> String {
+    format!("{}/workload/", host_prefix(node))
+}
+
+/// The status of an endpoint.
+pub fn endpoint_key(id: &WorkloadEndpointId) -> String {
+    let [orchestrator, workload, endpoint] =
+        [&id.orchestrator, &id.workload, &id.endpoint].map(|part| escape(part.as_str()));
+    format!("{}{orchestrator}/{workload}/endpoint/{endpoint}", endpoints_prefix(&id.node))
+}
+
+/// `%` first, then `/`, with lower-case digits: what the datastore's clients do.
+fn escape(text: &str) -> String {
+    text.replace('%', "%25").replace('/', "%2f")
+}
+
+/// The value of both keys of the host. `first`: the first report of this process.
+pub fn host_value(now: SystemTime, uptime: Duration, first: bool) -> String {
+    let value = serde_json::json!({
+        "time": rfc3339(now),
+        "uptime": uptime.as_secs_f64(),
+        "first_update": first,
+    });
+    value.to_string()
+}
+
+/// The time to the next report: the interval and up to a tenth of it, so that hosts that started
+/// together do not write together. `random` is any number. `None`: reports are off.
+pub fn next_report(interval: Duration, random: u64) -> Option<Duration> {
+    let spread = interval.as_secs_f64() * 0.1;
+    let share = (random >> 11) as f64 / (1u64 << 53) as f64;
+    (!interval.is_zero()).then(|| interval + Duration::from_secs_f64(spread * share))
+}
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Writes a key that stays.
+    Put {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// Removes a key.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// What should be stored about endpoints, what is, and so what to write.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointKeys {
+    wanted: BTreeMap<String, &'static str>,
+    stored: BTreeMap<String, String>,
+    dirty: BTreeSet<String>,
+}
+
+impl EndpointKeys {
+    /// The state of an endpoint changed; `None`: it is gone.
+    pub fn set(&mut self, id: &WorkloadEndpointId, state: Option<&EndpointState>) {
+        let key = endpoint_key(id);
+        match state {
+            Some(state) => self.wanted.insert(key.clone(), value_of(state)),
+            None => self.wanted.remove(&key),
+        };
+        self.judge(key);
+    }
+
+    /// What the store holds under [`endpoints_prefix`] now. Statuses of endpoints that we do not
+    /// know will be deleted; call it only when all endpoints are known.
+    pub fn listed(&mut self, stored: impl IntoIterator<Item = (String, Vec<u8>)>) {
+        let text = |value| String::from_utf8(value).unwrap_or_default();
+        self.stored = stored.into_iter().map(|(key, value)| (key, text(value))).collect();
+        self.dirty.clear();
+        let keys: BTreeSet<_> = self.stored.keys().chain(self.wanted.keys()).cloned().collect();
+        for key in keys {
+            self.judge(key);
+        }
+    }
+
+    fn judge(&mut self, key: String) {
+        let wanted = self.wanted.get(&key).copied();
+        if wanted == self.stored.get(&key).map(String::as_str) {
+            self.dirty.remove(&key);
+        } else {
+            self.dirty.insert(key);
+        }
+    }
+
+    /// The next write, when there is something to write. The same until [`done`](Self::done).
+    pub fn next(&self) -> Option<Write> {
+        let key = self.dirty.first()?.clone();
+        Some(match self.wanted.get(&key) {
+            Some(value) => Write::Put { key, value: (*value).to_owned() },
+            None => Write::Delete { key },
+        })
+    }
+
+    /// The write has succeeded.
+    pub fn done(&mut self, write: Write) {
+        let key = match write {
+            Write::Put { key, value } => {
+                self.stored.insert(key.clone(), value);
+                key
+            }
+            Write::Delete { key } => {
+                self.stored.remove(&key);
+                key
+            }
+        };
+        self.judge(key);
+    }
+}
+
+fn value_of(state: &EndpointState) -> &'static str {
+    match state {
+        EndpointState::Up => r#"{"status":"up"}"#,
+        EndpointState::Down(_) => r#"{"status":"down"}"#,
+        EndpointState::Error(_) => r#"{"status":"error"}"#,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(workload: &str) -> WorkloadEndpointId {
+        WorkloadEndpointId {
+            node: "calico-01".into(),
+            orchestrator: "cni".into(),
+            workload: workload.into(),
+            endpoint: "eth0".into(),
+        }
+    }
+
+    fn writes(keys: &mut EndpointKeys) -> Vec<Write> {
+        let mut writes = vec![];
+        while let Some(write) = keys.next() {
+            keys.done(write.clone());
+            writes.push(write);
+        }
+        writes
+    }
+
+    fn put(workload: &str, status: &str) -> Write {
+        let value = format!(r#"{{"status":"{status}"}}"#);
+        Write::Put { key: endpoint_key(&id(workload)), value }
+    }
+
+    #[test]
+    fn the_keys_are_those_of_the_fixture() {
+        let Some(shared) = std::env::var_os("CALICO_SHARED") else {
+            println!("skipped: CALICO_SHARED is not set");
+            return;
+        };
+        let path = std::path::PathBuf::from(shared).join("fixtures/v3-rkt.json");
+        let text = std::fs::read_to_string(path).unwrap();
+        let entries: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let value = |key: String| {
+            let entry = entries.as_array().unwrap().iter().find(|e| e["key"] == *key);
+            entry.unwrap_or_else(|| panic!("{key} is not in the fixture"))["value"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        let node = Name::from("calico-01");
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_730_801_472);
+        let expected = host_value(time, Duration::from_micros(123_456_789), false);
+        assert_eq!(value(status_key(&node)), expected);
+        assert_eq!(value(last_reported_key(&node)), expected);
+        let up = value(endpoint_key(&id("default/c89f2f35-1b7e-4a57-9d6c-0f8e2b6a4d11")));
+        assert_eq!(up, value_of(&EndpointState::Up));
+    }
+
+    #[test]
+    fn only_what_differs_is_written_and_only_once() {
+        let mut keys = EndpointKeys::default();
+        keys.set(&id("a"), Some(&EndpointState::Up));
+        keys.set(&id("b"), Some(&EndpointState::Down("x".to_owned())));
+        assert_eq!(writes(&mut keys), [put("a", "up"), put("b", "down")]);
+        keys.set(&id("a"), Some(&EndpointState::Up));
+        keys.set(&id("b"), Some(&EndpointState::Down("y".to_owned())));
+        assert_eq!(writes(&mut keys), []);
+        // There and back between two writes is no write.
+        keys.set(&id("a"), Some(&EndpointState::Error(String::new())));
+        keys.set(&id("a"), Some(&EndpointState::Up));
+        assert_eq!(keys.next(), None);
+        keys.set(&id("a"), None);
+        assert_eq!(writes(&mut keys), [Write::Delete { key: endpoint_key(&id("a")) }]);
+        keys.set(&id("never written"), None);
+        assert_eq!(keys.next(), None);
+    }
+
+    #[test]
+    fn a_write_that_failed_is_the_next_again() {
+        let mut keys = EndpointKeys::default();
+        keys.set(&id("a"), Some(&EndpointState::Up));
+        assert_eq!(keys.next(), keys.next());
+        // Changed while it was being written: the newer state is still to write.
+        let write = keys.next().unwrap();
+        keys.set(&id("a"), Some(&EndpointState::Down(String::new())));
+        keys.done(write);
+        assert_eq!(writes(&mut keys), [put("a", "down")]);
+    }
+
+    #[test]
+    fn statuses_of_endpoints_that_are_gone_are_deleted() {
+        let mut keys = EndpointKeys::default();
+        keys.set(&id("same"), Some(&EndpointState::Up));
+        keys.set(&id("other"), Some(&EndpointState::Up));
+        let up = br#"{"status":"up"}"#.to_vec();
+        let stored = [
+            (endpoint_key(&id("same")), up.clone()),
+            (endpoint_key(&id("gone")), up),
+            (endpoint_key(&id("other")), b"\xff".to_vec()),
+        ];
+        keys.listed(stored);
+        let gone = Write::Delete { key: endpoint_key(&id("gone")) };
+        assert_eq!(writes(&mut keys), [gone, put("other", "up")]);
+    }
+
+    #[test]
+    fn the_interval_has_at_most_a_tenth_of_jitter() {
+        assert_eq!(next_report(Duration::ZERO, 7), None);
+        let interval = Duration::from_secs(30);
+        assert_eq!(next_report(interval, 0), Some(interval));
+        let longest = next_report(interval, u64::MAX).unwrap();
+        assert!(longest > Duration::from_millis(32_999) && longest <= Duration::from_secs(33));
+    }
+}

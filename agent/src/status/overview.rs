@@ -1,0 +1,243 @@
+//! Everything that is known about this host, put together for whoever asks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use calico_datastore::model::WorkloadEndpointId;
+use tokio::sync::watch;
+
+use crate::api::document::{
+    DatastoreStatus, EndpointStatus, Overall, PartStatus, RejectedKey, StatusDocument,
+};
+use crate::desired::{DesiredState, LocalEndpoint};
+use crate::reconcile::{EndpointState, Problem, Report};
+use crate::routes::bird;
+use crate::status::combine::worst;
+
+/// What the reading of the datastore has come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncState {
+    /// What is waited for.
+    pub waiting: Option<String>,
+    /// The last revision.
+    pub revision: i64,
+    /// A complete snapshot was read at least once.
+    pub complete: bool,
+    /// Refused keys.
+    pub rejected: BTreeMap<String, String>,
+    /// Kinds not supported yet.
+    pub unsupported: BTreeMap<String, usize>,
+    /// Settings that were refused.
+    pub settings: Vec<Problem>,
+}
+
+/// A part of the dataplane and what it said last.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its name.
+    pub name: &'static str,
+    /// Its last report.
+    pub report: watch::Receiver<Option<Report>>,
+    /// True: the host is not ready before this part is. BIRD's absence never holds up the rest.
+    pub required: bool,
+}
+
+/// The sources of the overview; each holds its newest value.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    /// This host's name.
+    pub node: String,
+    /// When the agent started.
+    pub started: Instant,
+    /// The datastore.
+    pub sync: watch::Receiver<SyncState>,
+    /// What the registration has come to.
+    pub registration: watch::Receiver<Result<String, Problem>>,
+    /// The desired state.
+    pub desired: watch::Receiver<Option<Arc<DesiredState>>>,
+    /// The parts of the dataplane.
+    pub parts: Vec<Part>,
+    /// Files that cannot be written.
+    pub files: watch::Receiver<Vec<Problem>>,
+    /// BIRD's control socket.
+    pub bird_socket: PathBuf,
+}
+
+impl Overview {
+    /// In one word.
+    pub fn overall(&self) -> Overall {
+        let Some(desired) = self.desired.borrow().clone() else { return Overall::Starting };
+        let reports = self.reports();
+        if reports.iter().any(|(part, report)| {
+            part.required && report.as_ref().is_none_or(|report| report.applied.is_none())
+        }) {
+            return Overall::Starting;
+        }
+        let sync = self.sync.borrow();
+        let in_force = reports.iter().all(|(_, report)| {
+            report
+                .as_ref()
+                .is_some_and(|report| report.problems.is_empty() && report.applied.is_some())
+        });
+        let clean = in_force
+            && sync.waiting.is_none()
+            && sync.rejected.is_empty()
+            && sync.settings.is_empty()
+            && self.files.borrow().is_empty()
+            && desired.notices.is_empty()
+            && self.registration.borrow().is_ok();
+        if clean { Overall::Ready } else { Overall::Degraded }
+    }
+
+    /// True when the newest desired state is in force in every required part.
+    pub fn complete(&self) -> bool {
+        let Some(desired) = self.desired.borrow().clone() else { return false };
+        self.reports().iter().filter(|(part, _)| part.required).all(|(_, report)| {
+            report.as_ref().is_some_and(|report| report.applied >= Some(desired.generation))
+        })
+    }
+
+    /// One line for `systemctl status`.
+    pub fn summary(&self) -> String {
+        let sync = self.sync.borrow();
+        let endpoints = self.desired.borrow().as_ref().map_or(0, |desired| desired.endpoints.len());
+        match (&sync.waiting, sync.complete) {
+            (Some(reason), false) => format!("waiting for the datastore: {reason}"),
+            (Some(reason), true) => {
+                format!("{endpoints} endpoints in force; waiting for the datastore: {reason}")
+            }
+            (None, false) => "reading the datastore".to_owned(),
+            (None, true) => match self.overall() {
+                Overall::Starting => format!("programming {endpoints} endpoints"),
+                Overall::Ready => format!("{endpoints} endpoints in force"),
+                Overall::Degraded => {
+                    format!("{endpoints} endpoints in force; degraded: see calico-agent status")
+                }
+            },
+        }
+    }
+
+    fn reports(&self) -> Vec<(&Part, Option<Report>)> {
+        self.parts.iter().map(|part| (part, part.report.borrow().clone())).collect()
+    }
+
+    /// The state of one endpoint over all parts that care for endpoints.
+    pub fn endpoint_state(&self, id: &WorkloadEndpointId) -> EndpointState {
+        let states = self.parts.iter().filter(|part| part.required).map(|part| {
+            let report = part.report.borrow();
+            let said = report.as_ref().and_then(|report| report.endpoints.get(id).cloned());
+            said.unwrap_or_else(|| EndpointState::Down(format!("waiting for {}", part.name)))
+        });
+        states.reduce(worst).unwrap_or(EndpointState::Up)
+    }
+
+    /// The whole document. Asks BIRD for its sessions.
+    pub async fn document(&self) -> StatusDocument {
+        let sessions = bird::sessions(&self.bird_socket).await;
+        let (bgp, bgp_error) = match sessions {
+            Ok(sessions) => (sessions, None),
+            Err(error) => (Vec::new(), Some(crate::telemetry::chain(&error))),
+        };
+        let sync = self.sync.borrow().clone();
+        let desired = self.desired.borrow().clone();
+        let mut notices = sync.settings.clone();
+        notices.extend(self.files.borrow().iter().cloned());
+        let registration = match &*self.registration.borrow() {
+            Ok(text) => text.clone(),
+            Err(problem) => {
+                notices.push(problem.clone());
+                problem.message.clone()
+            }
+        };
+        let mut counts = BTreeMap::new();
+        let mut endpoints = Vec::new();
+        if let Some(desired) = &desired {
+            counts.insert("classes".to_owned(), desired.classes.len());
+            counts.insert("policies".to_owned(), desired.policies.len());
+            counts.insert("profiles".to_owned(), desired.profiles.len());
+            counts.insert("sets".to_owned(), desired.sets.len());
+            counts.insert("pools".to_owned(), desired.pools.len());
+            counts.insert("blocks".to_owned(), desired.blocks.len());
+            notices.extend(desired.notices.iter().map(|(subject, message)| Problem {
+                subject: subject.to_string(),
+                message: message.to_string(),
+            }));
+            endpoints = desired
+                .endpoints
+                .iter()
+                .map(|(id, endpoint)| self.endpoint(desired, id, endpoint))
+                .collect();
+        }
+        StatusDocument {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            state: self.overall(),
+            datastore: DatastoreStatus {
+                in_sync: sync.complete && sync.waiting.is_none(),
+                waiting: sync.waiting,
+                revision: sync.revision,
+                rejected: sync
+                    .rejected
+                    .into_iter()
+                    .map(|(key, reason)| RejectedKey { key, reason })
+                    .collect(),
+                unsupported: sync.unsupported,
+                registration,
+            },
+            generation: desired.as_ref().map_or(0, |desired| desired.generation),
+            parts: self
+                .reports()
+                .into_iter()
+                .map(|(part, report)| {
+                    let report = report.unwrap_or_default();
+                    PartStatus {
+                        name: part.name.to_owned(),
+                        applied: report.applied,
+                        problems: report.problems,
+                        facts: report.facts,
+                    }
+                })
+                .collect(),
+            endpoints,
+            counts,
+            notices,
+            bgp,
+            bgp_error,
+        }
+    }
+
+    fn endpoint(
+        &self,
+        desired: &DesiredState,
+        id: &WorkloadEndpointId,
+        endpoint: &LocalEndpoint,
+    ) -> EndpointStatus {
+        let class = desired.classes.get(&endpoint.class);
+        let mut policies = Vec::new();
+        for direction in class.iter().flat_map(|class| [&class.ingress, &class.egress]) {
+            for tier in &direction.tiers {
+                for policy in &tier.policies {
+                    let name = format!("{}/{policy}", tier.tier);
+                    if !policies.contains(&name) {
+                        policies.push(name);
+                    }
+                }
+            }
+        }
+        EndpointStatus {
+            endpoint: format!("{}/{}/{}", id.orchestrator, id.workload, id.endpoint),
+            interface: endpoint.interface.to_string(),
+            addresses: endpoint.addresses.iter().map(ToString::to_string).collect(),
+            class: endpoint.class.as_str().chars().take(12).collect(),
+            policies,
+            profiles: class
+                .map(|class| class.ingress.profiles.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+            state: self.endpoint_state(id),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+use super::*;
+use crate::reconcile::EndpointState;
+use crate::status::systemd::Watchdog;
+use crate::store::memory::Memory;
+use calico_datastore::model::WorkloadEndpointId;
+
+fn id(workload: &str) -> WorkloadEndpointId {
+    WorkloadEndpointId {
+        node: "calico-01".into(),
+        orchestrator: "cni".into(),
+        workload: workload.into(),
+        endpoint: "eth0".into(),
+    }
+}
+
+fn up(workloads: &[&str]) -> Option<States> {
+    Some(workloads.iter().map(|w| (id(w), EndpointState::Up)).collect())
+}
+
+struct Running {
+    store: Arc<Memory>,
+    settings: watch::Sender<Arc<Settings>>,
+    states: watch::Sender<Option<States>>,
+    _watchdog: Watchdog,
+}
+
+fn start(settings: Settings, store: Memory) -> Running {
+    let store = Arc::new(store);
+    let (settings, settings_rx) = watch::channel(Arc::new(settings));
+    let (states, states_rx) = watch::channel(None);
+    let mut watchdog = Watchdog::new();
+    let inputs =
+        Inputs { settings: settings_rx, states: states_rx, heartbeat: watchdog.register("status") };
+    tokio::spawn(run(store.clone(), "calico-01".into(), Instant::now(), inputs));
+    Running { store, settings, states, _watchdog: watchdog }
+}
+
+async fn seconds(n: u64) {
+    tokio::time::sleep(Duration::from_secs(n)).await;
+}
+
+const STATUS: &str = "/calico/felix/v2/no-region/host/calico-01/status";
+const LAST: &str = "/calico/felix/v2/no-region/host/calico-01/last_reported_status";
+
+#[tokio::test(start_paused = true)]
+async fn the_host_reports_on_a_timer_with_a_lease_and_only_after_the_first_apply() {
+    let running = start(Settings::default(), Memory::default());
+    seconds(100).await;
+    assert_eq!(running.store.keys(), [""; 0], "reported before anything was programmed");
+    running.states.send_replace(up(&[]));
+    seconds(1).await;
+    assert_eq!(running.store.take_writes(), [STATUS, LAST]);
+    assert!(running.store.text(STATUS).unwrap().contains(r#""first_update":true"#));
+    assert_eq!(running.store.ttl(STATUS), Some(Duration::from_secs(90)));
+    assert_eq!(running.store.ttl(LAST), None);
+    seconds(34).await;
+    assert_eq!(running.store.take_writes().len(), 2);
+    assert!(running.store.text(STATUS).unwrap().contains(r#""first_update":false"#));
+    // Switched off while it runs, and on again.
+    let off = Settings { reporting_interval: Duration::ZERO, ..Settings::default() };
+    running.settings.send_replace(Arc::new(off));
+    seconds(300).await;
+    assert_eq!(running.store.take_writes(), [""; 0]);
+    running.settings.send_replace(Arc::default());
+    seconds(1).await;
+    assert_eq!(running.store.take_writes(), [STATUS, LAST]);
+}
+
+fn endpoints_only() -> Settings {
+    Settings { reporting_interval: Duration::ZERO, endpoint_reporting: true, ..Settings::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_are_reported_one_per_delay() {
+    let running = start(endpoints_only(), Memory::default());
+    running.states.send_replace(up(&["a", "b", "c"]));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(running.store.take_writes(), [keys::endpoint_key(&id("a"))]);
+    // "b" goes before its turn comes: it is never written.
+    running.states.send_replace(up(&["a", "c"]));
+    seconds(10).await;
+    assert_eq!(running.store.take_writes(), [keys::endpoint_key(&id("c"))]);
+    running.states.send_replace(up(&["c"]));
+    seconds(10).await;
+    assert_eq!(running.store.keys(), [keys::endpoint_key(&id("c"))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_are_not_reported_unless_somebody_wants_it() {
+    let stray = keys::endpoint_key(&id("stray"));
+    let store = Memory::with(&[(&stray, r#"{"status":"up"}"#)]);
+    let off = Settings { endpoint_reporting: false, ..endpoints_only() };
+    let running = start(off, store);
+    running.states.send_replace(up(&["a"]));
+    seconds(10_000).await;
+    assert_eq!(running.store.take_writes(), [""; 0]);
+    running.settings.send_replace(Arc::new(endpoints_only()));
+    seconds(10).await;
+    assert_eq!(running.store.keys(), [keys::endpoint_key(&id("a"))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strays_of_this_host_go_and_those_of_others_stay() {
+    let other = WorkloadEndpointId { node: "calico-010".into(), ..id("x") };
+    let (mine, other) = (keys::endpoint_key(&id("stray")), keys::endpoint_key(&other));
+    let store = Memory::with(&[(&mine, "{}"), (&other, "{}"), (LAST, "{}")]);
+    let running = start(endpoints_only(), store);
+    seconds(100).await;
+    assert_eq!(running.store.keys().len(), 3, "deleted before the endpoints were known");
+    running.states.send_replace(up(&[]));
+    seconds(10).await;
+    let mut left = vec![other, LAST.to_owned()];
+    left.sort();
+    assert_eq!(running.store.keys(), left);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_gets_the_newest_state_later() {
+    let running = start(endpoints_only(), Memory::default());
+    running.store.fail(2);
+    running.states.send_replace(up(&["a"]));
+    seconds(4).await;
+    running.states.send_replace(up(&["b"]));
+    seconds(20).await;
+    assert_eq!(running.store.keys(), [keys::endpoint_key(&id("b"))]);
+    assert_eq!(running.store.take_writes(), [keys::endpoint_key(&id("b"))]);
+}

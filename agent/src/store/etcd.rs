@@ -1,0 +1,50 @@
+//! The store in etcd v3. Every call is bounded in time by the client.
+
+use std::time::Duration;
+
+use calico_datastore::backend::etcd3::{Etcd3, EtcdError, Versioned};
+
+use super::{Store, StoreError, Stored};
+
+fn error(operation: &'static str, key: &str) -> impl FnOnce(EtcdError) -> StoreError {
+    move |source| StoreError { operation, key: key.to_owned(), source: Box::new(source) }
+}
+
+fn stored(value: Versioned) -> Stored {
+    Stored { value: value.value, revision: value.mod_revision }
+}
+
+impl Store for Etcd3 {
+    async fn get(&self, key: &str) -> Result<Option<Stored>, StoreError> {
+        Ok(Etcd3::get(self, key).await.map_err(error("read", key))?.map(stored))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, Stored)>, StoreError> {
+        let found = Etcd3::list(self, prefix).await.map_err(error("list", prefix))?;
+        Ok(found.into_iter().map(|(key, value)| (key, stored(value))).collect())
+    }
+
+    async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
+        Etcd3::create(self, key, value).await.map_err(error("write", key))
+    }
+
+    async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {
+        Etcd3::replace(self, key, value, revision).await.map_err(error("write", key))
+    }
+
+    async fn put(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), StoreError> {
+        match ttl {
+            // Rounded up: a report must not vanish before the next one is due.
+            Some(ttl) => {
+                let whole = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+                self.put_with_ttl(key, value, Duration::from_secs(whole)).await
+            }
+            None => Etcd3::put(self, key, value).await,
+        }
+        .map_err(error("write", key))
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        Etcd3::delete(self, key).await.map(drop).map_err(error("delete", key))
+    }
+}

@@ -1,0 +1,22 @@
+//! Felix on a real kernel: each test makes a host and its pods out of network namespaces, programs
+//! a desired state built by hand, and sends packets. Every test runs on the legacy and on the nft
+//! flavour, with IPv4 and IPv6 side by side.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
+
+#[path = "felix/connections.rs"]
+mod connections;
+#[path = "felix/economy.rs"]
+mod economy;
+#[path = "felix/host.rs"]
+mod host;
+#[path = "felix/neighbours.rs"]
+mod neighbours;
+#[path = "felix/netns.rs"]
+mod netns;
+#[path = "felix/policy.rs"]
+mod policy;
+#[path = "felix/spoofing.rs"]
+mod spoofing;
+#[path = "felix/world.rs"]
+mod world;

@@ -1,0 +1,235 @@
+//! A host with pods, and probes between them.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calico_agent::config::IptablesBackend;
+use calico_agent::desired::DesiredState;
+use calico_agent::exec::Exec;
+use calico_agent::felix::Felix;
+use calico_agent::reconcile::{Reconciler as _, Report, Wake, World};
+use calico_agent::routes::monitor::{Link, Links};
+
+use crate::netns::{Netns, sh};
+
+/// How long a probe waits before it counts as not answered.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The flavours that every test runs on.
+pub(crate) const FLAVOURS: [IptablesBackend; 2] = [IptablesBackend::Legacy, IptablesBackend::Nft];
+
+/// The host: the namespace of the test's own thread.
+pub(crate) struct Host {
+    pub(crate) felix: Felix,
+    pub(crate) links: Links,
+    runtime: tokio::runtime::Runtime,
+    flavour: &'static str,
+}
+
+/// Runs `test` on a new host, once for each flavour.
+pub(crate) fn each_flavour(
+    test: impl Fn(&mut Host, IptablesBackend) + Send + Sync + Copy + 'static,
+) {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: needs root for network namespaces");
+        return;
+    }
+    for flavour in FLAVOURS {
+        let netns = Netns::new();
+        let outcome = netns.run(move || {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let mut host = Host::new(flavour);
+                test(&mut host, flavour);
+            }))
+        });
+        if let Err(panic) = outcome {
+            println!("failed on {flavour:?}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+impl Host {
+    fn new(flavour: IptablesBackend) -> Self {
+        sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0
+             ip addr add 192.0.2.1/32 dev lo; ip -6 addr add fd99::1/128 dev lo nodad");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self {
+            felix: Felix::new(Exec::default(), PathBuf::from("/proc/sys")),
+            links: Links::new(),
+            runtime,
+            flavour: if flavour == IptablesBackend::Legacy { "legacy" } else { "nft" },
+        }
+    }
+
+    /// Starts the agent anew: it knows nothing of what it did.
+    pub(crate) fn restart(&mut self) {
+        self.felix = Felix::new(Exec::default(), PathBuf::from("/proc/sys"));
+    }
+
+    /// One run, whatever comes of it.
+    pub(crate) fn run(&mut self, desired: &DesiredState, wake: Wake) -> Report {
+        let world = World { desired: Arc::new(desired.clone()), links: self.links.clone() };
+        self.runtime.block_on(self.felix.reconcile(&world, wake))
+    }
+
+    /// One run that must succeed.
+    pub(crate) fn apply(&mut self, desired: &DesiredState, wake: Wake) -> Report {
+        let report = self.run(desired, wake);
+        assert_eq!(report.problems, [], "{:?}", report.facts);
+        assert_eq!(report.applied, Some(desired.generation));
+        report
+    }
+
+    /// Waits without doing anything, as the loop does.
+    pub(crate) fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    /// What the kernel's tables hold, by the flavour's own tool.
+    pub(crate) fn saved(&self, family: u8) -> String {
+        let v = if family == 4 { "" } else { "6" };
+        sh(&format!("ip{v}tables-{}-save | grep -v '^#'", self.flavour))
+    }
+
+    /// Runs `iptables` or `ip6tables` of the flavour.
+    pub(crate) fn iptables(&self, family: u8, args: &str) {
+        let v = if family == 4 { "" } else { "6" };
+        sh(&format!("ip{v}tables-{} -w {args}", self.flavour));
+    }
+
+    /// Makes the pod number `n`.
+    pub(crate) fn pod(&mut self, n: u8) -> Pod {
+        let interface = format!("calipod{n}");
+        let pod = Pod { netns: Netns::new(), n, interface: interface.clone() };
+        let (v4, v6, mac, tid) = (pod.v4(), pod.v6(), pod.mac(), pod.netns.tid);
+        sh(&format!(
+            "ip link add {interface} address ee:ee:ee:ee:ee:ee type veth \
+             peer name eth0 address {mac} netns {tid}
+             ip link set {interface} up
+             ip route add {v4}/32 dev {interface}
+             ip -6 route add {v6}/128 dev {interface}"
+        ));
+        pod.netns.sh(&format!(
+            "sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.eth0.accept_dad=0
+             ip addr add {v4}/32 dev eth0
+             ip -6 addr add {v6}/128 dev eth0 nodad
+             ip link set eth0 up
+             ip route add 169.254.1.1 dev eth0
+             ip neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
+             ip route add default via 169.254.1.1
+             ip -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0"
+        ));
+        let index = sh(&format!("ip -o link show {interface} | cut -d: -f1"));
+        let link = Link { index: index.trim().parse().unwrap(), up: true, mac: None, mtu: 1500 };
+        self.links.insert(interface.parse().unwrap(), link);
+        // The kernel needs a moment to bring the link-local addresses up.
+        pod.netns.sh("for i in $(seq 100); do ip -6 addr show dev eth0 scope link | grep -q 'inet6 fe80.*scope link $' && exit 0; sleep 0.02; done; ip -6 addr; exit 1");
+        pod
+    }
+
+    /// Can the host reach an address?
+    pub(crate) fn reaches(&self, to: IpAddr, port: u16) -> bool {
+        connects(SocketAddr::new(to, port), None)
+    }
+}
+
+/// A pod: a namespace behind a veth pair.
+pub(crate) struct Pod {
+    pub(crate) netns: Netns,
+    pub(crate) n: u8,
+    pub(crate) interface: String,
+}
+
+impl Pod {
+    pub(crate) fn v4(&self) -> IpAddr {
+        v4(self.n)
+    }
+
+    pub(crate) fn v6(&self) -> IpAddr {
+        v6(self.n)
+    }
+
+    pub(crate) fn both(&self) -> [IpAddr; 2] {
+        [self.v4(), self.v6()]
+    }
+
+    pub(crate) fn mac(&self) -> String {
+        format!("02:00:00:00:00:{:02x}", self.n)
+    }
+
+    /// Answers on a TCP port, on all addresses, until the test ends.
+    pub(crate) fn serve(&self, port: u16) {
+        self.netns.run(move || serve(port));
+    }
+
+    /// Can it open a connection?
+    pub(crate) fn reaches(&self, to: IpAddr, port: u16) -> bool {
+        self.netns.run(move || connects(SocketAddr::new(to, port), None))
+    }
+
+    /// Can it open a connection from an address of its own choice?
+    pub(crate) fn reaches_from(&self, from: IpAddr, to: IpAddr, port: u16) -> bool {
+        self.netns.run(move || connects(SocketAddr::new(to, port), Some(from)))
+    }
+}
+
+pub(crate) fn v4(n: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 65, 0, n))
+}
+
+pub(crate) fn v6(n: u8) -> IpAddr {
+    format!("fd65::{n:x}").parse().unwrap()
+}
+
+/// Answers every connection with its peer's address.
+pub(crate) fn serve(port: u16) {
+    let listener = TcpListener::bind(format!("[::]:{port}")).expect("the port is free");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut stream = stream;
+                let peer = stream.peer_addr().map(|p| p.ip().to_canonical().to_string());
+                let _ = stream.write_all(peer.unwrap_or_default().as_bytes());
+                let mut line = [0; 64];
+                // Echo for those who stay.
+                while let Ok(n @ 1..) = stream.read(&mut line) {
+                    let _ = stream.write_all(&line[..n]);
+                }
+            });
+        }
+    });
+}
+
+/// Opens a connection and reads what [`serve`] says.
+pub(crate) fn dial(to: SocketAddr) -> std::io::Result<(TcpStream, String)> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = [0; 64];
+    let n = stream.read(&mut text)?;
+    Ok((stream, String::from_utf8_lossy(&text[..n]).into_owned()))
+}
+
+fn connects(to: SocketAddr, from: Option<IpAddr>) -> bool {
+    match from {
+        None => dial(to).is_ok(),
+        // The standard library cannot bind before it connects.
+        Some(from) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let socket = if to.is_ipv4() {
+                    tokio::net::TcpSocket::new_v4()
+                } else {
+                    tokio::net::TcpSocket::new_v6()
+                }
+                .unwrap();
+                socket.bind(SocketAddr::new(from, 0)).unwrap();
+                let connected = tokio::time::timeout(PATIENCE, socket.connect(to)).await;
+                connected.is_ok_and(|stream| stream.is_ok())
+            })
+        }
+    }
+}

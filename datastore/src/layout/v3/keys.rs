@@ -1,0 +1,308 @@
+//! Keys of the v3 layout, in both directions.
+
+use crate::model::{
+    AffinityId, Cidr, Family, HostEndpointId, Name, NetworkSetId, PolicyId, ResourceId,
+    WorkloadEndpointId,
+};
+
+/// Everything that `calicoctl` manages.
+pub const RESOURCES_PREFIX: &str = "/calico/resources/v3/projectcalico.org/";
+
+/// Address allocation: blocks, affinities, handles.
+pub const IPAM_PREFIX: &str = "/calico/ipam/v2/";
+
+/// ClusterInformation `default`: whether the store is ready.
+pub const READY_KEY: &str = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
+
+/// Status of hosts and workload endpoints; `no-region` since the agent knows no OpenStack regions.
+const STATUS_PREFIX: &str = "/calico/felix/v2/no-region/host/";
+
+/// Status of host endpoints, which never moved to v2.
+const STATUS_V1_PREFIX: &str = "/calico/felix/v1/host/";
+
+/// What a key says by itself.
+#[derive(Debug, PartialEq)]
+pub(super) enum Key {
+    /// An object that the model has.
+    Object(ResourceId),
+    /// A resource that the model does not have; its plural.
+    Unsupported(String),
+    /// Nothing that concerns this agent.
+    Ignored,
+    /// A key of a kind that the model has, but malformed; why.
+    Invalid(String),
+}
+
+/// Kinds that are never enforced or that only other components use.
+const IGNORED_KINDS: [&str; 7] = [
+    "stagednetworkpolicies",
+    "stagedglobalnetworkpolicies",
+    "stagedkubernetesnetworkpolicies",
+    "blockaffinities",
+    "ipamblocks",
+    "ipamconfigs",
+    "ipamhandles",
+];
+
+/// Reads a key.
+pub(super) fn parse(key: &str) -> Key {
+    if let Some(rest) = key.strip_prefix(RESOURCES_PREFIX) {
+        let (plural, path) = rest.split_once('/').unwrap_or((rest, ""));
+        parse_resource(plural, path).unwrap_or_else(Key::Invalid)
+    } else if let Some(rest) = key.strip_prefix(IPAM_PREFIX) {
+        parse_ipam(rest).unwrap_or_else(Key::Invalid)
+    } else {
+        Key::Ignored
+    }
+}
+
+fn parse_resource(plural: &str, path: &str) -> Result<Key, String> {
+    let id = match plural {
+        "clusterinformations" => match path {
+            "default" => ResourceId::ClusterInformation,
+            // There is only one; the original reads no other.
+            _ => return Ok(Key::Ignored),
+        },
+        "felixconfigurations" => ResourceId::FelixConfiguration(global(path)?),
+        "bgpconfigurations" => ResourceId::BgpConfiguration(global(path)?),
+        "nodes" => ResourceId::Node(global(path)?),
+        "ippools" => ResourceId::Pool(global(path)?),
+        "tiers" => ResourceId::Tier(global(path)?),
+        // The built-in profile is never stored; what is stored under its name must not replace it.
+        "profiles" if path == crate::model::Profile::DEFAULT_ALLOW => return Ok(Key::Ignored),
+        "profiles" => ResourceId::Profile(global(path)?),
+        "hostendpoints" => ResourceId::HostEndpoint(HostEndpointId { name: global(path)? }),
+        "globalnetworkpolicies" => {
+            ResourceId::Policy(PolicyId { namespace: None, name: global(path)? })
+        }
+        "networkpolicies" => {
+            let (namespace, name) = namespaced(path)?;
+            ResourceId::Policy(PolicyId { namespace: Some(namespace), name })
+        }
+        "globalnetworksets" => {
+            ResourceId::NetworkSet(NetworkSetId { namespace: None, name: global(path)? })
+        }
+        "networksets" => {
+            let (namespace, name) = namespaced(path)?;
+            ResourceId::NetworkSet(NetworkSetId { namespace: Some(namespace), name })
+        }
+        "workloadendpoints" => {
+            let (namespace, name) = namespaced(path)?;
+            let [node, orchestrator, workload, endpoint] = split_endpoint_name(name.as_str())
+                .ok_or_else(|| {
+                    format!(
+                        "{name:?} is not <node>-<orchestrator>-<workload>-<endpoint> with the \
+                         dashes inside each part doubled"
+                    )
+                })?;
+            ResourceId::WorkloadEndpoint(WorkloadEndpointId {
+                node: node.into(),
+                orchestrator: orchestrator.into(),
+                workload: format!("{namespace}/{workload}").into(),
+                endpoint: endpoint.into(),
+            })
+        }
+        ignored if IGNORED_KINDS.contains(&ignored) => return Ok(Key::Ignored),
+        other => return Ok(Key::Unsupported(other.to_owned())),
+    };
+    Ok(Key::Object(id))
+}
+
+fn global(path: &str) -> Result<Name, String> {
+    check_name(path)?;
+    Ok(Name::from(path))
+}
+
+fn namespaced(path: &str) -> Result<(Name, Name), String> {
+    let (namespace, name) =
+        path.split_once('/').ok_or_else(|| format!("{path:?} is not <namespace>/<name>"))?;
+    Ok((global(namespace)?, global(name)?))
+}
+
+/// Names become parts of file names, of comments in the kernel and of log lines, so only the
+/// characters that an honest writer uses are accepted: `A-Z a-z 0-9 _ . -`.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    if !name.is_empty() && name != "." && name != ".." && name.bytes().all(plain) {
+        Ok(())
+    } else {
+        Err(format!("{name:?} is not a name (one or more of A-Z a-z 0-9 _ . -)"))
+    }
+}
+
+/// Splits the name of a workload endpoint. A dash before another dash stands for one dash of the
+/// part it is in; any other dash ends the part.
+fn split_endpoint_name(name: &str) -> Option<[String; 4]> {
+    let mut parts = vec![String::new()];
+    let mut characters = name.chars().peekable();
+    while let Some(c) = characters.next() {
+        if c == '-' && characters.next_if_eq(&'-').is_none() {
+            parts.push(String::new());
+        } else {
+            parts.last_mut()?.push(c);
+        }
+    }
+    // A dash at an end would make two names read alike (`a---b`).
+    let whole = |part: &String| !part.is_empty() && !part.starts_with('-') && !part.ends_with('-');
+    parts.iter().all(whole).then_some(parts)?.try_into().ok()
+}
+
+fn join_endpoint_name(parts: [&str; 4]) -> String {
+    parts.map(|part| part.replace('-', "--")).join("-")
+}
+
+fn parse_ipam(rest: &str) -> Result<Key, String> {
+    let segments: Vec<&str> = rest.split('/').collect();
+    Ok(match segments[..] {
+        ["assignment", family @ ("ipv4" | "ipv6"), "block", block] => {
+            Key::Object(ResourceId::Block(parse_block(family, block)?))
+        }
+        ["host", host, family @ ("ipv4" | "ipv6"), "block", block] => {
+            let id = AffinityId { host: global(host)?, block: parse_block(family, block)? };
+            Key::Object(ResourceId::Affinity(id))
+        }
+        _ => Key::Ignored,
+    })
+}
+
+/// `192.168.0.0-26` and `fd80::-122`: a CIDR whose slash is a dash.
+fn parse_block(family: &str, text: &str) -> Result<Cidr, String> {
+    let bad = || format!("{text:?} is not an {family} block with a dash for the slash");
+    let (address, len) = text.rsplit_once('-').ok_or_else(bad)?;
+    let cidr: Cidr = format!("{address}/{len}").parse().map_err(|_| bad())?;
+    // Host bits would make two keys name one block.
+    let exact = address.parse() == Ok(cidr.address());
+    if exact && family_directory(cidr) == family { Ok(cidr) } else { Err(bad()) }
+}
+
+fn family_directory(cidr: Cidr) -> &'static str {
+    match cidr.family() {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+fn block_segment(cidr: Cidr) -> String {
+    format!("{}/block/{}-{}", family_directory(cidr), cidr.address(), cidr.prefix_len())
+}
+
+/// The key of an object; `None` for an id that only another layout can have (a workload without a
+/// namespace).
+pub fn key_of(id: &ResourceId) -> Option<String> {
+    let path = match id {
+        ResourceId::ClusterInformation => "clusterinformations/default".to_owned(),
+        ResourceId::FelixConfiguration(name) => format!("felixconfigurations/{name}"),
+        ResourceId::BgpConfiguration(name) => format!("bgpconfigurations/{name}"),
+        ResourceId::Node(name) => format!("nodes/{name}"),
+        ResourceId::Pool(name) => format!("ippools/{name}"),
+        ResourceId::Tier(name) => format!("tiers/{name}"),
+        ResourceId::Profile(name) => format!("profiles/{name}"),
+        ResourceId::HostEndpoint(id) => format!("hostendpoints/{}", id.name),
+        ResourceId::Policy(PolicyId { namespace: None, name }) => {
+            format!("globalnetworkpolicies/{name}")
+        }
+        ResourceId::Policy(PolicyId { namespace: Some(namespace), name }) => {
+            format!("networkpolicies/{namespace}/{name}")
+        }
+        ResourceId::NetworkSet(NetworkSetId { namespace: None, name }) => {
+            format!("globalnetworksets/{name}")
+        }
+        ResourceId::NetworkSet(NetworkSetId { namespace: Some(namespace), name }) => {
+            format!("networksets/{namespace}/{name}")
+        }
+        ResourceId::WorkloadEndpoint(id) => {
+            let (namespace, workload) = id.workload.as_str().split_once('/')?;
+            let parts =
+                [id.node.as_str(), id.orchestrator.as_str(), workload, id.endpoint.as_str()];
+            format!("workloadendpoints/{namespace}/{}", join_endpoint_name(parts))
+        }
+        ResourceId::Block(cidr) => {
+            return Some(format!("{IPAM_PREFIX}assignment/{}", block_segment(*cidr)));
+        }
+        ResourceId::Affinity(id) => {
+            return Some(format!("{IPAM_PREFIX}host/{}/{}", id.host, block_segment(id.block)));
+        }
+    };
+    Some(format!("{RESOURCES_PREFIX}{path}"))
+}
+
+/// The key of a node.
+pub fn node(name: &Name) -> String {
+    format!("{RESOURCES_PREFIX}nodes/{name}")
+}
+
+/// The key of the FelixConfiguration of the whole cluster.
+pub fn felix_configuration_default() -> String {
+    format!("{RESOURCES_PREFIX}felixconfigurations/default")
+}
+
+/// The key of the FelixConfiguration of one node.
+pub fn felix_configuration_of(node: &Name) -> String {
+    format!("{RESOURCES_PREFIX}felixconfigurations/node.{node}")
+}
+
+/// The prefix of a host's block affinities, of both families.
+pub fn affinities_of(host: &Name) -> String {
+    format!("{IPAM_PREFIX}host/{host}/")
+}
+
+/// Where a host says that it is alive; written with a lease.
+pub fn host_status(host: &Name) -> String {
+    format!("{STATUS_PREFIX}{host}/status")
+}
+
+/// Where a host's last report stays when the host does not.
+pub fn host_last_status(host: &Name) -> String {
+    format!("{STATUS_PREFIX}{host}/last_reported_status")
+}
+
+/// The prefix of a host's workload endpoint statuses.
+pub fn workload_statuses_of(host: &Name) -> String {
+    format!("{STATUS_PREFIX}{host}/workload/")
+}
+
+/// Where the status of a workload endpoint is written.
+pub fn workload_status(id: &WorkloadEndpointId) -> String {
+    format!(
+        "{}{}/{}/endpoint/{}",
+        workload_statuses_of(&id.node),
+        escape(id.orchestrator.as_str()),
+        escape(id.workload.as_str()),
+        escape(id.endpoint.as_str())
+    )
+}
+
+/// The workload endpoint that a status key is about, so that left-over statuses can be found.
+pub fn workload_of_status(key: &str) -> Option<WorkloadEndpointId> {
+    let segments: Vec<&str> = key.strip_prefix(STATUS_PREFIX)?.split('/').collect();
+    match segments[..] {
+        [node, "workload", orchestrator, workload, "endpoint", endpoint] => {
+            Some(WorkloadEndpointId {
+                node: node.into(),
+                orchestrator: unescape(orchestrator).into(),
+                workload: unescape(workload).into(),
+                endpoint: unescape(endpoint).into(),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// The prefix of a host's host endpoint statuses.
+pub fn host_endpoint_statuses_of(host: &Name) -> String {
+    format!("{STATUS_V1_PREFIX}{host}/endpoint/")
+}
+
+/// Where the status of a host endpoint is written.
+pub fn host_endpoint_status(host: &Name, id: &HostEndpointId) -> String {
+    format!("{}{}", host_endpoint_statuses_of(host), escape(id.name.as_str()))
+}
+
+/// `%` first, so that a literal `%2f` survives; nothing else is escaped.
+fn escape(segment: &str) -> String {
+    segment.replace('%', "%25").replace('/', "%2f")
+}
+
+fn unescape(segment: &str) -> String {
+    segment.replace("%2f", "/").replace("%25", "%")
+}

@@ -1,0 +1,112 @@
+//! The v3 layout: Calico's resources as JSON documents in an etcd v3 keyspace.
+//!
+//! ```text
+//! /calico/resources/v3/projectcalico.org/<plural>/[<namespace>/]<name>   resources
+//! /calico/ipam/v2/...                                                    address allocation
+//! /calico/felix/...                                                      status, written by the agent
+//! ```
+//!
+//! Owns the keys ([`keys`]) and the translation of each kind into the model. It reads with private
+//! wire structs that tolerate what writers of ten years have stored (`null` anywhere, missing and
+//! unknown fields, numbers as strings), and then converts them strictly: an error names the field.
+//! Names come from the key, never from the document. It must not do I/O and must not remember
+//! anything between two values.
+
+mod bgp;
+mod cluster;
+mod endpoint;
+mod error;
+mod felix;
+mod ipam;
+pub mod keys;
+mod net;
+mod netset;
+mod node;
+mod policy;
+mod pool;
+mod port;
+mod profile;
+mod rule;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::sync::Arc;
+
+use super::{Decoded, Layout, Rejection};
+use crate::model::{ResourceId, Update};
+use error::FieldError;
+use keys::Key;
+pub use keys::{IPAM_PREFIX, READY_KEY, RESOURCES_PREFIX};
+
+/// The layout as a store follows it: allocation and resources. Between the two prefixes no agent
+/// writes reports.
+pub const LAYOUT: Layout =
+    Layout { prefixes: &[IPAM_PREFIX, RESOURCES_PREFIX], ready_key: READY_KEY, decode, id_of };
+
+/// The object that a key stands for; `None` when it stands for none that this agent knows, or when
+/// it is malformed. The same id that [`decode`] gives for the key, so that a deletion finds it.
+pub fn id_of(key: &str) -> Option<ResourceId> {
+    match keys::parse(key) {
+        Key::Object(id) => Some(id),
+        Key::Unsupported(_) | Key::Ignored | Key::Invalid(_) => None,
+    }
+}
+
+/// Reads one key and its value. Never panics, whatever the bytes.
+///
+/// [`Decoded::Object`] may carry an update *without* a value: the document is well-formed but says
+/// that there is no such object (a workload endpoint without addresses, a deleted block). It
+/// counts as gone and is not an error.
+pub fn decode(key: &str, value: &[u8]) -> Decoded {
+    let refuse = |id, reason| Decoded::Rejected(Rejection { key: key.to_owned(), id, reason });
+    match keys::parse(key) {
+        Key::Ignored => Decoded::Ignored,
+        Key::Unsupported(kind) => Decoded::Unsupported { kind },
+        Key::Invalid(reason) => refuse(None, reason),
+        Key::Object(id) => match object(&id, value) {
+            Ok(update) => Decoded::Object(update),
+            Err(error) => refuse(Some(id), error.to_string()),
+        },
+    }
+}
+
+fn object(id: &ResourceId, value: &[u8]) -> Result<Update, FieldError> {
+    Ok(match id {
+        ResourceId::ClusterInformation => {
+            Update::ClusterInformation(cluster::decode(value)?.map(Arc::new))
+        }
+        ResourceId::FelixConfiguration(name) => {
+            Update::FelixConfiguration(name.clone(), felix::decode(value)?.map(Arc::new))
+        }
+        ResourceId::BgpConfiguration(name) => {
+            Update::BgpConfiguration(name.clone(), bgp::decode(value)?.map(Arc::new))
+        }
+        ResourceId::Node(name) => Update::Node(name.clone(), node::decode(value)?.map(Arc::new)),
+        ResourceId::Pool(name) => Update::Pool(name.clone(), pool::decode(value)?.map(Arc::new)),
+        ResourceId::Tier(name) => {
+            Update::Tier(name.clone(), policy::decode_tier(value)?.map(Arc::new))
+        }
+        ResourceId::Profile(name) => {
+            Update::Profile(name.clone(), profile::decode(value)?.map(Arc::new))
+        }
+        ResourceId::Policy(id) => {
+            Update::Policy(id.clone(), policy::decode(id, value)?.map(Arc::new))
+        }
+        ResourceId::NetworkSet(id) => {
+            Update::NetworkSet(id.clone(), netset::decode(id, value)?.map(Arc::new))
+        }
+        ResourceId::HostEndpoint(id) => {
+            Update::HostEndpoint(id.clone(), endpoint::decode_host(value)?.map(Arc::new))
+        }
+        ResourceId::WorkloadEndpoint(id) => {
+            Update::WorkloadEndpoint(id.clone(), endpoint::decode_workload(value)?.map(Arc::new))
+        }
+        ResourceId::Block(cidr) => {
+            Update::Block(*cidr, ipam::decode_block(*cidr, value)?.map(Arc::new))
+        }
+        ResourceId::Affinity(id) => {
+            Update::Affinity(id.clone(), ipam::decode_affinity(value)?.map(Arc::new))
+        }
+    })
+}

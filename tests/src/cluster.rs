@@ -1,0 +1,302 @@
+//! Two hosts and an outsider on one wire, with one etcd: where the parts are put together.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::etcd::Etcd;
+use crate::host::{Flavour, Host};
+use crate::matrix::{Expected, Family, Measured, Site};
+use crate::netns::Netns;
+use crate::pod::Pod;
+use crate::run::Run;
+use crate::server::Server;
+use crate::tutorial::{self, DNS, HOSTS, HTTP, OTHER, PODS, PodSpec, SERVICES};
+use crate::wait;
+
+/// etcd's address, on the wire.
+pub const ETCD: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 18, 1));
+/// The outsider's address: on the wire, with no route to any pod.
+pub const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(172, 18, 18, 250);
+/// The outsider's address.
+pub const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x172, 0x18, 0x18, 0, 0, 0, 0x250);
+
+/// How long agents, BGP and policies may take until everything is as it should be.
+pub const CONVERGENCE: Duration = Duration::from_secs(20);
+
+/// The whole set-up. Fields are dropped in their order: what serves and runs before the namespaces
+/// it runs in.
+#[derive(Debug)]
+pub struct Cluster {
+    servers: BTreeMap<String, Server>,
+    /// The pods that were made, by name.
+    pub pods: BTreeMap<String, Pod>,
+    /// `calico-01` and `calico-02`.
+    pub hosts: Vec<Host>,
+    /// The datastore.
+    pub etcd: Etcd,
+    outside: Netns,
+    _wire: Netns,
+    run: Run,
+}
+
+impl Cluster {
+    /// Hosts, wire and a running etcd that is empty; no agent, no pod.
+    ///
+    /// # Errors
+    /// Without root, or when a part cannot be made.
+    pub fn new(label: &str) -> Result<Self> {
+        let run = Run::new(label)?;
+        let wire = Netns::new(&run, "wire")?;
+        wire.ip(&format!(
+            "link add wire type bridge\n\
+             link set wire up\n\
+             addr add {ETCD}/24 dev wire\n"
+        ))?;
+        let mut etcd = Etcd::new(&run, &wire, ETCD);
+        etcd.start()?;
+        let hosts = HOSTS.iter().map(|spec| Host::new(&run, spec, etcd.endpoint()));
+        let hosts = hosts.collect::<Result<Vec<_>>>()?;
+        for host in &hosts {
+            plug(&wire, host.spec.name, host.ns(), host.spec.v4, host.spec.v6)?;
+        }
+        let outside = Netns::new(&run, "outside")?;
+        plug(&wire, "outside", &outside, OUTSIDE_V4, OUTSIDE_V6)?;
+        let (servers, pods) = (BTreeMap::new(), BTreeMap::new());
+        let cluster = Self { servers, pods, hosts, etcd, outside, _wire: wire, run };
+        let mut cluster = cluster;
+        let mut sites: Vec<Site> = cluster.hosts.iter().map(Host::site).collect();
+        sites.push(cluster.outside_site());
+        for site in &sites {
+            cluster.serve(site)?;
+        }
+        Ok(cluster)
+    }
+
+    /// The tutorial's world in etcd, its pods wired, an agent and BIRD on each host, everything
+    /// programmed.
+    ///
+    /// # Errors
+    /// When a part does not come up; carries the agents' logs.
+    pub fn tutorial(label: &str, flavour: Flavour) -> Result<Self> {
+        let mut cluster = Self::new(label)?;
+        cluster.etcd.put_all(&tutorial::base())?;
+        cluster.start_agents(flavour)?;
+        for pod in &PODS {
+            cluster.add_pod(pod)?;
+        }
+        cluster.wait_until_programmed()?;
+        Ok(cluster)
+    }
+
+    /// The name that all its namespaces begin with.
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The outsider's namespace.
+    pub fn outside(&self) -> &Netns {
+        &self.outside
+    }
+
+    /// A host by name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn host(&mut self, name: &str) -> Result<&mut Host> {
+        let host = self.hosts.iter_mut().find(|host| host.spec.name == name);
+        host.with_context(|| format!("no host {name}"))
+    }
+
+    /// A pod by name.
+    ///
+    /// # Errors
+    /// When it was not made.
+    pub fn pod(&self, name: &str) -> Result<&Pod> {
+        self.pods.get(name).with_context(|| format!("no pod {name}"))
+    }
+
+    /// What serves at a site.
+    ///
+    /// # Errors
+    /// When there is no such site.
+    pub fn server(&self, site: &str) -> Result<&Server> {
+        self.servers.get(site).with_context(|| format!("no server at {site}"))
+    }
+
+    /// Starts an agent on each host, and BIRD as soon as it has a configuration.
+    ///
+    /// # Errors
+    /// When one does not come up.
+    pub fn start_agents(&mut self, flavour: Flavour) -> Result<()> {
+        for host in &mut self.hosts {
+            host.flavour = flavour;
+            host.start_agent()?;
+        }
+        let mut result = Ok(());
+        for host in &mut self.hosts {
+            result = result.and_then(|()| host.start_bird(CONVERGENCE));
+        }
+        result.with_context(|| self.logs())
+    }
+
+    /// Wires a pod, serves in it, and writes its endpoint, in the CNI plugin's order.
+    ///
+    /// # Errors
+    /// When the kernel or etcd refuses.
+    pub fn add_pod(&mut self, spec: &PodSpec) -> Result<()> {
+        self.wire_pod(spec)?;
+        let (key, value) = spec.endpoint().pair();
+        self.etcd.put(&key, &value)?;
+        Ok(())
+    }
+
+    /// Only wires a pod and serves in it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn wire_pod(&mut self, spec: &PodSpec) -> Result<()> {
+        let host = self.hosts.iter().find(|host| host.spec.name == spec.host);
+        let pod = Pod::create(&self.run, host.context("no such host")?, spec)?;
+        self.serve(&pod.site())?;
+        self.pods.insert(spec.name.to_owned(), pod);
+        Ok(())
+    }
+
+    /// Stops what answers at a site.
+    pub fn stop_server(&mut self, site: &str) {
+        self.servers.remove(site);
+    }
+
+    /// The namespace of a site.
+    ///
+    /// # Errors
+    /// When there is no such site.
+    pub fn netns(&self, site: &str) -> Result<&Netns> {
+        let pod = self.pods.get(site).map(Pod::ns);
+        let host = self.hosts.iter().find(|host| host.spec.name == site).map(Host::ns);
+        let outside = (site == "outside").then_some(&self.outside);
+        pod.or(host).or(outside).with_context(|| format!("no site {site}"))
+    }
+
+    fn serve(&mut self, site: &Site) -> Result<()> {
+        let addresses = [site.v4.into(), site.v6.into()];
+        let server = Server::start(&site.netns, &addresses, &[HTTP, OTHER], &[DNS])?;
+        self.servers.insert(site.name.clone(), server);
+        Ok(())
+    }
+
+    /// Waits for the files that tell the CNI plugin that a pod may start.
+    ///
+    /// # Errors
+    /// When one is missing; carries the agents' logs.
+    pub fn wait_until_programmed(&self) -> Result<()> {
+        for pod in self.pods.values().map(|pod| pod.spec) {
+            let host = self.hosts.iter().find(|host| host.spec.name == pod.host);
+            let host = host.context("no such host")?;
+            let what = format!("endpoint-status file of {}", pod.name);
+            wait::until_true(&what, CONVERGENCE, || host.has_status_file(&pod.status_file()))
+                .with_context(|| self.logs())?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a host's agent has brought everything up to a revision into the kernel.
+    ///
+    /// # Errors
+    /// When it has not within [`CONVERGENCE`]; carries the agents' logs.
+    pub fn wait_for_revision(&self, host: &Host, revision: i64) -> Result<()> {
+        let what = format!("revision {revision} on {}", host.spec.name);
+        wait::until(&what, CONVERGENCE, || {
+            Ok((host.status()?.applied_revision() >= revision).then_some(()))
+        })
+        .with_context(|| self.logs())
+    }
+
+    /// Everything that asks and answers.
+    pub fn sites(&self) -> Vec<Site> {
+        let pods = self.pods.values().map(Pod::site);
+        pods.chain(self.hosts.iter().map(Host::site)).chain([self.outside_site()]).collect()
+    }
+
+    fn outside_site(&self) -> Site {
+        let (name, netns) = ("outside".to_owned(), self.outside.name().to_owned());
+        Site { name, netns, v4: OUTSIDE_V4, v6: OUTSIDE_V6 }
+    }
+
+    /// Measures until it is as expected, at most [`CONVERGENCE`]; the last measurement otherwise.
+    ///
+    /// # Errors
+    /// When a question cannot be asked.
+    pub fn measure(&self, expected: &Expected, family: Family) -> Result<Measured> {
+        let end = Instant::now() + CONVERGENCE;
+        let sites = self.sites();
+        loop {
+            let measured = Measured::take(expected, &sites, &SERVICES, family)?;
+            if measured.differences().is_empty() || Instant::now() >= end {
+                return Ok(measured);
+            }
+        }
+    }
+
+    /// Fails unless the tutorial's table is measured, over both families.
+    ///
+    /// # Errors
+    /// With the table and the agents' logs when it is not.
+    pub fn check(&self, policy: bool) -> Result<()> {
+        for family in [Family::V4, Family::V6] {
+            let measured = self.measure(&tutorial::expected(policy, family)?, family)?;
+            let differences = measured.differences();
+            if !differences.is_empty() {
+                let logs = self.logs();
+                bail!("{family:?}\n{measured}\n{}\n{logs}", differences.join("\n"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The last lines of all agents and BIRDs.
+    pub fn logs(&self) -> String {
+        self.hosts.iter().map(Host::logs).collect()
+    }
+
+    /// Leaves everything running when this value goes.
+    ///
+    /// # Errors
+    /// When the run cannot be marked.
+    pub fn keep(&mut self) -> Result<()> {
+        self.run.keep()?;
+        self.etcd.keep();
+        self.hosts.iter_mut().for_each(Host::keep);
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprint_logs(&self.logs());
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "what a failed test leaves behind")]
+fn eprint_logs(logs: &str) {
+    eprintln!("{logs}");
+}
+
+/// A cable from the bridge to `eth0` of a namespace.
+fn plug(wire: &Netns, port: &str, ns: &Netns, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
+    wire.ip(&format!(
+        "link add {port} type veth peer name eth0 netns {}\n\
+         link set {port} master wire up\n",
+        ns.name()
+    ))?;
+    ns.ip(&format!(
+        "link set eth0 up\n\
+         addr add {v4}/24 dev eth0\n\
+         addr add {v6}/64 dev eth0 nodad\n"
+    ))
+}

@@ -1,0 +1,169 @@
+//! One real etcd in a namespace, and reading and writing it.
+//!
+//! A client lives for one call: a connection belongs to the namespace in which it was made.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use etcd_client::{Client, DeleteOptions, GetOptions, Txn, TxnOp};
+
+use crate::netns::{Netns, enter};
+use crate::process::{Command, Process};
+use crate::run::Run;
+use crate::wait;
+
+/// etcd refuses more operations than this in one transaction.
+const MAX_OPERATIONS: usize = 128;
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// An etcd of one member. Its data survives [`Etcd::stop`] and [`Etcd::start`].
+#[derive(Debug)]
+pub struct Etcd {
+    netns: String,
+    command: Command,
+    log: PathBuf,
+    endpoint: String,
+    process: Option<Process>,
+}
+
+impl Etcd {
+    /// An etcd that will listen on `address` inside `ns`; not started yet.
+    pub fn new(run: &Run, ns: &Netns, address: IpAddr) -> Self {
+        let client = format!("http://{address}:2379");
+        let peer = format!("http://{address}:2380");
+        let args = [
+            ("--name", "demo"),
+            ("--listen-client-urls", &client),
+            ("--advertise-client-urls", &client),
+            ("--listen-peer-urls", &peer),
+            ("--initial-advertise-peer-urls", &peer),
+            ("--initial-cluster", &format!("demo={peer}")),
+        ];
+        let command = ns
+            .command("etcd")
+            .args(args.iter().flat_map(|(key, value)| [*key, *value]))
+            .args(["--unsafe-no-fsync"])
+            .arg("--data-dir")
+            .arg(run.dir().join("etcd"));
+        let log = run.dir().join("etcd.log");
+        Self { netns: ns.name().to_owned(), command, log, endpoint: client, process: None }
+    }
+
+    /// Starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not within 10 s.
+    pub fn start(&mut self) -> Result<()> {
+        self.process = Some(self.command.start(&self.log)?);
+        let answer =
+            wait::until("answer of etcd", Duration::from_secs(10), || self.get("health").map(Some));
+        answer.map(drop).with_context(|| format!("see {}", self.log.display()))
+    }
+
+    /// Stops it.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.stop()?;
+        }
+        Ok(())
+    }
+
+    /// Lets it run on when this value goes.
+    pub fn keep(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.keep();
+        }
+    }
+
+    /// Its client URL, valid in every namespace on the wire.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Writes one key. Returns the revision.
+    ///
+    /// # Errors
+    /// When etcd does not take it.
+    pub fn put(&self, key: &str, value: &str) -> Result<i64> {
+        self.put_all(&[(key.to_owned(), value.to_owned())])
+    }
+
+    /// Writes keys, up to 128 at one revision. Returns the last revision.
+    ///
+    /// # Errors
+    /// When etcd does not take them.
+    pub fn put_all(&self, pairs: &[(String, String)]) -> Result<i64> {
+        self.with(async |mut client| {
+            let mut revision = 0;
+            for part in pairs.chunks(MAX_OPERATIONS) {
+                let puts = part.iter().map(|(k, v)| TxnOp::put(k.as_str(), v.as_str(), None));
+                let answer = client.txn(Txn::new().and_then(puts.collect::<Vec<_>>())).await?;
+                revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+            }
+            Ok(revision)
+        })
+    }
+
+    /// Deletes one key. Returns the revision.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub fn delete(&self, key: &str) -> Result<i64> {
+        self.with(async |mut client| {
+            let answer = client.delete(key, None).await?;
+            Ok(answer.header().map_or(0, etcd_client::ResponseHeader::revision))
+        })
+    }
+
+    /// Deletes everything that begins with `prefix`.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub fn delete_prefix(&self, prefix: &str) -> Result<()> {
+        self.with(async |mut client| {
+            client.delete(prefix, Some(DeleteOptions::new().with_prefix())).await.map(drop)
+        })
+    }
+
+    /// The value of one key.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub fn get(&self, key: &str) -> Result<Option<String>> {
+        Ok(self.read(key, None)?.pop().map(|(_, value)| value))
+    }
+
+    /// All keys below `prefix` with their values, in order.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub fn get_prefix(&self, prefix: &str) -> Result<Vec<(String, String)>> {
+        self.read(prefix, Some(GetOptions::new().with_prefix()))
+    }
+
+    fn read(&self, key: &str, options: Option<GetOptions>) -> Result<Vec<(String, String)>> {
+        self.with(async |mut client| {
+            let answer = client.get(key, options).await?;
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            Ok(answer.kvs().iter().map(|kv| (text(kv.key()), text(kv.value()))).collect())
+        })
+    }
+
+    fn with<T: Send, F>(&self, work: impl FnOnce(Client) -> F + Send) -> Result<T>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        enter(&self.netns, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let all = async { work(Client::connect([&self.endpoint], None).await?).await };
+            let answer = runtime.block_on(async { tokio::time::timeout(LIMIT, all).await });
+            answer.context("etcd did not answer in time")?.context("etcd")
+        })
+    }
+}

@@ -1,0 +1,280 @@
+//! A host: a namespace on the wire, the agent's three directories, the agent, BIRD.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::matrix::Site;
+use crate::netns::Netns;
+use crate::process::{Command, Output, Process};
+use crate::run::Run;
+use crate::status::Status;
+use crate::tutorial::HostSpec;
+use crate::wait;
+
+/// Which iptables the agent is told to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Flavour {
+    /// What the agent finds best.
+    #[default]
+    Auto,
+    /// The old kernel interface.
+    Legacy,
+    /// iptables on top of nf_tables.
+    Nft,
+}
+
+impl Flavour {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Legacy => "legacy",
+            Self::Nft => "nft",
+        }
+    }
+}
+
+/// A host.
+#[derive(Debug)]
+pub struct Host {
+    /// What it is.
+    pub spec: HostSpec,
+    /// Which iptables its agent uses.
+    pub flavour: Flavour,
+    /// More environment for its agent: `FELIX_…`, `PATH`.
+    pub env: Vec<(String, String)>,
+    ns: Netns,
+    dir: PathBuf,
+    etcd: String,
+    agent: Option<Process>,
+    bird: Option<Process>,
+}
+
+impl Host {
+    /// A namespace with loopback; [`crate::cluster`] plugs in the wire.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn new(run: &Run, spec: &HostSpec, etcd: &str) -> Result<Self> {
+        let ns = Netns::new(run, spec.name)?;
+        let dir = run.dir().join(spec.name);
+        for sub in ["etc", "run", "lib"] {
+            std::fs::create_dir_all(dir.join(sub))?;
+        }
+        Ok(Self {
+            spec: *spec,
+            flavour: Flavour::Auto,
+            env: Vec::new(),
+            ns,
+            dir,
+            etcd: etcd.to_owned(),
+            agent: None,
+            bird: None,
+        })
+    }
+
+    /// Its namespace.
+    pub fn ns(&self) -> &Netns {
+        &self.ns
+    }
+
+    /// The agent's `--config-dir`.
+    pub fn config_dir(&self) -> PathBuf {
+        self.dir.join("etc")
+    }
+
+    /// The agent's `--run-dir`.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// The agent's `--state-dir`.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("lib")
+    }
+
+    /// The agent's log.
+    pub fn agent_log(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    /// Where the host is asked.
+    pub fn site(&self) -> Site {
+        let HostSpec { name, v4, v6, .. } = self.spec;
+        Site { name: name.to_owned(), netns: self.ns.name().to_owned(), v4, v6 }
+    }
+
+    /// The agent's command line.
+    ///
+    /// # Errors
+    /// When the agent is not built.
+    pub fn agent_command(&self) -> Result<Command> {
+        let mut command = self
+            .ns
+            .command(agent_binary()?)
+            .arg("run")
+            .arg("--config-dir")
+            .arg(self.config_dir())
+            .arg("--run-dir")
+            .arg(self.run_dir())
+            .arg("--state-dir")
+            .arg(self.state_dir())
+            .args(["--nodename", self.spec.name, "--ip", &format!("{}/24", self.spec.v4)])
+            .args(["--etcd-endpoints", &self.etcd])
+            .env("FELIX_IPTABLESBACKEND", self.flavour.setting())
+            // Otherwise all hosts of all tests on this machine share one lock file.
+            .env("XTABLES_LOCKFILE", self.dir.join("xtables.lock"));
+        for (key, value) in &self.env {
+            command = command.env(key, value);
+        }
+        Ok(command)
+    }
+
+    /// Starts the agent.
+    ///
+    /// # Errors
+    /// When it is not built or cannot be started.
+    pub fn start_agent(&mut self) -> Result<()> {
+        ensure!(self.agent.is_none(), "the agent of {} runs already", self.spec.name);
+        self.agent = Some(self.agent_command()?.start(&self.agent_log())?);
+        Ok(())
+    }
+
+    /// The running agent.
+    ///
+    /// # Errors
+    /// When none was started.
+    pub fn agent(&mut self) -> Result<&mut Process> {
+        self.agent.as_mut().with_context(|| format!("no agent on {}", self.spec.name))
+    }
+
+    /// Ends the agent as systemd would.
+    ///
+    /// # Errors
+    /// When it does not end by itself, or not with success.
+    pub fn stop_agent(&mut self) -> Result<()> {
+        let mut agent = self.agent.take().context("no agent runs")?;
+        let status = agent.stop()?;
+        ensure!(status.success(), "the agent ended with {status}:\n{}", tail(&agent.log()));
+        Ok(())
+    }
+
+    /// Ends the agent as a crash would.
+    pub fn kill_agent(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill();
+        }
+    }
+
+    /// Starts BIRD once the agent has written its configuration, as the systemd unit does.
+    ///
+    /// # Errors
+    /// When there is no configuration after `limit`.
+    pub fn start_bird(&mut self, limit: Duration) -> Result<()> {
+        let config = self.state_dir().join("bird/bird.cfg");
+        let name = self.spec.name;
+        wait::until(&format!("BIRD configuration of {name}"), limit, || {
+            let over = self.agent.as_mut().and_then(Process::ended);
+            // No use in waiting for a dead agent: its log says why.
+            Ok(if let Some(status) = over {
+                Some(Err(status))
+            } else {
+                config.exists().then_some(Ok(()))
+            })
+        })?
+        .map_err(|status| anyhow::anyhow!("the agent on {name} ended with {status}"))?;
+        let command = self.ns.command("bird").arg("-f").arg("-c").arg(config).arg("-s");
+        let bird = command.arg(self.bird_socket()).start(&self.dir.join("bird.log"))?;
+        self.bird = Some(bird);
+        Ok(())
+    }
+
+    /// Ends BIRD.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop_bird(&mut self) -> Result<()> {
+        self.bird.take().map_or(Ok(()), |mut bird| bird.stop().map(drop))
+    }
+
+    /// BIRD's control socket.
+    pub fn bird_socket(&self) -> PathBuf {
+        self.run_dir().join("bird.ctl")
+    }
+
+    /// `calico-agent status` with more arguments.
+    ///
+    /// # Errors
+    /// When the agent is not built.
+    pub fn ask_agent(&self, args: &[&str]) -> Result<Output> {
+        let command = Command::new(agent_binary()?).arg("status").arg("--run-dir");
+        command.arg(self.run_dir()).args(args).limit(Duration::from_secs(5)).output()
+    }
+
+    /// The table for people.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn status_text(&self) -> Result<String> {
+        let output = self.ask_agent(&[])?;
+        ensure!(!output.stdout.is_empty(), "no status of {}: {}", self.spec.name, output.stderr);
+        Ok(output.stdout)
+    }
+
+    /// The same for programs.
+    ///
+    /// # Errors
+    /// When the agent does not answer, or not with JSON.
+    pub fn status(&self) -> Result<Status> {
+        let output = self.ask_agent(&["--output", "json"])?;
+        Status::parse(&output.stdout)
+            .with_context(|| format!("status of {}: {}", self.spec.name, output.stderr.trim()))
+    }
+
+    /// True when the agent says that this endpoint's policy is in the kernel.
+    pub fn has_status_file(&self, name: &str) -> bool {
+        self.run_dir().join("endpoint-status").join(name).exists()
+    }
+
+    /// Lets everything run on when this value goes.
+    pub fn keep(&mut self) {
+        for process in [&mut self.agent, &mut self.bird].into_iter().flatten() {
+            process.keep();
+        }
+    }
+
+    /// The last lines of its logs.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for name in ["agent.log", "bird.log"] {
+            let log = std::fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+            text += &format!("--- {} {name}\n{}\n", self.spec.name, tail(&log));
+        }
+        text
+    }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// The agent under test: `CALICO_AGENT_BIN`, or the one in the directory where this program was
+/// built.
+///
+/// # Errors
+/// When there is none.
+pub fn agent_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CALICO_AGENT_BIN") {
+        return Ok(path.into());
+    }
+    let here = std::env::current_exe()?;
+    let beside = here.ancestors().skip(1).take(2).map(|dir: &Path| dir.join("calico-agent"));
+    match beside.into_iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => bail!(
+            "calico-agent is not built: run `cargo build -p calico-agent`, or set CALICO_AGENT_BIN"
+        ),
+    }
+}

@@ -1,0 +1,244 @@
+//! A machine with systemd as PID 1: `systemd-nspawn --boot` of a Debian 12, in the network namespace
+//! of a host, so that pods and the other host reach what runs inside.
+//!
+//! The root is made once by `debootstrap` and kept; each machine writes to an overlay of its own
+//! that goes with the run.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::netns::Netns;
+use crate::process::{Command, Output, Process};
+use crate::run::Run;
+use crate::wait;
+
+/// What the root holds besides Debian's minimum: what a host of ours needs.
+const PACKAGES: &str =
+    "systemd,systemd-sysv,dbus,iproute2,iptables,ipset,nftables,kmod,procps,conntrack,bird2";
+
+/// Where roots are kept. They are built again when this directory is removed.
+const CACHE: &str = "/var/cache/calico-e2e";
+
+/// Own cgroups (or two machines collide), own mounts, then the machine. `$0` the run's directory of
+/// the machine, `$1` its name, `$2` the root, `$3` the network namespace, the rest for nspawn.
+const BOOT: &str = r#"
+set -e
+for hierarchy in unified systemd; do
+    group=/sys/fs/cgroup/$hierarchy/$1
+    mkdir -p "$group"
+    echo $$ >"$group/cgroup.procs"
+done
+exec unshare --mount --propagation private sh -c '
+    set -e
+    mount -t overlay overlay -o "lowerdir=$2,upperdir=$0/upper,workdir=$0/work" "$0/root"
+    umount -R /sys/fs/cgroup
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    dir=$0 name=$1 netns=$3
+    shift 3
+    exec systemd-nspawn -q -D "$dir/root" --machine="$name" --boot --register=no --keep-unit \
+        --console=pipe --kill-signal=SIGRTMIN+3 --network-namespace-path="$netns" "$@"
+' "$0" "$@"
+"#;
+
+/// A booted machine. Dropping it switches it off.
+#[derive(Debug)]
+pub struct Machine {
+    name: String,
+    dir: PathBuf,
+    leader: u32,
+    process: Process,
+}
+
+/// A machine that is not booted yet: files can be put into it.
+#[derive(Debug)]
+pub struct Image {
+    name: String,
+    dir: PathBuf,
+    binds: Vec<(PathBuf, String)>,
+}
+
+/// True when this machine can boot one; otherwise the missing program.
+///
+/// # Errors
+/// Never; the result is for the caller's message.
+pub fn missing() -> Option<&'static str> {
+    ["systemd-nspawn", "debootstrap"]
+        .into_iter()
+        .find(|program| Command::new(program).arg("--version").output().is_err())
+}
+
+impl Image {
+    /// A fresh overlay over the kept root.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn new(run: &Run, what: &str) -> Result<Self> {
+        let dir = run.dir().join(format!("machine-{what}"));
+        for sub in ["upper", "work", "root"] {
+            fs::create_dir_all(dir.join(sub))?;
+        }
+        // nspawn allows letters, digits and dashes.
+        Ok(Self { name: format!("{}-{what}", run.name()), dir, binds: Vec::new() })
+    }
+
+    /// Writes a file into the machine.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: &str, text: impl AsRef<[u8]>) -> Result<()> {
+        let file = self.dir.join("upper").join(path.trim_start_matches('/'));
+        fs::create_dir_all(file.parent().context("a file has a directory")?)?;
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+        Ok(())
+    }
+
+    /// Shows a file of this machine inside, read-only.
+    pub fn bind(&mut self, outside: impl Into<PathBuf>, inside: &str) {
+        self.binds.push((outside.into(), inside.to_owned()));
+    }
+
+    /// Boots it inside `ns` and waits until systemd answers.
+    ///
+    /// # Errors
+    /// When the root cannot be built or the machine does not come up.
+    pub fn boot(self, ns: &Netns) -> Result<Machine> {
+        let root = root()?;
+        let binds = self
+            .binds
+            .iter()
+            .map(|(outside, inside)| format!("--bind-ro={}:{inside}", outside.display()));
+        let process = Command::new("sh")
+            .args(["-c", BOOT])
+            .arg(&self.dir)
+            .arg(&self.name)
+            .arg(&root)
+            .arg(ns.path())
+            .args(binds.collect::<Vec<_>>())
+            .start(&self.dir.join("console.log"))?;
+        let leader = wait::until("PID 1 of the machine", Duration::from_secs(20), || {
+            Ok(child_named(process.pid(), "systemd"))
+        })
+        .with_context(|| process.log())?;
+        let machine = Machine { name: self.name, dir: self.dir, leader, process };
+        wait::until("running systemd", Duration::from_secs(30), || {
+            let state = machine.exec(&["systemctl", "is-system-running"])?.stdout;
+            // The distribution's bird.service may fail without an address for its router id.
+            Ok(matches!(state.trim(), "running" | "degraded").then_some(()))
+        })
+        .with_context(|| machine.process.log())?;
+        Ok(machine)
+    }
+}
+
+impl Machine {
+    /// Runs a program inside, as root.
+    ///
+    /// # Errors
+    /// When it cannot be started or takes too long.
+    pub fn exec(&self, args: &[&str]) -> Result<Output> {
+        let command = Command::new("nsenter").args(["-t", &self.leader.to_string(), "-a", "--"]);
+        command.args(args).output()
+    }
+
+    /// As [`Self::exec`]; a failure is an error. Returns standard output.
+    ///
+    /// # Errors
+    /// When it ends with another status than 0.
+    pub fn run(&self, args: &[&str]) -> Result<String> {
+        let output = self.exec(args)?;
+        ensure!(output.status.success(), "{args:?}: {}: {}", output.status, output.stderr.trim());
+        Ok(output.stdout)
+    }
+
+    /// A property of a unit, as `systemctl show` has it.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub fn property(&self, unit: &str, name: &str) -> Result<String> {
+        let text = self.run(&["systemctl", "show", "--property", name, "--value", unit])?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// Waits until a unit is in a state (`active`, `activating`…).
+    ///
+    /// # Errors
+    /// When it is not after `limit`; carries the unit's journal.
+    pub fn wait_for_unit(&self, unit: &str, state: &str, limit: Duration) -> Result<()> {
+        wait::until(&format!("{state} {unit}"), limit, || {
+            Ok((self.property(unit, "ActiveState")? == state).then_some(()))
+        })
+        .with_context(|| self.journal(unit))
+    }
+
+    /// The journal of a unit.
+    pub fn journal(&self, unit: &str) -> String {
+        let journal = self.exec(&["journalctl", "--no-pager", "-u", unit]);
+        journal.map(|output| output.stdout).unwrap_or_default()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let leader = self.leader.to_string();
+        let _ = Command::new("kill").args(["-s", "RTMIN+4", &leader]).output();
+        if self.process.wait(Duration::from_secs(10)).is_err() {
+            self.process.kill();
+        }
+        for hierarchy in ["unified", "systemd"] {
+            remove_groups(&Path::new("/sys/fs/cgroup").join(hierarchy).join(&self.name));
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Removes a cgroup and those below it; a cgroup directory holds no files that could be deleted.
+fn remove_groups(group: &Path) {
+    let Ok(entries) = fs::read_dir(group) else { return };
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        remove_groups(&entry.path());
+    }
+    let _ = fs::remove_dir(group);
+}
+
+/// The first process named `name` among the descendants of `pid`.
+fn child_named(pid: u32, name: &str) -> Option<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(path).ok()?;
+    children.split_whitespace().filter_map(|child| child.parse().ok()).find_map(|child: u32| {
+        let comm = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+        if comm.trim() == name { Some(child) } else { child_named(child, name) }
+    })
+}
+
+/// The kept root; built when it is not there. Only one process builds, the others wait.
+fn root() -> Result<PathBuf> {
+    let name = format!(
+        "bookworm-{:x}",
+        PACKAGES.bytes().fold(5381_u64, |hash, byte| { hash.wrapping_mul(33) ^ u64::from(byte) })
+    );
+    let root = Path::new(CACHE).join(name);
+    fs::create_dir_all(CACHE)?;
+    let lock = File::create(Path::new(CACHE).join("lock"))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .context("cannot lock the cache")?;
+    if !root.exists() {
+        let young = root.with_extension("young");
+        if young.exists() {
+            fs::remove_dir_all(&young)?;
+        }
+        Command::new("debootstrap")
+            .args(["--variant=minbase", &format!("--include={PACKAGES}"), "bookworm"])
+            .arg(&young)
+            .limit(Duration::from_secs(600))
+            .run()?;
+        fs::rename(&young, &root)?;
+    }
+    Ok(root)
+}

@@ -1,0 +1,91 @@
+//! A pod: a namespace wired to its host as the CNI plugin does it.
+
+use anyhow::Result;
+
+use crate::host::Host;
+use crate::matrix::Site;
+use crate::netns::Netns;
+use crate::run::Run;
+use crate::tutorial::PodSpec;
+
+/// The host side's Ethernet address, the same on every interface of every host.
+pub const HOST_MAC: &str = "ee:ee:ee:ee:ee:ee";
+/// The pod's IPv4 gateway. Nobody has this address.
+pub const GATEWAY_V4: &str = "169.254.1.1";
+/// The link-local address that [`HOST_MAC`] makes, the pod's IPv6 gateway.
+pub const GATEWAY_V6: &str = "fe80::ecee:eeff:feee:eeee";
+
+/// A running pod.
+#[derive(Debug)]
+pub struct Pod {
+    /// What it is.
+    pub spec: PodSpec,
+    ns: Netns,
+}
+
+impl Pod {
+    /// Makes the namespace and the veth pair, up on both sides.
+    ///
+    /// The gateways' neighbour entries are permanent: 169.254.1.1 would be answered by the host's
+    /// proxy ARP only while the host has a route towards it, so not on a host without a default
+    /// route.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn create(run: &Run, host: &Host, spec: &PodSpec) -> Result<Self> {
+        let ns = Netns::new(run, spec.name)?;
+        let (interface, mac, name) = (spec.interface(), spec.mac, ns.name());
+        host.ns().ip(&format!(
+            "link add {interface} address {HOST_MAC} type veth \
+             peer name eth0 address {mac} netns {name}\n\
+             link set {interface} up\n"
+        ))?;
+        let (v4, v6) = (spec.v4, spec.v6);
+        ns.ip(&format!(
+            "link set eth0 up\n\
+             addr add {v4}/32 dev eth0\n\
+             route add {GATEWAY_V4} dev eth0 scope link\n\
+             route add default via {GATEWAY_V4} dev eth0\n\
+             addr add {v6}/128 dev eth0 nodad\n\
+             route add default via {GATEWAY_V6} dev eth0\n"
+        ))?;
+        let pod = Self { spec: *spec, ns };
+        pod.set_neighbours()?;
+        Ok(pod)
+    }
+
+    /// Writes the routes that the original CNI plugin writes on the host: protocol boot.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_cni_routes(&self, host: &Host) -> Result<()> {
+        let (v4, v6, interface) = (self.spec.v4, self.spec.v6, self.spec.interface());
+        host.ns().ip(&format!(
+            "route add {v4}/32 dev {interface} scope link proto boot\n\
+             route add {v6}/128 dev {interface} proto boot\n"
+        ))
+    }
+
+    /// Writes the gateways' permanent neighbour entries; the kernel forgets them when the
+    /// interface's own Ethernet address changes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_neighbours(&self) -> Result<()> {
+        self.ns.ip(&format!(
+            "neigh replace {GATEWAY_V4} lladdr {HOST_MAC} dev eth0 nud permanent\n\
+             neigh replace {GATEWAY_V6} lladdr {HOST_MAC} dev eth0 nud permanent\n"
+        ))
+    }
+
+    /// Its namespace.
+    pub fn ns(&self) -> &Netns {
+        &self.ns
+    }
+
+    /// Where it is asked.
+    pub fn site(&self) -> Site {
+        let PodSpec { name, v4, v6, .. } = self.spec;
+        Site { name: name.to_owned(), netns: self.ns.name().to_owned(), v4, v6 }
+    }
+}

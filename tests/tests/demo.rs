@@ -1,0 +1,125 @@
+//! The demo's tables on both flavours, and the demo program itself.
+#![expect(clippy::print_stdout, reason = "a test says which dataplane it read back")]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use calico_e2e::cluster::Cluster;
+use calico_e2e::host::{Flavour, agent_binary};
+use calico_e2e::kernel::{self, Chains};
+use calico_e2e::process::Command;
+use calico_e2e::{netns, run, tutorial, wait};
+use nix::sys::signal::Signal;
+
+/// The demo with the agent that these tests test.
+fn demo() -> Result<Command> {
+    Ok(Command::new(env!("CARGO_BIN_EXE_calico-demo")).env("CALICO_AGENT_BIN", agent_binary()?))
+}
+
+fn both_tables(label: &str, flavour: Flavour, right: fn(Chains) -> bool) -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let cluster = Cluster::tutorial(label, flavour)?;
+    cluster.check(false)?;
+    cluster.etcd.put_all(&tutorial::policies())?;
+    cluster.check(true)?;
+    for host in &cluster.hosts {
+        let chains = kernel::chains(host.ns())?;
+        println!("{}: read back from the kernel: {chains}", host.spec.name);
+        ensure!(right(chains), "the wrong dataplane: {chains}");
+    }
+    // And back: what a policy changed, its removal undoes.
+    for (key, _) in tutorial::policies().iter().filter(|(key, _)| !key.contains("/workload")) {
+        cluster.etcd.delete(key)?;
+    }
+    cluster.check(false)
+}
+
+#[test]
+fn both_tables_are_right_on_iptables_legacy() -> Result<()> {
+    both_tables("legacy", Flavour::Legacy, |chains| chains.legacy > 0 && chains.nft == 0)
+}
+
+#[test]
+fn both_tables_are_right_on_iptables_nft() -> Result<()> {
+    both_tables("nft", Flavour::Nft, |chains| chains.nft > 0 && chains.legacy == 0)
+}
+
+#[test]
+fn the_program_ends_with_success_when_all_is_right() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let demo = demo()?.arg("--policy").limit(Duration::from_secs(120));
+    let output = demo.output()?;
+    ensure!(output.status.success(), "{}", output.stdout);
+    for part in
+        ["what passes = what should", "with policies", "calico-agent status    # on calico-02"]
+    {
+        ensure!(output.stdout.contains(part), "no {part:?} in\n{}", output.stdout);
+    }
+    ensure!(!output.stdout.contains("\n≠ "), "{}", output.stdout);
+    Ok(())
+}
+
+#[test]
+fn the_program_ends_with_failure_when_an_agent_does() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let output = demo()?.env("CALICO_AGENT_BIN", "/bin/false").output()?;
+    ensure!(output.status.code() == Some(1), "{}: {}", output.status, output.stdout);
+    ensure!(output.stdout.contains("the agent on calico-01 ended"), "{}", output.stdout);
+    Ok(())
+}
+
+#[test]
+fn an_interrupt_cleans_up() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let log = tempfile::NamedTempFile::new()?;
+    let mut demo = demo()?.start(log.path())?;
+    let prefix = format!("demo{}-0-", demo.pid());
+    let mine = || netns::list().into_iter().filter(|n| n.starts_with(&prefix)).collect::<Vec<_>>();
+    wait::until_true("namespaces", Duration::from_secs(10), || mine().len() >= 3)?;
+    demo.signal(Signal::SIGINT)?;
+    let status = demo.wait(Duration::from_secs(10))?;
+    ensure!(status.code() == Some(130), "{status}: {}", demo.log());
+    ensure!(mine().is_empty(), "left behind: {:?}", mine());
+    let name = prefix.trim_end_matches('-');
+    let left = run::list().into_iter().find(|(run, _)| run == name);
+    ensure!(left.is_none(), "the directory is left: {left:?}");
+    Ok(())
+}
+
+#[test]
+fn what_was_kept_runs_on_until_it_is_cleaned() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let demo = demo()?.arg("--keep").limit(Duration::from_secs(120));
+    let output = demo.output()?;
+    // The command that the demo prints to remove it.
+    let last = output.stdout.lines().rev().find(|line| line.contains(" clean demo"));
+    let line = last.with_context(|| output.stdout.clone())?;
+    let name = line.rsplit(' ').next().unwrap_or_default().to_owned();
+    // The commands that it prints must work as printed.
+    let script: String = {
+        let (_, tries) = output.stdout.split_once("Left running. Try:").unwrap_or_default();
+        let shells = |line: &&str| {
+            let shell = line.ends_with("-frontend-1") || line.ends_with("-calico-01");
+            !shell && !line.contains(" less ") && !line.contains(" del ")
+        };
+        tries.lines().filter(shells).map(|line| format!("{line}\n")).collect()
+    };
+    let tried = Command::new("bash").args(["-e", "-c", &script]).output()?;
+    let said = format!("{script}\n{}{}", tried.stdout, tried.stderr);
+    let left: Vec<_> = netns::list().into_iter().filter(|n| n.starts_with(&name)).collect();
+    run::destroy(&name);
+    ensure!(tried.status.success() && left.is_empty(), "{left:?} after\n{said}");
+    // frontend-1 may not reach backend-2, but the outside sees its host's address.
+    ensure!(tried.stdout.contains("172.18.18.101"), "{said}");
+    Ok(())
+}

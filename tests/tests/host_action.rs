@@ -1,0 +1,98 @@
+//! Packets from a pod to its own host after policy: dropped, left to the host's own rules, or
+//! accepted; and a change of that in the datastore applies in place, without a restart.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use calico_e2e::cluster::Cluster;
+use calico_e2e::host::Flavour;
+use calico_e2e::matrix::Family;
+use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
+use calico_e2e::tutorial::{HTTP, OTHER};
+use calico_e2e::world::{FelixConfiguration, Resource};
+use calico_e2e::{run, wait};
+
+fn configure(cluster: &Cluster, name: &str, action: &str) -> Result<()> {
+    let spec = FelixConfiguration {
+        endpoint_to_host: Some(action.to_owned()),
+        ..FelixConfiguration::default()
+    };
+    let (key, value) = Resource::new(name, spec).pair();
+    cluster.etcd.put(&key, &value).map(drop)
+}
+
+/// Waits until frontend-1 reaches its host's port, or gets silence; and checks that it reaches the
+/// other frontend all the while.
+fn expect(cluster: &Cluster, what: &str, port: u16, passes: bool) -> Result<()> {
+    let pod = cluster.pod("frontend-1")?.ns().name().to_owned();
+    let host = cluster.hosts[0].site();
+    let friend = cluster.pod("frontend-2")?.site();
+    let limit = if passes { PATIENT } else { BRIEF };
+    for family in [Family::V4, Family::V6] {
+        wait::until(&format!("{what}, {family:?}"), Duration::from_secs(10), || {
+            let answer = ask_from(&pod, host.address(family), Service::Tcp(port), limit)?;
+            let right = if passes { answer.reached() } else { answer == Answer::Silence };
+            Ok(right.then_some(()))
+        })?;
+        let control = ask_from(&pod, friend.address(family), Service::Tcp(HTTP), PATIENT)?;
+        ensure!(control.reached(), "{what}: the other pod is not reached: {control:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_action_applies_in_place() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::tutorial("host", Flavour::Auto)?;
+    cluster.check(false)?;
+    let pid = cluster.hosts[0].agent()?.pid();
+
+    // What the agents registered is Return: the host's own rules decide. It has one.
+    let node = cluster
+        .etcd
+        .get(&format!("{}/felixconfigurations/node.calico-01", calico_e2e::world::RESOURCES))?;
+    ensure!(
+        node.as_ref().is_some_and(|v| v.contains(r#""defaultEndpointToHostAction":"Return""#)),
+        "what calico/node writes is missing: {node:?}"
+    );
+    let rule = format!("-A INPUT -p tcp --dport {OTHER} -j DROP");
+    for program in ["iptables-legacy", "ip6tables-legacy"] {
+        cluster.hosts[0].ns().command(program).args(rule.split(' ')).run()?;
+    }
+    expect(&cluster, "Return, free port", HTTP, true)?;
+    expect(&cluster, "Return, port closed by the host", OTHER, false)?;
+
+    configure(&cluster, "node.calico-01", "Drop")?;
+    expect(&cluster, "Drop", HTTP, false)?;
+    // The global setting does not beat the host's own.
+    configure(&cluster, "default", "Return")?;
+    std::thread::sleep(Duration::from_millis(300));
+    expect(&cluster, "Drop of the node over Return of all", HTTP, false)?;
+
+    configure(&cluster, "node.calico-01", "Return")?;
+    expect(&cluster, "Return again", HTTP, true)?;
+
+    ensure!(cluster.hosts[0].agent()?.ended().is_none(), "the agent ended");
+    ensure!(cluster.hosts[0].agent()?.pid() == pid, "the agent was restarted");
+    Ok(())
+}
+
+#[test]
+fn accept_goes_before_the_hosts_own_rules() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    // The flavour of the host's rule is that of the agent: between the two, the first to be
+    // registered in the kernel goes first, and a drop of either is final.
+    let cluster = Cluster::tutorial("accept", Flavour::Legacy)?;
+    cluster.check(false)?;
+    let rule = format!("-A INPUT -p tcp --dport {OTHER} -j DROP");
+    for program in ["iptables-legacy", "ip6tables-legacy"] {
+        cluster.hosts[0].ns().command(program).args(rule.split(' ')).run()?;
+    }
+    expect(&cluster, "Return, port closed by the host", OTHER, false)?;
+    configure(&cluster, "node.calico-01", "Accept")?;
+    expect(&cluster, "Accept, port closed by the host", OTHER, true)
+}
