@@ -257,7 +257,7 @@ impl Follower {
             status.listings += 1;
             status.revision = stamp.revision;
         });
-        tracing::info!(revision = stamp.revision, keys = self.syncer.len(), "store listed");
+        tracing::debug!(revision = stamp.revision, keys = self.syncer.len(), "store listed");
         Ok(())
     }
 
@@ -271,7 +271,7 @@ impl Follower {
         let opened = tokio::time::Instant::now();
         if self.feed.resume() {
             self.syncer.announce();
-            tracing::info!(revision = from.revision, "the store is back");
+            tracing::debug!(revision = from.revision, "the store is back");
         }
         self.status.send_modify(|status| {
             status.endpoint = Some(watch.endpoint());
