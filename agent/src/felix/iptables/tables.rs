@@ -71,17 +71,16 @@ impl FamilyTables {
     /// The chain `name` should be there and hold `lines`.
     pub fn put(&mut self, table: Table, name: String, lines: Vec<String>) {
         let state = self.tables.entry(table).or_default();
+        // The text is compared before it is hashed: most chains of a tree did not change.
+        match state.refused.get(&name) {
+            Some((refused, _)) if refused.lines == lines => return,
+            Some(_) => drop(state.refused.remove(&name)),
+            None if state.desired.chains.get(&name).is_some_and(|c| c.lines == lines) => return,
+            None => {}
+        }
         let chain = Arc::new(Chain::new(&name, lines));
-        if let Some((refused, _)) = state.refused.get(&name) {
-            if *refused == chain {
-                return;
-            }
-            state.refused.remove(&name);
-        }
-        if state.desired.chains.get(&name) != Some(&chain) {
-            state.dirty.insert(name.clone());
-            state.desired.chains.insert(name, chain);
-        }
+        state.dirty.insert(name.clone());
+        state.desired.chains.insert(name, chain);
     }
 
     /// The chain `name` should not be there.
