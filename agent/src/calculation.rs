@@ -12,7 +12,7 @@ use calico_datastore::model::{FelixConfiguration, Name, Update};
 use tokio::sync::{mpsc, watch};
 
 use crate::acl::Calculator;
-use crate::config::{Env, FileConfig, Resolution, Settings, Sources, resolve};
+use crate::config::{Env, FileConfig, Resolution, Settings, Sources, announce, resolve};
 use crate::desired::DesiredState;
 use crate::status::overview::SyncState;
 use crate::status::systemd::Heartbeat;
@@ -217,24 +217,9 @@ impl Calculation {
             self.felix.get("default").map(Arc::as_ref),
             last.as_ref(),
         );
-        for problem in resolution.problems.iter().filter(|p| !self.sync.settings.contains(p)) {
-            tracing::warn!(parameter = problem.subject, "{}", problem.message);
-        }
-        for ignored in &resolution.ignored {
-            if last.as_ref().is_none_or(|last| !last.ignored.contains(ignored)) {
-                tracing::debug!(
-                    parameter = ignored.name,
-                    source = %ignored.source,
-                    reason = ignored.reason,
-                    "a setting has no effect"
-                );
-            }
-        }
+        announce(&resolution, last.as_ref());
         self.sync.settings.clone_from(&resolution.problems);
         if *self.settings != resolution.settings {
-            if self.sync.complete {
-                tracing::info!("settings changed");
-            }
             self.settings = Arc::new(resolution.settings.clone());
         }
         self.resolution = Some(resolution);

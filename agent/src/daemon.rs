@@ -154,7 +154,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     ];
 
     let (registration_tx, registration) = watch::channel(Ok("not registered yet".to_owned()));
-    let identity = identity(&node, &local, &layers_tx.borrow());
+    let overridden = {
+        let layers = layers_tx.borrow();
+        set_locally(&layers.env, &layers.file, "DefaultEndpointToHostAction")
+    };
+    let identity = Identity::new(node.clone(), &local.node, overridden);
     tasks.start_once(registration_task(client.clone(), identity, paths.clone(), registration_tx));
 
     let (files_tx, files) = watch::channel(Vec::new());
@@ -289,22 +293,6 @@ fn reload(paths: &Paths, layers: &watch::Sender<Arc<Layers>>) {
                 "agent.toml is not valid; what was read before stays in force"
             );
         }
-    }
-}
-
-fn identity(node: &Name, local: &Local, layers: &Layers) -> Identity {
-    Identity {
-        name: node.clone(),
-        ip: local.node.ip,
-        ip6: local.node.ip6,
-        as_number: local.node.as_number,
-        skip_address_check: local.node.skip_address_check,
-        cluster_type: local.node.cluster_type.clone().unwrap_or_else(|| "bgp".to_owned()),
-        host_action_overridden: set_locally(
-            &layers.env,
-            &layers.file,
-            "DefaultEndpointToHostAction",
-        ),
     }
 }
 

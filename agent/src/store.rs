@@ -8,6 +8,7 @@ mod etcd;
 
 use std::error::Error;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A value as it is stored.
@@ -69,6 +70,32 @@ pub trait Store: Send + Sync {
 
     /// Removes `key`. A key that is already gone is a success.
     fn delete(&self, key: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+impl<S: Store> Store for Arc<S> {
+    async fn get(&self, key: &str) -> Result<Option<Stored>, StoreError> {
+        S::get(self, key).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, Stored)>, StoreError> {
+        S::list(self, prefix).await
+    }
+
+    async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
+        S::create(self, key, value).await
+    }
+
+    async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {
+        S::replace(self, key, value, revision).await
+    }
+
+    async fn put(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), StoreError> {
+        S::put(self, key, value, ttl).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        S::delete(self, key).await
+    }
 }
 
 #[cfg(test)]

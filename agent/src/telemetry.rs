@@ -4,15 +4,19 @@
 //! `journalctl CALICO_ENDPOINT=…` finds everything about one endpoint.
 
 use std::error::Error;
+mod journal;
+
 use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+use self::journal::Journal;
 use crate::config::Env;
 
 /// Logging cannot begin.
@@ -88,13 +92,10 @@ pub fn init(env: &Env, level: &str) -> Result<Logs, TelemetryError> {
     let (filter, handle) = reload::Layer::new(filter);
     let journal = env.get("JOURNAL_STREAM").filter(|stream| is_stderr(stream));
     // A journal that cannot be reached leaves standard error, which systemd keeps too.
-    let journal = journal.and_then(|_| tracing_journald::layer().ok());
+    let journal = journal.and_then(|_| Journal::connect(Path::new(journal::SOCKET)).ok());
     let sink = if journal.is_some() { Sink::Journal } else { Sink::Text };
     let output = match journal {
-        Some(layer) => layer
-            .with_field_prefix(Some("CALICO".to_owned()))
-            .with_syslog_identifier("calico-agent".to_owned())
-            .boxed(),
+        Some(layer) => layer.boxed(),
         None => {
             let terminal = std::io::stderr().is_terminal() && env.get("NO_COLOR").is_none();
             fmt::layer()

@@ -2,6 +2,8 @@
 //! a desired state built by hand, and sends packets. Every test runs on the legacy and on the nft
 //! flavour, with IPv4 and IPv6 side by side.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
+
 #[path = "felix/connections.rs"]
 mod connections;
 #[path = "felix/economy.rs"]

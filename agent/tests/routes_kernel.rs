@@ -1,5 +1,7 @@
 //! Routes and neighbours in a real kernel: each test in a network namespace of its own.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
 mod routes_support;
 
 use std::time::Duration;
@@ -218,7 +220,10 @@ fn a_foreign_route_in_the_way_is_a_problem_and_stays() {
         let EndpointState::Error(reason) = &report.endpoints[&id("one")] else {
             panic!("{:?}", report.endpoints)
         };
-        assert!(reason.contains("10.65.0.2/32") && reason.contains("protocol 4"), "{reason}");
+        assert!(
+            reason.contains("10.65.0.2/32") && reason.contains("over eth0 of protocol 4"),
+            "{reason}"
+        );
         assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
         assert_eq!(report.endpoints[&id("two")], EndpointState::Up, "others are not affected");
         assert!(!report.retry);
@@ -363,5 +368,42 @@ fn a_source_address_is_used_and_a_wrong_one_is_told() {
         assert!(reason.contains("192.0.2.2"), "{reason}");
         // What was there is still there.
         assert!(routes().await.contains("10.65.0.2 dev cali1 proto 80 scope link src 192.0.2.1"));
+    });
+}
+
+#[test]
+fn one_change_among_a_thousand_endpoints_costs_one() {
+    in_namespace(|| async {
+        for number in 1..=10 {
+            pod(&format!("cali{number}")).await;
+        }
+        let mut builder = Builder { links: links().await, ..Builder::default() };
+        let (address, mac) = (
+            |n: u32| format!("10.65.{}.{}/32", n / 250, n % 250 + 1),
+            |n: u32| format!("02:00:00:00:{:02x}:{:02x}", n / 256, n % 256),
+        );
+        for n in 0..1_000 {
+            let interface = format!("cali{}", n % 10 + 1);
+            builder.endpoint(&format!("{n}"), &interface, &[&address(n)], Some(&mac(n)));
+        }
+        let mut routes_reconciler = reconciler();
+        let started = std::time::Instant::now();
+        let report = routes_reconciler.reconcile(&builder.world(), Wake::Start).await;
+        println!("1,000 endpoints from nothing: {:?}", started.elapsed());
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        assert_eq!(fact(&report.facts, "writes"), 2_000);
+        assert_eq!(ip("route show proto 80").await.lines().count(), 1_000);
+        assert_eq!(ip("neigh show nud permanent").await.lines().count(), 1_000);
+
+        builder.endpoint("7", "cali8", &["10.65.200.1/32"], Some(&mac(7)));
+        let started = std::time::Instant::now();
+        let report = routes_reconciler.reconcile(&builder.world(), Wake::Desired).await;
+        println!("one of them: {:?}", started.elapsed());
+        // The new route and neighbour, the old route and neighbour.
+        assert_eq!(fact(&report.facts, "writes"), 2_004);
+        assert_eq!(fact(&report.facts, "reads"), 1);
+        let started = std::time::Instant::now();
+        routes_reconciler.reconcile(&builder.world(), Wake::Retry).await;
+        println!("everything read again: {:?}", started.elapsed());
     });
 }

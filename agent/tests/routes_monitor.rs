@@ -1,5 +1,7 @@
 //! The monitor in a real kernel.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
 mod routes_support;
 
 use std::time::Duration;
@@ -81,7 +83,7 @@ fn only_what_concerns_us_wakes() {
         builder.endpoint(
             "one",
             "cali1",
-            &["10.65.0.2/32", "10.65.0.3/32"],
+            &["10.65.0.2/32", "10.65.0.3/32", "fd00:65::2/128"],
             Some("ee:ee:ee:00:00:02"),
         );
         let report = reconciler.reconcile(&builder.world(), Wake::Desired).await;
@@ -112,7 +114,7 @@ fn only_what_concerns_us_wakes() {
         let after = routes().await;
         assert!(after.contains("10.65.0.2 dev cali1") && after.contains("blackhole 10.65.0.0/26"));
         let neighbours = ip("neigh show dev cali1 nud permanent").await;
-        assert_eq!(neighbours.matches("ee:ee:ee:00:00:02").count(), 2, "{neighbours}");
+        assert_eq!(neighbours.matches("ee:ee:ee:00:00:02").count(), 3, "{neighbours}");
         assert!(fact(&report.facts, "reads") <= reads + 2, "{report:?}");
     });
 }

@@ -101,7 +101,8 @@ fn untouched(label: &str, flavour: Flavour, name: &str) -> Result<()> {
     }
     cluster.wait_until_programmed()?;
     cluster.check(false)?;
-    ensure!(foreign(cluster.hosts[0].ns())? == before, "touched at start");
+    let started = foreign(cluster.hosts[0].ns())?;
+    ensure!(started == before, "touched at start: {:#?}", before.difference(&started));
     cluster.etcd.put_all(&tutorial::policies())?;
     cluster.check(true)?;
     let changed = foreign(cluster.hosts[0].ns())?;

@@ -97,3 +97,143 @@ fn bird_severity(configured: Option<&str>) -> &'static str {
         _ => "info",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node in BGP with these addresses.
+    fn node(addresses: &str) -> Node {
+        let mut node = Node { bgp: true, ..Node::default() };
+        for address in addresses.split_whitespace() {
+            match address.parse().unwrap() {
+                std::net::IpAddr::V4(v4) => node.ipv4 = Some(v4),
+                std::net::IpAddr::V6(v6) => node.ipv6 = Some(v6),
+            }
+        }
+        node
+    }
+
+    fn table(nodes: impl IntoIterator<Item = (&'static str, Node)>) -> BgpTable {
+        let mut table = BgpTable::default();
+        for (name, node) in nodes {
+            table.set_node(&name.into(), Some(&Arc::new(node)));
+        }
+        table
+    }
+
+    fn configure(table: &mut BgpTable, name: &str, configuration: BgpConfiguration) {
+        table.set_configuration(&name.into(), Some(&Arc::new(configuration)));
+    }
+
+    fn configuration() -> BgpConfiguration {
+        BgpConfiguration {
+            as_number: None,
+            node_to_node_mesh: true,
+            listen_port: None,
+            log_severity: None,
+        }
+    }
+
+    fn mesh(table: &BgpTable) -> Vec<String> {
+        let state = table.state(&"a".into(), Vec::new());
+        state.mesh.iter().map(|p| format!("{} {} {}", p.address, p.node, p.as_number)).collect()
+    }
+
+    #[test]
+    fn everybody_else_is_a_peer_by_each_family_that_both_have() {
+        let world = |own| {
+            let other = Node { as_number: Some(AsNumber(65001)), ..node("10.0.0.2 fd00::2") };
+            table([("a", node(own)), ("b", other), ("c", node("10.0.0.1"))])
+        };
+        assert_eq!(
+            mesh(&world("10.0.0.9 fd00::9")),
+            ["10.0.0.1 c 64512", "10.0.0.2 b 65001", "fd00::2 b 65001"]
+        );
+        assert_eq!(mesh(&world("10.0.0.9")), ["10.0.0.1 c 64512", "10.0.0.2 b 65001"]);
+        assert_eq!(mesh(&world("fd00::9")), ["fd00::2 b 65001"]);
+        assert!(mesh(&world("")).is_empty());
+    }
+
+    #[test]
+    fn who_takes_no_part_in_the_mesh() {
+        let reflector =
+            |node| Node { route_reflector_cluster_id: Some([1, 0, 0, 1].into()), ..node };
+        let outside = |node| Node { bgp: false, ..node };
+        let (own, other) = (node("10.0.0.1"), node("10.0.0.2"));
+        for (a, b, peers) in [
+            (own.clone(), other.clone(), 1),
+            (reflector(own.clone()), other.clone(), 0),
+            (own.clone(), reflector(other.clone()), 0),
+            (outside(own.clone()), other.clone(), 0),
+            (own.clone(), outside(other.clone()), 0),
+            (own, node(""), 0),
+        ] {
+            assert_eq!(
+                mesh(&table([("a", a.clone()), ("b", b.clone())])).len(),
+                peers,
+                "{a:?} {b:?}"
+            );
+        }
+        assert!(mesh(&table([("b", other)])).is_empty(), "this host is not registered yet");
+    }
+
+    #[test]
+    fn the_mesh_can_be_switched_off_for_all() {
+        let mut table = table([("a", node("10.0.0.1")), ("b", node("10.0.0.2"))]);
+        assert_eq!(mesh(&table).len(), 1, "no configuration means a mesh");
+        configure(
+            &mut table,
+            "node.a",
+            BgpConfiguration { node_to_node_mesh: false, ..configuration() },
+        );
+        assert_eq!(mesh(&table).len(), 1, "a node's own configuration has no say");
+        configure(
+            &mut table,
+            "default",
+            BgpConfiguration { node_to_node_mesh: false, ..configuration() },
+        );
+        assert!(mesh(&table).is_empty());
+    }
+
+    #[test]
+    fn an_as_number_is_the_nodes_or_the_clusters_or_64512() {
+        let own = |number| Node { as_number: number, ..node("10.0.0.1") };
+        let mut table = table([("a", own(None))]);
+        let number = |table: &BgpTable| table.state(&"a".into(), Vec::new()).as_number.0;
+        assert_eq!(number(&table), 64512);
+        let cluster = BgpConfiguration { as_number: Some(AsNumber(65010)), ..configuration() };
+        configure(&mut table, "default", cluster);
+        assert_eq!(number(&table), 65010);
+        table.set_node(&"a".into(), Some(&Arc::new(own(Some(AsNumber(65011))))));
+        assert_eq!(number(&table), 65011);
+    }
+
+    #[test]
+    fn a_log_severity_is_the_nodes_or_the_clusters_in_three_steps() {
+        let mut table = table([("a", node("10.0.0.1"))]);
+        let severity = |table: &BgpTable| table.state(&"a".into(), Vec::new()).log_severity;
+        assert_eq!(severity(&table), "info");
+        let at =
+            |text: &str| BgpConfiguration { log_severity: Some(text.into()), ..configuration() };
+        configure(&mut table, "default", at("None"));
+        assert_eq!(severity(&table), "none");
+        configure(&mut table, "node.b", at("Debug"));
+        assert_eq!(severity(&table), "none");
+        configure(&mut table, "node.a", at("Debug"));
+        assert_eq!(severity(&table), "debug");
+        configure(&mut table, "node.a", at("Warning"));
+        assert_eq!(severity(&table), "info");
+        configure(&mut table, "node.a", configuration());
+        assert_eq!(severity(&table), "none", "an object without a level says nothing");
+    }
+
+    #[test]
+    fn setting_what_is_there_changes_nothing() {
+        let mut table = table([("a", node("10.0.0.1"))]);
+        assert!(!table.set_node(&"a".into(), Some(&Arc::new(node("10.0.0.1")))));
+        assert!(table.set_node(&"a".into(), Some(&Arc::new(node("10.0.0.2")))));
+        assert!(table.set_node(&"a".into(), None));
+        assert!(!table.set_node(&"a".into(), None));
+    }
+}

@@ -12,11 +12,12 @@ use super::active::ActiveTable;
 use super::bgp::BgpTable;
 use super::classes::ClassTable;
 use super::endpoints::LocalEndpoints;
+use super::item::ItemId;
 use super::notices;
 use super::policies::{PolicyChange, PolicyIndex};
 use super::pools::PoolTable;
 use super::rules::{self, Resolved};
-use super::sets::{ItemId, SetIndex};
+use super::sets::SetIndex;
 use super::slots::Slot;
 use crate::config::Settings;
 use crate::desired::{AclClass, BgpState, DesiredState};
@@ -181,7 +182,7 @@ impl Calculator {
     }
 
     fn set_network_set(&mut self, id: &NetworkSetId, set: Option<&NetworkSet>) {
-        let item = ItemId::NetworkSet(id.clone());
+        let item = ItemId::network_set(id);
         match set {
             Some(NetworkSet { nets, labels, profiles }) => {
                 self.sets.put(item, labels, profiles, nets.as_slice().into(), Box::default());
@@ -191,7 +192,7 @@ impl Calculator {
     }
 
     fn set_host_endpoint(&mut self, id: &HostEndpointId, endpoint: Option<&HostEndpoint>) {
-        let item = ItemId::Host(id.clone());
+        let item = ItemId::host(id);
         match endpoint {
             Some(HostEndpoint { expected_addresses, labels, profiles, ports, .. }) => {
                 let addresses = expected_addresses.iter().map(|ip| (*ip).into()).collect();
@@ -210,7 +211,7 @@ impl Calculator {
         id: &WorkloadEndpointId,
         endpoint: Option<&Arc<WorkloadEndpoint>>,
     ) {
-        let item = ItemId::Workload(id.clone());
+        let item = ItemId::workload(id);
         match endpoint.map(|endpoint| &**endpoint) {
             Some(WorkloadEndpoint { addresses, labels, profiles, ports, .. }) => {
                 let addresses = addresses.as_slice().into();

@@ -2,7 +2,8 @@
 //! I/O, no clock, no tasks; a test enforces it.
 //!
 //! ```text
-//! Update ──► sets.rs      every endpoint and network set: members of address sets
+//! Update ──► sets.rs      every endpoint and network set (item.rs): members of address sets
+//!        │               (set_spec.rs)
 //!        ├─► policies.rs  this host's endpoints against policies; tiers.rs orders them
 //!        ├─► endpoints.rs this host's endpoints; who has which interface
 //!        ├─► pools.rs, bgp.rs
@@ -21,6 +22,7 @@ mod bgp;
 mod calculator;
 mod classes;
 mod endpoints;
+mod item;
 mod labels;
 mod matching;
 mod notices;
@@ -29,6 +31,7 @@ mod oracle;
 mod policies;
 mod pools;
 mod rules;
+mod set_spec;
 mod sets;
 mod slots;
 #[cfg(test)]

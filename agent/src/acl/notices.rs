@@ -12,6 +12,8 @@ pub(super) type Notices = OrdMap<Arc<str>, Arc<str>>;
 /// Puts the notice about a subject, or takes it away.
 pub(super) fn set(notices: &mut Notices, subject: &str, message: Option<String>) {
     match message {
+        // Removing what is not there would unshare the map from the last state's.
+        None if !notices.contains_key(subject) => {}
         None => {
             notices.remove(subject);
         }

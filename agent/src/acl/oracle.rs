@@ -14,7 +14,7 @@ use calico_datastore::model::{
 use super::bgp::BgpTable;
 use super::notices;
 use super::rules::{self, Resolved};
-use super::sets::SetSpec;
+use super::set_spec::SetSpec;
 use crate::desired::{
     AclClass, AddressSet, DesiredState, DirectionAcl, LocalEndpoint, Member, SetKind, TierAcl,
 };

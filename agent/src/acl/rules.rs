@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use calico_datastore::model::{Action, Name, Peer, Ports, Protocol, Rule, Selector, Unevaluable};
 
-use super::sets::SetSpec;
+use super::set_spec::SetSpec;
 use crate::desired::{ActiveRule, ActiveRules, SetId, SideMatch};
 
 /// Rules ready for the dataplane, and what they need.

@@ -10,96 +10,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use calico_datastore::model::{
-    Cidr, HostEndpointId, Labels, Name, NamedPort, NetworkSetId, Protocol, Selector,
-    WorkloadEndpointId,
-};
+use calico_datastore::model::{Cidr, Labels, Name, NamedPort};
 use imbl::{OrdMap, OrdSet};
-use sha2::{Digest as _, Sha224};
 
+use super::item::ItemId;
 use super::matching::{MatchIndex, only_in};
+use super::set_spec::SetSpec;
 use super::slots::{Slab, Slot, SlotSet};
-use crate::desired::{AddressSet, Member, SetId, SetKind};
-
-/// What can be a member.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum ItemId {
-    /// A workload endpoint of any host.
-    Workload(WorkloadEndpointId),
-    /// A host endpoint of any host.
-    Host(HostEndpointId),
-    /// A network set.
-    NetworkSet(NetworkSetId),
-}
-
-/// What a set stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SetSpec {
-    /// The addresses of everything that the selector matches.
-    Addresses(Selector),
-    /// The ports of that name and protocol of the endpoints that the selector matches.
-    Ports(Selector, Protocol, Name),
-}
-
-impl SetSpec {
-    /// The original's id of such a set.
-    pub(super) fn id(&self) -> SetId {
-        match self {
-            Self::Addresses(selector) => SetId::new(selector.id()),
-            Self::Ports(selector, protocol, port) => {
-                let text = format!("n:{},{protocol},{port}", selector.id());
-                SetId::new(format!("n:{}", URL_SAFE_NO_PAD.encode(Sha224::digest(text))))
-            }
-        }
-    }
-
-    fn selector(&self) -> &Selector {
-        match self {
-            Self::Addresses(selector) | Self::Ports(selector, ..) => selector,
-        }
-    }
-
-    fn kind(&self) -> SetKind {
-        match self {
-            Self::Addresses(_) => SetKind::Net,
-            Self::Ports(..) => SetKind::Port,
-        }
-    }
-
-    /// For people.
-    fn description(&self) -> Arc<str> {
-        match self {
-            Self::Addresses(selector) => Arc::from(selector.canonical()),
-            Self::Ports(selector, protocol, port) => {
-                Arc::from(format!("{selector}; {protocol}; {port}"))
-            }
-        }
-    }
-
-    /// What an item brings into the set. A port goes with each address of its endpoint; for a
-    /// prefix that is its first address, as in the original.
-    fn members<'a>(
-        &'a self,
-        addresses: &'a [Cidr],
-        ports: &'a [NamedPort],
-    ) -> impl Iterator<Item = Member> + 'a {
-        let nets = match self {
-            Self::Addresses(_) => addresses,
-            Self::Ports(..) => &[],
-        };
-        let ports = ports.iter().filter(move |port| match self {
-            Self::Addresses(_) => false,
-            Self::Ports(_, protocol, name) => port.protocol == *protocol && port.name == *name,
-        });
-        let ports = ports.flat_map(|port| {
-            let of = |cidr: &Cidr| Member::Port(cidr.address(), port.protocol, port.port);
-            addresses.iter().map(of)
-        });
-        nets.iter().copied().map(Member::Net).chain(ports)
-    }
-}
+use crate::desired::{AddressSet, Member, SetId};
 
 /// Something with addresses.
 #[derive(Debug)]

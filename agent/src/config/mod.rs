@@ -9,6 +9,7 @@
 //! Nothing here reads the environment but [`Env::of_process`], or a file but
 //! [`FileConfig::load`].
 
+mod announce;
 mod env;
 mod file;
 mod kind;
@@ -20,6 +21,7 @@ mod settings;
 mod tests;
 mod unsupported;
 
+pub use announce::announce;
 pub use env::Env;
 pub use file::{DATASTORE_KEYS, FileConfig, FileError, Mistake, NODE_KEYS};
 pub use kind::{Field, Kind, Word};

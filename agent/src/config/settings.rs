@@ -108,7 +108,7 @@ pub struct Settings {
     pub reporting_ttl: Duration,
     /// `EndpointReportingEnabled`. False.
     pub endpoint_reporting: bool,
-    /// `EndpointReportingDelaySecs`: at most one write per endpoint in this time. 1 s.
+    /// `EndpointReportingDelaySecs`: at most one endpoint's status is written in this time. 1 s.
     pub endpoint_reporting_delay: Duration,
     /// `EndpointStatusPathPrefix`: directory of `endpoint-status`; `None` when switched off. Its
     /// default is the run directory.

@@ -34,7 +34,7 @@ use tracing::{debug, info};
 use super::conntrack::Conntrack;
 use super::counters::Counters;
 use super::endpoints::{InterfaceChanges, Interfaces};
-use super::ipset::{Command, Entry, Phases, Sets};
+use super::ipset::{Command, Entry, Phases, Refused, Sets};
 use super::iptables::driver::Driver;
 use super::iptables::names;
 use super::iptables::probe::{Dataplane, ProbeError, probe};
@@ -75,8 +75,8 @@ pub struct Felix {
     interfaces: Interfaces,
     /// The sets are as `rendered` wants them.
     sets_known: bool,
-    /// What the kernel refused to put into sets, by set.
-    refused_members: BTreeMap<String, String>,
+    /// What the kernel refused to do with sets.
+    refused: Vec<Refused>,
     /// Sets to destroy, and how often that was refused.
     doomed: BTreeMap<String, u32>,
     /// Addresses whose connections have to be forgotten.
@@ -102,6 +102,9 @@ struct Run {
     /// Something is not in force.
     failed: Option<String>,
     wrote_tables: bool,
+    /// A policy is closed because the kernel refuses it. It is tried again at the refresh, not
+    /// after every write of the others.
+    refused_chains: bool,
 }
 
 impl Run {
@@ -135,7 +138,7 @@ impl Felix {
             links: Links::new(),
             interfaces: Interfaces::default(),
             sets_known: false,
-            refused_members: BTreeMap::new(),
+            refused: Vec::new(),
             doomed: BTreeMap::new(),
             leaving: BTreeSet::new(),
             endpoints: OrdMap::new(),
@@ -271,18 +274,19 @@ impl Felix {
                 self.leaving.insert(net.address());
             }
         }
-        self.refused_members.clear();
-        self.doomed.clear();
+        self.refused.clear();
+        let goes = |set: &String| phases.after.contains(&Command::Destroy(set.clone()));
+        self.doomed.retain(|set, _| goes(set));
         Some(phases)
     }
 
     async fn write_sets(&mut self, commands: &[Command], run: &mut Run) {
         match self.sets.write(commands).await {
             Ok(refused) => {
-                for refused in refused {
-                    let set = refused.command.set().to_owned();
-                    self.refused_members
-                        .insert(set, format!("{}: {}", refused.command, refused.message));
+                for one in refused {
+                    if !self.refused.contains(&one) {
+                        self.refused.push(one);
+                    }
                 }
             }
             Err(error) => {
@@ -317,6 +321,7 @@ impl Felix {
                 filter_in_force &= table != Table::Filter;
                 run.fail(&format!("{family} table {}", table.name()), chain_of(&error));
             }
+            run.refused_chains |= !outcome.refused.is_empty();
             for (chain, said) in outcome.refused {
                 let subject = self.subject_of(&chain).unwrap_or(chain);
                 run.problem(
@@ -357,7 +362,9 @@ impl Felix {
             delete.retain(|command| matches!(command, Command::Delete(_, Entry::NetIface(..))));
             self.sets_known = false;
         } else {
-            self.doomed.extend(destroy.iter().map(|command| (command.set().to_owned(), 0)));
+            for command in destroy {
+                self.doomed.entry(command.set().to_owned()).or_insert(0);
+            }
         }
         self.write_sets(&delete, run).await;
         if self.doomed.is_empty() || !filter_in_force {
@@ -458,12 +465,15 @@ impl Felix {
             }
             None => return Some(EndpointState::Error("its class is not programmed".to_owned())),
         }
-        let member = |set: &String| self.refused_members.get(set);
-        let sets = Family::ALL.into_iter().flat_map(|family| {
-            [names::local_endpoints(family), names::class_set(family, &endpoint.class)]
-        });
-        if let Some(said) = sets.collect::<Vec<_>>().iter().find_map(member) {
-            return Some(EndpointState::Error(said.clone()));
+        // Its own members, or the set that they belong to.
+        let sets = Family::ALL.map(|family| names::class_set(family, &endpoint.class));
+        let concerns = |command: &Command| match command {
+            Command::Add(_, Entry::NetIface(_, at)) => at == interface,
+            Command::Create(set, _) => sets.contains(set),
+            _ => false,
+        };
+        if let Some(refused) = self.refused.iter().find(|refused| concerns(&refused.command)) {
+            return Some(EndpointState::Error(refused.to_string()));
         }
         Some(match self.links.get(interface) {
             None => EndpointState::Down(format!("interface {interface} is missing")),
@@ -555,6 +565,7 @@ impl Reconciler for Felix {
         }
         let driver = Driver::new(self.exec.clone(), dataplane, self.counters.clone());
         let mut run = Run::default();
+        let writes = self.counters.writes();
 
         let Rendered { changes, phases, close } = self.render(state);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
@@ -581,8 +592,8 @@ impl Reconciler for Felix {
             filter_in_force = self.judge_tables(outcomes, &mut run);
         }
         self.shrink_sets(after, filter_in_force, &mut run).await;
-        for (set, said) in &self.refused_members {
-            run.problem(format!("address set {set}"), said.clone());
+        for refused in &self.refused {
+            run.problem(format!("address set {}", refused.command.set()), refused.to_string());
         }
 
         self.leaving.extend(changes.left.iter().copied());
@@ -620,7 +631,8 @@ impl Reconciler for Felix {
         // When to look again: soon after a write, because another writer may have been at work
         // with what it read before; else at the refresh interval.
         let interval = |after: Duration| (!after.is_zero()).then(|| now + after);
-        if run.wrote_tables && !settings.iptables_post_write_check.is_zero() {
+        let look_soon = !settings.iptables_post_write_check.is_zero() && !run.refused_chains;
+        if run.wrote_tables && look_soon {
             let soon = interval(settings.iptables_post_write_check);
             let planned = if check_tables { None } else { self.check_tables };
             self.check_tables = [soon, planned].into_iter().flatten().min();
@@ -630,9 +642,16 @@ impl Reconciler for Felix {
         if read_sets {
             self.check_sets = interval(settings.ipsets_refresh);
         }
-        let doomed = (!self.doomed.is_empty()).then(|| now + DESTROY_AGAIN);
+        // What cannot be destroyed for long is left to the refresh.
+        let hope = self.doomed.values().any(|tries| *tries < DESTROY_PATIENCE);
+        let doomed = hope.then(|| now + DESTROY_AGAIN);
         let next = [self.check_tables, self.check_sets, doomed].into_iter().flatten().min();
 
+        if self.counters.writes() > writes {
+            let (generation, endpoints) = (state.generation, state.endpoints.len());
+            let problems = run.problems.len();
+            info!(generation, endpoints, problems, reason = ?wake, "policy applied");
+        }
         run.problems.sort();
         run.problems.dedup();
         Report {

@@ -9,7 +9,7 @@ use calico_datastore::model::{AsNumber, Family, Name};
 use serde_json::{Map, Value, json};
 
 use super::addresses::HostAddress;
-use crate::config::AddressChoice;
+use crate::config::{AddressChoice, NodeConfig};
 use crate::reconcile::Problem;
 
 const PREFIX: &str = "/calico/resources/v3/projectcalico.org";
@@ -58,6 +58,21 @@ pub struct Identity {
     pub cluster_type: String,
     /// `DefaultEndpointToHostAction` is set on this host, so that the datastore has no say.
     pub host_action_overridden: bool,
+}
+
+impl Identity {
+    /// The host of this name as it was configured.
+    pub fn new(name: Name, config: &NodeConfig, host_action_overridden: bool) -> Self {
+        Self {
+            name,
+            ip: config.ip,
+            ip6: config.ip6,
+            as_number: config.as_number,
+            skip_address_check: config.skip_address_check,
+            cluster_type: config.cluster_type.clone().unwrap_or_else(|| "bgp".to_owned()),
+            host_action_overridden,
+        }
+    }
 }
 
 /// What is stored cannot be built on.

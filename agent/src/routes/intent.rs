@@ -157,6 +157,11 @@ impl Intent {
         &self.pods
     }
 
+    /// The name of any interface; for messages, it searches.
+    pub fn interface_name(&self, device: u32) -> Option<&InterfaceName> {
+        self.links.iter().find(|(_, link)| link.index == device).map(|(name, _)| name)
+    }
+
     /// Every endpoint.
     pub fn endpoints(&self) -> impl Iterator<Item = &WorkloadEndpointId> {
         self.endpoints.keys()
@@ -398,3 +403,6 @@ fn same_routes(a: &Settings, b: &Settings) -> bool {
         && a.route_source == b.route_source
         && a.remove_external_routes == b.remove_external_routes
 }
+
+#[cfg(test)]
+mod tests;

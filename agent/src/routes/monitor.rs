@@ -233,30 +233,23 @@ fn handle_message(
     interest: &Interest,
     changes: &Changes,
 ) -> bool {
-    let writer = message.header.port_number;
+    let own = changes.is_own_port(message.header.port_number);
     match message.payload {
         NetlinkPayload::Overrun(_) => return true,
         NetlinkPayload::InnerMessage(inner) => match inner {
             RouteNetlinkMessage::NewLink(link) => table.set(&link),
             RouteNetlinkMessage::DelLink(link) => table.remove(&link),
+            _ if own => {}
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-                if !changes.is_own_port(writer) {
-                    route_event(&route, table, interest, changes);
-                }
+                route_event(&route, table, interest, changes);
             }
-            RouteNetlinkMessage::NewNeighbour(neighbour) => {
-                // Reachable, stale, probe… come and go all the time; only permanent entries are
-                // somebody's decision.
-                if neighbour.header.state == NeighbourState::Permanent
-                    && !changes.is_own_port(writer)
-                {
-                    neighbour_event(&neighbour, table, interest, changes);
-                }
-            }
-            RouteNetlinkMessage::DelNeighbour(neighbour) => {
-                if !changes.is_own_port(writer) {
-                    neighbour_event(&neighbour, table, interest, changes);
-                }
+            // Reachable, stale, probe… come and go all the time; only permanent entries are
+            // somebody's decision.
+            RouteNetlinkMessage::NewNeighbour(neighbour)
+                if neighbour.header.state != NeighbourState::Permanent => {}
+            RouteNetlinkMessage::NewNeighbour(neighbour)
+            | RouteNetlinkMessage::DelNeighbour(neighbour) => {
+                neighbour_event(&neighbour, table, interest, changes);
             }
             _ => {}
         },

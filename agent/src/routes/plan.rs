@@ -335,10 +335,13 @@ struct Placed {
 fn place(plan: &mut Plan, new: Route, there: &There<'_>, rules: &Rules<'_>) -> Placed {
     let occupants = || there.iter().filter(|(route, ..)| route.key() == new.key());
     let pod = new.kind == RouteKind::Unicast;
-    let blocker = occupants().find(|(route, _, owner)| match owner {
+    let blocker = occupants().find(|(route, sight, owner)| match owner {
         Owner::Ours | Owner::LeftOver => false,
         // On a pod interface the wanted pod wins at once; a blackhole waits for the grace.
-        Owner::Unknown => !(pod && (rules.remove_external || route.protocol == BOOT_PROTOCOL)),
+        Owner::Unknown => {
+            let may_go = pod || rules.now >= sight.since + GRACE;
+            !(rules.remove_external && may_go || pod && route.protocol == BOOT_PROTOCOL)
+        }
         Owner::Foreign => true,
     });
     match (blocker, occupants().next()) {

@@ -4,19 +4,23 @@
 //! changed. Everything is read again at the start, on the slow timer, after a failure, and when
 //! events were lost; single interfaces when their link changed or somebody else wrote there.
 
+mod notes;
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use calico_datastore::model::{Cidr, WorkloadEndpointId};
 use imbl::OrdMap;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
+use self::notes::{Place, Trouble, place_of};
 use super::changes::{Changes, Interest};
 use super::intent::{Intent, Stale};
 use super::kernel::{Failure, Kernel, KernelError, RouteFilter};
-use super::plan::{Actual, CALICO_PROTOCOL, Conflict, Op, Plan, Route, RouteKind, Scope, plan};
-use crate::reconcile::{EndpointState, Problem, Reconciler, Report, Wake, World};
+use super::plan::{Actual, CALICO_PROTOCOL, Plan, Route, Scope, plan};
+use crate::reconcile::{EndpointState, Reconciler, Report, Wake, World};
 
 /// Above this many interfaces one reading of everything is cheaper than one for each.
 const READ_ALL_ABOVE: usize = 16;
@@ -42,12 +46,25 @@ pub struct Routes {
     grace_routes: BTreeMap<Cidr, Duration>,
     grace_neighbours: BTreeMap<(u32, IpAddr), Duration>,
     /// What is wrong at a place.
-    route_troubles: BTreeMap<Cidr, String>,
-    neighbour_troubles: BTreeMap<(u32, IpAddr), String>,
+    route_troubles: BTreeMap<Cidr, Trouble>,
+    neighbour_troubles: BTreeMap<(u32, IpAddr), Trouble>,
+    /// Failures that were logged, so that each is said once.
+    known_failures: BTreeMap<Place, String>,
     states: OrdMap<WorkloadEndpointId, EndpointState>,
     failing: BTreeSet<WorkloadEndpointId>,
     writes: u64,
     reads: u64,
+}
+
+/// What is to be done after operations were applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing.
+    Done,
+    /// Plan again: less is wanted than before.
+    Plan,
+    /// Read and plan again: the kernel holds something else than was known.
+    Read,
 }
 
 /// What to look at in one run.
@@ -105,6 +122,7 @@ impl Routes {
             grace_neighbours: BTreeMap::new(),
             route_troubles: BTreeMap::new(),
             neighbour_troubles: BTreeMap::new(),
+            known_failures: BTreeMap::new(),
             states: OrdMap::new(),
             failing: BTreeSet::new(),
             writes: 0,
@@ -157,6 +175,11 @@ impl Routes {
                 Outcome { retry: true, error: Some(message) }
             }
         };
+        let (routes, neighbours) = (&self.route_troubles, &self.neighbour_troubles);
+        self.known_failures.retain(|place, _| match place {
+            Place::Route(destination) => routes.contains_key(destination),
+            Place::Neighbour(key) => neighbours.contains_key(key),
+        });
         self.watch();
         self.refresh_states(&work, world, &outcome);
         outcome
@@ -237,15 +260,17 @@ impl Routes {
             let plan = plan(&self.intent, &self.actual, &scope, &self.intent.rules(now));
             self.actual.adopt(&plan);
             self.take_notes(&scope, &plan);
-            let surprised = self.apply(&plan, work, now, &mut outcome).await;
-            if !surprised || outcome.retry {
+            let next = self.apply(&plan, work, now, &mut outcome).await;
+            if next == Next::Done || outcome.retry {
                 break;
             }
             if round == ROUNDS {
                 outcome.retry = true;
                 break;
             }
-            if let Err(error) = self.read_all(work, now).await {
+            if next == Next::Read
+                && let Err(error) = self.read_all(work, now).await
+            {
                 self.complete = false;
                 outcome = Outcome { retry: true, error: Some(chain(&error)) };
                 break;
@@ -254,25 +279,25 @@ impl Routes {
         outcome
     }
 
-    /// Carries the plan out. True when the kernel holds something else than was known.
+    /// Carries the plan out.
     async fn apply(
         &mut self,
         plan: &Plan,
         work: &mut Work,
         now: Duration,
         outcome: &mut Outcome,
-    ) -> bool {
+    ) -> Next {
         if plan.ops.is_empty() {
-            return false;
+            return Next::Done;
         }
         let kernel = match open(&mut self.kernel, &self.changes) {
             Ok(kernel) => kernel,
             Err(error) => {
                 *outcome = Outcome { retry: true, error: Some(chain(&error)) };
-                return false;
+                return Next::Done;
             }
         };
-        let mut surprised = false;
+        let mut next = Next::Done;
         let mut dead = BTreeSet::new();
         let results = kernel.apply(&plan.ops).await;
         self.writes += results.len() as u64;
@@ -282,10 +307,11 @@ impl Routes {
             match result {
                 Ok(()) => {
                     self.actual.apply(&op, now);
+                    self.known_failures.remove(&place_of(&op));
                     done += 1;
                     self.tell(&op, each);
                 }
-                Err(Failure::Exists | Failure::Gone) => surprised = true,
+                Err(Failure::Exists | Failure::Gone) => next = Next::Read,
                 Err(Failure::Device) => dead.extend(op.device()),
                 Err(failure) => {
                     outcome.retry |= matches!(failure, Failure::Retry(_));
@@ -300,117 +326,11 @@ impl Routes {
             debug!(device, "an interface went away while its routes were written");
             work.add_places(self.actual.forget_device(device));
             work.add(self.intent.bury(device));
-            surprised |= work.all;
-        }
-        surprised
-    }
-
-    fn tell(&self, op: &Op, each: bool) {
-        let interface = op
-            .device()
-            .and_then(|device| self.intent.pods().get(&device))
-            .map_or("", |name| name.as_str());
-        let (what, subject) = match op {
-            Op::SetNeighbour(neighbour) => ("neighbour set", neighbour.address.to_string()),
-            Op::DeleteNeighbour(neighbour) => ("neighbour removed", neighbour.address.to_string()),
-            Op::AddRoute(route) => ("route added", route.destination.to_string()),
-            Op::ReplaceRoute { new, .. } => ("route replaced", new.destination.to_string()),
-            Op::DeleteRoute(route) => ("route removed", route.destination.to_string()),
-        };
-        if each && !matches!(op, Op::SetNeighbour(_) | Op::DeleteNeighbour(_)) {
-            info!(destination = subject, interface, "{what}");
-        } else {
-            debug!(subject, interface, "{what}");
-        }
-    }
-
-    /// Remembers what the plan could not do, and when it has to be made again.
-    fn take_notes(&mut self, scope: &Scope, plan: &Plan) {
-        let old = match scope {
-            Scope::All => {
-                self.grace_routes.clear();
-                self.grace_neighbours.clear();
-                self.neighbour_troubles.clear();
-                std::mem::take(&mut self.route_troubles)
+            if next == Next::Done {
+                next = Next::Plan;
             }
-            Scope::Only { destinations, neighbours } => {
-                for key in neighbours {
-                    self.grace_neighbours.remove(key);
-                    self.neighbour_troubles.remove(key);
-                }
-                let mut old = BTreeMap::new();
-                for destination in destinations {
-                    self.grace_routes.remove(destination);
-                    old.extend(self.route_troubles.remove_entry(destination));
-                }
-                old
-            }
-        };
-        self.grace_routes.extend(&plan.grace_routes);
-        self.grace_neighbours.extend(&plan.grace_neighbours);
-        for conflict in &plan.conflicts {
-            let message = self.describe(conflict);
-            if old.get(&conflict.destination) != Some(&message) {
-                warn!(destination = %conflict.destination, reason = message, "a route is in the way");
-            }
-            self.route_troubles.insert(conflict.destination, message);
         }
-    }
-
-    fn describe(&self, conflict: &Conflict) -> String {
-        let Conflict { destination, foreign } = conflict;
-        let us = match self.intent.claimants(destination).next() {
-            Some(id) => format!("endpoint {id}"),
-            None => "this host's block".to_owned(),
-        };
-        let kind = match foreign.kind {
-            RouteKind::Unicast => "a route",
-            RouteKind::Blackhole => "a blackhole",
-            RouteKind::Other(_) => "a route that refuses",
-        };
-        let over = match foreign.device {
-            Some(device) => format!(" over interface number {device}"),
-            None => String::new(),
-        };
-        format!(
-            "{destination} of {us} is in the main table already: {kind}{over} of protocol {}, \
-             metric {}; remove one of the two",
-            foreign.protocol, foreign.metric
-        )
-    }
-
-    fn note_failure(&mut self, op: &Op, failure: &Failure) {
-        let reason = failure.reason();
-        let (place, message) = match op {
-            Op::AddRoute(route) | Op::ReplaceRoute { new: route, .. } => {
-                let hint = match route.source {
-                    Some(source) => format!(" (is {source} an address of this host?)"),
-                    None => String::new(),
-                };
-                let message =
-                    format!("cannot add the route to {}: {reason}{hint}", route.destination);
-                (Ok(route.destination), message)
-            }
-            Op::DeleteRoute(route) => (
-                Ok(route.destination),
-                format!("cannot remove the route to {}: {reason}", route.destination),
-            ),
-            Op::SetNeighbour(entry) => (
-                Err((entry.device, entry.address)),
-                format!("cannot set the neighbour {}: {reason}", entry.address),
-            ),
-            Op::DeleteNeighbour(entry) => (
-                Err((entry.device, entry.address)),
-                format!("cannot remove the neighbour {}: {reason}", entry.address),
-            ),
-        };
-        let known = match &place {
-            Ok(destination) => self.route_troubles.insert(*destination, message.clone()),
-            Err(key) => self.neighbour_troubles.insert(*key, message.clone()),
-        };
-        if known.as_ref() != Some(&message) {
-            warn!(reason = message, "the kernel could not be changed");
-        }
+        next
     }
 
     /// Adds the places whose grace has ended.
@@ -437,102 +357,6 @@ impl Routes {
         if *self.changes.interest() != interest {
             self.changes.set_interest(interest);
         }
-    }
-
-    fn refresh_states(&mut self, work: &Work, world: &World, outcome: &Outcome) {
-        let mut ids = work.endpoints.clone();
-        if work.all {
-            ids.extend(self.intent.endpoints().cloned());
-            ids.extend(self.states.keys().cloned());
-        } else {
-            for destination in &work.destinations {
-                ids.extend(self.intent.claimants(destination).cloned());
-            }
-            for (device, _) in &work.neighbours {
-                ids.extend(self.intent.users(*device).cloned());
-            }
-        }
-        for id in ids {
-            if !world.desired.endpoints.contains_key(&id) {
-                self.states.remove(&id);
-                self.failing.remove(&id);
-                continue;
-            }
-            let state = self.state_of(&id, outcome);
-            if matches!(state, EndpointState::Error(_)) {
-                self.failing.insert(id.clone());
-            } else {
-                self.failing.remove(&id);
-            }
-            if self.states.get(&id) != Some(&state) {
-                self.states.insert(id, state);
-            }
-        }
-    }
-
-    fn state_of(&self, id: &WorkloadEndpointId, outcome: &Outcome) -> EndpointState {
-        let state = self.intent.state(id).unwrap_or(EndpointState::Up);
-        if state != EndpointState::Up {
-            return state;
-        }
-        let (mut destinations, keys) = self.intent.places(id);
-        let trouble = destinations
-            .find_map(|destination| self.route_troubles.get(&destination))
-            .or_else(|| keys.iter().find_map(|key| self.neighbour_troubles.get(key)))
-            .or(outcome.error.as_ref());
-        trouble.map_or(EndpointState::Up, |reason| EndpointState::Error(reason.clone()))
-    }
-
-    fn report(&self, world: &World, outcome: &Outcome, now: Duration) -> Report {
-        let mut problems = BTreeSet::new();
-        let mut problem = |subject: String, message: &str| {
-            problems.insert(Problem { subject, message: message.to_owned() });
-        };
-        for id in &self.failing {
-            if let Some(EndpointState::Error(reason)) = self.states.get(id) {
-                problem(format!("endpoint {id}"), reason);
-            }
-        }
-        for (destination, message) in &self.route_troubles {
-            if self.intent.claimants(destination).next().is_none() {
-                problem(format!("route {destination}"), message);
-            }
-        }
-        if let Some(error) = &outcome.error {
-            problem("routes".to_owned(), error);
-        }
-        let failed = outcome.retry || outcome.error.is_some();
-        Report {
-            applied: (!failed).then_some(world.desired.generation),
-            endpoints: self.states.clone(),
-            problems: problems.into_iter().collect(),
-            facts: self.facts(),
-            wake_after: self.next_wake(now),
-            retry: outcome.retry,
-        }
-    }
-
-    fn facts(&self) -> BTreeMap<String, String> {
-        let count = |kind| self.actual.count(kind).to_string();
-        BTreeMap::from([
-            ("routes".to_owned(), count(RouteKind::Unicast)),
-            ("blackholes".to_owned(), count(RouteKind::Blackhole)),
-            ("neighbours".to_owned(), self.actual.neighbour_count().to_string()),
-            ("writes".to_owned(), self.writes.to_string()),
-            ("reads".to_owned(), self.reads.to_string()),
-        ])
-    }
-
-    fn next_wake(&self, now: Duration) -> Option<Duration> {
-        let refresh = self.intent.settings().route_refresh;
-        let refresh = (!refresh.is_zero()).then(|| self.refreshed + refresh);
-        let dead = self.intent.has_dead().then(|| now + DEAD_RETRY);
-        let grace = self.grace_routes.values().chain(self.grace_neighbours.values()).min().copied();
-        [refresh, dead, grace]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| at.saturating_sub(self.started.elapsed()))
     }
 }
 

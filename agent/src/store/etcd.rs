@@ -7,7 +7,8 @@ use calico_datastore::backend::etcd3::{Etcd3, EtcdError, Versioned};
 use super::{Store, StoreError, Stored};
 
 fn error(operation: &'static str, key: &str) -> impl FnOnce(EtcdError) -> StoreError {
-    move |source| StoreError { operation, key: key.to_owned(), source: Box::new(source) }
+    // etcd's own chain: a gRPC status prints itself as a debugger would.
+    move |source| StoreError { operation, key: key.to_owned(), source: source.chain().into() }
 }
 
 fn stored(value: Versioned) -> Stored {

@@ -1,7 +1,7 @@
 //! A host with pods, and probes between them.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,37 +216,20 @@ pub(crate) fn dial(to: SocketAddr) -> std::io::Result<(TcpStream, String)> {
 fn connects(to: SocketAddr, from: Option<IpAddr>) -> bool {
     match from {
         None => dial(to).is_ok(),
+        // The standard library cannot bind before it connects.
         Some(from) => {
-            // busybox can bind; the standard library cannot before it connects.
-            let family = if to.is_ipv4() { "-4" } else { "-6" };
-            let _ = family;
-            let script = format!(
-                "timeout 1 busybox nc -w 1 -s {from} {} {} </dev/null | grep -q .",
-                to.ip(),
-                to.port()
-            );
-            #[expect(clippy::disallowed_methods, reason = "the witness is not the code under test")]
-            let status = std::process::Command::new("sh").args(["-c", &script]).status();
-            status.is_ok_and(|status| status.success())
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let socket = if to.is_ipv4() {
+                    tokio::net::TcpSocket::new_v4()
+                } else {
+                    tokio::net::TcpSocket::new_v6()
+                }
+                .unwrap();
+                socket.bind(SocketAddr::new(from, 0)).unwrap();
+                let connected = tokio::time::timeout(PATIENCE, socket.connect(to)).await;
+                connected.is_ok_and(|stream| stream.is_ok())
+            })
         }
     }
-}
-
-/// Sends one datagram and waits for the echo.
-pub(crate) fn udp_answers(to: SocketAddr) -> bool {
-    let any: IpAddr = if to.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
-    let socket = UdpSocket::bind((any, 0)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.send_to(b"hello", to).is_ok() && socket.recv_from(&mut [0; 16]).is_ok()
-}
-
-/// Echoes datagrams until the test ends.
-pub(crate) fn serve_udp(port: u16) {
-    let socket = UdpSocket::bind(format!("[::]:{port}")).expect("the port is free");
-    std::thread::spawn(move || {
-        let mut text = [0; 64];
-        while let Ok((n, from)) = socket.recv_from(&mut text) {
-            let _ = socket.send_to(&text[..n], from);
-        }
-    });
 }

@@ -1,6 +1,11 @@
 //! Which packets pass: profiles, tiers, verdicts.
 
+use std::sync::Arc;
+
+use calico_agent::config::HostAction;
+use calico_agent::desired::{AclClass, AddressSet, Member, SetId, SetKind};
 use calico_agent::reconcile::{EndpointState, Wake};
+use calico_datastore::model::{Action, IcmpMatch, PortRange, Protocol, TierAction};
 
 use crate::host::each_flavour;
 use crate::world::*;
@@ -27,6 +32,186 @@ fn members_of_one_network_talk_and_others_do_not() {
             assert!(a.reaches(to, 80), "frontend to frontend {to}");
             assert!(!c.reaches(to, 80), "backend to frontend {to}");
             assert!(host.reaches(to, 80), "the host is never asked {to}");
+        }
+    });
+}
+
+/// Ports that every pod answers on.
+const PORTS: [u16; 6] = [80, 81, 82, 83, 84, 85];
+
+#[test]
+fn tiers_decide_in_order_and_pass_goes_on() {
+    each_flavour(|host, flavour| {
+        let (a, b) = (host.pod(1), host.pod(2));
+        PORTS.iter().for_each(|&port| b.serve(port));
+        let mut state = empty(flavour);
+        network(&mut state, "net", &[1, 2]);
+        // 80: allowed at once, though a later policy of the tier denies it.
+        // 81: passed, then denied. 82: passed, then allowed. 83: not decided, goes on to the
+        // second tier and is passed there: the profile allows it. 84: logged, then denied.
+        // 85: nothing in the second tier decides: its end drops.
+        policy(&mut state, "one", vec![tcp(Action::Allow, &[80]), tcp(Action::Pass, &[81, 82])]);
+        policy(
+            &mut state,
+            "two",
+            vec![tcp(Action::Log, &[84]), tcp(Action::Deny, &[80, 81, 82, 84])],
+        );
+        policy(
+            &mut state,
+            "three",
+            vec![tcp(Action::Deny, &[81]), tcp(Action::Allow, &[82]), tcp(Action::Pass, &[83])],
+        );
+        let class = ingress_tiers(
+            vec![
+                tier("first", &["one", "two"], TierAction::Pass),
+                tier("second", &["three"], TierAction::Deny),
+            ],
+            "net",
+        );
+        endpoint(&mut state, &a, &profiles(&["net"]), false);
+        endpoint(&mut state, &b, &class, false);
+        host.apply(&state, Wake::Start);
+        for to in b.both() {
+            for (port, passes) in PORTS.into_iter().zip([true, false, true, true, false, false]) {
+                assert_eq!(a.reaches(to, port), passes, "{to} {port}");
+            }
+        }
+        // The same without the second tier: pass in the last tier means the profiles.
+        let mut state = next(&state);
+        let class = ingress_tiers(vec![tier("first", &["one"], TierAction::Deny)], "net");
+        endpoint(&mut state, &b, &class, false);
+        state.policies.remove(&policy_id("two"));
+        state.policies.remove(&policy_id("three"));
+        host.apply(&state, Wake::Desired);
+        for to in b.both() {
+            for (port, passes) in PORTS.into_iter().zip([true, true, true, false, false, false]) {
+                assert_eq!(a.reaches(to, port), passes, "{to} {port}");
+            }
+        }
+        assert!(!host.saved(4).contains("cali-pi-two"), "gone with its policy");
+    });
+}
+
+#[test]
+fn every_kind_of_criterion_is_taken_by_the_kernel_and_means_what_it_says() {
+    each_flavour(|host, flavour| {
+        let (a, b) = (host.pod(1), host.pod(2));
+        PORTS.iter().for_each(|&port| b.serve(port));
+        let mut state = empty(flavour);
+        profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
+        // A named port, beside ports by number that need two lists.
+        let members = b.both().map(|ip| Member::Port(ip, Protocol::TCP, 81)).into_iter().collect();
+        let named = AddressSet { kind: SetKind::Port, selector: Arc::from("n:http"), members };
+        state.sets.insert(SetId::new("n:http"), named);
+        let mut ports = tcp(Action::Allow, &[]);
+        ports.destination.ports = (1000..1020).map(PortRange::single).collect();
+        ports.destination.ports.push(PortRange::new(80, 80).unwrap());
+        ports.destination.named_ports = vec![SetId::new("n:http")];
+        // Several prefixes, wanted and unwanted, on both sides.
+        let mut nets = tcp(Action::Allow, &[82, 83]);
+        let net = |text: &str| text.parse().unwrap();
+        nets.source.nets =
+            vec![net("10.65.0.0/30"), net("10.66.0.0/16"), net("fd65::/120"), net("fd66::/16")];
+        nets.source.not_nets = vec![net("10.65.0.3/32"), net("fd65::3/128")];
+        nets.destination.nets =
+            vec![net("10.65.0.2"), net("10.65.0.9"), net("fd65::2"), net("fd65::9")];
+        nets.destination.not_ports = vec![PortRange::single(83)];
+        // What the kernel must take though no packet here is of it.
+        let mut icmp = any(Action::Deny);
+        icmp.not_icmp = Some(IcmpMatch { icmp_type: 8, code: Some(0) });
+        icmp.source.not_sets =
+            vec![SetId::new("n:http")].into_iter().map(|_| SetId::new("s:none")).collect();
+        set(&mut state, "s:none", &[]);
+        let mut sctp = any(Action::Deny);
+        sctp.source.not_ports = (1..=20).map(PortRange::single).collect();
+        sctp.protocol = Some(Protocol::SCTP);
+        let mut other = any(Action::Deny);
+        other.protocol = Protocol::from_number(47);
+        let mut not = any(Action::Log);
+        not.not_protocol = Some(Protocol::UDPLITE);
+        not.destination.not_named_ports = vec![SetId::new("n:http")];
+        policy(&mut state, "p", vec![other, sctp, icmp, not, ports, nets]);
+        let class = ingress_tiers(vec![tier("default", &["p"], TierAction::Deny)], "all");
+        endpoint(&mut state, &a, &profiles(&["all"]), false);
+        endpoint(&mut state, &b, &class, false);
+        host.apply(&state, Wake::Start);
+        for to in b.both() {
+            for (port, passes) in PORTS.into_iter().zip([true, true, true, false, false, false]) {
+                assert_eq!(a.reaches(to, port), passes, "{to} {port}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_endpoint_that_is_down_gets_nothing_and_neither_does_an_unknown_interface() {
+    each_flavour(|host, flavour| {
+        let (a, b, c) = (host.pod(1), host.pod(2), host.pod(3));
+        b.serve(80);
+        c.serve(80);
+        let mut state = empty(flavour);
+        profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
+        endpoint(&mut state, &a, &profiles(&["all"]), false);
+        endpoint(&mut state, &b, &profiles(&["all"]), false);
+        host.apply(&state, Wake::Start);
+        for to in b.both() {
+            assert!(a.reaches(to, 80), "{to}");
+            assert!(!c.reaches(to, 80), "from an interface without endpoint {to}");
+        }
+        for to in c.both() {
+            assert!(!a.reaches(to, 80), "to an interface without endpoint {to}");
+        }
+        let mut state = next(&state);
+        let down = AclClass { active: false, ..profiles(&["all"]) };
+        endpoint(&mut state, &b, &down, false);
+        let report = host.apply(&state, Wake::Desired);
+        assert!(matches!(report.endpoints[&id(&b)], EndpointState::Down(_)), "{report:?}");
+        for to in b.both() {
+            assert!(!a.reaches(to, 80), "down {to}");
+        }
+    });
+}
+
+#[test]
+fn a_pod_reaches_its_host_as_the_settings_say() {
+    each_flavour(|host, flavour| {
+        let a = host.pod(1);
+        crate::host::serve(80);
+        let addresses: [std::net::IpAddr; 2] =
+            ["192.0.2.1".parse().unwrap(), "fd99::1".parse().unwrap()];
+        let mut state = empty(flavour);
+        profile(&mut state, "out", vec![], vec![any(Action::Allow)]);
+        profile(&mut state, "none", vec![], vec![]);
+        endpoint(&mut state, &a, &profiles(&["out"]), true);
+        for family in [4, 6] {
+            // The host's own rule, behind ours: it decides what we leave to it.
+            host.iptables(family, "-A INPUT -i cali+ -p tcp --dport 80 -j DROP");
+        }
+        let mut wake = Wake::Start;
+        for (action, passes) in
+            [(HostAction::Drop, false), (HostAction::Accept, true), (HostAction::Return, false)]
+        {
+            state = next(&state);
+            settings(&mut state, |s| s.endpoint_to_host = action);
+            host.apply(&state, wake);
+            wake = Wake::Desired;
+            for to in addresses {
+                assert_eq!(a.reaches(to, 80), passes, "{action:?} {to}");
+            }
+        }
+        for family in [4, 6] {
+            host.iptables(family, "-D INPUT -i cali+ -p tcp --dport 80 -j DROP");
+        }
+        for to in addresses {
+            assert!(a.reaches(to, 80), "returned to the host's rules, which allow {to}");
+        }
+        // Policy comes before any of them.
+        let mut state = next(&state);
+        settings(&mut state, |s| s.endpoint_to_host = HostAction::Accept);
+        endpoint(&mut state, &a, &profiles(&["none"]), true);
+        host.apply(&state, Wake::Desired);
+        for to in addresses {
+            assert!(!a.reaches(to, 80), "denied by its profile {to}");
         }
     });
 }

@@ -7,7 +7,7 @@
 //! No store knows what a key or a value means: a [`Layout`] tells it.
 
 pub mod etcd3;
-mod syncer;
+pub mod syncer;
 
 pub use syncer::{Entry, Event, Syncer};
 

@@ -155,6 +155,43 @@ async fn an_idle_watch_is_not_taken_for_abuse_and_foreign_keys_wake_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reports_of_the_agents_are_not_watched() {
+    let Some(etcd) = etcd().await else { return };
+    let writer = etcd.client();
+    writer.put(READY_KEY, READY).await.unwrap();
+    let mut reader = etcd.follow();
+    reader.changes().await;
+    reader.watching().await;
+    let before = reader.status.borrow().revision;
+    for key in ["felix/v1/host/h/status", "felix/v2/no-region/host/h/status", "bgp/v1/x", "v1/x"] {
+        writer.put(&format!("/calico/{key}"), b"{}").await.unwrap();
+    }
+    assert!(reader.quiet(Duration::from_millis(500)).await);
+    assert_eq!(reader.status.borrow().revision, before, "the watch covers them");
+    // The counterpart: what lies in the span moves the revision, even when it means nothing.
+    writer.put("/calico/ipam/v2/handle/x", b"{}").await.unwrap();
+    let moved = reader.status.wait_for(|status| status.revision == before + 5);
+    tokio::time::timeout(LONG, moved).await.expect("the watch does not cover it").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_keeps_the_resume_revision_fresh() {
+    let often = ["--experimental-watch-progress-notify-interval", "200ms"];
+    let Some(etcd) = etcd_with(&often, "http", Default::default()).await else { return };
+    let writer = etcd.client();
+    writer.put(READY_KEY, READY).await.unwrap();
+    let mut reader = etcd.follow();
+    reader.changes().await;
+    let before = reader.status.borrow().revision;
+    for i in 0..20 {
+        writer.put("/of/others", &value(i)).await.unwrap();
+    }
+    let moved = reader.status.wait_for(|status| status.revision == before + 20);
+    tokio::time::timeout(LONG, moved).await.expect("no progress is seen").unwrap();
+    assert!(reader.quiet(Duration::from_millis(300)).await, "progress is not a change");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn aborting_the_task_or_dropping_the_receiver_ends_everything() {
     let Some(etcd) = etcd().await else { return };
     etcd.client().put(READY_KEY, READY).await.unwrap();

@@ -18,4 +18,5 @@ mod cluster;
 mod latency;
 mod outages;
 mod readiness;
+mod tls;
 mod writes;

@@ -170,6 +170,7 @@ async fn an_etcd_that_is_not_there_is_said_once() {
     let mut reader = etcd.follow();
     let reason = reader.waiting().await;
     assert!(reason.contains(&etcd.endpoint), "{reason}");
+    assert!(reason.contains("Connection refused"), "{reason}");
     // Some ten tries.
     assert!(reader.quiet(Duration::from_secs(8)).await, "said again");
     etcd.restart().await;

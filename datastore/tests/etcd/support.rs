@@ -85,6 +85,8 @@ fn decode(key: &str, value: &[u8]) -> Decoded {
 
 /// An etcd process of our own.
 pub(crate) struct Etcd {
+    /// What its clients need beside the address.
+    pub(crate) access: Etcd3Config,
     process: Option<Child>,
     args: Vec<String>,
     pub(crate) endpoint: String,
@@ -94,18 +96,27 @@ pub(crate) struct Etcd {
 
 /// `None`, said aloud, on a machine without etcd.
 pub(crate) async fn etcd() -> Option<Etcd> {
+    etcd_with(&[], "http", Etcd3Config::default()).await
+}
+
+/// An etcd with more arguments, and what its clients need then.
+pub(crate) async fn etcd_with(args: &[&str], scheme: &str, access: Etcd3Config) -> Option<Etcd> {
     if !Path::new("/usr/bin/etcd").exists() {
         eprintln!("skipped: there is no /usr/bin/etcd");
         return None;
     }
+    let mut log = String::new();
+    // Another test may take the port between looking for it and using it.
     for _ in 0..5 {
-        let mut etcd = Etcd::new();
+        let mut etcd = Etcd::new(args, scheme);
+        etcd.access = access.clone();
         etcd.start();
         if etcd.answers().await {
             return Some(etcd);
         }
+        log = etcd.log();
     }
-    panic!("etcd does not start");
+    panic!("etcd does not start: {log}");
 }
 
 pub(crate) fn free_port() -> u16 {
@@ -113,13 +124,15 @@ pub(crate) fn free_port() -> u16 {
 }
 
 impl Etcd {
-    fn new() -> Self {
+    fn new(more: &[&str], scheme: &str) -> Self {
         let (client, peer) = (free_port(), free_port());
-        let client = format!("http://127.0.0.1:{client}");
+        let client = format!("{scheme}://127.0.0.1:{client}");
         let peer = format!("http://127.0.0.1:{peer}");
         let args = ["--name", "one", "--initial-cluster", &format!("one={peer}")]
-            .map(ToOwned::to_owned)
-            .to_vec();
+            .iter()
+            .chain(more)
+            .map(|arg| (*arg).to_owned())
+            .collect();
         Self::with(Arc::new(TempDir::new().unwrap()), "one", client, &peer, args)
     }
 
@@ -143,7 +156,7 @@ impl Etcd {
         args.extend(
             more.iter().flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()]),
         );
-        Self { process: None, args, endpoint: client, dir, data }
+        Self { access: Etcd3Config::default(), process: None, args, endpoint: client, dir, data }
     }
 
     #[allow(clippy::disallowed_methods, reason = "exec.rs bounds a run; this outlives the call")]
@@ -215,7 +228,7 @@ impl Etcd {
     }
 
     pub(crate) fn config(&self) -> Etcd3Config {
-        Etcd3Config { endpoints: vec![self.endpoint.clone()], ..Etcd3Config::default() }
+        Etcd3Config { endpoints: vec![self.endpoint.clone()], ..self.access.clone() }
     }
 
     /// A writer of its own, not the source's.

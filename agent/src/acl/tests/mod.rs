@@ -3,6 +3,9 @@
 mod make;
 mod properties;
 mod semantics;
+mod sets;
+mod show;
+mod tiers;
 mod work;
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Runs `ipset`. It decides nothing but how to go on after a line that was refused.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use super::{ActualSet, Command, save};
 use crate::exec::{Exec, ExecError};
@@ -30,6 +30,12 @@ pub struct Refused {
     pub command: Command,
     /// What the tool said.
     pub message: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`ipset {}`: {}", self.command, self.message)
+    }
 }
 
 /// The kernel's address sets.

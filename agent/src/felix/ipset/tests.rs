@@ -1,1 +1,95 @@
+use std::collections::{BTreeMap, HashSet};
 
+use calico_datastore::model::{Family, Protocol};
+
+use super::*;
+use crate::desired::Member;
+use crate::felix::ipset::plan::members_gone;
+
+const SAVED: &str = "\
+create cali40s:abc hash:net family inet hashsize 1024 maxelem 1048576 bucketsize 12 initval 0x1
+add cali40s:abc 10.0.0.1
+add cali40s:abc 10.1.0.0/16
+create foreign hash:ip family inet hashsize 1024 maxelem 65536
+add foreign 10.0.0.1
+create cali60n:p hash:ip,port family inet6 hashsize 1024 maxelem 10
+add cali60n:p fd00::1,tcp:80
+create cali40c:x hash:net,iface family inet hashsize 64 maxelem 10
+add cali40c:x 10.0.0.1,cali1-2
+create cali40old hash:ip family inet hashsize 1024 maxelem 10
+";
+
+fn net(text: &str) -> Entry {
+    Entry::Net(text.parse().unwrap())
+}
+
+fn spec(kind: SetType, family: Family, max: u32) -> SetSpec {
+    SetSpec { kind, family, max }
+}
+
+#[test]
+fn only_ours_are_read() {
+    let sets = save::parse(SAVED);
+    assert_eq!(sets.len(), 4);
+    let abc = &sets["cali40s:abc"];
+    assert_eq!(abc.spec, Some(spec(SetType::Net, Family::V4, 1_048_576)));
+    assert_eq!(abc.members, HashSet::from([net("10.0.0.1/32"), net("10.1.0.0/16")]));
+    let port = Entry::Port("fd00::1".parse().unwrap(), Protocol::TCP, 80);
+    assert_eq!(sets["cali60n:p"].members, HashSet::from([port]));
+    let iface = Entry::NetIface("10.0.0.1".parse().unwrap(), "cali1-2".parse().unwrap());
+    assert_eq!(sets["cali40c:x"].members, HashSet::from([iface]));
+    assert_eq!(sets["cali40old"].spec, None);
+}
+
+#[test]
+fn a_full_plan_says_only_what_differs() {
+    let actual = save::parse(SAVED);
+    let mut desired: BTreeMap<String, (SetSpec, HashSet<Entry>)> = actual
+        .iter()
+        .filter_map(|(name, set)| Some((name.clone(), (set.spec?, set.members.clone()))))
+        .collect();
+    // Only what we do not know is in the way.
+    let phases = full(&desired, &actual);
+    assert_eq!(phases.before, []);
+    assert_eq!(phases.after, [Command::Destroy("cali40old".to_owned())]);
+
+    desired.get_mut("cali40s:abc").unwrap().1 =
+        HashSet::from([net("10.1.0.0/16"), net("10.2.0.0/16")]);
+    desired.get_mut("cali60n:p").unwrap().0.max = 20;
+    desired.remove("cali40c:x");
+    let new = spec(SetType::Net, Family::V6, 10);
+    desired.insert("cali60s:new".to_owned(), (new, HashSet::from([net("fd00::/64")])));
+    let phases = full(&desired, &actual);
+    let text = |commands: &[Command]| {
+        commands.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!(text(&phases.before), @r"
+    add cali40s:abc 10.2.0.0/16
+    create cali6t0 hash:ip,port family inet6 maxelem 20
+    add cali6t0 fd00::1,tcp:80
+    swap cali6t0 cali60n:p
+    destroy cali6t0
+    create cali60s:new hash:net family inet6 maxelem 10
+    add cali60s:new fd00::/64
+    ");
+    insta::assert_snapshot!(text(&phases.after), @r"
+    del cali40s:abc 10.0.0.1/32
+    destroy cali40c:x
+    destroy cali40old
+    ");
+}
+
+#[test]
+fn everywhere_is_two_halves() {
+    let everywhere = Member::Net("0.0.0.0/0".parse().unwrap());
+    let low = Member::Net("0.0.0.0/1".parse().unwrap());
+    let halves = vec![net("0.0.0.0/1"), net("128.0.0.0/1")];
+    assert_eq!(members_of(&everywhere, Family::V4), halves);
+    assert!(members_of(&everywhere, Family::V6).is_empty());
+
+    assert_eq!(members_gone(&everywhere, Family::V4, |_| false), halves);
+    // A half that is a member by itself stays, and so does one that everywhere needs.
+    assert_eq!(members_gone(&everywhere, Family::V4, |m| *m == low), [net("128.0.0.0/1")]);
+    assert!(members_gone(&low, Family::V4, |m| *m == everywhere).is_empty());
+    assert_eq!(members_gone(&low, Family::V4, |_| false), [net("0.0.0.0/1")]);
+}

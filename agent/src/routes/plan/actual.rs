@@ -211,12 +211,12 @@ impl Actual {
         if removed {
             self.tally(route.kind, usize::wrapping_sub);
         }
-        if let Some(device) = route.device.filter(|_| !another) {
-            if let Some(destinations) = self.devices.get_mut(&device) {
-                destinations.remove(&route.destination);
-                if destinations.is_empty() {
-                    self.devices.remove(&device);
-                }
+        if let Some(device) = route.device.filter(|_| !another)
+            && let Some(destinations) = self.devices.get_mut(&device)
+        {
+            destinations.remove(&route.destination);
+            if destinations.is_empty() {
+                self.devices.remove(&device);
             }
         }
     }

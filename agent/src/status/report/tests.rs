@@ -24,27 +24,6 @@ struct Running {
     _watchdog: Watchdog,
 }
 
-impl Store for Arc<Memory> {
-    async fn get(&self, key: &str) -> Result<Option<crate::store::Stored>, StoreError> {
-        (**self).get(key).await
-    }
-    async fn list(&self, p: &str) -> Result<Vec<(String, crate::store::Stored)>, StoreError> {
-        (**self).list(p).await
-    }
-    async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
-        (**self).create(key, value).await
-    }
-    async fn replace(&self, key: &str, value: &[u8], rev: i64) -> Result<bool, StoreError> {
-        (**self).replace(key, value, rev).await
-    }
-    async fn put(&self, k: &str, v: &[u8], ttl: Option<Duration>) -> Result<(), StoreError> {
-        (**self).put(k, v, ttl).await
-    }
-    async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        (**self).delete(key).await
-    }
-}
-
 fn start(settings: Settings, store: Memory) -> Running {
     let store = Arc::new(store);
     let (settings, settings_rx) = watch::channel(Arc::new(settings));

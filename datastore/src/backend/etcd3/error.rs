@@ -176,15 +176,32 @@ impl EtcdError {
         self.status().is_some_and(|(is, message)| is == code && message.contains(text))
     }
 
-    /// The error and everything behind it on one line.
+    /// The error and what is behind it, on one line, for people.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
-        while let Some(cause) = next {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            next = cause.source();
+        let mut cause = std::error::Error::source(self);
+        if let Self::Connect { source: etcd_client::Error::GRpcStatus(status), .. }
+        | Self::Call { source: etcd_client::Error::GRpcStatus(status), .. } = self
+        {
+            // A status prints its code and its causes as a debugger would.
+            append(&mut text, status.message());
+            cause = std::error::Error::source(status);
+            // In between there is only "transport error" and the like.
+            while let Some(deeper) = cause.and_then(std::error::Error::source) {
+                cause = Some(deeper);
+            }
+        }
+        while let Some(error) = cause {
+            append(&mut text, &error.to_string());
+            cause = error.source();
         }
         text
+    }
+}
+
+fn append(text: &mut String, cause: &str) {
+    if !cause.is_empty() && !text.contains(cause) {
+        text.push_str(": ");
+        text.push_str(cause);
     }
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use self::feed::{Feed, Wait};
 use super::backoff::Backoff;
 use super::client::Etcd3;
+use super::config::BACKOFF_CAP;
 use super::error::EtcdError;
 use super::history::{History, Position};
 use super::list::{self, Stamp, end_of};
@@ -256,7 +257,7 @@ impl Follower {
             status.listings += 1;
             status.revision = stamp.revision;
         });
-        tracing::info!(revision = stamp.revision, keys = self.syncer.len(), "store listed");
+        tracing::debug!(revision = stamp.revision, keys = self.syncer.len(), "store listed");
         Ok(())
     }
 
@@ -267,10 +268,10 @@ impl Follower {
         };
         let open = Watch::open(&self.client, &self.span, from.revision + 1);
         let (mut watch, mut heard) = self.feed.during(&mut self.syncer, open).await?;
-        self.backoff.reset();
+        let opened = tokio::time::Instant::now();
         if self.feed.resume() {
             self.syncer.announce();
-            tracing::info!(revision = from.revision, "the store is back");
+            tracing::debug!(revision = from.revision, "the store is back");
         }
         self.status.send_modify(|status| {
             status.endpoint = Some(watch.endpoint());
@@ -284,6 +285,11 @@ impl Follower {
             heard = match self.feed.during(&mut self.syncer, watch.next()).await {
                 Ok(heard) => heard,
                 Err(error) => {
+                    // A server that takes every watch and drops it at once is not a server that
+                    // works: the pauses go on growing.
+                    if opened.elapsed() >= BACKOFF_CAP {
+                        self.backoff.reset();
+                    }
                     watch.failed(&self.client, &error).await;
                     return Err(error.into());
                 }

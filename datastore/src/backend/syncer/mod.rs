@@ -93,7 +93,7 @@ struct Shadow {
     value: Option<Box<[u8]>>,
 }
 
-/// See the [module](self).
+/// The memory of one reader; see the [module](self) for its rules.
 #[derive(Debug)]
 pub struct Syncer {
     layout: Layout,

@@ -198,6 +198,11 @@ impl Rig {
     }
 }
 
+#[test]
+fn a_key_costs_little() {
+    assert!(size_of::<Known>() <= 48, "{}", size_of::<Known>());
+}
+
 fn names(batch: &Batch) -> Vec<String> {
     batch.updates.iter().map(|update| update.id().to_string()).collect()
 }

@@ -38,7 +38,7 @@ impl Feed {
             return;
         }
         let reason = reason();
-        tracing::warn!(reason, "waiting for the store");
+        tracing::debug!(reason, "waiting for the store");
         self.trouble = Some(wait);
         self.reason = Some(reason);
     }

@@ -1,0 +1,98 @@
+use super::*;
+
+#[test]
+fn the_defaults_of_the_table_are_those_of_the_settings() {
+    let mut settings = Settings {
+        // Everything that the table sets is different before.
+        interface_prefixes: vec![],
+        ipv6: false,
+        endpoint_to_host: HostAction::Accept,
+        iptables_backend: IptablesBackend::Legacy,
+        insert_mode: InsertMode::Append,
+        filter_allow: AllowAction::Return,
+        filter_deny: DenyAction::Reject,
+        mark_mask: 1,
+        iptables_refresh: std::time::Duration::MAX,
+        iptables_post_write_check: std::time::Duration::MAX,
+        ipsets_refresh: std::time::Duration::MAX,
+        max_ipset_size: 1,
+        route_refresh: std::time::Duration::MAX,
+        route_protocol: 1,
+        route_source: Some([1, 1, 1, 1].into()),
+        remove_external_routes: false,
+        allow_conntrack_invalid: true,
+        ip_forwarding: false,
+        nat_outgoing_address: Some([1, 1, 1, 1].into()),
+        nat_outgoing_interface: Some("x".to_owned()),
+        log_prefix: String::new(),
+        log_level: String::new(),
+        reporting_interval: std::time::Duration::MAX,
+        reporting_ttl: std::time::Duration::MAX,
+        endpoint_reporting: true,
+        endpoint_reporting_delay: std::time::Duration::MAX,
+        endpoint_status_prefix: None,
+    };
+    for param in PARAMS {
+        param.apply(param.default, &mut settings).unwrap();
+    }
+    let expected = Settings {
+        // The one default that depends on the run directory.
+        endpoint_status_prefix: Some("/run/calico".into()),
+        ..Settings::default()
+    };
+    assert_eq!(settings, expected);
+}
+
+#[test]
+fn names_are_unique_and_found_in_every_spelling() {
+    for param in PARAMS {
+        for name in [
+            param.name.to_owned(),
+            param.name.to_uppercase(),
+            param.name.to_lowercase(),
+            param.snake_case(),
+        ] {
+            let found = Param::find(&name).unwrap_or_else(|| panic!("{name} not found"));
+            assert!(std::ptr::eq(found, param), "{name} is {}", found.name);
+        }
+        assert!(!param.doc.is_empty() && param.doc.ends_with('.'), "{}", param.name);
+    }
+    assert!(Param::find("VXLANVNI").is_none());
+}
+
+#[test]
+fn snake_case_keeps_abbreviations_together() {
+    for (name, snake) in [
+        ("IPForwarding", "ip_forwarding"),
+        ("ReportingTTLSecs", "reporting_ttl_secs"),
+        ("IptablesNATOutgoingInterfaceFilter", "iptables_nat_outgoing_interface_filter"),
+        ("Ipv6Support", "ipv6_support"),
+    ] {
+        assert_eq!(snake_case(name), snake);
+    }
+}
+
+#[test]
+fn none_is_zero_where_that_means_something_and_refused_elsewhere() {
+    let mut settings = Settings::default();
+    let apply =
+        |name: &str, settings: &mut Settings| Param::find(name).unwrap().apply(" NONE ", settings);
+    apply("ReportingIntervalSecs", &mut settings).unwrap();
+    assert!(settings.reporting_interval.is_zero());
+    apply("EndpointStatusPathPrefix", &mut settings).unwrap();
+    assert_eq!(settings.endpoint_status_prefix, None);
+    let before = settings.clone();
+    for name in ["InterfacePrefix", "IptablesMarkMask", "DefaultEndpointToHostAction"] {
+        let error = apply(name, &mut settings).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    assert_eq!(settings, before);
+}
+
+#[test]
+fn a_typing_mistake_is_recognised_and_nonsense_is_not() {
+    let known = || PARAMS.iter().map(|p| Cow::Owned(p.snake_case()));
+    assert_eq!(nearest("ipv6_suport", known()).as_deref(), Some("ipv6_support"));
+    assert_eq!(nearest("reporting_interval", known()).as_deref(), Some("reporting_interval_secs"));
+    assert_eq!(nearest("colour_of_the_bikeshed", known()), None);
+}

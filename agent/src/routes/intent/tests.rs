@@ -1,0 +1,200 @@
+//! The property that carries the fast path: what one change makes stale is enough.
+
+use super::*;
+
+use proptest::prelude::*;
+
+use crate::desired::{AclClass, DesiredState};
+use crate::routes::monitor::Link;
+use crate::routes::plan::{Actual, Scope, plan};
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+const INTERFACES: [&str; 4] = ["cali1", "cali2", "cali3", "other"];
+const ADDRESSES: [&str; 5] =
+    ["10.65.0.2/32", "10.65.0.3/32", "10.65.0.0/26", "fd00::2/128", "fe80::2/128"];
+const BLOCKS: [&str; 3] = ["10.65.0.0/26", "10.65.0.2/32", "fd00::/122"];
+
+/// One step of the world.
+#[derive(Clone, Debug)]
+enum Step {
+    Endpoint { name: usize, interface: usize, addresses: Vec<usize>, mac: u8, active: bool },
+    Gone(usize),
+    Link { interface: usize, index: u32, up: bool },
+    NoLink(usize),
+    Block(usize),
+    NoBlock(usize),
+    Ipv6(bool),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let addresses = prop::collection::btree_set(0usize..5, 1..4);
+    prop_oneof![
+        4 => (0usize..3, 0usize..4, addresses, 0u8..3, prop::bool::weighted(0.8)).prop_map(
+            |(name, interface, addresses, mac, active)| Step::Endpoint {
+                name,
+                interface,
+                addresses: addresses.into_iter().collect(),
+                mac,
+                active,
+            }
+        ),
+        1 => (0usize..3).prop_map(Step::Gone),
+        3 => (0usize..4, 0u32..3, prop::bool::weighted(0.8)).prop_map(
+            |(interface, generation, up)| Step::Link {
+                interface,
+                // Never the index of another name.
+                index: 10 * (interface as u32 + 1) + generation,
+                up,
+            }
+        ),
+        1 => (0usize..4).prop_map(Step::NoLink),
+        1 => (0usize..3).prop_map(Step::Block),
+        1 => (0usize..3).prop_map(Step::NoBlock),
+        1 => any::<bool>().prop_map(Step::Ipv6),
+    ]
+}
+
+fn id(name: &str) -> WorkloadEndpointId {
+    WorkloadEndpointId {
+        node: "host".into(),
+        orchestrator: "cni".into(),
+        workload: name.into(),
+        endpoint: "eth0".into(),
+    }
+}
+
+fn take(step: &Step, desired: &mut DesiredState, links: &mut Links) {
+    match step {
+        Step::Endpoint { name, interface, addresses, mac, active } => {
+            let endpoint = LocalEndpoint {
+                interface: INTERFACES[*interface].parse().unwrap(),
+                active: *active,
+                mac: (*mac > 0).then(|| Mac::new([*mac; 6])),
+                addresses: addresses.iter().map(|i| ADDRESSES[*i].parse().unwrap()).collect(),
+                nat: Vec::new(),
+                class: AclClass::default().id(),
+            };
+            desired.endpoints.insert(id(NAMES[*name]), Arc::new(endpoint));
+        }
+        Step::Gone(name) => {
+            desired.endpoints.remove(&id(NAMES[*name]));
+        }
+        Step::Link { interface, index, up } => {
+            let link = Link { index: *index, up: *up, mac: None, mtu: 1500 };
+            links.insert(INTERFACES[*interface].parse().unwrap(), link);
+        }
+        Step::NoLink(interface) => {
+            links.remove(&INTERFACES[*interface].parse::<InterfaceName>().unwrap());
+        }
+        Step::Block(block) => {
+            desired.blocks.insert(BLOCKS[*block].parse().unwrap());
+        }
+        Step::NoBlock(block) => {
+            desired.blocks.remove(&BLOCKS[*block].parse::<Cidr>().unwrap());
+        }
+        Step::Ipv6(ipv6) => {
+            let settings = Settings { ipv6: *ipv6, ..(*desired.settings).clone() };
+            desired.settings = Arc::new(settings);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_stale_is_enough(steps in prop::collection::vec(any_step(), 1..40)) {
+        let mut desired = DesiredState::default();
+        let mut links = Links::default();
+        let mut intent = Intent::default();
+        let mut actual = Actual::default();
+        let mut states = BTreeMap::new();
+        for (second, step) in steps.iter().enumerate() {
+            // Far enough apart that no grace keeps anything.
+            let now = Duration::from_secs(20 * second as u64);
+            take(step, &mut desired, &mut links);
+            let world = World { desired: Arc::new(desired.clone()), links: links.clone() };
+            let mut stale = intent.update(&world);
+            for device in &stale.gone {
+                let (destinations, neighbours) = actual.forget_device(*device);
+                stale.destinations.extend(destinations);
+                stale.neighbours.extend(neighbours);
+            }
+            // The index on the fly is the index from scratch.
+            let mut fresh = Intent::default();
+            fresh.update(&world);
+            prop_assert_eq!(&fresh.claims, &intent.claims);
+            prop_assert_eq!(&fresh.users, &intent.users);
+
+            let scope = if stale.everything {
+                Scope::All
+            } else {
+                Scope::Only {
+                    destinations: stale.destinations.clone(),
+                    neighbours: stale.neighbours.clone(),
+                }
+            };
+            let made = plan(&intent, &actual, &scope, &intent.rules(now));
+            for op in &made.ops {
+                actual.apply(op, now);
+            }
+            let later = now + Duration::from_secs(15);
+            let left = plan(&intent, &actual, &Scope::All, &intent.rules(later));
+            prop_assert_eq!(left.ops, vec![], "after {:?} with {:?}", step, stale);
+            // Whoever's state is another now is named, as the reconciler asks for them.
+            let mut named = stale.endpoints.clone();
+            for destination in &stale.destinations {
+                named.extend(intent.claimants(destination).cloned());
+            }
+            for (device, _) in &stale.neighbours {
+                named.extend(intent.users(*device).cloned());
+            }
+            if stale.everything {
+                named.extend(intent.endpoints().cloned());
+            }
+            for id in named {
+                match intent.state(&id) {
+                    Some(state) => states.insert(id, state),
+                    None => states.remove(&id),
+                };
+            }
+            let all: BTreeMap<_, _> = fresh
+                .endpoints()
+                .filter_map(|id| Some((id.clone(), fresh.state(id)?)))
+                .collect();
+            prop_assert_eq!(&states, &all, "after {:?} with {:?}", step, stale);
+        }
+    }
+}
+
+#[test]
+fn one_change_of_many_makes_little_stale() {
+    let mut desired = DesiredState::default();
+    let mut links = Links::default();
+    for number in 0..2_000u32 {
+        let interface: InterfaceName = format!("cali{number}").parse().unwrap();
+        links.insert(interface.clone(), Link { index: number + 2, up: true, mac: None, mtu: 1500 });
+        let endpoint = LocalEndpoint {
+            interface,
+            active: true,
+            mac: Some(Mac::new([2; 6])),
+            addresses: vec![Cidr::host(IpAddr::V4((0x0a41_0000 + number).into()))],
+            nat: Vec::new(),
+            class: AclClass::default().id(),
+        };
+        desired.endpoints.insert(id(&number.to_string()), Arc::new(endpoint));
+    }
+    let mut intent = Intent::default();
+    let world =
+        |desired: &DesiredState| World { desired: Arc::new(desired.clone()), links: links.clone() };
+    intent.update(&world(&desired));
+    let mut one = (*desired.endpoints[&id("7")]).clone();
+    one.mac = Some(Mac::new([4; 6]));
+    desired.endpoints.insert(id("7"), Arc::new(one));
+    let stale = intent.update(&world(&desired));
+    assert!(!stale.everything);
+    assert_eq!(
+        (stale.destinations.len(), stale.neighbours.len(), stale.endpoints.len()),
+        (1, 1, 1)
+    );
+    assert!(stale.read.is_empty() && stale.gone.is_empty());
+    assert_eq!(intent.update(&world(&desired)), Stale::default());
+}

@@ -1,0 +1,115 @@
+//! What a run says: the state of each endpoint, problems, counters, when to come back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use calico_datastore::model::WorkloadEndpointId;
+
+use super::super::plan::RouteKind;
+use super::{DEAD_RETRY, Outcome, Routes, Work};
+use crate::reconcile::{EndpointState, Problem, Report, World};
+
+impl Routes {
+    pub(super) fn refresh_states(&mut self, work: &Work, world: &World, outcome: &Outcome) {
+        let mut ids = work.endpoints.clone();
+        if work.all {
+            ids.extend(self.intent.endpoints().cloned());
+            ids.extend(self.states.keys().cloned());
+        } else {
+            for destination in &work.destinations {
+                ids.extend(self.intent.claimants(destination).cloned());
+            }
+            for (device, _) in &work.neighbours {
+                ids.extend(self.intent.users(*device).cloned());
+            }
+        }
+        for id in ids {
+            if !world.desired.endpoints.contains_key(&id) {
+                self.states.remove(&id);
+                self.failing.remove(&id);
+                continue;
+            }
+            let state = self.state_of(&id, outcome);
+            if matches!(state, EndpointState::Error(_)) {
+                self.failing.insert(id.clone());
+            } else {
+                self.failing.remove(&id);
+            }
+            if self.states.get(&id) != Some(&state) {
+                self.states.insert(id, state);
+            }
+        }
+    }
+
+    pub(super) fn state_of(&self, id: &WorkloadEndpointId, outcome: &Outcome) -> EndpointState {
+        let state = self.intent.state(id).unwrap_or(EndpointState::Up);
+        if state != EndpointState::Up {
+            return state;
+        }
+        let (mut destinations, keys) = self.intent.places(id);
+        let trouble = destinations
+            .find_map(|destination| self.route_troubles.get(&destination))
+            .or_else(|| keys.iter().find_map(|key| self.neighbour_troubles.get(key)))
+            .map(|trouble| &trouble.message)
+            .or(outcome.error.as_ref());
+        trouble.map_or(EndpointState::Up, |reason| EndpointState::Error(reason.clone()))
+    }
+
+    pub(super) fn report(&self, world: &World, outcome: &Outcome, now: Duration) -> Report {
+        let mut problems = BTreeSet::new();
+        let mut problem = |subject: String, message: &str| {
+            problems.insert(Problem { subject, message: message.to_owned() });
+        };
+        for id in &self.failing {
+            if let Some(EndpointState::Error(reason)) = self.states.get(id) {
+                problem(format!("endpoint {id}"), reason);
+            }
+        }
+        for (destination, trouble) in &self.route_troubles {
+            if self.intent.claimants(destination).next().is_none() {
+                problem(format!("route {destination}"), &trouble.message);
+            }
+        }
+        if let Some(error) = &outcome.error {
+            problem("routes".to_owned(), error);
+        }
+        // A foreign route in the way is no failure of ours: it concerns its endpoint only, and
+        // waiting does not help.
+        let failed = outcome.retry
+            || outcome.error.is_some()
+            || self.route_troubles.values().any(|trouble| trouble.failed)
+            || self.neighbour_troubles.values().any(|trouble| trouble.failed);
+        Report {
+            applied: (!failed).then_some(world.desired.generation),
+            endpoints: self.states.clone(),
+            problems: problems.into_iter().collect(),
+            facts: self.facts(),
+            // The loop backs off by itself; a refresh that is due would make it spin.
+            wake_after: if outcome.retry { None } else { self.next_wake(now) },
+            retry: outcome.retry,
+        }
+    }
+
+    pub(super) fn facts(&self) -> BTreeMap<String, String> {
+        let count = |kind| self.actual.count(kind).to_string();
+        BTreeMap::from([
+            ("routes".to_owned(), count(RouteKind::Unicast)),
+            ("blackholes".to_owned(), count(RouteKind::Blackhole)),
+            ("neighbours".to_owned(), self.actual.neighbour_count().to_string()),
+            ("writes".to_owned(), self.writes.to_string()),
+            ("reads".to_owned(), self.reads.to_string()),
+        ])
+    }
+
+    pub(super) fn next_wake(&self, now: Duration) -> Option<Duration> {
+        let refresh = self.intent.settings().route_refresh;
+        let refresh = (!refresh.is_zero()).then(|| self.refreshed + refresh);
+        let dead = self.intent.has_dead().then(|| now + DEAD_RETRY);
+        let grace = self.grace_routes.values().chain(self.grace_neighbours.values()).min().copied();
+        [refresh, dead, grace]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.saturating_sub(self.started.elapsed()))
+    }
+}

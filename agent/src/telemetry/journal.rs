@@ -1,0 +1,232 @@
+//! Sends log events to the journal by its native protocol.
+//!
+//! Every field is a field of the journal (`CALICO_ENDPOINT=`), and is shown in the message too:
+//! a plain `journalctl -u calico-agent` must say *why* something failed, and the fields alone,
+//! which is all that the crate `tracing-journald` makes of them, are invisible there.
+//!
+//! Protocol: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
+
+use std::fmt::{self, Write as _};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Where journald listens.
+pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// A journal that does not read must not stop the agent: what cannot be sent in this time is lost.
+const LIMIT: Duration = Duration::from_millis(500);
+
+/// What is left of a message that does not fit into one datagram.
+const SHORT: usize = 4096;
+
+/// The layer.
+#[derive(Debug)]
+pub(super) struct Journal {
+    socket: UnixDatagram,
+}
+
+impl Journal {
+    /// Connects to the journal.
+    pub(super) fn connect(path: &Path) -> std::io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(path)?;
+        socket.set_write_timeout(Some(LIMIT))?;
+        Ok(Self { socket })
+    }
+
+    fn send(&self, level: Level, target: &str, fields: &Fields) {
+        let mut text = fields.to_string();
+        let mut payload = head(level, target);
+        put(&mut payload, "MESSAGE", &text);
+        for (name, value) in &fields.pairs {
+            put(&mut payload, &format!("CALICO_{}", journal_name(name)), value);
+        }
+        if self.socket.send(&payload).is_err() {
+            // Too long for a datagram, most likely: its beginning says more than nothing.
+            text.truncate((0..=SHORT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
+            let mut payload = head(level, target);
+            put(&mut payload, "MESSAGE", &text);
+            let _ = self.socket.send(&payload);
+        }
+    }
+}
+
+fn head(level: Level, target: &str) -> Vec<u8> {
+    // syslog(3): error, warning, informational, debug.
+    let priority = match level {
+        Level::ERROR => "3",
+        Level::WARN => "4",
+        Level::INFO => "6",
+        Level::DEBUG | Level::TRACE => "7",
+    };
+    let mut payload = Vec::with_capacity(512);
+    put(&mut payload, "PRIORITY", priority);
+    put(&mut payload, "SYSLOG_IDENTIFIER", "calico-agent");
+    put(&mut payload, "TARGET", target);
+    payload
+}
+
+/// Appends a field: as a line, or with its length when the value has lines of its own.
+fn put(payload: &mut Vec<u8>, name: &str, value: &str) {
+    payload.extend_from_slice(name.as_bytes());
+    if value.contains('\n') {
+        payload.push(b'\n');
+        payload.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    } else {
+        payload.push(b'=');
+    }
+    payload.extend_from_slice(value.as_bytes());
+    payload.push(b'\n');
+}
+
+/// The journal takes only upper case, digits and underscores.
+fn journal_name(name: &str) -> String {
+    let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    name.chars().map(upper).collect()
+}
+
+/// The fields of an event or a span.
+#[derive(Clone, Debug, Default)]
+struct Fields {
+    message: String,
+    pairs: Vec<(&'static str, String)>,
+}
+
+impl Fields {
+    fn set(&mut self, field: &Field, value: String) {
+        let name = field.name();
+        if name == "message" {
+            self.message = value;
+        } else if let Some(pair) = self.pairs.iter_mut().find(|(known, _)| *known == name) {
+            pair.1 = value;
+        } else {
+            self.pairs.push((name, value));
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set(field, format!("{value:?}"));
+    }
+}
+
+impl fmt::Display for Fields {
+    /// `message name=value name="value with spaces"`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        for (i, (name, value)) in self.pairs.iter().enumerate() {
+            if i > 0 || !self.message.is_empty() {
+                f.write_char(' ')?;
+            }
+            if value.is_empty() || value.contains(|c: char| c.is_whitespace() || c == '"') {
+                write!(f, "{name}={value:?}")?;
+            } else {
+                write!(f, "{name}={value}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S> Layer<S> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        // The event's own words first; of a span and its parents only what they add.
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(outer) = span.extensions().get::<Fields>() {
+                for (name, value) in &outer.pairs {
+                    if !fields.pairs.iter().any(|(known, _)| known == name) {
+                        fields.pairs.push((name, value.clone()));
+                    }
+                }
+            }
+        }
+        let metadata = event.metadata();
+        self.send(*metadata.level(), metadata.target(), &fields);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    fn received(log: impl FnOnce()) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let journal = UnixDatagram::bind(&path).unwrap();
+        journal.set_nonblocking(true).unwrap();
+        let layer = Journal::connect(&path).unwrap();
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, log);
+        let mut buffer = vec![0; 1 << 20];
+        let mut datagrams = vec![];
+        while let Ok(length) = journal.recv(&mut buffer) {
+            datagrams.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        datagrams
+    }
+
+    #[test]
+    fn fields_are_in_the_journal_and_in_the_message() {
+        let datagrams = received(|| {
+            let span = tracing::info_span!("apply", generation = 7, endpoint = "outer");
+            let _in = span.enter();
+            tracing::warn!(endpoint = "cni/a", reason = %"no such device", "not programmed");
+        });
+        let expected = "PRIORITY=4\nSYSLOG_IDENTIFIER=calico-agent\n\
+             TARGET=calico_agent::telemetry::journal::tests\n\
+             MESSAGE=not programmed endpoint=cni/a reason=\"no such device\" generation=7\n\
+             CALICO_ENDPOINT=cni/a\nCALICO_REASON=no such device\nCALICO_GENERATION=7\n";
+        assert_eq!(datagrams, [expected]);
+    }
+
+    #[test]
+    fn a_value_with_lines_cannot_forge_a_field() {
+        let datagrams = received(|| tracing::info!(policy = "x\nPRIORITY=0", "seen"));
+        let forged = "CALICO_POLICY\n\u{c}\0\0\0\0\0\0\0x\nPRIORITY=0\n";
+        assert!(datagrams[0].ends_with(forged), "{datagrams:?}");
+        assert!(datagrams[0].contains("MESSAGE=seen policy=\"x\\nPRIORITY=0\"\n"));
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_cut_off_not_lost() {
+        let long = "\u{e9}".repeat(1 << 20);
+        let datagrams = received(|| tracing::info!("{long}"));
+        assert_eq!(datagrams.len(), 1);
+        assert!(datagrams[0].contains("MESSAGE=\u{e9}\u{e9}"), "cut off at the wrong place");
+        assert!(datagrams[0].len() < 2 * SHORT);
+    }
+}

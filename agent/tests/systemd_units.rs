@@ -1,0 +1,75 @@
+//! The units as systemd reads them, and the list of what is installed where.
+
+use std::path::{Path, PathBuf};
+
+use calico_agent::exec::{Exec, ExecError};
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn text(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path).expect("a file of the project")
+}
+
+/// systemd-analyze says nothing about units that are right.
+#[tokio::test]
+async fn systemd_understands_every_line_of_the_units() {
+    let dir = tempfile::tempdir().unwrap();
+    let units = ["calico-agent.service", "calico-bird.service", "calico-bird.path"];
+    for unit in units {
+        // What they start need not be installed here.
+        let text = text(project().join("systemd").join(unit))
+            .replace("=/usr/sbin/calico-agent ", "=/bin/true ")
+            .replace("=birdc ", "=/bin/true ")
+            .replace("=bird ", "=/bin/true ");
+        std::fs::write(dir.path().join(unit), text).unwrap();
+    }
+    let verify = async |unit: &str| {
+        let path = dir.path().join(unit);
+        let args = ["verify", "--man=no", path.to_str().unwrap()];
+        Exec::default().run("systemd-analyze", &args, b"").await
+    };
+    for unit in units {
+        match verify(unit).await {
+            Err(error) if error.is_missing() => {
+                println!("skipped: systemd-analyze is not installed");
+                return;
+            }
+            Err(error) => panic!("{unit}: {error}"),
+            Ok(output) => assert_eq!(output.stderr, "", "{unit}"),
+        }
+    }
+    // It would have said so: a section that does not exist, a command that is no path.
+    std::fs::write(dir.path().join("bad.service"), "[Service]\nExecStart=/no/such/file\n").unwrap();
+    assert!(matches!(verify("bad.service").await, Err(ExecError::Failed { .. })));
+}
+
+/// `packaging/install` puts each file where the units and systemd look for it.
+#[tokio::test]
+async fn the_installed_files_are_where_they_are_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let binary = dir.path().join("calico-agent");
+    std::fs::write(&binary, "").unwrap();
+    let root = dir.path().join("root");
+    let script = format!(
+        "BINARY='{}' exec '{}' '{}'",
+        binary.display(),
+        project().join("packaging/install").display(),
+        root.display()
+    );
+    Exec::default().run("sh", &["-c", &script], b"").await.unwrap();
+    let installed = |path: &str| root.join(path.trim_start_matches('/'));
+    let unit = text(installed("/usr/lib/systemd/system/calico-agent.service"));
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let program = command.split(' ').next().unwrap();
+    assert!(installed(program).is_file(), "{program}");
+    for wants in unit.lines().filter_map(|line| line.strip_prefix("Wants=")) {
+        assert!(installed("/usr/lib/systemd/system").join(wants).is_file(), "{wants}");
+    }
+    let lock = text(installed("/usr/lib/tmpfiles.d/calico.conf"));
+    assert!(lock.contains("f /run/xtables.lock 0600 root root"), "{lock}");
+    let every_file = std::fs::read_dir(project().join("systemd")).unwrap().count();
+    let script = text(project().join("packaging/install"));
+    assert_eq!(script.matches(" systemd/").count(), every_file, "a file is not installed");
+}
