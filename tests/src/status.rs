@@ -1,12 +1,18 @@
-//! What `calico-agent status --output json` says. The only place that knows its keys.
+//! What `calico-agent status --output json` says. The only place that knows its keys: read from the
+//! text, as a user's script would, not through the agent's own types.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// The counters of what was sent to the kernel since the agent's start, by its unit: lines of
-/// `iptables-restore`, lines of `ipset restore`, route and neighbour messages, sysctls.
-pub const WRITES: [&str; 5] =
-    ["iptables_lines", "ipset_lines", "route_writes", "neighbour_writes", "sysctl_writes"];
+/// The counters of what was written since the agent's start, each with the part that keeps it: lines
+/// sent to `iptables-restore` and `ipset restore`, sysctls, routes and neighbours, BIRD's files.
+pub const WRITES: [(&str, &str); 5] = [
+    ("felix", "iptables_lines"),
+    ("felix", "ipset_lines"),
+    ("felix", "sysctl_writes"),
+    ("routes", "writes"),
+    ("bird", "writes"),
+];
 
 /// A parsed answer.
 #[derive(Clone, Debug)]
@@ -23,39 +29,42 @@ impl Status {
 
     /// True when everything wanted is in force and nothing is missing or rejected.
     pub fn is_ready(&self) -> bool {
-        self.text("/state") == "ready"
+        self.0["state"] == "ready"
     }
 
     /// True when policy is in force but something needs attention.
     pub fn is_degraded(&self) -> bool {
-        self.text("/state") == "degraded"
+        self.0["state"] == "degraded"
     }
 
-    /// Why it is degraded, one line each.
+    /// Why it is degraded: problems of the parts and notices, as they stand in the document.
     pub fn problems(&self) -> Vec<String> {
-        let list = self.0.pointer("/problems").and_then(Value::as_array);
-        list.into_iter().flatten().map(ToString::to_string).collect()
+        let parts = list(&self.0["parts"]).flat_map(|part| list(&part["problems"]));
+        parts.chain(list(&self.0["notices"])).map(ToString::to_string).collect()
     }
 
     /// The keys in the datastore whose values were refused.
     pub fn rejected(&self) -> Vec<String> {
-        let list = self.0.pointer("/rejected").and_then(Value::as_array);
-        let key = |entry: &Value| entry.get("key").and_then(Value::as_str).map(str::to_owned);
-        list.into_iter().flatten().filter_map(key).collect()
+        let keys = list(&self.0["datastore"]["rejected"]).filter_map(|entry| entry["key"].as_str());
+        keys.map(str::to_owned).collect()
     }
 
-    /// The last datastore revision that is completely in the kernel.
+    /// The datastore revision that is completely in force; 0 while a newer one is on its way.
     pub fn applied_revision(&self) -> i64 {
-        self.0.pointer("/applied_revision").and_then(Value::as_i64).unwrap_or(0)
+        let newest = self.0["generation"].as_u64();
+        let all = list(&self.0["parts"]).all(|part| part["applied"].as_u64() >= newest);
+        if all { self.0["datastore"]["revision"].as_i64().unwrap_or(0) } else { 0 }
     }
 
-    /// A counter of what was sent to the kernel since the start.
+    /// A counter of one part.
     ///
     /// # Errors
     /// When there is none of that name.
-    pub fn counter(&self, name: &str) -> Result<u64> {
-        let value = self.0.pointer("/counters").and_then(|all| all.get(name));
-        value.and_then(Value::as_u64).with_context(|| format!("no counter {name}: {}", self.0))
+    pub fn counter(&self, part: &str, name: &str) -> Result<u64> {
+        let part = list(&self.0["parts"]).find(|entry| entry["name"] == part);
+        let value = part.and_then(|part| part["facts"][name].as_str());
+        let value = value.with_context(|| format!("no counter {name}: {}", self.0))?;
+        value.parse().with_context(|| format!("counter {name} is {value:?}"))
     }
 
     /// All of [`WRITES`].
@@ -63,10 +72,10 @@ impl Status {
     /// # Errors
     /// When one is missing.
     pub fn writes(&self) -> Result<Vec<(&'static str, u64)>> {
-        WRITES.iter().map(|name| Ok((*name, self.counter(name)?))).collect()
+        WRITES.iter().map(|(part, name)| Ok((*name, self.counter(part, name)?))).collect()
     }
+}
 
-    fn text(&self, pointer: &str) -> &str {
-        self.0.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-    }
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
