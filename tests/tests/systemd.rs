@@ -30,10 +30,7 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
         return Ok(());
     }
     if let Some(program) = machine::missing() {
-        #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-        {
-            eprintln!("skipped: {program} is not installed (scripts/setup --tests)");
-        }
+        eprintln!("skipped: {program} is not installed (scripts/setup --tests)");
         return Ok(());
     }
     let mut cluster = Cluster::new("sysd")?;
@@ -41,7 +38,14 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
 
     // Without etcd the unit is starting, for as long as it takes, and says what it waits for.
     cluster.etcd.stop()?;
-    machine.run(&["systemctl", "enable", "--now", "--no-block", "calico-agent", "calico-bird.path"])?;
+    machine.run(&[
+        "systemctl",
+        "enable",
+        "--now",
+        "--no-block",
+        "calico-agent",
+        "calico-bird.path",
+    ])?;
     wait::until("status line", SOON, || {
         let line = machine.property("calico-agent", "StatusText")?;
         Ok(line.contains("waiting for the datastore").then_some(()))
@@ -74,7 +78,11 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     // Fields: everything about one endpoint is found by its name.
     let field = format!("CALICO_ENDPOINT=cni/default/{}/eth0", PODS[0].container_id);
     let found = machine.run(&["journalctl", "--no-pager", "-o", "json", &field])?;
-    ensure!(found.contains("endpoint is up"), "nothing under {field}:\n{}", machine.journal("calico-agent"));
+    ensure!(
+        found.contains("endpoint is up"),
+        "nothing under {field}:\n{}",
+        machine.journal("calico-agent")
+    );
 
     // A crash: systemd starts it again; what was enforced stays enforced meanwhile and after.
     let pid = machine.property("calico-agent", "MainPID")?;

@@ -168,9 +168,13 @@ impl Aggregate {
 fn say(id: &WorkloadEndpointId, state: Option<&EndpointState>) {
     let endpoint = id.on_host();
     match state {
-        Some(EndpointState::Up) => tracing::info!(endpoint, "endpoint is up: policy and routes are in the kernel"),
+        Some(EndpointState::Up) => {
+            tracing::info!(endpoint, "endpoint is up: policy and routes are in the kernel")
+        }
         Some(EndpointState::Down(reason)) => tracing::info!(endpoint, reason, "endpoint is down"),
-        Some(EndpointState::Error(reason)) => tracing::warn!(endpoint, reason, "endpoint is not protected as it should be"),
+        Some(EndpointState::Error(reason)) => {
+            tracing::warn!(endpoint, reason, "endpoint is not protected as it should be")
+        }
         None => tracing::info!(endpoint, "endpoint is gone"),
     }
 }
