@@ -215,6 +215,32 @@ impl Cluster {
         .with_context(|| self.logs())
     }
 
+    /// Waits until every agent says that all is in force and nothing is wrong. Status files alone
+    /// do not say so of an agent that was killed before: they were left by it.
+    ///
+    /// # Errors
+    /// When it is not so within [`CONVERGENCE`]; carries the agents' logs.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        wait::until("status `ready` of all agents", CONVERGENCE, || {
+            for host in &self.hosts {
+                if !host.status()?.is_ready() {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .with_context(|| self.logs())
+    }
+
+    /// Writes keys and waits until every agent has them in force.
+    ///
+    /// # Errors
+    /// When etcd does not take them, or an agent needs more than [`CONVERGENCE`].
+    pub fn put_and_wait(&self, pairs: &[(String, String)]) -> Result<()> {
+        let revision = self.etcd.put_all(pairs)?;
+        self.hosts.iter().try_for_each(|host| self.wait_for_revision(host, revision))
+    }
+
     /// Everything that asks and answers.
     pub fn sites(&self) -> Vec<Site> {
         let pods = self.pods.values().map(Pod::site);
