@@ -95,6 +95,12 @@ impl Host {
         sh(&format!("ip{v}tables-{}-save | grep -v '^#'", self.flavour))
     }
 
+    /// The same with the counters of each rule.
+    pub(crate) fn saved_with_counters(&self, family: u8) -> String {
+        let v = if family == 4 { "" } else { "6" };
+        sh(&format!("ip{v}tables-{}-save -c", self.flavour))
+    }
+
     /// Runs `iptables` or `ip6tables` of the flavour.
     pub(crate) fn iptables(&self, family: u8, args: &str) {
         let v = if family == 4 { "" } else { "6" };
