@@ -131,7 +131,7 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from(DIRECTORY).join(name)
 }
 
-/// As [`Netns::enter`], by name.
+/// As [`Place::enter`], by name.
 ///
 /// # Errors
 /// When there is no such namespace, or what `work` returns.
