@@ -118,6 +118,28 @@ impl Cluster {
         self.pods.get(name).with_context(|| format!("no pod {name}"))
     }
 
+    /// What agents and BIRD would do, without any policy: the other side of a test that something
+    /// is dropped.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn route_by_hand(&self) -> Result<()> {
+        for host in &self.hosts {
+            host.ns().sysctl("ipv4/ip_forward", "1")?;
+            host.ns().sysctl("ipv6/conf/all/forwarding", "1")?;
+            for pod in self.pods.values().map(|pod| pod.spec) {
+                let (v4, v6, dev) = (pod.v4, pod.v6, pod.interface());
+                let far = HOSTS.iter().find(|far| far.name == pod.host);
+                let [to4, to6] = match far.filter(|far| far.name != host.spec.name) {
+                    Some(far) => [format!("via {}", far.v4), format!("via {}", far.v6)],
+                    None => [format!("dev {dev}"), format!("dev {dev}")],
+                };
+                host.ns().ip(&format!("route add {v4}/32 {to4}\nroute add {v6}/128 {to6}\n"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// What serves at a site.
     ///
     /// # Errors
