@@ -32,7 +32,8 @@ build: setup
 	cargo build --release --locked -p calico-agent
 
 # The programs under test are built first: cargo does not know that the end-to-end tests run them.
-test: setup
+test:
+	@scripts/setup --tests
 	cargo build --locked --workspace --bins
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; \
 	    cargo nextest run --locked --workspace --exclude calico-e2e && \

@@ -1,8 +1,9 @@
 //! The hash that a rule carries in its comment, so that what the kernel holds can be compared with
 //! what it should hold without understanding rules.
 //!
-//! `h0 = SHA-224(chain name)`, `h(i) = SHA-224(h(i-1) || rule i)`: the hash of a rule also says what
-//! stands before it, so two equal lists of hashes are two equal chains.
+//! The hash is of the chain's name and the rule, not of the rules before it (as the original has it):
+//! whole lists of hashes are compared, so the order is seen all the same, and a rule that comes or
+//! goes does not change those behind it.
 
 use std::fmt;
 
@@ -43,16 +44,13 @@ pub fn of_chain<'a>(
     chain: &str,
     lines: impl IntoIterator<Item = &'a String>,
 ) -> impl Iterator<Item = RuleHash> {
-    let mut state = Sha224::digest(chain);
+    let chain = Sha224::digest(chain);
     lines.into_iter().map(move |line| {
-        let mut hash = Sha224::new();
-        hash.update(state);
-        hash.update(line);
-        state = hash.finalize();
+        let hash = Sha224::new().chain_update(chain).chain_update(line).finalize();
         let mut text = [0; 38];
         let mut first = [0; 16];
         // 28 bytes are 38 characters, so this cannot fail; the zeroes would only cost a rewrite.
-        if URL_SAFE_NO_PAD.encode_slice(state, &mut text).is_ok() {
+        if URL_SAFE_NO_PAD.encode_slice(hash, &mut text).is_ok() {
             first.copy_from_slice(&text[..16]);
         }
         RuleHash(first)
@@ -69,11 +67,12 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_says_the_chain_the_place_and_what_stands_before() {
+    fn a_hash_says_the_chain_and_the_rule() {
         let ab = hashes("cali-x", &["a", "b"]);
         assert_eq!(ab.len(), 2);
         assert_eq!(ab[0], hashes("cali-x", &["a"])[0]);
-        assert_ne!(ab[1], hashes("cali-x", &["b"])[0]);
+        assert_eq!(ab[1], hashes("cali-x", &["b"])[0]);
+        assert_ne!(ab[0], ab[1]);
         assert_ne!(ab[0], hashes("cali-y", &["a"])[0]);
         assert!(ab.iter().all(|h| h.len() == 16));
     }

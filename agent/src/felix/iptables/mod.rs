@@ -4,6 +4,7 @@
 //! [`save`] read, [`tables`] keeps both and drives [`driver`]. [`probe`] says which iptables.
 
 pub mod chains;
+mod delta;
 pub mod driver;
 pub mod hash;
 pub mod mac;

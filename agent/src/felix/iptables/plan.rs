@@ -1,14 +1,19 @@
 //! What has to be written so that a table becomes as it should be: pure.
 //!
-//! The plan is one transaction for `iptables-restore --noflush`. A chain that differs is declared,
-//! which empties it, and written anew; a chain that does not differ is not mentioned, so its
-//! counters live on. Chains of others are never declared: rules of ours in them come and go one by
+//! The plan is one transaction for `iptables-restore --noflush`. A chain that does not differ is not
+//! mentioned, so its counters live on. One that differs is changed rule by rule when we know the
+//! text of what it holds and that is shorter; else it is declared, which empties it, and written
+//! anew. Chains of others are never declared: rules of ours in them come and go one by
 //! one, by their full text.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::delta::delta;
 use super::hash::{self, RuleHash};
 use super::save::{ActualTable, ForeignChain, OwnRule, Table};
 
@@ -28,7 +33,15 @@ impl Chain {
         Self { lines, hashes }
     }
 
-    fn is(&self, actual: &[Option<RuleHash>]) -> bool {
+    /// The rule at a place as the tools take it behind the name of the chain.
+    pub(super) fn rule(&self, at: usize) -> String {
+        match (self.hashes.get(at), self.lines.get(at)) {
+            (Some(hash), Some(line)) => format!("-m comment --comment \"cali:{hash}\" {line}"),
+            _ => String::new(),
+        }
+    }
+
+    pub(super) fn is(&self, actual: &[Option<RuleHash>]) -> bool {
         self.hashes.len() == actual.len()
             && self.hashes.iter().zip(actual).all(|(a, b)| Some(*a) == *b)
     }
@@ -136,18 +149,24 @@ fn plan_parts(
         (String::new(), String::new(), String::new(), String::new());
     let mut lines = 0;
 
+    let written = &actual.written;
     let mut consider = |name: &String| {
         if scope.hold.contains(name) {
             return;
         }
         match (desired.chains.get(name), actual.chains.get(name)) {
             (Some(chain), actual) if !actual.is_some_and(|a| chain.is(a)) => {
-                let _ = writeln!(declare, ":{name} - [0:0]");
-                for (line, hash) in chain.lines.iter().zip(&chain.hashes) {
-                    let _ =
-                        writeln!(rules, "-A {name} -m comment --comment \"cali:{hash}\" {line}");
+                let known = written.get(name).filter(|_| actual.is_some());
+                if let Some((text, changed)) = known.and_then(|old| delta(name, old, chain)) {
+                    rules.push_str(&text);
+                    lines += changed;
+                } else {
+                    let _ = writeln!(declare, ":{name} - [0:0]");
+                    for at in 0..chain.lines.len() {
+                        let _ = writeln!(rules, "-A {name} {}", chain.rule(at));
+                    }
+                    lines += 1 + chain.lines.len() as u64;
                 }
-                lines += 1 + chain.lines.len() as u64;
                 edits.push(Edit::Chain(name.clone(), Arc::clone(chain)));
             }
             (None, Some(_)) if scope.delete => {
@@ -237,10 +256,12 @@ impl Plan {
             match edit {
                 Edit::Chain(name, chain) => {
                     let hashes = chain.hashes.iter().copied().map(Some).collect();
-                    actual.chains.insert(name, hashes);
+                    actual.chains.insert(name.clone(), hashes);
+                    actual.written.insert(name, chain);
                 }
                 Edit::Gone(name) => {
                     actual.chains.remove(&name);
+                    actual.written.remove(&name);
                 }
                 Edit::Foreign(name, chain) => {
                     actual.foreign.insert(name, chain);

@@ -2,9 +2,11 @@
 //! own chains, and where our rules stand in the kernel's. Rules of others are only counted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::hash::RuleHash;
 use super::names::owns_chain;
+use super::plan::Chain;
 
 /// The tables that we look after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,11 +61,23 @@ pub struct ForeignChain {
 pub struct ActualTable {
     /// Our chains and the hashes of their rules; `None` for a rule that somebody else put there.
     pub chains: BTreeMap<String, Vec<Option<RuleHash>>>,
+    /// Those of our chains whose text is known, because we wrote them or because they are as they
+    /// should be. What is read back carries the kernel's own spelling, which is not compared.
+    pub written: BTreeMap<String, Arc<Chain>>,
     /// Chains of others that hold rules.
     pub foreign: BTreeMap<String, ForeignChain>,
 }
 
 impl ActualTable {
+    /// Notes which chains are as they should be, so that their text is known from then on.
+    pub fn recognise(&mut self, desired: &BTreeMap<String, Arc<Chain>>) {
+        for (name, chain) in desired {
+            if self.chains.get(name).is_some_and(|hashes| chain.is(hashes)) {
+                self.written.insert(name.clone(), Arc::clone(chain));
+            }
+        }
+    }
+
     /// How many rules are there that are not ours.
     pub fn foreign_rules(&self) -> usize {
         self.foreign.values().map(|chain| chain.len - chain.own.len()).sum()

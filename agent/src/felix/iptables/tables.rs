@@ -232,6 +232,7 @@ impl FamilyTables {
             for (name, (chain, _)) in std::mem::take(&mut state.refused) {
                 state.desired.chains.insert(name, chain);
             }
+            state.actual.recognise(&state.desired.chains);
         }
         self.known = true;
         Ok(())

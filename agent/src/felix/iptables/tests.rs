@@ -1,19 +1,15 @@
 //! Goldens of the chains, the replay of the original's rendering, and properties of the plan.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use calico_datastore::model::{
     Action, Family, IcmpMatch, Name, PolicyId, PortRange, Protocol, TierAction,
 };
-use proptest::prelude::*;
 use serde_json::Value;
 
 use super::chains;
 use super::marks::Marks;
-use super::plan::{Chain, DesiredTable, Jump, Place, Scope, plan};
 use super::rules::{Style, lines, split_ports};
-use super::save::{ActualTable, Table, parse};
 use crate::config::{AllowAction, HostAction, Settings};
 use crate::desired::{ActiveRules, DesiredState, DirectionAcl, SetId, SideMatch, TierAcl};
 use crate::felix::ruleset::{Direction, Rule};
@@ -313,140 +309,4 @@ fn the_chains_of_the_settings() {
     };
     insta::assert_snapshot!("nat_v6", text(chains::nat(&settings, Family::V6, true, true)));
     assert!(chains::nat(&settings, Family::V4, false, true).is_empty());
-}
-
-// The plan against a model of the kernel that understands the text of a transaction.
-
-/// A table as text: chains and their rules. `cali-` chains and one chain of the kernel.
-type Model = BTreeMap<String, Vec<String>>;
-
-/// Carries out a transaction as iptables-restore --noflush does.
-fn restore(model: &mut Model, text: &str) {
-    for line in text.lines() {
-        let words: Vec<&str> = line.splitn(3, ' ').collect();
-        match words.as_slice() {
-            ["COMMIT"] | ["*filter"] => {}
-            [declared, ..] if declared.starts_with(':') => {
-                model.insert(declared[1..].to_owned(), Vec::new());
-            }
-            ["-A", chain, rule] => model.get_mut(*chain).unwrap().push((*rule).to_owned()),
-            ["-D", chain, rule] => {
-                let rules = model.get_mut(*chain).unwrap();
-                let at = rules.iter().position(|r| r == rule).expect("the rule is there");
-                rules.remove(at);
-            }
-            ["-I", chain, rest] => {
-                let (at, rule) = rest.split_once(' ').unwrap();
-                let at: usize = at.parse().unwrap();
-                model.get_mut(*chain).unwrap().insert(at - 1, rule.to_owned());
-            }
-            ["-X", chain] => {
-                let gone = model.remove(*chain).expect("the chain is there");
-                assert!(gone.is_empty(), "{chain} is deleted with rules in it");
-                let jump = format!("--jump {chain}");
-                for rules in model.values() {
-                    assert!(!rules.iter().any(|r| r.ends_with(&jump)), "{chain} is in use");
-                }
-            }
-            other => panic!("not understood: {other:?}"),
-        }
-    }
-}
-
-fn save(model: &Model) -> ActualTable {
-    let mut text = "*filter\n".to_owned();
-    for chain in model.keys() {
-        text += &format!(":{chain} - [0:0]\n");
-    }
-    for (chain, rules) in model {
-        for rule in rules {
-            text += &format!("-A {chain} {rule}\n");
-        }
-    }
-    parse(&text).remove(&Table::Filter).unwrap()
-}
-
-fn some_chains() -> impl Strategy<Value = BTreeMap<String, Vec<String>>> {
-    let rule = prop::sample::select(vec!["--jump DROP", "-p tcp --jump RETURN", "--jump ACCEPT"]);
-    prop::collection::btree_map(
-        prop::sample::select(vec!["cali-a", "cali-b", "cali-c", "cali-pi-x"])
-            .prop_map(str::to_owned),
-        prop::collection::vec(rule.prop_map(str::to_owned), 0..4),
-        0..4,
-    )
-}
-
-fn desired(chains: &BTreeMap<String, Vec<String>>, place: Option<Place>) -> DesiredTable {
-    let mut chains = chains.clone();
-    let jumps = match place {
-        Some(place) => {
-            chains.entry("cali-FORWARD".to_owned()).or_default();
-            vec![Jump { from: "FORWARD", to: "cali-FORWARD", place }]
-        }
-        None => Vec::new(),
-    };
-    let chains = chains
-        .into_iter()
-        .map(|(name, lines)| (name.clone(), Arc::new(Chain::new(&name, lines))))
-        .collect();
-    DesiredTable { chains, jumps }
-}
-
-fn some_place() -> impl Strategy<Value = Option<Place>> {
-    prop::sample::select(vec![None, Some(Place::Top), Some(Place::Anywhere), Some(Place::End)])
-}
-
-proptest! {
-    #[test]
-    fn a_plan_leads_from_anything_to_what_should_be(
-        before in some_chains(),
-        before_place in some_place(),
-        after in some_chains(),
-        place in some_place(),
-        foreign in prop::collection::vec(prop::sample::select(vec!["-s 1.2.3.4/32 -j ACCEPT", "-j DOCKER"]), 0..3),
-        tampered in prop::bool::ANY,
-        above in prop::bool::ANY,
-    ) {
-        let whole = |delete| Scope { only: None, hold: const { &BTreeSet::new() }, delete };
-        let mut model: Model = [("FORWARD".to_owned(), foreign.iter().map(|r| (*r).to_owned()).collect())].into();
-        // An earlier run…
-        let first = desired(&before, before_place);
-        if let Some(plan) = plan(Table::Filter, &first, &save(&model), whole(true)) {
-            restore(&mut model, &plan.text);
-        }
-        // …and somebody who was at it meanwhile.
-        if tampered && let Some(rules) = model.get_mut("cali-a") {
-            rules.push("-j ACCEPT".to_owned());
-        }
-        if above {
-            model.get_mut("FORWARD").unwrap().insert(0, "-j ABOVE".to_owned());
-        }
-        let theirs = |model: &Model| -> Vec<String> {
-            model["FORWARD"].iter().filter(|r| !r.contains("cali:")).cloned().collect()
-        };
-        let untouched = theirs(&model);
-
-        let wanted = desired(&after, place);
-        let mut known = save(&model);
-        if let Some(plan) = plan(Table::Filter, &wanted, &known, whole(true)) {
-            restore(&mut model, &plan.text);
-            plan.done(&mut known);
-        }
-        let read = save(&model);
-        prop_assert_eq!(&known.chains, &read.chains);
-        for (name, chain) in &wanted.chains {
-            let hashes: Vec<_> = chain.hashes.iter().copied().map(Some).collect();
-            prop_assert_eq!(&read.chains[name], &hashes);
-        }
-        prop_assert_eq!(read.chains.len(), wanted.chains.len());
-        prop_assert_eq!(theirs(&model), untouched);
-        let ours: Vec<usize> = model["FORWARD"].iter().enumerate().filter(|(_, r)| r.contains("cali:")).map(|(i, _)| i).collect();
-        prop_assert_eq!(ours.len(), wanted.jumps.len());
-        if place == Some(Place::Top) {
-            prop_assert_eq!(ours, [0]);
-        }
-        // Done is done, by what is read and by what is remembered.
-        prop_assert!(plan(Table::Filter, &wanted, &read, whole(true)).is_none());
-        prop_assert!(plan(Table::Filter, &wanted, &known, whole(true)).is_none());
-    }
 }
