@@ -1,0 +1,35 @@
+//! The documents say what the code does.
+
+use calico_agent::config::UNSUPPORTED;
+
+fn document(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn architecture_lists_every_parameter_without_effect_and_why() {
+    let text = document("ARCHITECTURE.md");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
+    for (name, reason) in UNSUPPORTED {
+        let quoted = format!("`{name}`");
+        assert!(
+            rows.iter().any(|row| row.contains(&quoted) && row.contains(reason)),
+            "{name}: {reason}"
+        );
+    }
+    let listed = rows.iter().filter(|row| row.contains("`")).count();
+    assert!(listed > 0);
+}
+
+#[test]
+fn every_path_that_readme_and_architecture_link_to_exists() {
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = document(name);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if !link.contains("://") && !link.starts_with('#') {
+                document(link.split('#').next().unwrap_or(link));
+            }
+        }
+    }
+}
