@@ -288,7 +288,8 @@ impl Calculator {
             }
             return;
         }
-        notices::set(&mut self.next.notices, &subject, None);
+        let notice = notices::of_endpoint(&local.endpoint);
+        notices::set(&mut self.next.notices, &subject, notice);
         let acl = local.acl(&self.policies);
         let class = acl.id();
         let old = local.class.clone();

@@ -176,3 +176,16 @@ fn an_unknown_host_has_nothing() {
     assert!(state.endpoints.is_empty() && state.sets.is_empty() && state.classes.is_empty());
     assert_eq!(state.bgp.node, Name::from(HOST));
 }
+
+#[test]
+fn external_addresses_have_a_notice_and_the_endpoint_is_programmed_all_the_same() {
+    let mut bench = Bench::new();
+    let nat = vec![("10.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap())];
+    let subject = format!("WorkloadEndpoint {}", wep_id(HOST, "w"));
+    let with = WorkloadEndpoint { nat, ..wep("w", "10.0.0.1") };
+    let state = bench.apply([put_wep(HOST, "w", with)]);
+    assert!(notice(&state, &subject).unwrap().contains("ipNATs"));
+    assert!(state.endpoints.contains_key(&wep_id(HOST, "w")));
+    let state = bench.apply([put_wep(HOST, "w", wep("w", "10.0.0.1"))]);
+    assert!(notice(&state, &subject).is_none());
+}
