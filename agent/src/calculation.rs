@@ -104,7 +104,7 @@ struct Calculation {
 impl Calculation {
     fn new(node: Name, layers: Arc<Layers>) -> Self {
         Self {
-            node_configuration: Name::from(format!("node.{node}")),
+            node_configuration: FelixConfiguration::name_of(&node),
             calculator: Calculator::new(node),
             layers,
             felix: BTreeMap::new(),
@@ -214,7 +214,7 @@ impl Calculation {
         let last = self.resolution.take();
         let resolution = self.layers.resolve(
             self.felix.get(&self.node_configuration).map(Arc::as_ref),
-            self.felix.get("default").map(Arc::as_ref),
+            self.felix.get(FelixConfiguration::CLUSTER).map(Arc::as_ref),
             last.as_ref(),
         );
         announce(&resolution, last.as_ref());
