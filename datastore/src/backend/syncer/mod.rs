@@ -152,7 +152,8 @@ impl Syncer {
             .filter(|(_, known)| known.round != self.round)
             .map(|(key, _)| Arc::clone(key))
             .collect();
-        gone.sort_unstable();
+        // Second keys first: none of them may take over from a first one that goes as well.
+        gone.sort_unstable_by_key(|key| (!self.shadows.contains_key(key), Arc::clone(key)));
         self.incomplete = false;
         for key in gone {
             self.forget(&key);
@@ -352,10 +353,13 @@ impl Syncer {
     fn release(&mut self, id: ResourceId) {
         let id_hash = self.hasher.hash_one(&id);
         self.owners.remove(&id_hash);
+        // During a listing only a key whose value is at hand can take over for now. One without,
+        // if the store still has it, is listed later and then takes its place by its age; if not,
+        // it must not keep the object from a younger one.
         let next = self
             .shadows
             .iter()
-            .filter(|(_, shadow)| shadow.id == id)
+            .filter(|(_, shadow)| shadow.id == id && (!self.incomplete || shadow.value.is_some()))
             .filter_map(|(key, _)| Some((self.keys.get(key)?.create_revision, Arc::clone(key))))
             .min();
         self.draft.remove(id_hash, Update::deleted(id.clone()));
