@@ -33,7 +33,7 @@ async fn questions_and_answers_over_the_socket() {
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
-    assert_eq!(left, [socket.clone()]);
+    assert_eq!(left, std::slice::from_ref(&socket));
 
     let (sync, sync_rx) = watch::channel(SyncState::default());
     let (_registration, registration) = watch::channel(Registration::default());
