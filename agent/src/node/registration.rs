@@ -2,7 +2,7 @@
 //! out.
 //!
 //! The decisions: which addresses count, whether another node has them, what people must know.
-//! How that is written down is the layout's ([`write`]).
+//! How that is written down is the layout's ([`mod@write`]).
 
 use std::net::IpAddr;
 
