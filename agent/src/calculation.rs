@@ -53,6 +53,8 @@ pub struct Outputs {
     pub desired: watch::Sender<Option<Arc<DesiredState>>>,
     /// What the reading of the datastore has come to.
     pub sync: watch::Sender<SyncState>,
+    /// The settings, as far as they are known: before the first snapshot those of this host alone.
+    pub settings: watch::Sender<Arc<Settings>>,
 }
 
 /// Feeds the calculation until the queue ends.
@@ -104,7 +106,7 @@ struct Calculation {
 impl Calculation {
     fn new(node: Name, layers: Arc<Layers>) -> Self {
         Self {
-            node_configuration: Name::from(format!("node.{node}")),
+            node_configuration: FelixConfiguration::name_of(&node),
             calculator: Calculator::new(node),
             layers,
             felix: BTreeMap::new(),
@@ -146,11 +148,13 @@ impl Calculation {
         self.sync.waiting = None;
         self.sync.revision = batch.revision;
         for rejection in batch.rejections {
-            tracing::error!(
-                key = rejection.key,
-                reason = rejection.reason,
-                "refused a value; the object counts as absent"
-            );
+            if self.sync.rejected.get(&rejection.key) != Some(&rejection.reason) {
+                tracing::error!(
+                    key = rejection.key,
+                    reason = rejection.reason,
+                    "refused a value; the object counts as absent"
+                );
+            }
             self.sync.rejected.insert(rejection.key, rejection.reason);
         }
         for key in batch.accepted {
@@ -184,6 +188,13 @@ impl Calculation {
     fn publish(&mut self, outputs: &Outputs) {
         if self.settings_stale {
             self.resolve();
+            outputs.settings.send_if_modified(|current| {
+                let changed = **current != *self.settings;
+                if changed {
+                    *current = Arc::clone(&self.settings);
+                }
+                changed
+            });
         }
         if self.sync.complete {
             let desired = self.calculator.desired(Arc::clone(&self.settings), self.sync.revision);
@@ -214,7 +225,7 @@ impl Calculation {
         let last = self.resolution.take();
         let resolution = self.layers.resolve(
             self.felix.get(&self.node_configuration).map(Arc::as_ref),
-            self.felix.get("default").map(Arc::as_ref),
+            self.felix.get(FelixConfiguration::CLUSTER).map(Arc::as_ref),
             last.as_ref(),
         );
         announce(&resolution, last.as_ref());
@@ -225,3 +236,6 @@ impl Calculation {
         self.resolution = Some(resolution);
     }
 }
+
+#[cfg(test)]
+mod tests;

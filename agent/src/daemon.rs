@@ -3,34 +3,40 @@
 //! Ending the daemon leaves the kernel and BIRD as they are: pods keep their network and their
 //! protection while the agent is restarted or updated.
 
-use std::path::PathBuf;
+mod reload;
+mod tasks;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use calico_datastore::backend::SyncEvent;
 use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, EtcdError};
 use calico_datastore::layout::v3;
-use tokio::sync::watch;
-use tokio::task::{Id, JoinSet};
+use tokio::sync::{mpsc, watch};
 
+use self::reload::Reloader;
+use self::tasks::Tasks;
 use crate::api::server::{self, ServerError};
 use crate::calculation::{self, Layers, Outputs};
-use crate::config::{DatastoreConfig, FileConfig, Local, Secret, Settings, set_locally};
+use crate::config::{DatastoreConfig, Flags, Local, Secret, Settings, set_locally};
 use crate::exec::Exec;
 use crate::felix::{self, Felix};
-use crate::node::addresses::AddressError;
+use crate::lock::{self, LockError};
 use crate::node::name::NameError;
 use crate::node::registration::Identity;
 use crate::node::{addresses, name, register};
 use crate::paths::Paths;
-use crate::reconcile::{self, Inputs, Problem, Reconciler};
+use crate::reconcile::Inputs;
 use crate::routes::Routes;
 use crate::routes::bird::Bird;
 use crate::routes::monitor::{Monitor, MonitorError};
 use crate::signals::{Signal, Signals};
-use crate::status::overview::{Overview, Part, SyncState};
-use crate::status::systemd::{Notifier, Watchdog};
+use crate::status::files::EndpointFiles;
+use crate::status::overview::{Overview, Registration, SyncState};
+use crate::status::systemd::{Heartbeat, Notifier, Watchdog};
 use crate::status::{aggregate, report};
-use crate::telemetry::Logs;
+use crate::telemetry::{Logs, chain};
 
 /// Where the kernel's settings are.
 const PROC_SYS: &str = "/proc/sys";
@@ -40,6 +46,8 @@ const PROC_SYS: &str = "/proc/sys";
 pub struct Options {
     /// The three directories.
     pub paths: Paths,
+    /// What was given on the command line, for a reload of `agent.toml`.
+    pub flags: Flags,
     /// What only this host can say.
     pub local: Local,
     /// The layers of the settings that this host holds.
@@ -63,9 +71,9 @@ pub enum DaemonError {
     /// This host has no usable name.
     #[error("cannot tell this host's name")]
     Name(#[source] NameError),
-    /// The kernel does not tell this host's addresses.
-    #[error("cannot read this host's addresses")]
-    Addresses(#[source] AddressError),
+    /// The run directory is another agent's.
+    #[error("cannot have the run directory")]
+    Lock(#[source] LockError),
     /// The kernel does not tell its links and routes.
     #[error("cannot follow the kernel's interfaces")]
     Monitor(#[source] MonitorError),
@@ -86,20 +94,79 @@ pub enum DaemonError {
     TaskEnded(&'static str),
 }
 
+/// Room for batches on their way to the calculation. Little: one that is behind should get one
+/// large batch.
+const EVENTS: usize = 4;
+
 /// Runs until a signal asks for the end.
 ///
 /// # Errors
 /// When a part that nothing works without cannot be made, or ends by itself.
 pub async fn run(options: Options) -> Result<(), DaemonError> {
-    let Options { paths, local, layers, logs } = options;
     let mut signals = Signals::listen().map_err(DaemonError::Signals)?;
+    let notifier = Notifier::default();
+    let mut running = {
+        // Looking for a dataplane may take its time; signals are heard all the same.
+        let mut start = std::pin::pin!(start(options, notifier.clone()));
+        let mut reload = false;
+        let running = loop {
+            tokio::select! {
+                // `next` is cancel-safe; dropping the start half-way leaves nothing behind.
+                started = &mut start => break started?,
+                signal = signals.next() => match signal {
+                    Signal::Terminate => {
+                        tracing::info!("ending before the start was done");
+                        return Ok(());
+                    }
+                    Signal::Reload => reload = true,
+                }
+            }
+        };
+        if reload {
+            running.reloader.reload(&running.layers);
+        }
+        running
+    };
+    loop {
+        tokio::select! {
+            // Both arms are cancel-safe: a signal stays queued, a finished task stays finished.
+            signal = signals.next() => match signal {
+                Signal::Terminate => {
+                    tracing::info!("ending; the kernel stays as it is");
+                    notifier.stopping();
+                    running.tasks.end().await;
+                    return Ok(());
+                }
+                Signal::Reload => drop(running.reloader.reload(&running.layers)),
+            },
+            ended = running.tasks.ended() => return Err(DaemonError::TaskEnded(ended)),
+        }
+    }
+}
+
+/// A daemon whose parts run.
+struct Running {
+    tasks: Tasks,
+    layers: watch::Sender<Arc<Layers>>,
+    reloader: Reloader,
+    /// Asks nobody when systemd does not want to hear from us, but the loops wait for it.
+    _watchdog: Option<Watchdog>,
+    _lock: lock::Lock,
+}
+
+/// Makes all parts and connects them.
+async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonError> {
+    let Options { paths, flags, local, layers, logs } = options;
     for dir in [&paths.run_dir, &paths.state_dir] {
         std::fs::create_dir_all(dir)
             .map_err(|source| DaemonError::Directory { path: dir.clone(), source })?;
     }
+    // Before anything is touched that another agent may be using.
+    let lock = lock::take(&paths.lock()).map_err(DaemonError::Lock)?;
+    let first = layers.resolve(None, None, None).settings;
+    let files = empty_files(first.endpoint_status_prefix.as_deref());
     let (node, _) = name::determine(&local.node, &paths.nodename()).map_err(DaemonError::Name)?;
     let exec = Exec::default();
-    let first = layers.resolve(None, None, None).settings;
     felix::probe(&exec, first.iptables_backend).await.map_err(DaemonError::Dataplane)?;
     let felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS));
     let (monitor, monitor_task) =
@@ -108,7 +175,6 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let listener = server::listen(&paths.api_socket()).map_err(DaemonError::Server)?;
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "calico-agent starts");
 
-    let notifier = Notifier::default();
     let mut watchdog = Watchdog::new();
     let mut tasks = Tasks::default();
     tasks.spawn("monitor", async move {
@@ -118,18 +184,17 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let (layers_tx, layers_rx) = watch::channel(Arc::new(layers));
     let (desired_tx, desired) = watch::channel(None);
     let (sync_tx, sync) = watch::channel(SyncState::default());
+    let (settings_tx, settings) = watch::channel(Arc::new(first));
+    let (events_tx, events) = mpsc::channel(EVENTS);
     let source = Etcd3Source::new(client.clone(), v3::LAYOUT);
-    let (events, source_task) = source.start();
-    tasks.spawn("datastore", async move {
-        let _ = source_task.await;
-    });
+    tasks.spawn("datastore", follow(source, events_tx, watchdog.register("datastore")));
     tasks.spawn(
         "calculation",
         calculation::run(
             node.clone(),
             layers_rx,
             events,
-            Outputs { desired: desired_tx, sync: sync_tx },
+            Outputs { desired: desired_tx, sync: sync_tx, settings: settings_tx },
             watchdog.register("calculation"),
         ),
     );
@@ -152,15 +217,19 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         tasks.reconciler(bird, Inputs { kernel: Arc::default(), ..inputs }, &mut watchdog, false),
     ];
 
-    let (registration_tx, registration) = watch::channel(Ok("not registered yet".to_owned()));
+    let (registration_tx, registration) = watch::channel(Registration::default());
     let overridden = {
         let layers = layers_tx.borrow();
         set_locally(&layers.env, &layers.file, "DefaultEndpointToHostAction")
     };
     let identity = Identity::new(node.clone(), &local.node, overridden);
-    tasks.start_once(registration_task(client.clone(), identity, paths.clone(), registration_tx));
+    tasks.spawn_once(
+        "registration",
+        registration_task(client.clone(), identity, paths.clone(), registration_tx),
+    );
 
-    let (files_tx, files) = watch::channel(Vec::new());
+    let (problems_tx, problems) = watch::channel(Vec::new());
+    let (ready_tx, ready) = watch::channel(false);
     let overview = Arc::new(Overview {
         node: node.to_string(),
         started: Instant::now(),
@@ -168,16 +237,17 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         registration,
         desired,
         parts,
-        files,
+        ready,
+        files: problems,
         bird_socket: paths.bird_socket(),
     });
     let (states_tx, states) = watch::channel(None);
-    let (settings_tx, settings) = watch::channel(Arc::new(first));
     tasks.spawn(
         "aggregate",
         aggregate::run(
             Arc::clone(&overview),
-            aggregate::Outputs { states: states_tx, settings: settings_tx, problems: files_tx },
+            files,
+            aggregate::Outputs { states: states_tx, ready: ready_tx, problems: problems_tx },
             notifier.clone(),
             watchdog.register("aggregate"),
         ),
@@ -194,77 +264,39 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         }
     });
 
-    if let Some(limit) = Notifier::watchdog_limit() {
-        let notifier = notifier.clone();
-        tasks.spawn("watchdog", watchdog.run(limit, move || notifier.alive()));
-    }
+    let watchdog = match Notifier::watchdog_limit() {
+        Some(limit) => {
+            tasks.spawn("watchdog", watchdog.run(limit, move || notifier.alive()));
+            None
+        }
+        None => Some(watchdog),
+    };
+    let reloader = Reloader { paths, flags, local };
+    Ok(Running { tasks, layers: layers_tx, reloader, _watchdog: watchdog, _lock: lock })
+}
 
+/// What an earlier run said about endpoints holds no longer: they may have been deleted and made
+/// again meanwhile. Done before anything is programmed, also while the datastore is away. `None`:
+/// there is no such directory, or it could not be emptied; then it is tried again before the first
+/// file is made.
+fn empty_files(prefix: Option<&Path>) -> Option<EndpointFiles> {
+    EndpointFiles::open(prefix?)
+        .inspect_err(|error| {
+            tracing::error!(error = chain(error), "endpoint files of an earlier run may be left");
+        })
+        .ok()
+}
+
+/// Follows the datastore. The watchdog is answered by the same task: when the source spins or
+/// blocks, nobody answers. (Its waits are all bounded in time by the source itself.)
+async fn follow(source: Etcd3Source, events: mpsc::Sender<SyncEvent>, mut heartbeat: Heartbeat) {
+    let mut source = std::pin::pin!(source.run(events));
     loop {
         tokio::select! {
-            // Both arms are cancel-safe: a signal stays queued, a finished task stays finished.
-            signal = signals.next() => match signal {
-                Signal::Terminate => {
-                    tracing::info!("ending; the kernel stays as it is");
-                    notifier.stopping();
-                    tasks.end().await;
-                    return Ok(());
-                }
-                Signal::Reload => reload(&paths, &layers_tx),
-            },
-            ended = tasks.ended() => return Err(DaemonError::TaskEnded(ended)),
+            // The source is pinned outside and never dropped half-way.
+            () = &mut source => return,
+            () = heartbeat.beat() => {}
         }
-    }
-}
-
-/// The daemon's tasks by name. Dropping it aborts them all.
-#[derive(Default)]
-struct Tasks {
-    set: JoinSet<()>,
-    names: Vec<(Id, &'static str)>,
-    once: JoinSet<()>,
-}
-
-impl Tasks {
-    /// A task that runs as long as the daemon.
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let id = self.set.spawn(task).id();
-        self.names.push((id, name));
-    }
-
-    /// A task that may end.
-    fn start_once(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.once.spawn(task);
-    }
-
-    fn reconciler<R: Reconciler + 'static>(
-        &mut self,
-        reconciler: R,
-        inputs: Inputs,
-        watchdog: &mut Watchdog,
-        required: bool,
-    ) -> Part {
-        let (reports, report) = watch::channel(None);
-        let heartbeat = watchdog.register(R::NAME);
-        self.spawn(R::NAME, reconcile::run(reconciler, inputs, reports, heartbeat));
-        Part { name: R::NAME, report, required }
-    }
-
-    /// The name of the next task that ends.
-    async fn ended(&mut self) -> &'static str {
-        let id = match self.set.join_next_with_id().await {
-            Some(Ok((id, ()))) => id,
-            Some(Err(error)) => {
-                tracing::error!(%error, "a task failed");
-                error.id()
-            }
-            None => return "last",
-        };
-        self.names.iter().find(|(known, _)| *known == id).map_or("unknown", |(_, name)| name)
-    }
-
-    async fn end(&mut self) {
-        self.set.shutdown().await;
-        self.once.shutdown().await;
     }
 }
 
@@ -278,34 +310,17 @@ async fn follow_log_level(logs: Logs, mut settings: watch::Receiver<Arc<Settings
     }
 }
 
-fn reload(paths: &Paths, layers: &watch::Sender<Arc<Layers>>) {
-    match FileConfig::load(&paths.agent_toml()) {
-        Ok(file) => {
-            tracing::info!("read agent.toml again");
-            layers.send_modify(|layers| {
-                *layers = Arc::new(Layers { file, ..Layers::clone(layers) });
-            });
-        }
-        Err(error) => {
-            tracing::error!(
-                error = crate::telemetry::chain(&error),
-                "agent.toml is not valid; what was read before stays in force"
-            );
-        }
-    }
-}
-
 async fn registration_task(
     client: Etcd3,
     identity: Identity,
     paths: Paths,
-    result: watch::Sender<Result<String, Problem>>,
+    result: watch::Sender<Registration>,
 ) {
     let interfaces = match addresses::host_addresses().await {
         Ok(interfaces) => interfaces,
         Err(error) => {
             // Only needed to complete an address given without its prefix length.
-            tracing::warn!(error = crate::telemetry::chain(&error), "no interface addresses");
+            tracing::warn!(error = chain(&error), "no interface addresses");
             Vec::new()
         }
     };
@@ -315,17 +330,17 @@ async fn registration_task(
         &interfaces,
         &paths.nodename(),
         |problem| {
-            let _ = result.send_replace(Err(problem));
+            let text = problem.message.clone();
+            result.send_replace(Registration { text, done: false, problems: vec![problem] });
         },
     )
     .await;
-    let _ = result.send_replace(match registered.problems.into_iter().next() {
-        Some(problem) => Err(problem),
-        None => {
-            let addresses = registered.addresses.iter().map(ToString::to_string);
-            Ok(format!("registered with {}", addresses.collect::<Vec<_>>().join(" and ")))
-        }
-    });
+    let addresses = registered.addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let text = match &addresses[..] {
+        [] => "registered without an address".to_owned(),
+        _ => format!("registered with {}", addresses.join(" and ")),
+    };
+    result.send_replace(Registration { text, done: true, problems: registered.problems });
 }
 
 fn etcd_config(config: &DatastoreConfig) -> Etcd3Config {

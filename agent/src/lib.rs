@@ -22,6 +22,7 @@ pub mod daemon;
 pub mod desired;
 pub mod exec;
 pub mod felix;
+pub mod lock;
 pub mod node;
 pub mod paths;
 pub mod reconcile;

@@ -27,7 +27,8 @@ fn run(args: &RunArgs) -> u8 {
     let env = Env::of_process();
     let prepared = (|| -> anyhow::Result<_> {
         let file = FileConfig::load(&paths.agent_toml())?;
-        let local = Local::resolve(&args.flags(), &env, &file)?;
+        let flags = args.flags();
+        let local = Local::resolve(&flags, &env, &file)?;
         let defaults =
             Settings { endpoint_status_prefix: Some(paths.run_dir.clone()), ..Settings::default() };
         let layers = Layers { env: env.clone(), file, defaults };
@@ -38,16 +39,21 @@ fn run(args: &RunArgs) -> u8 {
             .thread_name("calico-agent")
             .enable_all()
             .build()?;
-        Ok((runtime, Options { paths, local, layers, logs }))
+        Ok((runtime, Options { paths, flags, local, layers, logs }))
     })();
     match prepared {
-        Ok((runtime, options)) => match runtime.block_on(daemon::run(options)) {
-            Ok(()) => exit::OK,
-            Err(error) => {
-                tracing::error!("{}", telemetry::chain(&error));
-                exit::FAILURE
+        Ok((runtime, options)) => {
+            let result = runtime.block_on(daemon::run(options));
+            // A name that is being looked up would be waited for otherwise.
+            runtime.shutdown_background();
+            match result {
+                Ok(()) => exit::OK,
+                Err(error) => {
+                    tracing::error!("{}", telemetry::chain(&error));
+                    exit::FAILURE
+                }
             }
-        },
+        }
         Err(error) => {
             complain(&format!("{error:#}"));
             exit::FAILURE

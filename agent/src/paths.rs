@@ -35,6 +35,11 @@ impl Paths {
         self.run_dir.join("agent.sock")
     }
 
+    /// Locked as long as an agent uses the run directory; holds its process id.
+    pub fn lock(&self) -> PathBuf {
+        self.run_dir.join("agent.lock")
+    }
+
     /// The file that holds this host's name; the CNI plugin refuses to work without it.
     pub fn nodename(&self) -> PathBuf {
         self.state_dir.join("nodename")

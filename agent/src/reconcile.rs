@@ -14,6 +14,7 @@ use calico_datastore::model::WorkloadEndpointId;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
 
 use crate::desired::DesiredState;
 use crate::routes::monitor::Links;
@@ -119,7 +120,7 @@ pub async fn run<R: Reconciler>(
     mut heartbeat: Heartbeat,
 ) {
     let mut wake = Wake::Start;
-    let mut failures = 0_u32;
+    let mut retry = Retry::default();
     // Nothing is touched before the first complete snapshot.
     loop {
         tokio::select! {
@@ -142,18 +143,18 @@ pub async fn run<R: Reconciler>(
             "reconciling"
         );
         let report = reconciler.reconcile(&world, wake).await;
-        failures = if report.retry { failures.saturating_add(1) } else { 0 };
-        let retry_after = (failures > 0).then(|| back_off(failures));
-        let wake_after = report.wake_after;
+        retry.after_run(report.retry, Instant::now());
+        let timer = next_wake(retry.due, report.wake_after.map(|time| Instant::now() + time));
         log_problems(R::NAME, reports.borrow().as_ref(), &report);
         reports.send_replace(Some(report));
 
         let timer = async {
-            match (retry_after, wake_after) {
-                (Some(retry), Some(timer)) if timer < retry => sleep(timer, Wake::Timer).await,
-                (Some(retry), _) => sleep(retry, Wake::Retry).await,
-                (None, Some(timer)) => sleep(timer, Wake::Timer).await,
-                (None, None) => std::future::pending().await,
+            match timer {
+                Some((at, wake)) => {
+                    sleep_until(at).await;
+                    wake
+                }
+                None => std::future::pending().await,
             }
         };
         tokio::pin!(timer);
@@ -178,9 +179,32 @@ pub async fn run<R: Reconciler>(
     }
 }
 
-async fn sleep(time: Duration, wake: Wake) -> Wake {
-    tokio::time::sleep(time).await;
-    wake
+/// When what failed is tried again.
+#[derive(Debug, Default)]
+struct Retry {
+    failures: u32,
+    due: Option<Instant>,
+}
+
+impl Retry {
+    /// A run has ended; `failed`: it wants to be tried again. A run between two tries, because
+    /// something changed or a timer went off, neither puts off the next try nor counts as one:
+    /// a host where something changes all the time would never get to it.
+    fn after_run(&mut self, failed: bool, now: Instant) {
+        if !failed {
+            *self = Self::default();
+        } else if self.due.is_none_or(|due| due <= now) {
+            self.failures = self.failures.saturating_add(1);
+            self.due = Some(now + back_off(self.failures));
+        }
+    }
+}
+
+/// What comes first.
+fn next_wake(retry: Option<Instant>, timer: Option<Instant>) -> Option<(Instant, Wake)> {
+    let retry = retry.map(|at| (at, Wake::Retry));
+    let timer = timer.map(|at| (at, Wake::Timer));
+    [retry, timer].into_iter().flatten().min_by_key(|(at, _)| *at)
 }
 
 fn back_off(failures: u32) -> Duration {
@@ -197,3 +221,6 @@ fn log_problems(reconciler: &'static str, before: Option<&Report>, now: &Report)
         tracing::info!(reconciler, subject = problem.subject, "over: {}", problem.message);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,8 @@ pub(super) fn of_rival(interface: &str, winner: &WorkloadEndpointId) -> Option<S
 /// About an endpoint that asks for more than is programmed.
 pub(super) fn of_endpoint(endpoint: &WorkloadEndpoint) -> Option<String> {
     (!endpoint.nat.is_empty()).then(|| {
-        "its external addresses (ipNATs) are not yet programmed; everything else of it is".to_owned()
+        "its external addresses (ipNATs) are not yet programmed; everything else of it is"
+            .to_owned()
     })
 }
 

@@ -25,6 +25,15 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
+    /// It is there, but not for this user.
+    #[error("only root may ask the agent on {}", path.display())]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The conversation broke.
     #[error("cannot ask the agent")]
     Ask(#[source] hyper::Error),
@@ -48,9 +57,13 @@ pub async fn status(socket: &Path) -> Result<StatusDocument, ClientError> {
 }
 
 async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|source| ClientError::Connect { path: socket.to_owned(), source })?;
+    let stream = UnixStream::connect(socket).await.map_err(|source| {
+        let path = socket.to_owned();
+        match source.kind() {
+            std::io::ErrorKind::PermissionDenied => ClientError::Denied { path, source },
+            _ => ClientError::Connect { path, source },
+        }
+    })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(ClientError::Ask)?;

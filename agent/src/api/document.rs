@@ -82,7 +82,7 @@ pub struct RejectedKey {
 pub struct PartStatus {
     /// `felix`, `routes`, `bird`.
     pub name: String,
-    /// The generation that is completely in force; `None` before the first.
+    /// The generation that is completely in force; `None` before the first, and after a failure.
     pub applied: Option<u64>,
     /// What is wrong.
     pub problems: Vec<Problem>,

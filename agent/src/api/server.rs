@@ -26,16 +26,23 @@ pub struct ServerError {
 
 /// Opens the socket, in place of one that an earlier run left behind. Mode 0600.
 ///
+/// Whoever calls it holds the run directory ([`crate::lock`]), so the one in place is nobody's.
+///
 /// # Errors
 /// When the directory cannot be written.
 pub fn listen(path: &Path) -> Result<UnixListener, ServerError> {
     let error = |source| ServerError { path: path.to_owned(), source };
-    match std::fs::remove_file(path) {
+    // Made under another name: nobody may open it before its mode is right, and it takes the
+    // other's place in one step.
+    let temporary = path.with_extension("sock.new");
+    match std::fs::remove_file(&temporary) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(error(source)),
         _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(error)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
+    let listener = UnixListener::bind(&temporary).map_err(error)?;
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&temporary, mode).map_err(error)?;
+    std::fs::rename(&temporary, path).map_err(error)?;
     Ok(listener)
 }
 
@@ -62,3 +69,6 @@ async fn ready(State(overview): State<Arc<Overview>>) -> (StatusCode, &'static s
         Overall::Ready | Overall::Degraded => (StatusCode::OK, "ready\n"),
     }
 }
+
+#[cfg(test)]
+mod tests;

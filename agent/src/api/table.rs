@@ -38,7 +38,8 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         let applied = match part.applied {
             Some(generation) if generation == status.generation => "in force".to_owned(),
             Some(generation) => format!("{generation} of {} in force", status.generation),
-            None => "not programmed yet".to_owned(),
+            None if status.state == Overall::Starting => "not programmed yet".to_owned(),
+            None => "not in force".to_owned(),
         };
         let fact = part.facts.get("dataplane").map_or(String::new(), |fact| format!(", {fact}"));
         writeln!(out, "{:<11} {applied}{fact}", part.name)?;
@@ -139,3 +140,6 @@ fn duration(seconds: u64) -> String {
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,6 +163,25 @@ impl Local {
         let ask = Ask { env, file };
         Ok(Self { datastore: ask.datastore(flags)?, node: ask.node(flags)? })
     }
+
+    /// What differs, by its name in `agent.toml`: none of it changes while the agent runs.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let (store, their_store) = (&self.datastore, &other.datastore);
+        let (node, their_node) = (&self.node, &other.node);
+        let same = [
+            ("endpoints", store.endpoints == their_store.endpoints),
+            ("ca_cert_file", store.ca == their_store.ca),
+            ("cert_file", store.cert == their_store.cert),
+            ("key_file", store.key == their_store.key),
+            ("username", store.username == their_store.username),
+            ("password", store.password == their_store.password),
+            ("name", node.name == their_node.name),
+            ("ip", node.ip == their_node.ip),
+            ("ip6", node.ip6 == their_node.ip6),
+            ("as_number", node.as_number == their_node.as_number),
+        ];
+        same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
 }
 
 struct Ask<'a> {

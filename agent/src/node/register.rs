@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use calico_datastore::layout::v3::keys;
+use calico_datastore::layout::v3::write::{Birth, Change};
+
 use super::addresses::HostAddress;
 use super::name::{self, NameError};
-use super::registration::{
-    Birth, Change, Identity, NODES_PREFIX, PlanError, cluster_key, felix_key, node_key,
-    plan_cluster, plan_felix, plan_node,
-};
+use super::registration::{Claim, Identity, PlanError, plan_cluster, plan_felix, plan_node};
 use crate::reconcile::Problem;
 use crate::store::{Store, StoreError};
+use crate::telemetry::chain;
 use crate::timestamp::rfc3339;
 
 /// The host is not registered.
@@ -42,18 +43,6 @@ impl RegisterError {
     /// True when trying again soon may help; else somebody must do something first.
     fn is_transient(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Raced { .. })
-    }
-
-    /// Itself and everything below it, for `status`.
-    fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            source = error.source();
-        }
-        text
     }
 }
 
@@ -90,15 +79,16 @@ pub async fn register<S: Store>(
     let mut written = vec![];
     let guid = hex(&random()?);
     let kind = &identity.cluster_type;
-    write(store, &cluster_key(), &mut written, |stored, birth| {
+    write(store, keys::READY_KEY, &mut written, |stored, birth| {
         Ok((plan_cluster(stored, &guid, kind, birth), ()))
     })
     .await?;
 
-    let nodes = store.list(NODES_PREFIX).await.map_err(RegisterError::Store)?;
-    let nodes: Vec<_> = nodes.into_iter().map(|(key, stored)| (key, stored.value)).collect();
-    let plan = write(store, &node_key(&identity.name), &mut written, |stored, birth| {
-        let mut plan = plan_node(identity, stored, &nodes, interfaces, birth)?;
+    let nodes = store.list(keys::NODES_PREFIX).await.map_err(RegisterError::Store)?;
+    let claims: Vec<_> =
+        nodes.iter().filter_map(|(key, stored)| Claim::read(key, &stored.value)).collect();
+    let plan = write(store, &keys::node(&identity.name), &mut written, |stored, birth| {
+        let mut plan = plan_node(identity, stored, &claims, interfaces, birth)?;
         Ok((plan.change.take(), plan))
     })
     .await?;
@@ -106,7 +96,8 @@ pub async fn register<S: Store>(
         tracing::warn!(node = %identity.name, "{note}");
     }
 
-    write(store, &felix_key(&identity.name), &mut written, |stored, birth| {
+    let felix = keys::felix_configuration_of(&identity.name);
+    write(store, &felix, &mut written, |stored, birth| {
         Ok((plan_felix(identity, stored, birth)?, ()))
     })
     .await?;
@@ -136,7 +127,7 @@ pub async fn register_until_done<S: Store>(
             }
             Err(error) => error,
         };
-        let message = error.chain();
+        let message = chain(&error);
         if message != said {
             tracing::warn!(reason = %message, "not registered; trying again");
             failed(Problem { subject: "registration".to_owned(), message: message.clone() });
@@ -223,12 +214,11 @@ mod tests {
         let first = register(&store, &identity(), &[], &nodename).await.unwrap();
         assert_eq!(first.written.len(), 3);
         assert_eq!(store.keys().len(), 3);
-        let node: Value = serde_json::from_str(
-            &store.text("/calico/resources/v3/projectcalico.org/nodes/calico-01").unwrap(),
-        )
-        .unwrap();
+        let node: Value =
+            serde_json::from_str(&store.text(&keys::node(&Name::from("calico-01"))).unwrap())
+                .unwrap();
         assert_eq!(node["spec"]["bgp"]["ipv4Address"], "172.18.18.101/24");
-        let cluster: Value = serde_json::from_str(&store.text(&cluster_key()).unwrap()).unwrap();
+        let cluster: Value = serde_json::from_str(&store.text(keys::READY_KEY).unwrap()).unwrap();
         let guid = cluster["spec"]["clusterGUID"].as_str().unwrap();
         assert!(guid.len() == 32 && guid.bytes().all(|b| b.is_ascii_hexdigit()), "{guid}");
         assert_ne!(node["metadata"]["uid"], cluster["metadata"]["uid"]);
@@ -243,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn a_faster_writer_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
-        let key = node_key(&Name::from("calico-01"));
+        let key = keys::node(&Name::from("calico-01"));
         let theirs =
             r#"{"metadata":{"labels":{"rack":"r9"}},"spec":{"bgp":{"ipv4Address":"1.2.3.4/8"}}}"#;
         let store = Memory::with(&[(&key, r#"{"spec":{}}"#)]);
@@ -254,15 +244,15 @@ mod tests {
 
         // A cluster that another node makes at the same moment stays that node's.
         let store = Memory::default();
-        store.race(&cluster_key(), r#"{"spec":{"clusterGUID":"theirs"}}"#);
+        store.race(keys::READY_KEY, r#"{"spec":{"clusterGUID":"theirs"}}"#);
         register(&store, &identity(), &[], &dir.path().join("nodename")).await.unwrap();
-        assert!(store.text(&cluster_key()).unwrap().contains("theirs"));
+        assert!(store.text(keys::READY_KEY).unwrap().contains("theirs"));
     }
 
     #[tokio::test]
     async fn without_end_of_races_it_gives_up_for_now() {
         let dir = tempfile::tempdir().unwrap();
-        let key = node_key(&Name::from("calico-01"));
+        let key = keys::node(&Name::from("calico-01"));
         let store = Memory::default();
         for n in 0..RACES {
             store.race(&key, &format!(r#"{{"n":{n}}}"#));
@@ -285,14 +275,14 @@ mod tests {
                 .await;
         assert_eq!(done.written.len(), 3);
         let expected =
-            format!("cannot register this node: cannot read {}: not reachable", cluster_key());
+            format!("cannot register this node: cannot read {}: not reachable", keys::READY_KEY);
         assert_eq!(said, [expected]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_conflict_ends_when_somebody_solves_it() {
         let dir = tempfile::tempdir().unwrap();
-        let other = node_key(&Name::from("calico-02"));
+        let other = keys::node(&Name::from("calico-02"));
         let store =
             Memory::with(&[(&other, r#"{"spec":{"bgp":{"ipv4Address":"172.18.18.101/24"}}}"#)]);
         let mut said = vec![];
@@ -303,7 +293,7 @@ mod tests {
             _ = work => panic!("registered with an address that is taken"),
             () = tokio::time::sleep(Duration::from_secs(100)) => seen.extend(store.take_writes()),
         }
-        assert_eq!(seen, [cluster_key()], "the node was written in spite of the conflict");
+        assert_eq!(seen, [keys::READY_KEY], "the node was written in spite of the conflict");
         assert_eq!(said.len(), 1, "{said:?}");
         store.delete(&other).await.unwrap();
         register_until_done(&store, &identity, &[], &nodename, |_| {}).await;

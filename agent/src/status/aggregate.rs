@@ -14,7 +14,6 @@ use super::combine::{Combined, States};
 use super::files::EndpointFiles;
 use super::overview::Overview;
 use super::systemd::{Heartbeat, Notifier};
-use crate::config::Settings;
 use crate::reconcile::{EndpointState, Problem};
 
 /// How soon a file that could not be written is tried again.
@@ -25,15 +24,17 @@ const FILE_RETRY: Duration = Duration::from_secs(3);
 pub struct Outputs {
     /// One state per endpoint; `None` until the first complete apply.
     pub states: watch::Sender<Option<States>>,
-    /// The settings of the newest desired state.
-    pub settings: watch::Sender<Arc<Settings>>,
+    /// A desired state was completely in force once.
+    pub ready: watch::Sender<bool>,
     /// Files that cannot be written.
     pub problems: watch::Sender<Vec<Problem>>,
 }
 
-/// Runs until an input ends.
+/// Runs until an input ends. `files` is the directory of endpoint files, emptied before anything
+/// was programmed; `None` when there is none or it could not be emptied yet.
 pub async fn run(
     overview: Arc<Overview>,
+    files: Option<EndpointFiles>,
     outputs: Outputs,
     notifier: Notifier,
     mut heartbeat: Heartbeat,
@@ -45,10 +46,9 @@ pub async fn run(
         overview.parts.iter().filter(|part| part.required).map(|part| part.name).collect();
     let mut aggregate = Aggregate {
         combined: Combined::new(&reporters),
-        files: None,
+        files,
         outputs,
         notifier,
-        ready: false,
         overview: Arc::clone(&overview),
     };
     loop {
@@ -75,28 +75,22 @@ pub async fn run(
 struct Aggregate {
     overview: Arc<Overview>,
     combined: Combined,
-    files: Option<(PathBuf, EndpointFiles)>,
+    files: Option<EndpointFiles>,
     outputs: Outputs,
     notifier: Notifier,
-    ready: bool,
 }
 
 impl Aggregate {
     fn must_retry(&self) -> bool {
-        self.files.as_ref().is_some_and(|(_, files)| files.has_pending())
+        self.files.as_ref().is_some_and(EndpointFiles::has_pending)
             || !self.outputs.problems.borrow().is_empty()
     }
 
     fn update(&mut self) {
-        self.notifier.status(&self.overview.summary());
-        let Some(desired) = self.overview.desired.borrow().clone() else { return };
-        self.outputs.settings.send_if_modified(|settings| {
-            let changed = **settings != *desired.settings;
-            if changed {
-                *settings = Arc::clone(&desired.settings);
-            }
-            changed
-        });
+        let Some(desired) = self.overview.desired.borrow().clone() else {
+            self.notifier.status(&self.overview.summary());
+            return;
+        };
         let mut changed = Vec::new();
         for part in self.overview.parts.iter().filter(|part| part.required) {
             if let Some(report) = &*part.report.borrow() {
@@ -106,6 +100,7 @@ impl Aggregate {
         for id in &changed {
             say(id, self.combined.states().get(id));
         }
+        let mut news = !changed.is_empty();
         let problems = self.update_files(desired.settings.endpoint_status_prefix.as_ref(), changed);
         self.outputs.problems.send_if_modified(|current| {
             let changed = *current != problems;
@@ -117,8 +112,9 @@ impl Aggregate {
             }
             changed
         });
-        if !self.ready && self.overview.complete() {
-            self.ready = true;
+        if !*self.outputs.ready.borrow() && self.overview.complete() {
+            self.outputs.ready.send_replace(true);
+            news = true;
             tracing::info!(
                 endpoints = desired.endpoints.len(),
                 generation = desired.generation,
@@ -126,41 +122,45 @@ impl Aggregate {
             );
             self.notifier.ready();
         }
-        if self.ready {
+        if news && *self.outputs.ready.borrow() {
             self.outputs.states.send_replace(Some(self.combined.states().clone()));
         }
+        self.notifier.status(&self.overview.summary());
     }
 
-    /// Keeps the directory of endpoint files; opens it (which empties it) when the setting changes.
+    /// Keeps the directory of endpoint files; when the setting changes, empties the old one and the
+    /// new one.
     fn update_files(
         &mut self,
         prefix: Option<&PathBuf>,
         changed: Vec<WorkloadEndpointId>,
     ) -> Vec<Problem> {
-        let is_up = |state: Option<&EndpointState>| state == Some(&EndpointState::Up);
-        if self.files.as_ref().map(|(open, _)| open) != prefix {
-            self.files = None;
-        }
-        let Some(prefix) = prefix else { return Vec::new() };
         let states = self.combined.states();
-        if let Some((_, files)) = &mut self.files {
+        let is_up = |id: &WorkloadEndpointId| states.get(id) == Some(&EndpointState::Up);
+        let mut problems = Vec::new();
+        if let Some(files) =
+            self.files.take_if(|files| Some(files.prefix()) != prefix.map(AsRef::as_ref))
+        {
+            problems = files.close();
+        }
+        let Some(prefix) = prefix else { return problems };
+        if let Some(files) = &mut self.files {
             return files.update(changed.into_iter().map(|id| {
-                let up = is_up(states.get(&id));
+                let up = is_up(&id);
                 (id, up)
             }));
         }
         match EndpointFiles::open(prefix) {
             Ok(mut files) => {
-                let all = states.iter().map(|(id, state)| (id.clone(), is_up(Some(state))));
-                let problems = files.update(all);
-                self.files = Some((prefix.clone(), files));
-                problems
+                problems.extend(files.update(states.keys().map(|id| (id.clone(), is_up(id)))));
+                self.files = Some(files);
             }
-            Err(error) => vec![Problem {
+            Err(error) => problems.push(Problem {
                 subject: "endpoint status files".to_owned(),
                 message: crate::telemetry::chain(&error),
-            }],
+            }),
         }
+        problems
     }
 }
 
@@ -178,3 +178,5 @@ fn say(id: &WorkloadEndpointId, state: Option<&EndpointState>) {
         None => tracing::info!(endpoint, "endpoint is gone"),
     }
 }
+#[cfg(test)]
+mod tests;

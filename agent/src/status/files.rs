@@ -33,6 +33,7 @@ const TEMPORARY: &str = ".new";
 /// The directory of endpoint files.
 #[derive(Debug)]
 pub struct EndpointFiles {
+    prefix: PathBuf,
     dir: PathBuf,
     present: BTreeSet<WorkloadEndpointId>,
     pending: BTreeMap<WorkloadEndpointId, bool>,
@@ -61,7 +62,25 @@ impl EndpointFiles {
                 _ => {}
             }
         }
-        Ok(Self { dir, present: BTreeSet::new(), pending: BTreeMap::new() })
+        Ok(Self {
+            prefix: prefix.to_owned(),
+            dir,
+            present: BTreeSet::new(),
+            pending: BTreeMap::new(),
+        })
+    }
+
+    /// What it was opened with.
+    pub fn prefix(&self) -> &Path {
+        &self.prefix
+    }
+
+    /// Removes every file: nobody will keep them right any more. What cannot be removed is a
+    /// problem that no later call can mend.
+    pub fn close(mut self) -> Vec<Problem> {
+        self.pending.clear();
+        let present = self.present.clone();
+        self.update(present.into_iter().map(|id| (id, false)))
     }
 
     /// Takes over which endpoints changed and whether each is up now, in all reconcilers. What
@@ -214,7 +233,13 @@ mod tests {
         std::fs::create_dir(&dir).unwrap();
         assert_eq!((files.update([]), files.has_pending()), (vec![], false));
         assert_eq!(names(prefix.path()), ["cni a eth0"]);
+        // A directory that is given up is left empty.
+        assert_eq!(files.update([(id("b"), true)]), []);
+        assert_eq!(files.prefix(), prefix.path());
+        assert_eq!(files.close(), []);
+        assert_eq!(names(prefix.path()), [""; 0]);
         // A later word replaces one that failed.
+        let mut files = EndpointFiles::open(prefix.path()).unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
         files.update([(id("b"), true)]);
         assert_eq!(files.update([(id("b"), false)]), []);

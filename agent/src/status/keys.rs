@@ -1,56 +1,22 @@
-//! The status keys: their names, their values, and which of them to write next. Pure.
+//! The status keys: what they should say, and which of them to write next. Pure.
 //!
-//! `/calico/felix/v2/no-region/host/<host>/status` vanishes when this host stops reporting;
-//! `last_reported_status` stays; `workload/…/endpoint/…` says what became of each endpoint.
+//! A host has one that vanishes when it stops reporting, one that stays, and one for each of its
+//! endpoints. What they are called and how they are written is the layout's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use calico_datastore::model::{Name, WorkloadEndpointId};
+use calico_datastore::layout::v3::keys::workload_status;
+use calico_datastore::layout::v3::write;
+use calico_datastore::model::WorkloadEndpointId;
+use write::status::EndpointStatus;
 
 use crate::reconcile::EndpointState;
 use crate::timestamp::rfc3339;
 
-/// `no-region`: regions are OpenStack's.
-fn host_prefix(node: &Name) -> String {
-    format!("/calico/felix/v2/no-region/host/{node}")
-}
-
-/// The key that vanishes.
-pub fn status_key(node: &Name) -> String {
-    format!("{}/status", host_prefix(node))
-}
-
-/// The key that stays.
-pub fn last_reported_key(node: &Name) -> String {
-    format!("{}/last_reported_status", host_prefix(node))
-}
-
-/// Every endpoint's status of a host lies under this prefix, and nothing of another host.
-pub fn endpoints_prefix(node: &Name) -> String {
-    format!("{}/workload/", host_prefix(node))
-}
-
-/// The status of an endpoint.
-pub fn endpoint_key(id: &WorkloadEndpointId) -> String {
-    let [orchestrator, workload, endpoint] =
-        [&id.orchestrator, &id.workload, &id.endpoint].map(|part| escape(part.as_str()));
-    format!("{}{orchestrator}/{workload}/endpoint/{endpoint}", endpoints_prefix(&id.node))
-}
-
-/// `%` first, then `/`, with lower-case digits: what the datastore's clients do.
-fn escape(text: &str) -> String {
-    text.replace('%', "%25").replace('/', "%2f")
-}
-
 /// The value of both keys of the host. `first`: the first report of this process.
 pub fn host_value(now: SystemTime, uptime: Duration, first: bool) -> String {
-    let value = serde_json::json!({
-        "time": rfc3339(now),
-        "uptime": uptime.as_secs_f64(),
-        "first_update": first,
-    });
-    value.to_string()
+    write::status::host(&rfc3339(now), uptime, first)
 }
 
 /// The time to the next report: the interval and up to a tenth of it, so that hosts that started
@@ -89,7 +55,7 @@ pub struct EndpointKeys {
 impl EndpointKeys {
     /// The state of an endpoint changed; `None`: it is gone.
     pub fn set(&mut self, id: &WorkloadEndpointId, state: Option<&EndpointState>) {
-        let key = endpoint_key(id);
+        let key = workload_status(id);
         match state {
             Some(state) => self.wanted.insert(key.clone(), value_of(state)),
             None => self.wanted.remove(&key),
@@ -97,7 +63,7 @@ impl EndpointKeys {
         self.judge(key);
     }
 
-    /// What the store holds under [`endpoints_prefix`] now. Statuses of endpoints that we do not
+    /// What the store holds under the prefix of this host's endpoints now. Statuses of endpoints that we do not
     /// know will be deleted; call it only when all endpoints are known.
     pub fn listed(&mut self, stored: impl IntoIterator<Item = (String, Vec<u8>)>) {
         let text = |value| String::from_utf8(value).unwrap_or_default();
@@ -144,11 +110,11 @@ impl EndpointKeys {
 }
 
 fn value_of(state: &EndpointState) -> &'static str {
-    match state {
-        EndpointState::Up => r#"{"status":"up"}"#,
-        EndpointState::Down(_) => r#"{"status":"down"}"#,
-        EndpointState::Error(_) => r#"{"status":"error"}"#,
-    }
+    write::status::endpoint(match state {
+        EndpointState::Up => EndpointStatus::Up,
+        EndpointState::Down(_) => EndpointStatus::Down,
+        EndpointState::Error(_) => EndpointStatus::Error,
+    })
 }
 
 #[cfg(test)]
@@ -175,32 +141,16 @@ mod tests {
 
     fn put(workload: &str, status: &str) -> Write {
         let value = format!(r#"{{"status":"{status}"}}"#);
-        Write::Put { key: endpoint_key(&id(workload)), value }
+        Write::Put { key: workload_status(&id(workload)), value }
     }
 
     #[test]
-    fn the_keys_are_those_of_the_fixture() {
-        let Some(shared) = std::env::var_os("CALICO_SHARED") else {
-            println!("skipped: CALICO_SHARED is not set");
-            return;
-        };
-        let path = std::path::PathBuf::from(shared).join("fixtures/v3-rkt.json");
-        let text = std::fs::read_to_string(path).unwrap();
-        let entries: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let value = |key: String| {
-            let entry = entries.as_array().unwrap().iter().find(|e| e["key"] == *key);
-            entry.unwrap_or_else(|| panic!("{key} is not in the fixture"))["value"]
-                .as_str()
-                .unwrap()
-                .to_owned()
-        };
-        let node = Name::from("calico-01");
+    fn the_time_is_written_as_the_datastore_has_it() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_730_801_472);
-        let expected = host_value(time, Duration::from_micros(123_456_789), false);
-        assert_eq!(value(status_key(&node)), expected);
-        assert_eq!(value(last_reported_key(&node)), expected);
-        let up = value(endpoint_key(&id("default/c89f2f35-1b7e-4a57-9d6c-0f8e2b6a4d11")));
-        assert_eq!(up, value_of(&EndpointState::Up));
+        let value = host_value(time, Duration::from_micros(123_456_789), false);
+        let expected =
+            r#"{"time":"2024-11-05T10:11:12Z","uptime":123.456789,"first_update":false}"#;
+        assert_eq!(value, expected);
     }
 
     #[test]
@@ -217,7 +167,7 @@ mod tests {
         keys.set(&id("a"), Some(&EndpointState::Up));
         assert_eq!(keys.next(), None);
         keys.set(&id("a"), None);
-        assert_eq!(writes(&mut keys), [Write::Delete { key: endpoint_key(&id("a")) }]);
+        assert_eq!(writes(&mut keys), [Write::Delete { key: workload_status(&id("a")) }]);
         keys.set(&id("never written"), None);
         assert_eq!(keys.next(), None);
     }
@@ -241,12 +191,12 @@ mod tests {
         keys.set(&id("other"), Some(&EndpointState::Up));
         let up = br#"{"status":"up"}"#.to_vec();
         let stored = [
-            (endpoint_key(&id("same")), up.clone()),
-            (endpoint_key(&id("gone")), up),
-            (endpoint_key(&id("other")), b"\xff".to_vec()),
+            (workload_status(&id("same")), up.clone()),
+            (workload_status(&id("gone")), up),
+            (workload_status(&id("other")), b"\xff".to_vec()),
         ];
         keys.listed(stored);
-        let gone = Write::Delete { key: endpoint_key(&id("gone")) };
+        let gone = Write::Delete { key: workload_status(&id("gone")) };
         assert_eq!(writes(&mut keys), [gone, put("other", "up")]);
     }
 

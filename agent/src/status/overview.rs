@@ -44,6 +44,29 @@ pub struct Part {
     pub required: bool,
 }
 
+/// What the registration of this host has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// In words.
+    pub text: String,
+    /// It is done; else it is under way or tried again.
+    pub done: bool,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+}
+
+impl Registration {
+    fn is_clean(&self) -> bool {
+        self.done && self.problems.is_empty()
+    }
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self { text: "not registered yet".to_owned(), done: false, problems: Vec::new() }
+    }
+}
+
 /// The sources of the overview; each holds its newest value.
 #[derive(Clone, Debug)]
 pub struct Overview {
@@ -54,11 +77,13 @@ pub struct Overview {
     /// The datastore.
     pub sync: watch::Receiver<SyncState>,
     /// What the registration has come to.
-    pub registration: watch::Receiver<Result<String, Problem>>,
+    pub registration: watch::Receiver<Registration>,
     /// The desired state.
     pub desired: watch::Receiver<Option<Arc<DesiredState>>>,
     /// The parts of the dataplane.
     pub parts: Vec<Part>,
+    /// A desired state was completely in force once.
+    pub ready: watch::Receiver<bool>,
     /// Files that cannot be written.
     pub files: watch::Receiver<Vec<Problem>>,
     /// BIRD's control socket.
@@ -68,13 +93,12 @@ pub struct Overview {
 impl Overview {
     /// In one word.
     pub fn overall(&self) -> Overall {
-        let Some(desired) = self.desired.borrow().clone() else { return Overall::Starting };
-        let reports = self.reports();
-        if reports.iter().any(|(part, report)| {
-            part.required && report.as_ref().is_none_or(|report| report.applied.is_none())
-        }) {
+        // What failed later leaves in force what was: that is not the beginning again.
+        let desired = self.desired.borrow().clone();
+        let Some(desired) = desired.filter(|_| *self.ready.borrow()) else {
             return Overall::Starting;
-        }
+        };
+        let reports = self.reports();
         let sync = self.sync.borrow();
         let in_force = reports.iter().all(|(_, report)| {
             report
@@ -87,7 +111,7 @@ impl Overview {
             && sync.settings.is_empty()
             && self.files.borrow().is_empty()
             && desired.notices.is_empty()
-            && self.registration.borrow().is_ok();
+            && self.registration.borrow().is_clean();
         if clean { Overall::Ready } else { Overall::Degraded }
     }
 
@@ -144,13 +168,9 @@ impl Overview {
         let desired = self.desired.borrow().clone();
         let mut notices = sync.settings.clone();
         notices.extend(self.files.borrow().iter().cloned());
-        let registration = match &*self.registration.borrow() {
-            Ok(text) => text.clone(),
-            Err(problem) => {
-                notices.push(problem.clone());
-                problem.message.clone()
-            }
-        };
+        let registration = self.registration.borrow().clone();
+        notices.extend(registration.problems);
+        let registration = registration.text;
         let mut counts = BTreeMap::new();
         let mut endpoints = Vec::new();
         if let Some(desired) = &desired {
@@ -241,3 +261,6 @@ impl Overview {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

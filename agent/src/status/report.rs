@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use calico_datastore::layout::v3::keys as layout;
 use calico_datastore::model::Name;
 use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
@@ -169,7 +170,7 @@ impl<S: Store> Reporter<S> {
             self.host_due = next.map(|time| now + time);
         }
         if self.relist_due.is_some_and(|due| due <= now) {
-            let stored = self.store.list(&keys::endpoints_prefix(&self.node)).await?;
+            let stored = self.store.list(&layout::workload_statuses_of(&self.node)).await?;
             self.keys.listed(stored.into_iter().map(|(key, stored)| (key, stored.value)));
             self.relist_due = Some(now + RELIST);
         }
@@ -185,8 +186,8 @@ impl<S: Store> Reporter<S> {
     async fn write_host(&mut self) -> Result<(), StoreError> {
         let value = keys::host_value(SystemTime::now(), self.started.elapsed(), self.first);
         let ttl = Some(self.settings.reporting_ttl).filter(|ttl| !ttl.is_zero());
-        self.store.put(&keys::status_key(&self.node), value.as_bytes(), ttl).await?;
-        self.store.put(&keys::last_reported_key(&self.node), value.as_bytes(), None).await?;
+        self.store.put(&layout::host_status(&self.node), value.as_bytes(), ttl).await?;
+        self.store.put(&layout::host_last_status(&self.node), value.as_bytes(), None).await?;
         self.first = false;
         Ok(())
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Name;
+
 /// ClusterInformation `default`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterInformation {
@@ -19,4 +21,14 @@ pub struct ClusterInformation {
 pub struct FelixConfiguration {
     /// Name → value.
     pub parameters: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl FelixConfiguration {
+    /// The name of the object that counts for the whole cluster.
+    pub const CLUSTER: &str = "default";
+
+    /// The name of the object that counts for one node, and goes before the cluster's there.
+    pub fn name_of(node: &Name) -> Name {
+        Name::from(format!("node.{node}"))
+    }
 }

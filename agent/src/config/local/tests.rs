@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::{DATASTORE_KEYS, NODE_KEYS};
 
 fn local<const N: usize>(env: [(&str, &str); N], file: &str) -> Result<Local, LocalError> {
     let file = FileConfig::parse(file).unwrap();
@@ -100,4 +101,30 @@ fn as_numbers_and_the_address_check() {
     let unset = node([("AS", ""), ("DISABLE_NODE_IP_CHECK", "")]).unwrap();
     assert_eq!((unset.as_number, unset.skip_address_check), (Some(AsNumber(64520)), false));
     assert!(node([("AS", "many"), ("X", "")]).is_err());
+}
+
+#[test]
+fn what_needs_a_restart_is_told_by_its_name() {
+    let ask = |file: FileConfig| Local::resolve(&Flags::default(), &Env::default(), &file).unwrap();
+    let before = ask(FileConfig::default());
+    assert_eq!(before.differences(&before), [""; 0]);
+    // Every key of agent.toml that is not a setting.
+    let value = |key: &'static str| {
+        let value = match key {
+            "endpoints" => "https://etcd:2379",
+            "ip" => "10.0.0.1",
+            "ip6" => "fd00::1",
+            "as_number" => "7",
+            _ => "x",
+        };
+        (key, value.to_owned())
+    };
+    let keys = |list: &'static [(&str, &str)]| list.iter().map(|(key, _)| *key);
+    let changed = FileConfig {
+        datastore: keys(DATASTORE_KEYS).map(value).collect(),
+        node: keys(NODE_KEYS).map(value).collect(),
+        ..FileConfig::default()
+    };
+    let expected: Vec<_> = keys(DATASTORE_KEYS).chain(keys(NODE_KEYS)).collect();
+    assert_eq!(ask(changed).differences(&before), expected);
 }

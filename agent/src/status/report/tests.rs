@@ -39,8 +39,13 @@ async fn seconds(n: u64) {
     tokio::time::sleep(Duration::from_secs(n)).await;
 }
 
-const STATUS: &str = "/calico/felix/v2/no-region/host/calico-01/status";
-const LAST: &str = "/calico/felix/v2/no-region/host/calico-01/last_reported_status";
+fn status() -> String {
+    layout::host_status(&"calico-01".into())
+}
+
+fn last() -> String {
+    layout::host_last_status(&"calico-01".into())
+}
 
 #[tokio::test(start_paused = true)]
 async fn the_host_reports_on_a_timer_with_a_lease_and_only_after_the_first_apply() {
@@ -49,13 +54,13 @@ async fn the_host_reports_on_a_timer_with_a_lease_and_only_after_the_first_apply
     assert_eq!(running.store.keys(), [""; 0], "reported before anything was programmed");
     running.states.send_replace(up(&[]));
     seconds(1).await;
-    assert_eq!(running.store.take_writes(), [STATUS, LAST]);
-    assert!(running.store.text(STATUS).unwrap().contains(r#""first_update":true"#));
-    assert_eq!(running.store.ttl(STATUS), Some(Duration::from_secs(90)));
-    assert_eq!(running.store.ttl(LAST), None);
+    assert_eq!(running.store.take_writes(), [status(), last()]);
+    assert!(running.store.text(&status()).unwrap().contains(r#""first_update":true"#));
+    assert_eq!(running.store.ttl(&status()), Some(Duration::from_secs(90)));
+    assert_eq!(running.store.ttl(&last()), None);
     seconds(34).await;
     assert_eq!(running.store.take_writes().len(), 2);
-    assert!(running.store.text(STATUS).unwrap().contains(r#""first_update":false"#));
+    assert!(running.store.text(&status()).unwrap().contains(r#""first_update":false"#));
     // Switched off while it runs, and on again.
     let off = Settings { reporting_interval: Duration::ZERO, ..Settings::default() };
     running.settings.send_replace(Arc::new(off));
@@ -63,7 +68,7 @@ async fn the_host_reports_on_a_timer_with_a_lease_and_only_after_the_first_apply
     assert_eq!(running.store.take_writes(), [""; 0]);
     running.settings.send_replace(Arc::default());
     seconds(1).await;
-    assert_eq!(running.store.take_writes(), [STATUS, LAST]);
+    assert_eq!(running.store.take_writes(), [status(), last()]);
 }
 
 fn endpoints_only() -> Settings {
@@ -75,19 +80,19 @@ async fn endpoints_are_reported_one_per_delay() {
     let running = start(endpoints_only(), Memory::default());
     running.states.send_replace(up(&["a", "b", "c"]));
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(running.store.take_writes(), [keys::endpoint_key(&id("a"))]);
+    assert_eq!(running.store.take_writes(), [layout::workload_status(&id("a"))]);
     // "b" goes before its turn comes: it is never written.
     running.states.send_replace(up(&["a", "c"]));
     seconds(10).await;
-    assert_eq!(running.store.take_writes(), [keys::endpoint_key(&id("c"))]);
+    assert_eq!(running.store.take_writes(), [layout::workload_status(&id("c"))]);
     running.states.send_replace(up(&["c"]));
     seconds(10).await;
-    assert_eq!(running.store.keys(), [keys::endpoint_key(&id("c"))]);
+    assert_eq!(running.store.keys(), [layout::workload_status(&id("c"))]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn endpoints_are_not_reported_unless_somebody_wants_it() {
-    let stray = keys::endpoint_key(&id("stray"));
+    let stray = layout::workload_status(&id("stray"));
     let store = Memory::with(&[(&stray, r#"{"status":"up"}"#)]);
     let off = Settings { endpoint_reporting: false, ..endpoints_only() };
     let running = start(off, store);
@@ -96,20 +101,20 @@ async fn endpoints_are_not_reported_unless_somebody_wants_it() {
     assert_eq!(running.store.take_writes(), [""; 0]);
     running.settings.send_replace(Arc::new(endpoints_only()));
     seconds(10).await;
-    assert_eq!(running.store.keys(), [keys::endpoint_key(&id("a"))]);
+    assert_eq!(running.store.keys(), [layout::workload_status(&id("a"))]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn strays_of_this_host_go_and_those_of_others_stay() {
     let other = WorkloadEndpointId { node: "calico-010".into(), ..id("x") };
-    let (mine, other) = (keys::endpoint_key(&id("stray")), keys::endpoint_key(&other));
-    let store = Memory::with(&[(&mine, "{}"), (&other, "{}"), (LAST, "{}")]);
+    let (mine, other) = (layout::workload_status(&id("stray")), layout::workload_status(&other));
+    let store = Memory::with(&[(&mine, "{}"), (&other, "{}"), (&last(), "{}")]);
     let running = start(endpoints_only(), store);
     seconds(100).await;
     assert_eq!(running.store.keys().len(), 3, "deleted before the endpoints were known");
     running.states.send_replace(up(&[]));
     seconds(10).await;
-    let mut left = vec![other, LAST.to_owned()];
+    let mut left = vec![other, last()];
     left.sort();
     assert_eq!(running.store.keys(), left);
 }
@@ -122,6 +127,6 @@ async fn a_store_that_fails_gets_the_newest_state_later() {
     seconds(4).await;
     running.states.send_replace(up(&["b"]));
     seconds(20).await;
-    assert_eq!(running.store.keys(), [keys::endpoint_key(&id("b"))]);
-    assert_eq!(running.store.take_writes(), [keys::endpoint_key(&id("b"))]);
+    assert_eq!(running.store.keys(), [layout::workload_status(&id("b"))]);
+    assert_eq!(running.store.take_writes(), [layout::workload_status(&id("b"))]);
 }

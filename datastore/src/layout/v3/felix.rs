@@ -20,7 +20,7 @@ use super::wire::resource;
 use crate::model::FelixConfiguration;
 
 /// An annotation with this prefix sets the parameter it goes on with, whatever the spec says.
-const ANNOTATION_PREFIX: &str = "config.projectcalico.org/";
+pub(super) const ANNOTATION_PREFIX: &str = "config.projectcalico.org/";
 
 /// Fields whose parameter is called differently, beyond the case of its letters.
 const RENAMED: [(&str, &str); 13] = [
@@ -93,7 +93,8 @@ pub(super) fn decode(value: &[u8]) -> Result<Option<FelixConfiguration>, FieldEr
     Ok(Some(FelixConfiguration { parameters }))
 }
 
-fn parameter_name(field: &str) -> String {
+/// The parameter that a field of the spec sets.
+pub(super) fn parameter_name(field: &str) -> String {
     if let Some((_, name)) = RENAMED.iter().find(|(from, _)| *from == field) {
         return (*name).to_owned();
     }

@@ -1,8 +1,8 @@
 //! Keys of the v3 layout, in both directions.
 
 use crate::model::{
-    AffinityId, Cidr, Family, HostEndpointId, Name, NetworkSetId, PolicyId, ResourceId,
-    WorkloadEndpointId,
+    AffinityId, Cidr, Family, FelixConfiguration, HostEndpointId, Name, NetworkSetId, PolicyId,
+    ResourceId, WorkloadEndpointId,
 };
 
 /// Everything that `calicoctl` manages.
@@ -10,6 +10,9 @@ pub const RESOURCES_PREFIX: &str = "/calico/resources/v3/projectcalico.org/";
 
 /// Address allocation: blocks, affinities, handles.
 pub const IPAM_PREFIX: &str = "/calico/ipam/v2/";
+
+/// Every Node lies under this prefix.
+pub const NODES_PREFIX: &str = "/calico/resources/v3/projectcalico.org/nodes/";
 
 /// ClusterInformation `default`: whether the store is ready.
 pub const READY_KEY: &str = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
@@ -228,17 +231,23 @@ pub fn key_of(id: &ResourceId) -> Option<String> {
 
 /// The key of a node.
 pub fn node(name: &Name) -> String {
-    format!("{RESOURCES_PREFIX}nodes/{name}")
+    format!("{NODES_PREFIX}{name}")
+}
+
+/// The name in the key of a node; `None` for a key of something else. Not checked: what is stored
+/// under a name that is none can still be named.
+pub fn name_of_node(key: &str) -> Option<&str> {
+    key.strip_prefix(NODES_PREFIX)
 }
 
 /// The key of the FelixConfiguration of the whole cluster.
 pub fn felix_configuration_default() -> String {
-    format!("{RESOURCES_PREFIX}felixconfigurations/default")
+    format!("{RESOURCES_PREFIX}felixconfigurations/{}", FelixConfiguration::CLUSTER)
 }
 
 /// The key of the FelixConfiguration of one node.
 pub fn felix_configuration_of(node: &Name) -> String {
-    format!("{RESOURCES_PREFIX}felixconfigurations/node.{node}")
+    format!("{RESOURCES_PREFIX}felixconfigurations/{}", FelixConfiguration::name_of(node))
 }
 
 /// The prefix of a host's block affinities, of both families.

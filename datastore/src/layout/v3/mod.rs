@@ -10,7 +10,7 @@
 //! wire structs that tolerate what writers of ten years have stored (`null` anywhere, missing and
 //! unknown fields, numbers as strings), and then converts them strictly: an error names the field.
 //! Names come from the key, never from the document. It must not do I/O and must not remember
-//! anything between two values.
+//! anything between two values. What the agent writes is made in [`mod@write`].
 
 mod bgp;
 mod cluster;
@@ -30,6 +30,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 mod wire;
+pub mod write;
 
 use std::sync::Arc;
 

@@ -144,6 +144,8 @@ fn keys_that_the_agent_reads_and_writes() {
     let node = Name::from("n1");
     let prefix = keys::RESOURCES_PREFIX;
     assert_eq!(keys::node(&node), format!("{prefix}nodes/n1"));
+    assert_eq!(keys::name_of_node(&keys::node(&node)), Some("n1"));
+    assert_eq!(keys::name_of_node(keys::READY_KEY), None);
     assert_eq!(keys::READY_KEY, format!("{prefix}clusterinformations/default"));
     assert_eq!(keys::felix_configuration_default(), format!("{prefix}felixconfigurations/default"));
     assert_eq!(keys::felix_configuration_of(&node), format!("{prefix}felixconfigurations/node.n1"));

@@ -1,0 +1,85 @@
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use super::*;
+use crate::api::client::{self, ClientError};
+use crate::desired::DesiredState;
+use crate::status::overview::{Registration, SyncState};
+
+/// What a client that is not ours sees: status code and body.
+async fn get(socket: &Path, path: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (code, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+#[tokio::test]
+async fn questions_and_answers_over_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let error = client::status(&socket).await.unwrap_err();
+    assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+
+    // What an agent that was killed leaves behind: nobody listens on it.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let error = client::status(&socket).await.unwrap_err();
+    assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+    let listener = listen(&socket).unwrap();
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(left, std::slice::from_ref(&socket));
+
+    let (sync, sync_rx) = watch::channel(SyncState::default());
+    let (_registration, registration) = watch::channel(Registration::default());
+    let (desired, desired_rx) = watch::channel(None);
+    let (ready, ready_rx) = watch::channel(false);
+    let (_files, files) = watch::channel(Vec::new());
+    let overview = Overview {
+        node: "calico-01".to_owned(),
+        started: std::time::Instant::now(),
+        sync: sync_rx,
+        registration,
+        desired: desired_rx,
+        parts: Vec::new(),
+        ready: ready_rx,
+        files,
+        bird_socket: dir.path().join("bird.ctl"),
+    };
+    tokio::spawn(serve(listener, Arc::new(overview)));
+
+    let status = client::status(&socket).await.unwrap();
+    assert_eq!((status.node.as_str(), status.state), ("calico-01", Overall::Starting));
+    assert_eq!(status.pid, std::process::id());
+    assert_eq!(get(&socket, "/ready").await, (503, "not ready\n".to_owned()));
+    assert_eq!(get(&socket, "/live").await, (200, "live\n".to_owned()));
+    assert_eq!(get(&socket, "/nothing").await.0, 404);
+
+    sync.send_modify(|sync| sync.complete = true);
+    desired.send_replace(Some(Arc::new(DesiredState { generation: 4, ..DesiredState::default() })));
+    ready.send_replace(true);
+    // Not registered: degraded, but what is wanted is in force.
+    assert_eq!(get(&socket, "/ready").await, (200, "ready\n".to_owned()));
+    let status = client::status(&socket).await.unwrap();
+    assert_eq!((status.generation, status.state), (4, Overall::Degraded));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_document_is_said_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let listener = listen(&socket).unwrap();
+    let router = Router::new().route("/status", get_route());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let error = client::status(&socket).await.unwrap_err();
+    assert!(matches!(error, ClientError::Answer(_)), "{error}");
+}
+
+fn get_route() -> axum::routing::MethodRouter {
+    axum::routing::get(async || "{}")
+}

@@ -1,0 +1,121 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::api::document::{DatastoreStatus, EndpointStatus, PartStatus, RejectedKey};
+use crate::reconcile::Problem;
+use crate::routes::bird::{BgpSession, PeerType};
+
+fn problem(subject: &str, message: &str) -> Problem {
+    Problem { subject: subject.to_owned(), message: message.to_owned() }
+}
+
+fn texts<const N: usize>(list: [&str; N]) -> Vec<String> {
+    list.map(str::to_owned).to_vec()
+}
+
+fn endpoint(workload: &str, interface: &str, state: EndpointState) -> EndpointStatus {
+    EndpointStatus {
+        endpoint: format!("cni/default/{workload}/eth0"),
+        interface: interface.to_owned(),
+        addresses: texts(["192.168.0.1/32", "fd80::1/128"]),
+        class: "0123456789ab".to_owned(),
+        policies: texts(["default/default.frontend"]),
+        profiles: texts(["frontend"]),
+        state,
+    }
+}
+
+fn document() -> StatusDocument {
+    let part = |name: &str, applied, facts: &[(&str, &str)]| PartStatus {
+        name: name.to_owned(),
+        applied,
+        problems: Vec::new(),
+        facts: facts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+    };
+    StatusDocument {
+        node: "calico-01".to_owned(),
+        version: "1.2.3".to_owned(),
+        pid: 42,
+        uptime_seconds: 100_000,
+        state: Overall::Ready,
+        datastore: DatastoreStatus {
+            in_sync: true,
+            revision: 77,
+            registration: "registered with 172.18.18.101".to_owned(),
+            ..DatastoreStatus::default()
+        },
+        generation: 5,
+        parts: vec![
+            part("felix", Some(5), &[("dataplane", "iptables-nft: in use already")]),
+            part("routes", Some(5), &[("routes", "7")]),
+            part("bird", Some(5), &[]),
+        ],
+        endpoints: vec![endpoint("a", "cali1", EndpointState::Up)],
+        counts: BTreeMap::new(),
+        notices: Vec::new(),
+        bgp: vec![BgpSession {
+            name: "Mesh_172_18_18_102".to_owned(),
+            peer_type: PeerType::Mesh,
+            address: [172, 18, 18, 102].into(),
+            as_number: Some(64513),
+            state: "up".to_owned(),
+            since: "10:11:12".to_owned(),
+            info: "Established".to_owned(),
+        }],
+        bgp_error: None,
+    }
+}
+
+#[test]
+fn a_host_that_is_well() {
+    insta::assert_snapshot!(render(&document()));
+}
+
+#[test]
+fn a_host_in_trouble() {
+    let mut status = document();
+    status.state = Overall::Degraded;
+    status.datastore.waiting = Some("etcd: no member answers".to_owned());
+    status.datastore.rejected =
+        vec![RejectedKey { key: "/k".to_owned(), reason: "spec.order: not a number".to_owned() }];
+    status.datastore.unsupported = BTreeMap::from([("bgppeers".to_owned(), 2)]);
+    status.parts[0].applied = None;
+    status.parts[0].problems = vec![problem("iptables", "the kernel refused a rule")];
+    status.parts[1].applied = Some(4);
+    status.endpoints.push(EndpointStatus {
+        policies: Vec::new(),
+        profiles: Vec::new(),
+        ..endpoint("b", "cali22222222222", EndpointState::Down("no interface".to_owned()))
+    });
+    status.endpoints.push(endpoint("c", "cali3", EndpointState::Error("refused".to_owned())));
+    status.notices = vec![problem("IPPool overlay", "IPIP is not supported yet")];
+    status.bgp.clear();
+    status.bgp_error = Some("BIRD does not answer".to_owned());
+    insta::assert_snapshot!(render(&status));
+}
+
+#[test]
+fn a_host_that_begins() {
+    let mut status = document();
+    status.state = Overall::Starting;
+    status.datastore = DatastoreStatus {
+        registration: "not registered yet".to_owned(),
+        ..DatastoreStatus::default()
+    };
+    status.generation = 0;
+    for part in &mut status.parts {
+        part.applied = None;
+    }
+    status.endpoints.clear();
+    status.bgp.clear();
+    status.uptime_seconds = 61;
+    insta::assert_snapshot!(render(&status));
+}
+
+#[test]
+fn durations_are_read_at_a_glance() {
+    let shown = [0, 59, 60, 3599, 3600, 86_399, 86_400, 100_000].map(duration);
+    let expected =
+        ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "23 h 59 min", "1 d 0 h", "1 d 3 h"];
+    assert_eq!(shown, expected);
+}

@@ -1,0 +1,188 @@
+use calico_datastore::layout::Rejection;
+use calico_datastore::model::{ClusterInformation, Profile};
+
+use super::*;
+use crate::status::systemd::Watchdog;
+
+struct Rig {
+    calculation: Calculation,
+    outputs: Outputs,
+    desired: watch::Receiver<Option<Arc<DesiredState>>>,
+    sync: watch::Receiver<SyncState>,
+    settings: watch::Receiver<Arc<Settings>>,
+}
+
+fn layers(env: &[(&str, &str)]) -> Arc<Layers> {
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Arc::new(Layers { env, file: FileConfig::default(), defaults: Settings::default() })
+}
+
+fn outputs() -> (Outputs, Rig) {
+    let (desired_tx, desired) = watch::channel(None);
+    let (sync_tx, sync) = watch::channel(SyncState::default());
+    let (settings_tx, settings) = watch::channel(Arc::default());
+    let make = || Outputs {
+        desired: desired_tx.clone(),
+        sync: sync_tx.clone(),
+        settings: settings_tx.clone(),
+    };
+    let calculation = Calculation::new("calico-01".into(), layers(&[]));
+    (make(), Rig { calculation, outputs: make(), desired, sync, settings })
+}
+
+impl Rig {
+    fn new() -> Self {
+        outputs().1
+    }
+
+    /// Takes an event and publishes; what was published counts as seen.
+    fn take(&mut self, event: SyncEvent) {
+        self.desired.borrow_and_update();
+        self.calculation.take(event);
+        self.calculation.publish(&self.outputs);
+    }
+
+    fn changes(&mut self, batch: Batch) {
+        self.take(SyncEvent::Changes(batch));
+    }
+
+    fn state(&self) -> Arc<DesiredState> {
+        self.desired.borrow().clone().unwrap()
+    }
+}
+
+fn waiting(reason: &str) -> SyncEvent {
+    SyncEvent::Waiting { reason: reason.to_owned() }
+}
+
+fn felix(name: &str, parameters: &[(&str, &str)]) -> Update {
+    let parameters = parameters.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    let value = FelixConfiguration { parameters: parameters.collect() };
+    Update::FelixConfiguration(name.into(), Some(Arc::new(value)))
+}
+
+fn updates(updates: impl IntoIterator<Item = Update>) -> Batch {
+    Batch { updates: updates.into_iter().collect(), ..Batch::default() }
+}
+
+#[test]
+fn nothing_is_published_before_the_first_snapshot() {
+    let mut rig = Rig::new();
+    rig.take(waiting("etcd: away"));
+    rig.calculation.set_layers(layers(&[("FELIX_LOGSEVERITYSCREEN", "debug")]));
+    rig.take(waiting("etcd: away"));
+    assert!(rig.desired.borrow().is_none());
+    assert_eq!(rig.sync.borrow().waiting.as_deref(), Some("etcd: away"));
+    assert!(!rig.sync.borrow().complete);
+    // The settings of this host count all the same: it is now that somebody wants to see more.
+    assert_eq!(rig.settings.borrow().log_level, "debug");
+    // An empty store is a snapshot like any other.
+    rig.changes(Batch { revision: 7, ..Batch::default() });
+    assert_eq!((rig.state().generation, rig.state().revision), (1, 7));
+    let sync = rig.sync.borrow();
+    assert_eq!((sync.complete, sync.revision, &sync.waiting), (true, 7, &None));
+}
+
+#[test]
+fn a_store_that_is_away_leaves_the_desired_state_as_it_is() {
+    let mut rig = Rig::new();
+    rig.changes(Batch { revision: 7, ..Batch::default() });
+    let before = rig.state();
+    rig.take(waiting("etcd: away"));
+    assert!(!rig.desired.has_changed().unwrap());
+    assert!(rig.sync.borrow().waiting.is_some() && rig.sync.borrow().complete);
+    // Back, and nothing has happened meanwhile: the reconcilers hear nothing.
+    rig.changes(Batch { revision: 9, ..Batch::default() });
+    assert!(!rig.desired.has_changed().unwrap());
+    assert!(Arc::ptr_eq(&before, &rig.state()));
+    assert_eq!((rig.sync.borrow().revision, &rig.sync.borrow().waiting), (9, &None));
+    // What concerns nobody here changes nothing either.
+    let info = ClusterInformation { datastore_ready: true, guid: None };
+    let profile = Update::Profile("p".into(), Some(Arc::new(Profile::default())));
+    rig.changes(updates([Update::ClusterInformation(Some(Arc::new(info))), profile]));
+    assert!(!rig.desired.has_changed().unwrap());
+}
+
+#[test]
+fn settings_follow_the_store_and_this_host() {
+    let mut rig = Rig::new();
+    let level = |rig: &Rig| {
+        // The dataplane and the reports see the same.
+        assert_eq!(rig.state().settings, *rig.settings.borrow());
+        rig.state().settings.log_level.clone()
+    };
+    rig.changes(updates([felix("default", &[("LogSeverityScreen", "error")])]));
+    assert_eq!(level(&rig), "error");
+    // The node's goes before the cluster's, another node's does not count.
+    rig.changes(updates([
+        felix("node.calico-01", &[("LogSeverityScreen", "debug")]),
+        felix("node.calico-02", &[("LogSeverityScreen", "fatal")]),
+    ]));
+    assert_eq!(level(&rig), "debug");
+    let generation = rig.state().generation;
+    // Read again from this host's layers.
+    rig.calculation.set_layers(layers(&[("FELIX_LOGSEVERITYSCREEN", "warning")]));
+    rig.calculation.publish(&rig.outputs);
+    assert_eq!(level(&rig), "warn");
+    assert_eq!(rig.state().generation, generation + 1);
+    rig.calculation.set_layers(layers(&[]));
+    rig.changes(updates([Update::FelixConfiguration("node.calico-01".into(), None)]));
+    assert_eq!(level(&rig), "error");
+    // The same again is no change.
+    rig.changes(updates([felix("default", &[("LogSeverityScreen", "error")])]));
+    assert!(!rig.desired.has_changed().unwrap());
+}
+
+#[test]
+fn a_bad_setting_is_a_problem_until_it_is_mended() {
+    let mut rig = Rig::new();
+    rig.changes(updates([felix("default", &[("MaxIpsetSize", "many")])]));
+    assert_eq!(rig.sync.borrow().settings.len(), 1);
+    rig.changes(updates([felix("default", &[("MaxIpsetSize", "1024")])]));
+    assert_eq!(rig.sync.borrow().settings, []);
+}
+
+#[test]
+fn refused_keys_and_unsupported_kinds_are_kept_count_of() {
+    let mut rig = Rig::new();
+    let refuse = |key: &str, reason: &str| Rejection {
+        key: key.to_owned(),
+        id: None,
+        reason: reason.to_owned(),
+    };
+    rig.changes(Batch {
+        rejections: vec![refuse("/a", "bad"), refuse("/b", "bad")],
+        unsupported: vec![("bgppeers".to_owned(), 2), ("bgpfilters".to_owned(), 1)],
+        ..Batch::default()
+    });
+    rig.changes(Batch {
+        rejections: vec![refuse("/b", "worse")],
+        accepted: vec!["/a".to_owned(), "/never-refused".to_owned()],
+        unsupported: vec![("bgppeers".to_owned(), 0)],
+        ..Batch::default()
+    });
+    let sync = rig.sync.borrow();
+    let rejected: Vec<_> = sync.rejected.iter().map(|(k, r)| (k.as_str(), r.as_str())).collect();
+    assert_eq!(rejected, [("/b", "worse")]);
+    assert_eq!(sync.unsupported.iter().collect::<Vec<_>>(), [(&"bgpfilters".to_owned(), &1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_piled_up_becomes_one_state_and_the_end_of_the_queue_ends_the_task() {
+    let (outputs, mut rig) = outputs();
+    let (_layers, layers_rx) = watch::channel(layers(&[]));
+    let (events, events_rx) = mpsc::channel(100);
+    for revision in 1..=50 {
+        let level = if revision % 2 == 0 { "debug" } else { "error" };
+        let updates = vec![felix("default", &[("LogSeverityScreen", level)])];
+        let batch = Batch { revision, updates, ..Batch::default() };
+        events.try_send(SyncEvent::Changes(batch)).unwrap();
+    }
+    let heartbeat = Watchdog::new().register("calculation");
+    let task = tokio::spawn(run("n".into(), layers_rx, events_rx, outputs, heartbeat));
+    rig.desired.changed().await.unwrap();
+    assert_eq!((rig.state().generation, rig.state().revision), (1, 50));
+    assert_eq!(rig.state().settings.log_level, "debug");
+    drop(events);
+    task.await.unwrap();
+}

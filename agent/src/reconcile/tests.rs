@@ -1,0 +1,232 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use super::*;
+use crate::routes::monitor::Link;
+use crate::status::systemd::Watchdog;
+
+/// One run: when it began, why, and the generation it was given.
+type Seen = (Duration, Wake, u64);
+
+/// Answers from a script; when that is over, "everything is well".
+struct Scripted {
+    begin: Instant,
+    script: VecDeque<Report>,
+    takes: Duration,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Reconciler for Scripted {
+    const NAME: &'static str = "scripted";
+
+    async fn reconcile(&mut self, world: &World, wake: Wake) -> Report {
+        let seen = (self.begin.elapsed(), wake, world.desired.generation);
+        self.seen.lock().unwrap().push(seen);
+        tokio::time::sleep(self.takes).await;
+        self.script.pop_front().unwrap_or_default()
+    }
+}
+
+struct Rig {
+    desired: watch::Sender<Option<Arc<DesiredState>>>,
+    links: watch::Sender<Links>,
+    kernel: Arc<Notify>,
+    reports: watch::Receiver<Option<Report>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    task: tokio::task::JoinHandle<()>,
+    watchdog: Option<Watchdog>,
+}
+
+impl Rig {
+    fn start(takes: Duration, script: impl IntoIterator<Item = Report>) -> Self {
+        let (desired, desired_rx) = watch::channel(None);
+        let (links, links_rx) = watch::channel(Links::new());
+        let (reports_tx, reports) = watch::channel(None);
+        let kernel = Arc::new(Notify::new());
+        let mut watchdog = Watchdog::new();
+        let seen = Arc::default();
+        let script = script.into_iter().collect();
+        let reconciler = Scripted { begin: Instant::now(), script, takes, seen: Arc::clone(&seen) };
+        let inputs = Inputs { desired: desired_rx, links: links_rx, kernel: Arc::clone(&kernel) };
+        let task = tokio::spawn(run(reconciler, inputs, reports_tx, watchdog.register("scripted")));
+        Self { desired, links, kernel, reports, seen, task, watchdog: Some(watchdog) }
+    }
+
+    fn want(&self, generation: u64) {
+        let state = DesiredState { generation, ..DesiredState::default() };
+        self.desired.send_replace(Some(Arc::new(state)));
+    }
+
+    /// The runs since the last call.
+    fn seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+
+    fn wakes(&self) -> Vec<Wake> {
+        self.seen().into_iter().map(|(_, wake, _)| wake).collect()
+    }
+}
+
+async fn ms(time: u64) {
+    tokio::time::sleep(Duration::from_millis(time)).await;
+}
+
+fn failing() -> Report {
+    Report { retry: true, ..Report::default() }
+}
+
+const AT_ONCE: Duration = Duration::ZERO;
+
+#[tokio::test(start_paused = true)]
+async fn nothing_runs_before_the_first_desired_state_and_then_it_starts() {
+    let rig = Rig::start(AT_ONCE, []);
+    rig.kernel.notify_one();
+    rig.links.send_replace(Links::from_iter([("eth0".parse().unwrap(), link())]));
+    ms(60_000).await;
+    assert_eq!(rig.seen(), []);
+    assert!(rig.reports.borrow().is_none());
+    rig.want(1);
+    ms(1).await;
+    // The wake-up of the kernel that was left is none of a later time's.
+    assert_eq!(rig.wakes()[0], Wake::Start);
+    assert!(rig.reports.borrow().is_some());
+}
+
+fn link() -> Link {
+    Link { index: 1, up: true, mac: None, mtu: 1500 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_input_wakes_it_by_its_name() {
+    let rig = Rig::start(AT_ONCE, []);
+    rig.want(1);
+    ms(1).await;
+    rig.want(2);
+    ms(1).await;
+    rig.links.send_replace(Links::new());
+    ms(1).await;
+    rig.kernel.notify_one();
+    ms(1).await;
+    assert_eq!(rig.wakes(), [Wake::Start, Wake::Desired, Wake::Links, Wake::Kernel]);
+    // Without a cause nothing runs.
+    ms(3_600_000).await;
+    assert_eq!(rig.seen(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_run_skips_to_the_newest_state() {
+    let rig = Rig::start(Duration::from_secs(1), []);
+    rig.want(1);
+    ms(1).await;
+    for generation in 2..=9 {
+        rig.want(generation);
+        ms(10).await;
+    }
+    ms(10_000).await;
+    let generations: Vec<_> = rig.seen().into_iter().map(|(_, _, generation)| generation).collect();
+    assert_eq!(generations, [1, 9]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_tried_again_with_growing_pauses_until_one_succeeds() {
+    let mut script: Vec<_> = (0..10).map(|_| failing()).collect();
+    script.push(Report::default());
+    script.push(failing());
+    let rig = Rig::start(AT_ONCE, script);
+    rig.want(1);
+    ms(120_000).await;
+    let seen = rig.seen();
+    assert_eq!(seen[0].1, Wake::Start);
+    assert!(seen[1..].iter().all(|(_, wake, _)| *wake == Wake::Retry), "{seen:?}");
+    let pauses: Vec<_> = seen.windows(2).map(|two| (two[1].0 - two[0].0).as_millis()).collect();
+    assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]);
+    // After a success the next failure begins anew.
+    rig.want(2);
+    ms(99).await;
+    assert_eq!(rig.wakes(), [Wake::Desired]);
+    ms(2).await;
+    assert_eq!(rig.wakes(), [Wake::Retry]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_that_is_earlier_than_the_retry_goes_first_and_does_not_put_it_off() {
+    let timed = |failed: bool| Report {
+        retry: failed,
+        wake_after: Some(Duration::from_millis(60)),
+        ..Report::default()
+    };
+    // The second failure happens in the run of the timer: it is the same trouble, not a new try.
+    let rig = Rig::start(AT_ONCE, [timed(true), timed(true), Report::default()]);
+    rig.want(1);
+    ms(1000).await;
+    let seen: Vec<_> = rig.seen().into_iter().map(|(at, wake, _)| (at.as_millis(), wake)).collect();
+    assert_eq!(seen, [(0, Wake::Start), (60, Wake::Timer), (100, Wake::Retry)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_all_the_time_neither_put_off_a_retry_nor_lengthen_its_pause() {
+    let rig = Rig::start(AT_ONCE, (0..1000).map(|_| failing()));
+    rig.want(1);
+    for generation in 2..30 {
+        ms(30).await;
+        rig.want(generation);
+    }
+    let seen = rig.seen();
+    let retries = seen.iter().filter(|(_, wake, _)| *wake == Wake::Retry);
+    let times: Vec<_> = retries.map(|(at, _, _)| at.as_millis()).collect();
+    assert_eq!(times, [100, 300, 700]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_goes_off_as_asked_and_only_then() {
+    let timed = Report { wake_after: Some(Duration::from_secs(90)), ..Report::default() };
+    let rig = Rig::start(AT_ONCE, [timed]);
+    rig.want(1);
+    ms(89_999).await;
+    assert_eq!(rig.wakes(), [Wake::Start]);
+    ms(3_600_000).await;
+    assert_eq!(rig.wakes(), [Wake::Timer]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_watchdog_is_answered_while_waiting_and_not_during_a_run() {
+    const LIMIT: Duration = Duration::from_secs(6);
+    let mut rig = Rig::start(Duration::from_secs(600), []);
+    let pings = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counter = Arc::clone(&pings);
+    let count = move || pings.load(std::sync::atomic::Ordering::Relaxed);
+    tokio::spawn(rig.watchdog.take().unwrap().run(LIMIT, move || {
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }));
+    // Before the first desired state it lives.
+    ms(60_000).await;
+    let waiting = count();
+    assert!(waiting >= 20, "{waiting}");
+    rig.want(1);
+    ms(300_000).await;
+    assert!(count() <= waiting + 1, "a run that takes long was called alive");
+    // The run has ended: alive again, and nothing else wakes the loop.
+    ms(400_000).await;
+    assert!(count() > waiting + 10);
+    assert_eq!(rig.wakes(), [Wake::Start]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_with_its_inputs() {
+    for started in [false, true] {
+        let Rig { desired, links, task, .. } = Rig::start(AT_ONCE, []);
+        if started {
+            desired.send_replace(Some(Arc::default()));
+            ms(1).await;
+        }
+        drop(desired);
+        tokio::time::timeout(Duration::from_secs(1), task).await.unwrap().unwrap();
+        drop(links);
+    }
+}
+
+#[test]
+fn the_pause_never_overflows() {
+    assert_eq!(back_off(1), RETRY_FIRST);
+    assert_eq!(back_off(u32::MAX), RETRY_MAX);
+}

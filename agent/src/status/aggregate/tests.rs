@@ -1,0 +1,202 @@
+use std::time::Instant;
+
+use super::*;
+use crate::config::Settings;
+use crate::desired::DesiredState;
+use crate::reconcile::Report;
+use crate::status::overview::{Part, Registration, SyncState};
+use crate::status::systemd::Watchdog;
+
+struct Rig {
+    run: tempfile::TempDir,
+    desired: watch::Sender<Option<Arc<DesiredState>>>,
+    felix: watch::Sender<Option<Report>>,
+    routes: watch::Sender<Option<Report>>,
+    bird: watch::Sender<Option<Report>>,
+    ready: watch::Receiver<bool>,
+    states: watch::Receiver<Option<States>>,
+    problems: watch::Receiver<Vec<Problem>>,
+    _others: (watch::Sender<SyncState>, watch::Sender<Registration>, Watchdog),
+}
+
+fn id(workload: &str) -> WorkloadEndpointId {
+    WorkloadEndpointId {
+        node: "calico-01".into(),
+        orchestrator: "cni".into(),
+        workload: workload.into(),
+        endpoint: "eth0".into(),
+    }
+}
+
+impl Rig {
+    fn start(files: impl FnOnce(&std::path::Path) -> Option<EndpointFiles>) -> Self {
+        let run_dir = tempfile::tempdir().unwrap();
+        let (desired, desired_rx) = watch::channel(None);
+        let (sync, sync_rx) = watch::channel(SyncState::default());
+        let (registration, registration_rx) = watch::channel(Registration::default());
+        let (felix, felix_rx) = watch::channel(None);
+        let (routes, routes_rx) = watch::channel(None);
+        let (bird, bird_rx) = watch::channel(None);
+        let (ready_tx, ready) = watch::channel(false);
+        let (states_tx, states) = watch::channel(None);
+        let (problems_tx, problems) = watch::channel(Vec::new());
+        let part = |name, report, required| Part { name, report, required };
+        let overview = Overview {
+            node: "calico-01".to_owned(),
+            started: Instant::now(),
+            sync: sync_rx,
+            registration: registration_rx,
+            desired: desired_rx,
+            parts: vec![
+                part("felix", felix_rx, true),
+                part("routes", routes_rx, true),
+                part("bird", bird_rx, false),
+            ],
+            ready: ready.clone(),
+            files: problems.clone(),
+            bird_socket: run_dir.path().join("bird.ctl"),
+        };
+        let mut watchdog = Watchdog::new();
+        let outputs = Outputs { states: states_tx, ready: ready_tx, problems: problems_tx };
+        tokio::spawn(run(
+            Arc::new(overview),
+            files(run_dir.path()),
+            outputs,
+            Notifier::default(),
+            watchdog.register("aggregate"),
+        ));
+        let _others = (sync, registration, watchdog);
+        Self { run: run_dir, desired, felix, routes, bird, ready, states, problems, _others }
+    }
+
+    fn want(&self, generation: u64, prefix: Option<PathBuf>) {
+        let settings = Settings { endpoint_status_prefix: prefix, ..Settings::default() };
+        let settings = Arc::new(settings);
+        let state = DesiredState { generation, settings, ..DesiredState::default() };
+        self.desired.send_replace(Some(Arc::new(state)));
+    }
+
+    fn files(&self, prefix: &std::path::Path) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(prefix.join("endpoint-status")) else { return vec![] };
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn path(&self) -> PathBuf {
+        self.run.path().to_owned()
+    }
+}
+
+fn report(generation: u64, up: &[&str]) -> Option<Report> {
+    let endpoints = up.iter().map(|workload| (id(workload), EndpointState::Up)).collect();
+    Some(Report { applied: Some(generation), endpoints, ..Report::default() })
+}
+
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ready_comes_once_and_only_with_the_newest_state_in_every_required_part() {
+    let mut rig = Rig::start(|_| None);
+    rig.want(2, None);
+    rig.felix.send_replace(report(2, &[]));
+    settle().await;
+    assert!(!*rig.ready.borrow(), "routes have said nothing");
+    rig.routes.send_replace(report(1, &[]));
+    settle().await;
+    assert!(!*rig.ready.borrow(), "an older state is in force");
+    rig.want(3, None);
+    rig.routes.send_replace(report(2, &[]));
+    settle().await;
+    assert!(!*rig.ready.borrow(), "there is a newer state");
+    assert!(rig.states.borrow().is_none(), "reported before it was ready");
+    rig.felix.send_replace(report(3, &["a"]));
+    rig.routes.send_replace(report(3, &["a"]));
+    settle().await;
+    assert!(*rig.ready.borrow_and_update(), "BIRD holds up the rest");
+    assert_eq!(rig.states.borrow_and_update().as_ref().unwrap().len(), 1);
+    // What fails later takes nothing back, and ready is not said again.
+    rig.felix.send_replace(Some(Report::default()));
+    settle().await;
+    rig.felix.send_replace(report(3, &["a"]));
+    settle().await;
+    assert!(!rig.ready.has_changed().unwrap());
+    // What changes no endpoint wakes no report.
+    rig.states.borrow_and_update();
+    rig.bird.send_replace(report(3, &[]));
+    settle().await;
+    assert!(!rig.states.has_changed().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_there_while_every_required_part_says_up() {
+    let rig = Rig::start(|run| EndpointFiles::open(run).ok());
+    rig.want(1, Some(rig.path()));
+    rig.felix.send_replace(report(1, &["a", "b"]));
+    settle().await;
+    assert_eq!(rig.files(&rig.path()), [""; 0], "a pod was started without its routes");
+    rig.routes.send_replace(report(1, &["a"]));
+    settle().await;
+    assert_eq!(rig.files(&rig.path()), ["cni a eth0"]);
+    rig.felix.send_replace(report(1, &["b"]));
+    rig.routes.send_replace(report(1, &["a", "b"]));
+    settle().await;
+    assert_eq!(rig.files(&rig.path()), ["cni b eth0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_is_open_is_not_emptied_again() {
+    let rig = Rig::start(|run| EndpointFiles::open(run).ok());
+    let witness = rig.path().join("endpoint-status/witness");
+    std::fs::write(&witness, "").unwrap();
+    rig.want(1, Some(rig.path()));
+    rig.felix.send_replace(report(1, &["a"]));
+    settle().await;
+    assert!(witness.exists());
+    // One that could not be opened at the start is, before its first file.
+    let late = Rig::start(|run| {
+        std::fs::create_dir(run.join("endpoint-status")).unwrap();
+        std::fs::write(run.join("endpoint-status/cni old eth0"), "").unwrap();
+        None
+    });
+    late.want(1, Some(late.path()));
+    late.felix.send_replace(report(1, &["a"]));
+    late.routes.send_replace(report(1, &["a"]));
+    settle().await;
+    assert_eq!(late.files(&late.path()), ["cni a eth0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_directory_is_filled_and_the_old_one_left_empty() {
+    let rig = Rig::start(|run| EndpointFiles::open(run).ok());
+    let (old, new) = (rig.path(), rig.path().join("new"));
+    rig.want(1, Some(old.clone()));
+    rig.felix.send_replace(report(1, &["a"]));
+    rig.routes.send_replace(report(1, &["a"]));
+    settle().await;
+    assert_eq!(rig.files(&old).len(), 1);
+    rig.want(2, Some(new.clone()));
+    settle().await;
+    assert_eq!((rig.files(&old).len(), rig.files(&new).len()), (0, 1));
+    rig.want(3, None);
+    settle().await;
+    assert_eq!(rig.files(&new).len(), 0, "nobody keeps them right any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_cannot_be_written_is_a_problem_and_is_tried_again() {
+    let rig = Rig::start(|run| EndpointFiles::open(run).ok());
+    let dir = rig.path().join("endpoint-status");
+    std::fs::remove_dir(&dir).unwrap();
+    rig.want(1, Some(rig.path()));
+    rig.felix.send_replace(report(1, &["a"]));
+    rig.routes.send_replace(report(1, &["a"]));
+    settle().await;
+    assert_eq!(rig.problems.borrow().len(), 1);
+    std::fs::create_dir(&dir).unwrap();
+    tokio::time::sleep(FILE_RETRY).await;
+    assert_eq!((rig.files(&rig.path()).len(), rig.problems.borrow().len()), (1, 0));
+}

@@ -1,0 +1,124 @@
+use super::*;
+
+struct Rig {
+    overview: Overview,
+    sync: watch::Sender<SyncState>,
+    registration: watch::Sender<Registration>,
+    desired: watch::Sender<Option<Arc<DesiredState>>>,
+    felix: watch::Sender<Option<Report>>,
+    bird: watch::Sender<Option<Report>>,
+    ready: watch::Sender<bool>,
+    files: watch::Sender<Vec<Problem>>,
+}
+
+fn rig() -> Rig {
+    let (sync, sync_rx) = watch::channel(SyncState::default());
+    let (registration, registration_rx) = watch::channel(Registration::default());
+    let (desired, desired_rx) = watch::channel(None);
+    let (felix, felix_rx) = watch::channel(None);
+    let (bird, bird_rx) = watch::channel(None);
+    let (ready, ready_rx) = watch::channel(false);
+    let (files, files_rx) = watch::channel(Vec::new());
+    let overview = Overview {
+        node: "calico-01".to_owned(),
+        started: Instant::now(),
+        sync: sync_rx,
+        registration: registration_rx,
+        desired: desired_rx,
+        parts: vec![
+            Part { name: "felix", report: felix_rx, required: true },
+            Part { name: "bird", report: bird_rx, required: false },
+        ],
+        ready: ready_rx,
+        files: files_rx,
+        bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
+    };
+    Rig { overview, sync, registration, desired, felix, bird, ready, files }
+}
+
+fn applied(generation: u64) -> Option<Report> {
+    Some(Report { applied: Some(generation), ..Report::default() })
+}
+
+fn problem() -> Problem {
+    Problem { subject: "s".to_owned(), message: "m".to_owned() }
+}
+
+/// A host where everything is as it should be.
+fn well() -> Rig {
+    let rig = rig();
+    rig.sync.send_modify(|sync| sync.complete = true);
+    rig.registration.send_modify(|registration| registration.done = true);
+    let state = DesiredState { generation: 3, ..DesiredState::default() };
+    rig.desired.send_replace(Some(Arc::new(state)));
+    rig.felix.send_replace(applied(3));
+    rig.bird.send_replace(applied(3));
+    rig.ready.send_replace(true);
+    rig
+}
+
+#[test]
+fn anything_that_is_missing_degrades() {
+    assert_eq!(well().overview.overall(), Overall::Ready);
+    type Damage = (&'static str, fn(&Rig));
+    let damages: [Damage; 10] = [
+        ("waiting", |rig| rig.sync.send_modify(|s| s.waiting = Some("away".to_owned()))),
+        ("rejected", |rig| {
+            rig.sync.send_modify(|s| drop(s.rejected.insert("/k".to_owned(), "bad".to_owned())));
+        }),
+        ("settings", |rig| rig.sync.send_modify(|s| s.settings.push(problem()))),
+        ("files", |rig| rig.files.send_modify(|files| files.push(problem()))),
+        ("unregistered", |rig| drop(rig.registration.send_replace(Registration::default()))),
+        ("registered badly", |rig| {
+            rig.registration.send_modify(|registration| registration.problems.push(problem()));
+        }),
+        ("felix has a problem", |rig| {
+            rig.felix.send_modify(|r| r.as_mut().unwrap().problems.push(problem()));
+        }),
+        // It was in force once: this is not the beginning.
+        ("felix failed", |rig| rig.felix.send_modify(|r| r.as_mut().unwrap().applied = None)),
+        ("bird is away", |rig| drop(rig.bird.send_replace(None))),
+        ("notices", |rig| {
+            let notice: (Arc<str>, Arc<str>) = ("IPPool p".into(), "not supported".into());
+            let notices = std::iter::once(notice).collect();
+            let state = DesiredState { generation: 3, notices, ..DesiredState::default() };
+            rig.desired.send_replace(Some(Arc::new(state)));
+        }),
+    ];
+    for (name, damage) in damages {
+        let rig = well();
+        damage(&rig);
+        assert_eq!(rig.overview.overall(), Overall::Degraded, "{name}");
+    }
+}
+
+#[test]
+fn it_is_starting_until_everything_required_was_in_force() {
+    let rig = rig();
+    assert_eq!(rig.overview.overall(), Overall::Starting);
+    assert_eq!(rig.overview.summary(), "reading the datastore");
+    rig.sync.send_modify(|sync| sync.waiting = Some("no member answers".to_owned()));
+    assert_eq!(rig.overview.summary(), "waiting for the datastore: no member answers");
+    let rig = well();
+    rig.ready.send_replace(false);
+    assert_eq!(rig.overview.overall(), Overall::Starting);
+    assert_eq!(rig.overview.summary(), "programming 0 endpoints");
+    rig.felix.send_replace(applied(2));
+    assert!(!rig.overview.complete(), "an older state is in force");
+    rig.felix.send_replace(applied(3));
+    rig.bird.send_replace(None);
+    assert!(rig.overview.complete(), "BIRD holds up the rest");
+}
+
+#[tokio::test]
+async fn the_document_shows_every_problem_of_the_registration() {
+    let rig = well();
+    let other = Problem { subject: "IP".to_owned(), message: "other".to_owned() };
+    let text = "registered with 10.0.0.1".to_owned();
+    let problems = vec![problem(), other.clone()];
+    rig.registration.send_replace(Registration { text, done: true, problems });
+    let document = rig.overview.document().await;
+    assert_eq!(document.datastore.registration, "registered with 10.0.0.1");
+    assert_eq!(document.notices, [problem(), other]);
+    assert!(document.bgp_error.is_some() && document.datastore.in_sync);
+}
