@@ -295,7 +295,8 @@ impl Lab {
             ));
         };
         let saved = save(host, address)?;
-        let mut chains = vec![class.to_owned()];
+        // The status shows the class without the underscore that chain names have before it.
+        let mut chains = vec![format!("-{}", &class[..class.len().min(10)])];
         let mut text = format!("{} has class {class} on {}\n", pod.name, host.spec.name);
         let mut at = 0;
         while at < chains.len() {

@@ -122,7 +122,11 @@ impl World {
         let slots = self.all_slots();
         for _ in 0..=self.chance.below(4) {
             let slot = *self.chance.one(&slots);
-            let keep = matches!(slot, Slot::Pod(pod) if is_control(pod));
+            let keep = match slot {
+                Slot::Pod(pod) => is_control(pod),
+                Slot::Tier(tier) => tier == TIERS.len(),
+                _ => false,
+            };
             if self.slots.contains_key(&slot) && !keep && self.chance.percent(25) {
                 self.slots.remove(&slot);
             } else {
@@ -132,6 +136,8 @@ impl World {
         difference(&before, &self.objects())
     }
 
+    /// What may change. The pods that the control policy selects stay, and so does the tier
+    /// `default`: no API server lets it go, and nothing says where a missing one stands.
     fn all_slots(&self) -> Vec<Slot> {
         let mut all = Vec::new();
         all.extend((0..9).map(Slot::Policy));
@@ -303,7 +309,7 @@ impl World {
         }
         let name = TIERS.get(number).copied().unwrap_or("default");
         if name == "default" {
-            // The one of which nobody says where it belongs when it is missing.
+            // From now on here instead of among what is fixed.
             self.fixed.retain(|key, _| !key.ends_with("/tiers/default"));
             spec.entry("order").or_insert(json!(1_000_000));
         }
