@@ -1,10 +1,7 @@
 # calico-agent. `make demo` and `make test` install what they need (scripts/setup, as root).
 
 SHELL   := /bin/sh
-PREFIX  ?= /usr
 DESTDIR ?=
-UNITDIR ?= $(PREFIX)/lib/systemd/system
-DOCDIR  ?= $(PREFIX)/share/doc/calico-agent
 export PATH := $(PATH):/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 # make demo POLICY=1 KEEP=1 FLAVOUR=legacy|nft RELEASE=1
@@ -24,7 +21,7 @@ E2E_THREADS ?= 2
 help:
 	@echo 'make demo      two hosts out of namespaces; POLICY=1, KEEP=1, FLAVOUR=legacy|nft, RELEASE=1'
 	@echo 'make test      all tests (root: some make network namespaces)'
-	@echo 'make build     the release binary    make install   DESTDIR=, PREFIX=/usr'
+	@echo 'make build     the release binary    make install   DESTDIR='
 	@echo 'make lint      formatting, clippy, documentation, all warnings are errors'
 	@echo 'make setup fmt doc demo-clean'
 
@@ -63,9 +60,8 @@ fmt:
 doc:
 	cargo doc --locked --workspace --no-deps --open
 
+# What goes where is in packaging/install alone; the units name the paths, so there is no PREFIX.
 install:
 	@test -x target/release/calico-agent || { echo 'run make build first' >&2; exit 1; }
-	install -D -m 755 target/release/calico-agent '$(DESTDIR)$(PREFIX)/bin/calico-agent'
-	for unit in systemd/*.service; do install -D -m 644 "$$unit" -t '$(DESTDIR)$(UNITDIR)' || exit; done
-	install -D -m 644 packaging/agent.toml.example '$(DESTDIR)$(DOCDIR)/agent.toml.example'
+	packaging/install '$(DESTDIR)'
 	@test -n '$(DESTDIR)' || echo 'Next: see README.md, "On a real host".'

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, EtcdError};
 use calico_datastore::layout::v3;
-use calico_datastore::model::Name;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
+#[path = "felix/budget.rs"]
+mod budget;
 #[path = "felix/connections.rs"]
 mod connections;
 #[path = "felix/economy.rs"]
@@ -16,6 +18,8 @@ mod neighbours;
 mod netns;
 #[path = "felix/policy.rs"]
 mod policy;
+#[path = "felix/probing.rs"]
+mod probing;
 #[path = "felix/spoofing.rs"]
 mod spoofing;
 #[path = "felix/world.rs"]

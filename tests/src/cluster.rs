@@ -118,6 +118,28 @@ impl Cluster {
         self.pods.get(name).with_context(|| format!("no pod {name}"))
     }
 
+    /// What agents and BIRD would do, without any policy: the other side of a test that something
+    /// is dropped.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn route_by_hand(&self) -> Result<()> {
+        for host in &self.hosts {
+            host.ns().sysctl("ipv4/ip_forward", "1")?;
+            host.ns().sysctl("ipv6/conf/all/forwarding", "1")?;
+            for pod in self.pods.values().map(|pod| pod.spec) {
+                let (v4, v6, dev) = (pod.v4, pod.v6, pod.interface());
+                let far = HOSTS.iter().find(|far| far.name == pod.host);
+                let [to4, to6] = match far.filter(|far| far.name != host.spec.name) {
+                    Some(far) => [format!("via {}", far.v4), format!("via {}", far.v6)],
+                    None => [format!("dev {dev}"), format!("dev {dev}")],
+                };
+                host.ns().ip(&format!("route add {v4}/32 {to4}\nroute add {v6}/128 {to6}\n"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// What serves at a site.
     ///
     /// # Errors
@@ -213,6 +235,32 @@ impl Cluster {
             Ok((host.status()?.applied_revision() >= revision).then_some(()))
         })
         .with_context(|| self.logs())
+    }
+
+    /// Waits until every agent says that all is in force and nothing is wrong. Status files alone
+    /// do not say so of an agent that was killed before: they were left by it.
+    ///
+    /// # Errors
+    /// When it is not so within [`CONVERGENCE`]; carries the agents' logs.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        wait::until("status `ready` of all agents", CONVERGENCE, || {
+            for host in &self.hosts {
+                if !host.status()?.is_ready() {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .with_context(|| self.logs())
+    }
+
+    /// Writes keys and waits until every agent has them in force.
+    ///
+    /// # Errors
+    /// When etcd does not take them, or an agent needs more than [`CONVERGENCE`].
+    pub fn put_and_wait(&self, pairs: &[(String, String)]) -> Result<()> {
+        let revision = self.etcd.put_all(pairs)?;
+        self.hosts.iter().try_for_each(|host| self.wait_for_revision(host, revision))
     }
 
     /// Everything that asks and answers.

@@ -40,19 +40,43 @@ impl Snapshot {
     pub fn take(ns: &Place) -> Result<Self> {
         let mut parts = Vec::new();
         for (program, args) in COMMANDS {
-            parts.push((program, ns.command(program).args(args).run()?));
+            let text = ns.command(program).args(args).run()?;
+            // Comments hold the time of day.
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            parts.push((program, lines.map(|line| format!("{line}\n")).collect()));
         }
         Ok(Self { parts })
     }
 
-    /// Only the lines that `keep` likes, without comments, order kept.
+    /// Only the lines that `keep` likes, order kept.
     #[must_use]
     pub fn filter(&self, keep: impl Fn(&str) -> bool) -> Self {
         let lines = |text: &String| {
-            let kept = text.lines().filter(|line| !line.starts_with('#') && keep(line));
+            let kept = text.lines().filter(|line| keep(line));
             kept.map(|line| format!("{line}\n")).collect()
         };
         Self { parts: self.parts.iter().map(|(p, text)| (*p, lines(text))).collect() }
+    }
+
+    /// The same with every counter as zero.
+    #[must_use]
+    pub fn without_counters(&self) -> Self {
+        let line = |line: &str| match line.strip_prefix('[').and_then(|l| l.split_once("] ")) {
+            Some((_, rule)) => format!("[0:0] {rule}\n"),
+            None => {
+                // `counter packets 3 bytes 96` of nft, `:INPUT ACCEPT [3:96]` of iptables.
+                let mut zero = false;
+                let words = line.split(' ').map(|word| {
+                    let counter = zero && word.bytes().all(|b| b.is_ascii_digit());
+                    zero = matches!(word, "packets" | "bytes");
+                    if counter { "0" } else { word }
+                });
+                let words = words.map(|w| if w.starts_with('[') { "[0:0]" } else { w });
+                words.collect::<Vec<_>>().join(" ") + "\n"
+            }
+        };
+        let parts = self.parts.iter();
+        Self { parts: parts.map(|(p, text)| (*p, text.lines().map(line).collect())).collect() }
     }
 
     /// The lines that one has and the other has not.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::host::agent_binary;
 use crate::netns::Netns;
 use crate::process::{Command, Output, Process};
 use crate::run::Run;
@@ -41,7 +42,7 @@ exec unshare --mount --propagation private sh -c '
     dir=$0 name=$1 netns=$3
     shift 3
     exec systemd-nspawn -q -D "$dir/root" --machine="$name" --boot --register=no --keep-unit \
-        --console=pipe --kill-signal=SIGRTMIN+3 --network-namespace-path="$netns" "$@"
+        --console=pipe --kill-signal=SIGRTMIN+3 --capability=CAP_NET_ADMIN --network-namespace-path="$netns" "$@"
 ' "$0" "$@"
 "#;
 
@@ -95,6 +96,19 @@ impl Image {
         fs::create_dir_all(file.parent().context("a file has a directory")?)?;
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+        Ok(())
+    }
+
+    /// Installs the agent under test as packages do.
+    ///
+    /// # Errors
+    /// When it is not built or cannot be copied.
+    pub fn install_agent(&self) -> Result<()> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        Command::new(source.join("packaging/install"))
+            .arg(self.dir.join("upper"))
+            .env("BINARY", agent_binary()?)
+            .run()?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
 use crate::process::{Command, end_all};
@@ -40,7 +40,7 @@ impl Netns {
     /// # Errors
     /// When the kernel or `ip` refuses.
     pub fn new(run: &Run, what: &str) -> Result<Self> {
-        ensure!(!run::interrupted(), "interrupted");
+        run::stop_if_interrupted();
         let name = format!("{}-{what}", run.name());
         Command::new("ip").args(["netns", "add", &name]).run()?;
         let ns = Self { place: Place { name }, keep: run.dir().join("keep") };
@@ -131,7 +131,7 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from(DIRECTORY).join(name)
 }
 
-/// As [`Netns::enter`], by name.
+/// As [`Place::enter`], by name.
 ///
 /// # Errors
 /// When there is no such namespace, or what `work` returns.

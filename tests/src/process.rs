@@ -141,7 +141,7 @@ impl Command {
     /// # Errors
     /// When the log cannot be opened, or the program not started.
     pub fn start(&self, log: &Path) -> Result<Process> {
-        ensure!(!run::interrupted(), "interrupted");
+        run::stop_if_interrupted();
         let open = || {
             let file = File::options().create(true).append(true).open(log);
             file.with_context(|| format!("cannot open {}", log.display()))

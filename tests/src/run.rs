@@ -93,9 +93,12 @@ pub fn can_run() -> bool {
     is_root()
 }
 
-/// True when the process was asked to end: what is half made should stop.
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+/// Does not return once the process was asked to end: the signal's thread cleans up and ends it, and
+/// nothing new may be made meanwhile.
+pub fn stop_if_interrupted() {
+    while INTERRUPTED.load(Ordering::Relaxed) {
+        std::thread::park();
+    }
 }
 
 /// Ends what a run left behind. What is gone already is not an error.

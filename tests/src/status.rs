@@ -71,8 +71,9 @@ impl Status {
     ///
     /// # Errors
     /// When one is missing.
-    pub fn writes(&self) -> Result<Vec<(&'static str, u64)>> {
-        WRITES.iter().map(|(part, name)| Ok((*name, self.counter(part, name)?))).collect()
+    pub fn writes(&self) -> Result<Vec<(String, u64)>> {
+        let counter = |&(part, name)| Ok((format!("{part} {name}"), self.counter(part, name)?));
+        WRITES.iter().map(counter).collect()
     }
 }
 

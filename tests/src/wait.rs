@@ -20,9 +20,7 @@ pub fn until<T>(
             Ok(None) => None,
             Err(error) => Some(error),
         };
-        if crate::run::interrupted() {
-            bail!("interrupted");
-        }
+        crate::run::stop_if_interrupted();
         if Instant::now() >= end {
             match last {
                 Some(error) => return Err(error.context(format!("no {what} within {limit:?}"))),

@@ -96,10 +96,10 @@ fn a_datastore_that_is_not_ready_is_waited_for() -> Result<()> {
     wait::until_true(pod.name, LIMIT, || host.has_status_file(&pod.status_file()))?;
 
     // Leaving `ready` tears nothing down.
-    let programmed = kernel(&cluster)?.filter(|line| line.contains("cali") && !line.contains('['));
+    let programmed = kernel(&cluster)?.without_counters();
     cluster.etcd.put_all(&[information(false)])?;
     std::thread::sleep(Duration::from_secs(1));
-    let now = kernel(&cluster)?.filter(|line| line.contains("cali") && !line.contains('['));
+    let now = kernel(&cluster)?.without_counters();
     ensure!(programmed == now, "{:#?}", programmed.difference(&now));
     Ok(())
 }
@@ -130,7 +130,7 @@ fn a_malformed_endpoint_is_dropped_and_the_others_work() -> Result<()> {
     let log = cluster.hosts[0].logs();
     ensure!(complaints(&log).iter().filter(|l| l.contains(&key)).count() == 1, "not once:\n{log}");
 
-    cluster.etcd.put(&key, &value)?;
+    cluster.put_and_wait(&[(key, value)])?;
     cluster.check(false)?;
     let status = cluster.hosts[0].status()?;
     ensure!(status.rejected().is_empty(), "{status:?}");
@@ -152,19 +152,20 @@ fn a_malformed_policy_is_an_alarm_with_its_key() -> Result<()> {
     let selector = like
         .replace("quarantine == 'yes'", "quarantine = yes")
         .replace("security.quarantine", "security.broken");
-    for broken in [selector.as_str(), "{", "null"] {
-        cluster.etcd.put(&key, broken)?;
+    for broken in [selector.as_str(), "{", "[]"] {
+        cluster.put_and_wait(&[(key.clone(), broken.to_owned())])?;
         cluster.check(true)?;
         for host in &cluster.hosts {
             let status = host.status()?;
-            ensure!(status.is_degraded() && status.rejected() == [key.clone()], "{status:?}");
+            let said = (status.rejected(), &status.0["state"], &status.0["datastore"]);
+            ensure!(status.is_degraded() && said.0 == [key.clone()], "{broken}: {said:?}");
             let log = host.logs();
             ensure!(log.lines().any(|l| l.contains("ERROR") && l.contains(&key)), "{log}");
         }
     }
     // It parses now, and acts: nothing is in quarantine by this name, everything is denied.
     let deny_all = selector.replace("quarantine = yes", "all()");
-    cluster.etcd.put(&key, &deny_all)?;
+    cluster.put_and_wait(&[(key, deny_all)])?;
     let table = "
                     frontend-1 backend-1 frontend-2 backend-2 calico-02
         frontend-1      -          .         .          .         .

@@ -51,8 +51,8 @@ fn make_foreign(ns: &Place, flavour: &str) -> Result<()> {
         }
     }
     lines.push(format!(
-        "iptables-{flavour} -t filter -A INPUT -m set --match-set foreign4 src \
-         -p udp --dport {PORT} -m comment --comment foreign"
+        "iptables-{flavour} -t filter -A INPUT -p udp --dport {PORT} \
+         -m set --match-set foreign4 src -m comment --comment foreign"
     ));
     for line in lines {
         let mut words = line.split_whitespace();
@@ -64,7 +64,7 @@ fn make_foreign(ns: &Place, flavour: &str) -> Result<()> {
 /// The lines about foreign things. Of nft's own listing too, where each rule has a handle that
 /// changes when it is written again.
 fn foreign(ns: &Place) -> Result<Snapshot> {
-    let marks = ["foreign", "FOREIGN", "10.77.", "fd00:77", "0x77", "18.77 ", "7777"];
+    let marks = ["foreign", "FOREIGN", "10.77.", "fd00:77", "0x77/", "18.77 ", "7777"];
     Ok(Snapshot::take(ns)?.filter(|line| marks.iter().any(|mark| line.contains(mark))))
 }
 

@@ -12,25 +12,6 @@ use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
 use calico_e2e::run;
 use calico_e2e::tutorial::{DNS, HTTP, PODS, SERVICES};
 
-/// What an agent and BIRD would do, without any policy.
-fn route_by_hand(cluster: &Cluster) -> Result<()> {
-    for host in &cluster.hosts {
-        host.ns().sysctl("ipv4/ip_forward", "1")?;
-        host.ns().sysctl("ipv6/conf/all/forwarding", "1")?;
-        for pod in &PODS {
-            let [v4, v6] = [format!("{}/32", pod.v4), format!("{}/128", pod.v6)];
-            let to = match cluster.hosts.iter().find(|other| other.spec.name == pod.host) {
-                Some(other) if other.spec.name != host.spec.name => {
-                    [format!("via {}", other.spec.v4), format!("via {}", other.spec.v6)]
-                }
-                _ => [(); 2].map(|()| format!("dev {}", pod.interface())),
-            };
-            host.ns().ip(&format!("route add {v4} {}\nroute add {v6} {}\n", to[0], to[1]))?;
-        }
-    }
-    Ok(())
-}
-
 #[test]
 fn answers_are_told_apart() -> Result<()> {
     if !run::can_run() {
@@ -40,7 +21,7 @@ fn answers_are_told_apart() -> Result<()> {
     for pod in &PODS {
         cluster.wire_pod(pod)?;
     }
-    route_by_hand(&cluster)?;
+    cluster.route_by_hand()?;
     // Pods of both hosts see each other; the outside has no way back.
     let table = "
                     frontend-1 backend-1 frontend-2 backend-2 calico-01 calico-02 outside

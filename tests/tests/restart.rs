@@ -69,7 +69,9 @@ fn survives(label: &str, flavour: Flavour) -> Result<()> {
             for host in &mut cluster.hosts {
                 host.start_agent()?;
             }
-            cluster.wait_until_programmed()
+            cluster.wait_until_ready()?;
+            std::thread::sleep(Duration::from_millis(300));
+            Ok(())
         };
         let result = restart();
         done.store(true, std::sync::atomic::Ordering::Relaxed);

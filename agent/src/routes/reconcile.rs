@@ -15,7 +15,7 @@ use calico_datastore::model::{Cidr, WorkloadEndpointId};
 use imbl::OrdMap;
 use tracing::{debug, info};
 
-use self::notes::{Place, Trouble, place_of};
+use self::notes::Trouble;
 use super::changes::{Changes, Interest};
 use super::intent::{Intent, Stale};
 use super::kernel::{Failure, Kernel, KernelError, RouteFilter};
@@ -48,8 +48,6 @@ pub struct Routes {
     /// What is wrong at a place.
     route_troubles: BTreeMap<Cidr, Trouble>,
     neighbour_troubles: BTreeMap<(u32, IpAddr), Trouble>,
-    /// Failures that were logged, so that each is said once.
-    known_failures: BTreeMap<Place, String>,
     states: OrdMap<WorkloadEndpointId, EndpointState>,
     failing: BTreeSet<WorkloadEndpointId>,
     writes: u64,
@@ -122,7 +120,6 @@ impl Routes {
             grace_neighbours: BTreeMap::new(),
             route_troubles: BTreeMap::new(),
             neighbour_troubles: BTreeMap::new(),
-            known_failures: BTreeMap::new(),
             states: OrdMap::new(),
             failing: BTreeSet::new(),
             writes: 0,
@@ -175,11 +172,6 @@ impl Routes {
                 Outcome { retry: true, error: Some(message) }
             }
         };
-        let (routes, neighbours) = (&self.route_troubles, &self.neighbour_troubles);
-        self.known_failures.retain(|place, _| match place {
-            Place::Route(destination) => routes.contains_key(destination),
-            Place::Neighbour(key) => neighbours.contains_key(key),
-        });
         self.watch();
         self.refresh_states(&work, world, &outcome);
         outcome
@@ -307,7 +299,6 @@ impl Routes {
             match result {
                 Ok(()) => {
                     self.actual.apply(&op, now);
-                    self.known_failures.remove(&place_of(&op));
                     done += 1;
                     self.tell(&op, each);
                 }

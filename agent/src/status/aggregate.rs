@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calico_datastore::model::WorkloadEndpointId;
 use futures::FutureExt as _;
 use futures::future::select_all;
 use tokio::sync::watch;
@@ -102,6 +103,9 @@ impl Aggregate {
                 changed.extend(self.combined.update(part.name, &report.endpoints));
             }
         }
+        for id in &changed {
+            say(id, self.combined.states().get(id));
+        }
         let problems = self.update_files(desired.settings.endpoint_status_prefix.as_ref(), changed);
         self.outputs.problems.send_if_modified(|current| {
             let changed = *current != problems;
@@ -131,7 +135,7 @@ impl Aggregate {
     fn update_files(
         &mut self,
         prefix: Option<&PathBuf>,
-        changed: Vec<calico_datastore::model::WorkloadEndpointId>,
+        changed: Vec<WorkloadEndpointId>,
     ) -> Vec<Problem> {
         let is_up = |state: Option<&EndpointState>| state == Some(&EndpointState::Up);
         if self.files.as_ref().map(|(open, _)| open) != prefix {
@@ -157,5 +161,20 @@ impl Aggregate {
                 message: crate::telemetry::chain(&error),
             }],
         }
+    }
+}
+
+/// One line for each change of an endpoint.
+fn say(id: &WorkloadEndpointId, state: Option<&EndpointState>) {
+    let endpoint = id.on_host();
+    match state {
+        Some(EndpointState::Up) => {
+            tracing::info!(endpoint, "endpoint is up: policy and routes are in the kernel")
+        }
+        Some(EndpointState::Down(reason)) => tracing::info!(endpoint, reason, "endpoint is down"),
+        Some(EndpointState::Error(reason)) => {
+            tracing::warn!(endpoint, reason, "endpoint is not protected as it should be")
+        }
+        None => tracing::info!(endpoint, "endpoint is gone"),
     }
 }

@@ -229,7 +229,7 @@ impl Overview {
             }
         }
         EndpointStatus {
-            endpoint: format!("{}/{}/{}", id.orchestrator, id.workload, id.endpoint),
+            endpoint: id.on_host(),
             interface: endpoint.interface.to_string(),
             addresses: endpoint.addresses.iter().map(ToString::to_string).collect(),
             class: endpoint.class.as_str().chars().take(12).collect(),

@@ -89,10 +89,17 @@ impl Host {
         std::thread::sleep(time);
     }
 
-    /// What the kernel's tables hold, by the flavour's own tool.
+    /// What the kernel's tables hold, by the flavour's own tool; without the counters of the
+    /// kernel's chains, which any packet in between changes (multicast listener reports come late).
     pub(crate) fn saved(&self, family: u8) -> String {
         let v = if family == 4 { "" } else { "6" };
-        sh(&format!("ip{v}tables-{}-save | grep -v '^#'", self.flavour))
+        sh(&format!(r"ip{v}tables-{}-save | sed '/^#/d; /^:/s/ \[.*//'", self.flavour))
+    }
+
+    /// The same with the counters of each rule.
+    pub(crate) fn saved_with_counters(&self, family: u8) -> String {
+        let v = if family == 4 { "" } else { "6" };
+        sh(&format!("ip{v}tables-{}-save -c", self.flavour))
     }
 
     /// Runs `iptables` or `ip6tables` of the flavour.

@@ -1,8 +1,12 @@
 //! Which packets pass: profiles, tiers, verdicts.
 
+use std::collections::VecDeque;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use calico_agent::config::HostAction;
+use calico_agent::config::{AllowAction, DenyAction, HostAction, InsertMode};
 use calico_agent::desired::{AclClass, AddressSet, Member, SetId, SetKind};
 use calico_agent::reconcile::{EndpointState, Wake};
 use calico_datastore::model::{Action, IcmpMatch, PortRange, Protocol, TierAction};
@@ -213,5 +217,121 @@ fn a_pod_reaches_its_host_as_the_settings_say() {
         for to in addresses {
             assert!(!a.reaches(to, 80), "denied by its profile {to}");
         }
+    });
+}
+
+#[test]
+fn a_denied_packet_may_be_answered_and_an_allowed_one_left_to_others() {
+    each_flavour(|host, flavour| {
+        let (a, b) = (host.pod(1), host.pod(2));
+        b.serve(80);
+        b.serve(81);
+        let mut state = empty(flavour);
+        settings(&mut state, |s| {
+            s.filter_deny = DenyAction::Reject;
+            s.filter_allow = AllowAction::Return;
+            s.insert_mode = InsertMode::Append;
+            s.mark_mask = 0xf0;
+        });
+        for family in [4, 6] {
+            // Before ours, because ours are appended; and behind ours, because ours return.
+            host.iptables(family, "-A FORWARD -p tcp --dport 82 -j ACCEPT");
+        }
+        profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
+        policy(&mut state, "p", vec![tcp(Action::Allow, &[80, 81])]);
+        let class = ingress_tiers(vec![tier("default", &["p"], TierAction::Deny)], "all");
+        endpoint(&mut state, &a, &profiles(&["all"]), false);
+        endpoint(&mut state, &b, &class, false);
+        host.apply(&state, Wake::Start);
+        b.serve(82);
+        for family in [4, 6] {
+            host.iptables(family, "-A FORWARD -p tcp --dport 81 -j DROP");
+        }
+        for to in b.both() {
+            assert!(a.reaches(to, 80), "allowed {to}");
+            assert!(!a.reaches(to, 81), "allowed by us, dropped behind us {to}");
+            assert!(a.reaches(to, 82), "accepted before us {to}");
+            // Longer than one retransmission: an error that comes while the sender is still inside
+            // connect() is not heard.
+            let to = SocketAddr::new(to, 83);
+            let answer =
+                a.netns.run(move || TcpStream::connect_timeout(&to, Duration::from_secs(5)));
+            let kind = answer.expect_err("denied").kind();
+            assert_eq!(kind, std::io::ErrorKind::ConnectionRefused, "rejected {to}");
+        }
+    });
+}
+
+/// A rule that changes together with its set: neither the old rule with the new members nor the
+/// new rule with the old ones may decide. Packets are sent without a pause while it changes.
+#[test]
+fn no_packet_passes_between_two_states_that_both_deny_it() {
+    each_flavour(|host, flavour| {
+        let (a, b) = (host.pod(1), host.pod(2));
+        b.netns.run(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:53").unwrap();
+            std::thread::spawn(move || {
+                while let Ok((_, from)) = socket.recv_from(&mut [0; 8]) {
+                    let _ = socket.send_to(b"!", from);
+                }
+            });
+        });
+        let mut state = empty(flavour);
+        profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
+        set(&mut state, "s:x", &[7]);
+        policy(&mut state, "p", vec![from_set(any(Action::Allow), "s:x")]);
+        let class = ingress_tiers(vec![tier("default", &["p"], TierAction::Deny)], "all");
+        endpoint(&mut state, &a, &profiles(&["all"]), false);
+        endpoint(&mut state, &b, &class, false);
+        host.apply(&state, Wake::Start);
+        let to = SocketAddr::new(b.v4(), 53);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (answers, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let shared = (Arc::clone(&stop), Arc::clone(&answers), Arc::clone(&sent));
+        let sender = a.netns.run(move || {
+            std::thread::spawn(move || {
+                let (stop, answers, sent) = shared;
+                // A new flow each time: an established one is not asked again. Nobody waits for an
+                // answer: the sockets of the last hundred flows are looked at again and again.
+                let mut flows = VecDeque::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+                    socket.set_nonblocking(true).unwrap();
+                    let _ = socket.send_to(b"?", to);
+                    sent.fetch_add(1, Ordering::Relaxed);
+                    flows.push_back(socket);
+                    let answered = flows.iter().filter(|s| s.recv_from(&mut [0; 8]).is_ok());
+                    answers.fetch_add(answered.count() as u64, Ordering::Relaxed);
+                    if flows.len() > 100 {
+                        flows.pop_front();
+                    }
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            })
+        });
+        for round in 0..20 {
+            // "Allow 7" and "deny 7 and 1", then back.
+            let mut after = next(&state);
+            if round % 2 == 0 {
+                set(&mut after, "s:x", &[7, 1]);
+                policy(&mut after, "p", vec![from_set(any(Action::Deny), "s:x")]);
+            } else {
+                set(&mut after, "s:x", &[7]);
+                policy(&mut after, "p", vec![from_set(any(Action::Allow), "s:x")]);
+            }
+            host.apply(&after, Wake::Desired);
+            state = after;
+        }
+        let denied = sent.load(Ordering::Relaxed);
+        assert_eq!(answers.load(Ordering::Relaxed), 0, "of {denied}");
+        assert!(denied > 100, "{denied}");
+        // And the sender can be answered.
+        let mut after = next(&state);
+        policy(&mut after, "p", vec![any(Action::Allow)]);
+        host.apply(&after, Wake::Desired);
+        host.sleep(Duration::from_millis(100));
+        stop.store(true, Ordering::Relaxed);
+        let _ = sender.join();
+        assert!(answers.load(Ordering::Relaxed) > 0);
     });
 }

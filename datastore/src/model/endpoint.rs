@@ -20,6 +20,15 @@ pub struct WorkloadEndpointId {
     pub endpoint: Name,
 }
 
+impl WorkloadEndpointId {
+    /// `orchestrator/workload/endpoint`: the name on its own host, where the node goes without
+    /// saying. `status` shows it, and the journal has it as `CALICO_ENDPOINT=`.
+    pub fn on_host(&self) -> String {
+        let Self { orchestrator, workload, endpoint, .. } = self;
+        format!("{orchestrator}/{workload}/{endpoint}")
+    }
+}
+
 impl fmt::Display for WorkloadEndpointId {
     /// `node/orchestrator/workload/endpoint`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use calico_e2e::cluster::{Cluster, OUTSIDE_V4};
 use calico_e2e::host::{Flavour, agent_binary};
 use calico_e2e::matrix::Family;
@@ -212,8 +212,5 @@ fn serve(netns: &str, addresses: &[std::net::IpAddr]) -> Result<bool> {
     let _server = Server::start(netns, addresses, &[HTTP, OTHER], &[DNS])?;
     loop {
         std::thread::park();
-        if run::interrupted() {
-            bail!("interrupted");
-        }
     }
 }

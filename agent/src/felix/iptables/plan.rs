@@ -111,6 +111,26 @@ pub fn plan(
     actual: &ActualTable,
     scope: Scope<'_>,
 ) -> Option<Plan> {
+    plan_parts(table, desired, actual, scope, true)
+}
+
+/// The same for our own chains only: jumps stay as they are.
+pub fn plan_chains(
+    table: Table,
+    desired: &DesiredTable,
+    actual: &ActualTable,
+    scope: Scope<'_>,
+) -> Option<Plan> {
+    plan_parts(table, desired, actual, scope, false)
+}
+
+fn plan_parts(
+    table: Table,
+    desired: &DesiredTable,
+    actual: &ActualTable,
+    scope: Scope<'_>,
+    with_jumps: bool,
+) -> Option<Plan> {
     let mut edits = Vec::new();
     let (mut declare, mut rules, mut jumps, mut delete) =
         (String::new(), String::new(), String::new(), String::new());
@@ -154,7 +174,7 @@ pub fn plan(
         .iter()
         .copied()
         .chain(actual.foreign.keys().map(String::as_str).filter(|name| !wanted.contains(name)));
-    for name in names {
+    for name in names.filter(|_| with_jumps) {
         let before = actual.foreign.get(name);
         if let Some(after) = plan_jumps(name, &desired.jumps, before, &mut jumps, &mut lines) {
             edits.push(Edit::Foreign(name.to_owned(), after));

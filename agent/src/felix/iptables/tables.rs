@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::driver::{Driver, IptablesError};
 use super::names;
-use super::plan::{Chain, DesiredTable, Jump, Plan, Scope, plan};
+use super::plan::{Chain, DesiredTable, Jump, Plan, Scope, plan, plan_chains};
 use super::save::{ActualTable, Table};
 use crate::felix::counters::Counters;
 
@@ -36,6 +36,8 @@ struct TableState {
     /// Chains that may differ. Only their plan is made, unless `all`.
     dirty: BTreeSet<String>,
     all: bool,
+    /// What the chains should say that are closed for a while.
+    held: BTreeMap<String, Arc<Chain>>,
     /// What the chains say that are closed because the kernel refused that, and what it said.
     refused: BTreeMap<String, (Arc<Chain>, String)>,
 }
@@ -69,17 +71,16 @@ impl FamilyTables {
     /// The chain `name` should be there and hold `lines`.
     pub fn put(&mut self, table: Table, name: String, lines: Vec<String>) {
         let state = self.tables.entry(table).or_default();
+        // The text is compared before it is hashed: most chains of a tree did not change.
+        match state.refused.get(&name) {
+            Some((refused, _)) if refused.lines == lines => return,
+            Some(_) => drop(state.refused.remove(&name)),
+            None if state.desired.chains.get(&name).is_some_and(|c| c.lines == lines) => return,
+            None => {}
+        }
         let chain = Arc::new(Chain::new(&name, lines));
-        if let Some((refused, _)) = state.refused.get(&name) {
-            if *refused == chain {
-                return;
-            }
-            state.refused.remove(&name);
-        }
-        if state.desired.chains.get(&name) != Some(&chain) {
-            state.dirty.insert(name.clone());
-            state.desired.chains.insert(name, chain);
-        }
+        state.dirty.insert(name.clone());
+        state.desired.chains.insert(name, chain);
     }
 
     /// The chain `name` should not be there.
@@ -176,37 +177,49 @@ impl FamilyTables {
         outcome
     }
 
-    /// Puts `closed` into those of `chains` that the kernel holds, for now: the next
-    /// [`FamilyTables::apply`] writes what they should be.
-    pub async fn close_now(
+    /// Closes those of `chains` that the kernel holds, at once and until [`FamilyTables::open`].
+    pub async fn close(
         &mut self,
         table: Table,
         chains: &BTreeSet<String>,
         closed: &[String],
         driver: &Driver,
-    ) {
-        let family = self.family;
-        let Some(state) = self.tables.get_mut(&table) else { return };
+    ) -> Result<(), IptablesError> {
         if !self.known {
-            return;
+            self.read(driver).await?;
+        }
+        let family = self.family;
+        let Some(state) = self.tables.get_mut(&table) else { return Ok(()) };
+        for name in chains.iter().filter(|name| state.actual.chains.contains_key(*name)) {
+            let shut = Arc::new(Chain::new(name, closed.to_vec()));
+            if let Some(chain) = state.desired.chains.insert(name.clone(), shut) {
+                state.held.insert(name.clone(), chain);
+            }
         }
         let shut = DesiredTable {
-            chains: chains
-                .iter()
-                .filter(|name| state.actual.chains.contains_key(*name))
-                .map(|name| (name.clone(), Arc::new(Chain::new(name, closed.to_vec()))))
+            chains: state
+                .held
+                .keys()
+                .filter_map(|name| {
+                    Some((name.clone(), Arc::clone(state.desired.chains.get(name)?)))
+                })
                 .collect(),
-            jumps: state.desired.jumps.clone(),
+            jumps: Vec::new(),
         };
+        // Only these: what else is to be written may name sets that are not there yet.
         let nothing = BTreeSet::new();
         let scope = Scope { only: Some(chains), hold: &nothing, delete: false };
-        let step = plan(table, &shut, &state.actual, scope);
-        state
-            .dirty
-            .extend(chains.iter().filter(|n| state.desired.chains.contains_key(*n)).cloned());
-        if let Err(error) = commit(step, driver, family, &mut state.actual).await {
-            // They are written in a moment anyway.
-            warn!(%family, error = %chain_of(&error), "chains could not be closed first");
+        let step = plan_chains(table, &shut, &state.actual, scope);
+        commit(step, driver, family, &mut state.actual).await
+    }
+
+    /// What was closed for a while should be as it was told; the next apply writes it.
+    pub fn open(&mut self) {
+        for state in self.tables.values_mut() {
+            for (name, chain) in std::mem::take(&mut state.held) {
+                state.dirty.insert(name.clone());
+                state.desired.chains.insert(name, chain);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use calico_datastore::model::Cidr;
 use imbl::{OrdMap, OrdSet};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::control::{self, ControlError};
 use super::file::{self, FileError};
@@ -38,8 +38,6 @@ pub struct Bird {
     version: String,
     /// The text that BIRD refused: it need not be asked again.
     refused: Option<(Arc<str>, String)>,
-    /// What was said last, so that a standing problem is said once.
-    said: Option<Problem>,
     writes: u64,
     reloads: u64,
 }
@@ -84,12 +82,7 @@ impl Reconciler for Bird {
             retry: false,
         };
         match outcome {
-            Ok(()) => {
-                report.applied = Some(world.desired.generation);
-                if self.said.take().is_some() {
-                    info!("BIRD runs with the newest configuration");
-                }
-            }
+            Ok(()) => report.applied = Some(world.desired.generation),
             Err(error) => {
                 // Nothing changes by itself when there is no address, or BIRD refuses the text.
                 let standing = matches!(
@@ -99,12 +92,7 @@ impl Reconciler for Bird {
                 if !standing {
                     report.wake_after = Some(RETRY);
                 }
-                let problem = describe(&error);
-                if self.said.as_ref() != Some(&problem) {
-                    warn!(reason = problem.message, "BIRD is not as it should be");
-                    self.said = Some(problem.clone());
-                }
-                report.problems.push(problem);
+                report.problems.push(describe(&error));
             }
         }
         report
@@ -124,7 +112,6 @@ impl Bird {
             loaded: None,
             version: String::new(),
             refused: None,
-            said: None,
             writes: 0,
             reloads: 0,
         }

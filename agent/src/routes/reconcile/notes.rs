@@ -1,10 +1,7 @@
-//! What a run could not do, and what it tells people: logged once, kept until it is settled.
-
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+//! What a run could not do: kept until it is settled. The loop logs it, once, from the report.
 
 use calico_datastore::model::Cidr;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::super::kernel::Failure;
 use super::super::plan::{Conflict, Op, Plan, RouteKind, Scope};
@@ -17,13 +14,6 @@ pub(super) struct Trouble {
     /// The kernel did not do what it was asked; when false, it was not asked, because a foreign
     /// route is in the way.
     pub(super) failed: bool,
-}
-
-/// Where something can be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
-    Route(Cidr),
-    Neighbour((u32, IpAddr)),
 }
 
 impl Routes {
@@ -50,34 +40,28 @@ impl Routes {
 
     /// Remembers what the plan could not do, and when it has to be made again.
     pub(super) fn take_notes(&mut self, scope: &Scope, plan: &Plan) {
-        let old = match scope {
+        match scope {
             Scope::All => {
                 self.grace_routes.clear();
                 self.grace_neighbours.clear();
                 self.neighbour_troubles.clear();
-                std::mem::take(&mut self.route_troubles)
+                self.route_troubles.clear();
             }
             Scope::Only { destinations, neighbours } => {
                 for key in neighbours {
                     self.grace_neighbours.remove(key);
                     self.neighbour_troubles.remove(key);
                 }
-                let mut old = BTreeMap::new();
                 for destination in destinations {
                     self.grace_routes.remove(destination);
-                    old.extend(self.route_troubles.remove_entry(destination));
+                    self.route_troubles.remove(destination);
                 }
-                old
             }
-        };
+        }
         self.grace_routes.extend(&plan.grace_routes);
         self.grace_neighbours.extend(&plan.grace_neighbours);
         for conflict in &plan.conflicts {
             let trouble = Trouble { message: self.describe(conflict), failed: false };
-            if old.get(&conflict.destination) != Some(&trouble) {
-                let reason = trouble.message.as_str();
-                warn!(destination = %conflict.destination, reason, "a route is in the way");
-            }
             self.route_troubles.insert(conflict.destination, trouble);
         }
     }
@@ -107,7 +91,6 @@ impl Routes {
 
     pub(super) fn note_failure(&mut self, op: &Op, failure: &Failure) {
         let reason = failure.reason();
-        let place = place_of(op);
         let message = match op {
             Op::AddRoute(route) | Op::ReplaceRoute { new: route, .. } => {
                 let hint = match route.source {
@@ -126,29 +109,15 @@ impl Routes {
                 format!("cannot remove the neighbour {}: {reason}", entry.address)
             }
         };
+        debug!(reason = message, "the kernel could not be changed");
         let trouble = Trouble { message, failed: true };
-        if self.known_failures.get(&place) != Some(&trouble.message) {
-            warn!(reason = trouble.message, "the kernel could not be changed");
-            self.known_failures.insert(place, trouble.message.clone());
-        }
-        match place {
-            Place::Route(destination) => {
-                self.route_troubles.insert(destination, trouble);
+        match op {
+            Op::AddRoute(route) | Op::DeleteRoute(route) | Op::ReplaceRoute { new: route, .. } => {
+                self.route_troubles.insert(route.destination, trouble);
             }
-            Place::Neighbour(key) => {
-                self.neighbour_troubles.insert(key, trouble);
+            Op::SetNeighbour(entry) | Op::DeleteNeighbour(entry) => {
+                self.neighbour_troubles.insert((entry.device, entry.address), trouble);
             }
-        }
-    }
-}
-
-pub(super) fn place_of(op: &Op) -> Place {
-    match op {
-        Op::AddRoute(route) | Op::DeleteRoute(route) | Op::ReplaceRoute { new: route, .. } => {
-            Place::Route(route.destination)
-        }
-        Op::SetNeighbour(entry) | Op::DeleteNeighbour(entry) => {
-            Place::Neighbour((entry.device, entry.address))
         }
     }
 }

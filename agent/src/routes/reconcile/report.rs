@@ -65,9 +65,15 @@ impl Routes {
                 problem(format!("endpoint {id}"), reason);
             }
         }
+        // What no endpoint's error tells: blocks, and leftovers that will not go.
         for (destination, trouble) in &self.route_troubles {
-            if self.intent.claimants(destination).next().is_none() {
+            if !self.intent.claimants(destination).any(|id| self.failing.contains(id)) {
                 problem(format!("route {destination}"), &trouble.message);
+            }
+        }
+        for ((device, address), trouble) in &self.neighbour_troubles {
+            if !self.intent.users(*device).any(|id| self.failing.contains(id)) {
+                problem(format!("neighbour {address}"), &trouble.message);
             }
         }
         if let Some(error) = &outcome.error {

@@ -17,7 +17,7 @@ mod draft;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -152,10 +152,18 @@ impl Syncer {
             .filter(|(_, known)| known.round != self.round)
             .map(|(key, _)| Arc::clone(key))
             .collect();
-        gone.sort_unstable();
-        self.incomplete = false;
+        // Those that come second go first: a first key must not hand its object to one that is
+        // gone as well, and ask for another listing because the value was not kept.
+        gone.sort_unstable_by_key(|key| (!self.shadows.contains_key(key), Arc::clone(key)));
         for key in gone {
             self.forget(&key);
+        }
+        self.incomplete = false;
+        // While keys came one by one, an object may have gone to another than the oldest of them,
+        // or to none because a value was not at hand. Every value was seen by now.
+        let contested: BTreeSet<_> = self.shadows.values().map(|s| s.id.clone()).collect();
+        for id in contested {
+            self.elect(id);
         }
         self.revision = revision;
         self.announce = true;
@@ -308,11 +316,7 @@ impl Syncer {
                 self.shadows.insert(key.clone(), Shadow { id, value: Some(entry.value.into()) });
                 return self.remember(key, entry, hash, Meaning::Shadow);
             }
-            if let Some(known) = self.keys.get_mut(other) {
-                known.meaning = Meaning::Shadow;
-            }
-            self.draft.reject(second(other, &id, &key));
-            self.shadows.insert(Arc::clone(other), Shadow { id: id.clone(), value: None });
+            self.demote(other, &id, &key);
         }
         self.own(id_hash, &key, other.is_some(), update);
         let meaning = self.meaning(&key, id);
@@ -352,28 +356,46 @@ impl Syncer {
     fn release(&mut self, id: ResourceId) {
         let id_hash = self.hasher.hash_one(&id);
         self.owners.remove(&id_hash);
-        let next = self
-            .shadows
-            .iter()
-            .filter(|(_, shadow)| shadow.id == id)
-            .filter_map(|(key, _)| Some((self.keys.get(key)?.create_revision, Arc::clone(key))))
-            .min();
         self.draft.remove(id_hash, Update::deleted(id.clone()));
-        let Some((_, key)) = next else { return };
+        self.elect(id);
+    }
+
+    /// Gives an object to the oldest of the keys that describe it.
+    fn elect(&mut self, id: ResourceId) {
+        let id_hash = self.hasher.hash_one(&id);
+        let age = |key: &Arc<str>| Some((self.keys.get(key)?.create_revision, Arc::clone(key)));
+        let owner = self.owners.get(&id_hash).cloned();
+        let second = self.shadows.iter().filter(|(_, shadow)| shadow.id == id);
+        let Some((second_age, key)) = second.filter_map(|(key, _)| age(key)).min() else { return };
+        if owner.as_ref().and_then(age).is_some_and(|first| first < (second_age, Arc::clone(&key))) {
+            return;
+        }
         let value = self.shadows.get(&key).and_then(|shadow| shadow.value.as_ref());
         let decoded = value.map(|value| (self.layout.decode)(&key, value));
         let Some(Decoded::Object(update)) = decoded else {
-            // Its value is needed: the next listing decodes it, and nothing is said before.
+            // Its value is needed: a listing reads it, and nothing is said before.
             self.incomplete = true;
             return;
         };
         self.shadows.remove(&key);
         self.draft.accept(&key);
+        if let Some(owner) = owner {
+            self.demote(&owner, &id, &key);
+        }
         self.own(id_hash, &key, true, update);
         let meaning = self.meaning(&key, id);
         if let Some(known) = self.keys.get_mut(&key) {
             known.meaning = meaning;
         }
+    }
+
+    /// A key that was first comes second from now on. Its value is not kept.
+    fn demote(&mut self, key: &Arc<str>, id: &ResourceId, first: &str) {
+        if let Some(known) = self.keys.get_mut(key) {
+            known.meaning = Meaning::Shadow;
+        }
+        self.draft.reject(second(key, id, first));
+        self.shadows.insert(Arc::clone(key), Shadow { id: id.clone(), value: None });
     }
 
     fn kind(&mut self, kind: String) -> u16 {

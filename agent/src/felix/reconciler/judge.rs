@@ -1,0 +1,155 @@
+//! What became of it: problems, the states of endpoints, links.
+
+use std::collections::BTreeSet;
+
+use calico_datastore::model::{Family, InterfaceName, WorkloadEndpointId};
+use imbl::ordmap::DiffItem;
+
+use super::{Felix, Run};
+use crate::desired::DesiredState;
+use crate::felix::ipset::{Command, Entry};
+use crate::felix::iptables::names;
+use crate::felix::iptables::save::Table;
+use crate::felix::iptables::tables::{Outcome, chain_of};
+use crate::felix::ruleset::Direction;
+use crate::reconcile::{EndpointState, Problem, Report, World};
+use crate::routes::monitor::Links;
+
+impl Felix {
+    pub(super) fn judge_tables(&mut self, outcomes: Vec<(Family, Outcome)>, run: &mut Run) -> bool {
+        let mut filter_in_force = true;
+        for (family, outcome) in outcomes {
+            run.wrote_tables |= outcome.wrote;
+            for (table, error) in outcome.failed {
+                filter_in_force &= table != Table::Filter;
+                run.fail(&format!("{family} table {}", table.name()), chain_of(&error));
+            }
+            run.refused_chains |= !outcome.refused.is_empty();
+            for (chain, said) in outcome.refused {
+                let subject = self.subject_of(&chain).unwrap_or(chain);
+                run.problem(
+                    subject,
+                    format!("the kernel refuses its {family} rules; it drops everything: {said}"),
+                );
+            }
+            for (chain, said) in outcome.stuck {
+                run.problem(
+                    format!("chain {chain}"),
+                    format!("cannot be deleted; does a rule of somebody else use it? {said}"),
+                );
+            }
+        }
+        filter_in_force
+    }
+
+    /// The policy or profile that a chain was made of.
+    pub(super) fn subject_of(&self, chain: &str) -> Option<String> {
+        let state = self.rendered.as_ref()?;
+        let policies = state
+            .policies
+            .keys()
+            .flat_map(|id| Direction::ALL.map(|d| (names::policy(id, d), format!("policy {id}"))));
+        let profiles = state.profiles.keys().flat_map(|name| {
+            Direction::ALL.map(|d| (names::profile(name, d), format!("profile {name}")))
+        });
+        policies.chain(profiles).find(|(name, _)| name == chain).map(|(_, subject)| subject)
+    }
+
+    /// Brings the endpoints' states up to date.
+    pub(super) fn judge_endpoints(&mut self, touched: &BTreeSet<WorkloadEndpointId>, run: &Run) {
+        let Some(state) = self.rendered.clone() else { return };
+        let all = run.failed != self.failure;
+        self.failure.clone_from(&run.failed);
+        let ids: Vec<WorkloadEndpointId> = if all {
+            self.endpoints.keys().chain(state.endpoints.keys()).cloned().collect()
+        } else {
+            touched.iter().cloned().collect()
+        };
+        for id in ids {
+            match self.judge(&id, &state) {
+                Some(judged) => self.endpoints.insert(id, judged),
+                None => self.endpoints.remove(&id),
+            };
+        }
+    }
+
+    pub(super) fn judge(
+        &self,
+        id: &WorkloadEndpointId,
+        state: &DesiredState,
+    ) -> Option<EndpointState> {
+        let endpoint = state.endpoints.get(id)?;
+        if let Some(failure) = &self.failure {
+            return Some(EndpointState::Error(failure.clone()));
+        }
+        if !endpoint.active {
+            return Some(EndpointState::Down("administratively down".to_owned()));
+        }
+        let interface = &endpoint.interface;
+        match self.interfaces.owner(interface) {
+            Some(owner) if owner == id => {}
+            Some(owner) => {
+                let said = format!("interface {interface} belongs to {owner}");
+                return Some(EndpointState::Error(said));
+            }
+            None => return Some(EndpointState::Error("its class is not programmed".to_owned())),
+        }
+        // Its own members, or the set that they belong to.
+        let sets = Family::ALL.map(|family| names::class_set(family, &endpoint.class));
+        let concerns = |command: &Command| match command {
+            Command::Add(_, Entry::NetIface(_, at)) => at == interface,
+            Command::Create(set, _) => sets.contains(set),
+            _ => false,
+        };
+        if let Some(refused) = self.refused.iter().find(|refused| concerns(&refused.command)) {
+            return Some(EndpointState::Error(refused.to_string()));
+        }
+        Some(match self.links.get(interface) {
+            None => EndpointState::Down(format!("interface {interface} is missing")),
+            Some(link) if !link.up => EndpointState::Down(format!("interface {interface} is down")),
+            Some(_) => EndpointState::Up,
+        })
+    }
+
+    /// Notes which interfaces are new, another, or gone.
+    pub(super) fn follow_links(
+        &mut self,
+        links: &Links,
+    ) -> (BTreeSet<InterfaceName>, BTreeSet<WorkloadEndpointId>) {
+        let (mut appeared, mut touched) = (BTreeSet::new(), BTreeSet::new());
+        for item in self.links.diff(links) {
+            let name = match item {
+                DiffItem::Add(name, _) => {
+                    appeared.insert(name.clone());
+                    name
+                }
+                DiffItem::Update { old: (_, old), new: (name, new) } => {
+                    if old.index != new.index || (new.up && !old.up) {
+                        appeared.insert(name.clone());
+                    }
+                    name
+                }
+                DiffItem::Remove(name, _) => name,
+            };
+            touched.extend(self.interfaces.claimants(name).cloned());
+        }
+        self.links = links.clone();
+        (appeared, touched)
+    }
+
+    /// What nothing can be done about now.
+    pub(super) fn helpless(&mut self, world: &World, subject: &str, message: String) -> Report {
+        self.rendered = None;
+        let state = |_| EndpointState::Error(message.clone());
+        let ids = world.desired.endpoints.keys().cloned();
+        self.endpoints = ids.map(|id| (id.clone(), state(id))).collect();
+        self.failure = Some(message.clone());
+        Report {
+            endpoints: self.endpoints.clone(),
+            problems: vec![Problem { subject: subject.to_owned(), message }],
+            facts: self.counters.facts(),
+            retry: true,
+            ..Report::default()
+        }
+    }
+}

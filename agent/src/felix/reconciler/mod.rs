@@ -1,0 +1,301 @@
+//! The reconciler: in which order the kernel is changed, and what is said about it.
+//!
+//! The order of an apply, and why:
+//!
+//! 1. *Sets that are new, and members that are new.* A rule cannot name a set that is not there, and
+//!    a rule that allows must find its members when it comes into force. A new endpoint is in its
+//!    class set before the class has a rule: until then its packets meet the DROP at the end of the
+//!    dispatch.
+//! 2. *The tables*, each in one transaction.
+//! 3. *Members and sets that go.* An endpoint that changes its class is in both sets for a moment:
+//!    the old or the new class decides, never none.
+//! 4. *Connections* of addresses that left, after nothing can make new ones.
+//! 5. *Sysctls.*
+//!
+//! Between 1 and 3 a set holds the old and the new members. That is harmless for a rule that did
+//! not change: each member comes or goes in one step. A rule that changes together with the members
+//! of a set it names is another matter: "allow S" that becomes "deny S" as S grows would let the new
+//! member through until 2, and back again until 3. Such policies are closed before 1 and opened
+//! after 3: established connections are not asked, new ones wait for some milliseconds.
+
+mod apply;
+mod judge;
+mod prepare;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calico_datastore::model::{Family, InterfaceName, WorkloadEndpointId};
+use imbl::OrdMap;
+use tokio::time::Instant;
+use tracing::info;
+
+use super::conntrack::Conntrack;
+use super::counters::Counters;
+use super::endpoints::{InterfaceChanges, Interfaces};
+use super::ipset::{Command, Phases, Refused, Sets};
+use super::iptables::driver::Driver;
+use super::iptables::probe::Dataplane;
+use super::iptables::render::Renderer;
+use super::iptables::tables::{FamilyTables, chain_of};
+use super::sysctl::Sysctls;
+use crate::config::IptablesBackend;
+use crate::desired::DesiredState;
+use crate::exec::Exec;
+use crate::reconcile::{EndpointState, Problem, Reconciler, Report, Wake, World};
+use crate::routes::monitor::Links;
+
+/// How soon a set that was still in use is tried again. nf_tables lets go of the sets of a deleted
+/// rule some time after the transaction.
+const DESTROY_AGAIN: Duration = Duration::from_millis(500);
+/// After how many tries a set that cannot be destroyed is worth telling.
+const DESTROY_PATIENCE: u32 = 10;
+
+/// The reconciler of policy.
+#[derive(Debug)]
+pub struct Felix {
+    exec: Exec,
+    counters: Counters,
+    sets: Sets,
+    sysctls: Sysctls,
+    conntrack: Conntrack,
+    /// Which iptables, and the setting that it was chosen for.
+    dataplane: Option<(IptablesBackend, Dataplane)>,
+    /// An iptables that an earlier run used and that is still to be cleaned.
+    abandoned: Option<Dataplane>,
+    families: Vec<OneFamily>,
+    /// The state that the tables were rendered from.
+    rendered: Option<Arc<DesiredState>>,
+    links: Links,
+    interfaces: Interfaces,
+    /// The sets are as `rendered` wants them.
+    sets_known: bool,
+    /// What the kernel refused to do with sets.
+    refused: Vec<Refused>,
+    /// Sets to destroy, and how often that was refused.
+    doomed: BTreeMap<String, u32>,
+    /// Addresses whose connections have to be forgotten.
+    leaving: BTreeSet<IpAddr>,
+    endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
+    /// What failed the endpoints as a whole in the last run.
+    failure: Option<String>,
+    check_tables: Option<Instant>,
+    check_sets: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct OneFamily {
+    family: Family,
+    tables: FamilyTables,
+    renderer: Renderer,
+}
+
+/// What one run found out.
+#[derive(Debug, Default)]
+struct Run {
+    problems: Vec<Problem>,
+    /// Something is not in force.
+    failed: Option<String>,
+    wrote_tables: bool,
+    /// A policy is closed because the kernel refuses it. It is tried again at the refresh, not
+    /// after every write of the others.
+    refused_chains: bool,
+}
+
+impl Run {
+    fn problem(&mut self, subject: impl Into<String>, message: impl Into<String>) {
+        self.problems.push(Problem { subject: subject.into(), message: message.into() });
+    }
+
+    fn fail(&mut self, subject: &str, message: String) {
+        self.failed.get_or_insert_with(|| format!("{subject}: {message}"));
+        self.problem(subject, message);
+    }
+}
+
+impl Felix {
+    /// A reconciler for the network namespace of this process. `proc_sys` is `/proc/sys`.
+    ///
+    /// Nothing is asked or touched before the first run. Call [`super::probe`] before, to end with
+    /// an error that says what is missing on this host.
+    pub fn new(exec: Exec, proc_sys: PathBuf) -> Self {
+        let counters = Counters::default();
+        Self {
+            sets: Sets::new(exec.clone(), counters.clone()),
+            sysctls: Sysctls::new(proc_sys, counters.clone()),
+            conntrack: Conntrack::new(exec.clone(), counters.clone()),
+            exec,
+            counters,
+            dataplane: None,
+            abandoned: None,
+            families: Vec::new(),
+            rendered: None,
+            links: Links::new(),
+            interfaces: Interfaces::default(),
+            sets_known: false,
+            refused: Vec::new(),
+            doomed: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            endpoints: OrdMap::new(),
+            failure: None,
+            check_tables: None,
+            check_sets: None,
+        }
+    }
+
+    /// What was sent to the kernel so far. The numbers go on growing.
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+
+    fn family_list(&self) -> Vec<Family> {
+        self.families.iter().map(|one| one.family).collect()
+    }
+
+    fn facts(&self) -> BTreeMap<String, String> {
+        let mut facts = self.counters.facts();
+        if let Some((_, dataplane)) = &self.dataplane {
+            facts.insert("dataplane".to_owned(), dataplane.to_string());
+        }
+        facts
+    }
+}
+
+/// What [`Felix::render`] found.
+struct Rendered {
+    changes: InterfaceChanges,
+    phases: Phases,
+    close: BTreeSet<String>,
+}
+
+impl Reconciler for Felix {
+    const NAME: &'static str = "felix";
+
+    async fn reconcile(&mut self, world: &World, wake: Wake) -> Report {
+        let state = &world.desired;
+        let settings = Arc::clone(&state.settings);
+        let now = Instant::now();
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+
+        let dataplane = match self.choose(&settings).await {
+            Ok(dataplane) => dataplane,
+            Err(error) => return self.helpless(world, "dataplane", chain_of(&error)),
+        };
+        let again = matches!(wake, Wake::Start | Wake::Retry);
+        let check_tables = again || due(self.check_tables);
+        let check_sets = again || due(self.check_sets);
+        let settings_differ =
+            self.rendered.as_ref().is_none_or(|rendered| rendered.settings != settings);
+        if settings_differ && self.set_up(&settings, &dataplane).is_none() {
+            let message =
+                format!("IptablesMarkMask {:#x} has less than 4 bits", settings.mark_mask);
+            return self.helpless(world, "settings", message);
+        }
+        let driver = Driver::new(self.exec.clone(), dataplane, self.counters.clone());
+        let mut run = Run::default();
+        let writes = self.counters.writes();
+
+        let Rendered { changes, phases, close } = self.render(state);
+        // A set that is to be destroyed and is wanted again: what it holds is not known.
+        self.sets_known &= !check_sets && !phases.before.iter().any(|command| {
+            matches!(command, Command::Create(set, _) if self.doomed.contains_key(set))
+        });
+        let read_sets = !self.sets_known;
+        let phases = if read_sets { self.read_sets(state, &mut run).await } else { Some(phases) };
+        // Without the sets no rule can be written that names them.
+        let ready = phases.is_some();
+        let Phases { before, after } = phases.unwrap_or_default();
+        self.sets_known = ready;
+
+        if !close.is_empty() {
+            self.close(&close, &driver, &mut run).await;
+        }
+        self.write_sets(&before, &mut run).await;
+        let mut filter_in_force = false;
+        if ready {
+            if check_tables {
+                self.families.iter_mut().for_each(|one| one.tables.forget());
+            }
+            let outcomes = self.write_tables(&driver).await;
+            filter_in_force = self.judge_tables(outcomes, &mut run);
+        }
+        self.shrink_sets(after, filter_in_force, &mut run).await;
+        if !close.is_empty() {
+            let outcomes = self.open(&driver).await;
+            self.judge_tables(outcomes, &mut run);
+        }
+        for refused in &self.refused {
+            run.problem(format!("address set {}", refused.command.set()), refused.to_string());
+        }
+
+        self.leaving.extend(changes.left.iter().copied());
+        if let Err(error) = self.conntrack.forget(&self.leaving).await {
+            let message = format!(
+                "connections of addresses that left are not cut: {} (package conntrack)",
+                chain_of(&error)
+            );
+            run.problem("conntrack", message);
+        } else {
+            self.leaving.clear();
+        }
+
+        let (mut appeared, mut touched) = self.follow_links(&world.links);
+        touched.extend(changes.touched);
+        let everything = check_tables || settings_differ;
+        let wanted: BTreeSet<InterfaceName> = if everything {
+            appeared.extend(self.interfaces.names().cloned());
+            appeared
+        } else {
+            let owned = touched.iter().filter_map(|id| state.endpoints.get(id));
+            appeared.extend(owned.map(|endpoint| endpoint.interface.clone()));
+            appeared
+        };
+        let present = wanted
+            .into_iter()
+            .filter(|name| self.links.contains_key(name) && self.interfaces.owner(name).is_some())
+            .collect();
+        self.set_sysctls(&present, everything, &mut run);
+        if run.failed.is_none() {
+            self.clean_abandoned(&mut run).await;
+        }
+        self.judge_endpoints(&touched, &run);
+
+        // When to look again: soon after a write, because another writer may have been at work
+        // with what it read before; else at the refresh interval.
+        let interval = |after: Duration| (!after.is_zero()).then(|| now + after);
+        let look_soon = !settings.iptables_post_write_check.is_zero() && !run.refused_chains;
+        if run.wrote_tables && look_soon {
+            let soon = interval(settings.iptables_post_write_check);
+            let planned = if check_tables { None } else { self.check_tables };
+            self.check_tables = [soon, planned].into_iter().flatten().min();
+        } else if check_tables || self.check_tables.is_none() {
+            self.check_tables = interval(settings.iptables_refresh);
+        }
+        if read_sets {
+            self.check_sets = interval(settings.ipsets_refresh);
+        }
+        // What cannot be destroyed for long is left to the refresh.
+        let hope = self.doomed.values().any(|tries| *tries < DESTROY_PATIENCE);
+        let doomed = hope.then(|| now + DESTROY_AGAIN);
+        let next = [self.check_tables, self.check_sets, doomed].into_iter().flatten().min();
+
+        if self.counters.writes() > writes {
+            let (generation, endpoints) = (state.generation, state.endpoints.len());
+            let problems = run.problems.len();
+            info!(generation, endpoints, problems, reason = ?wake, "policy applied");
+        }
+        run.problems.sort();
+        run.problems.dedup();
+        Report {
+            applied: run.failed.is_none().then_some(state.generation),
+            endpoints: self.endpoints.clone(),
+            problems: run.problems,
+            facts: self.facts(),
+            wake_after: next.map(|at| at.saturating_duration_since(now)),
+            retry: run.failed.is_some(),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Before anything is written: which iptables, which tables, and what should be in them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use calico_datastore::model::Family;
+use tracing::info;
+
+use super::{Felix, OneFamily, Rendered};
+use crate::config::Settings;
+use crate::desired::{ActiveRules, Change, DesiredDiff, DesiredState, SetId};
+use crate::felix::ipset::Phases;
+use crate::felix::iptables::names;
+use crate::felix::iptables::probe::{Dataplane, ProbeError, probe};
+use crate::felix::iptables::render::Renderer;
+use crate::felix::iptables::tables::FamilyTables;
+use crate::felix::ruleset::Direction;
+use crate::felix::sets;
+
+impl Felix {
+    /// Finds the iptables to use, unless that is known.
+    pub(super) async fn choose(&mut self, settings: &Settings) -> Result<Dataplane, ProbeError> {
+        let wanted = settings.iptables_backend;
+        if let Some((asked, dataplane)) = &self.dataplane
+            && *asked == wanted
+        {
+            return Ok(dataplane.clone());
+        }
+        let probed = probe(&self.exec, wanted).await?;
+        info!(dataplane = %probed.chosen, "dataplane chosen");
+        if let Some((_, old)) = self.dataplane.take()
+            && old.flavour != probed.chosen.flavour
+        {
+            // What was known is of the other tables.
+            self.families.iter_mut().for_each(|family| family.tables.forget());
+        }
+        self.abandoned = probed.abandoned;
+        self.dataplane = Some((wanted, probed.chosen.clone()));
+        Ok(probed.chosen)
+    }
+
+    /// The tables and renderers for these settings. `None` when the mark mask is too small.
+    pub(super) fn set_up(&mut self, settings: &Settings, dataplane: &Dataplane) -> Option<()> {
+        let mut old = std::mem::take(&mut self.families);
+        for family in Family::ALL {
+            let wanted = family == Family::V4 || settings.ipv6;
+            if !wanted || !self.sysctls.has(family) {
+                continue;
+            }
+            let renderer = Renderer::new(settings, family, dataplane.random_fully)?;
+            let tables = match old.iter().position(|one| one.family == family) {
+                Some(at) => old.swap_remove(at).tables,
+                None => FamilyTables::new(family, self.counters.clone()),
+            };
+            self.families.push(OneFamily { family, tables, renderer });
+        }
+        Some(())
+    }
+
+    /// Brings what should be up to date with `state`; returns what that means for sets.
+    pub(super) fn render(&mut self, state: &Arc<DesiredState>) -> Rendered {
+        let old = self.rendered.replace(Arc::clone(state));
+        let diff = old.as_ref().map(|old| state.diff(old));
+        let (Some(old), Some(diff)) = (old, diff.filter(|diff| !diff.settings)) else {
+            let before: BTreeSet<_> = self.endpoints.keys().cloned().collect();
+            let mut changes = self.interfaces.rebuild(state);
+            changes.touched.extend(before);
+            for one in &mut self.families {
+                one.renderer.all(state, self.interfaces.macs(), &mut one.tables);
+            }
+            self.sets_known = false;
+            return Rendered { changes, phases: Phases::default(), close: BTreeSet::new() };
+        };
+        let changes = self.interfaces.update(&diff.endpoints, state);
+        let macs = changes.macs.then(|| self.interfaces.macs());
+        let close = Self::close_first(&diff);
+        for one in &mut self.families {
+            one.renderer.changed(state, &diff, macs, &mut one.tables);
+        }
+        let phases = sets::changed(&old, state, &diff, &changes, &self.family_list());
+        Rendered { changes, phases, close }
+    }
+
+    /// The chains whose rules change together with the members of a set that they name, before or
+    /// after.
+    pub(super) fn close_first(diff: &DesiredDiff) -> BTreeSet<String> {
+        let sets: BTreeSet<&SetId> = diff.sets_changed.iter().map(|(id, _)| id).collect();
+        if sets.is_empty() {
+            return BTreeSet::new();
+        }
+        let names_one = |rules: &ActiveRules| {
+            rules.ingress.iter().chain(&rules.egress).any(|rule| {
+                [&rule.source, &rule.destination].into_iter().any(|side| {
+                    let lists = [&side.sets, &side.not_sets, &side.named_ports];
+                    lists
+                        .into_iter()
+                        .chain([&side.not_named_ports])
+                        .flatten()
+                        .any(|id| sets.contains(id))
+                })
+            })
+        };
+        let concerned = |change: &Change<Arc<ActiveRules>>| matches!(change, Change::Updated { old, new } if names_one(old) || names_one(new));
+        let policies = diff.policies.iter().filter(|(_, change)| concerned(change));
+        let profiles = diff.profiles.iter().filter(|(_, change)| concerned(change));
+        policies
+            .flat_map(|(id, _)| Direction::ALL.map(|d| names::policy(id, d)))
+            .chain(profiles.flat_map(|(name, _)| Direction::ALL.map(|d| names::profile(name, d))))
+            .collect()
+    }
+}

@@ -1,0 +1,93 @@
+//! Which iptables is chosen, and what is said when there is none.
+
+use calico_agent::config::IptablesBackend;
+use calico_agent::exec::Exec;
+use calico_agent::felix::{Flavour, ProbeError, probe};
+
+use crate::netns::{Netns, sh};
+
+fn in_new_host<T: Send + 'static>(work: impl FnOnce(&Exec) -> T + Send + 'static) -> Option<T> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: needs root for network namespaces");
+        return None;
+    }
+    Some(Netns::new().run(move || work(&Exec::default())))
+}
+
+fn choose(exec: &Exec, wanted: IptablesBackend) -> calico_agent::felix::Probed {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(probe(exec, wanted)).unwrap()
+}
+
+#[test]
+fn auto_goes_where_the_rules_of_others_are() {
+    in_new_host(|exec| {
+        let empty = choose(exec, IptablesBackend::Auto).chosen;
+        assert_eq!(empty.flavour, Flavour::Nft);
+        assert!(empty.to_string().contains("no rules of others"), "{empty}");
+        sh("iptables-legacy -A FORWARD -j ACCEPT");
+        let legacy = choose(exec, IptablesBackend::Auto).chosen;
+        assert_eq!(legacy.flavour, Flavour::Legacy);
+        assert!(legacy.to_string().ends_with("a rule of somebody else is there"), "{legacy}");
+        sh("iptables-nft -A FORWARD -j ACCEPT; iptables-nft -A INPUT -j ACCEPT");
+        assert_eq!(choose(exec, IptablesBackend::Auto).chosen.flavour, Flavour::Nft);
+        assert_eq!(choose(exec, IptablesBackend::Legacy).chosen.flavour, Flavour::Legacy);
+        // Ours are no reason to stay when others moved, but they are to be cleaned.
+        sh("iptables-legacy -N cali-old");
+        let probed = choose(exec, IptablesBackend::Auto);
+        assert_eq!(probed.abandoned.map(|d| d.flavour), Some(Flavour::Legacy));
+    });
+}
+
+/// Runs one of the ignored tests below in a process of its own, started by `how`.
+fn alone(how: &str, test: &str) {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let me = std::env::current_exe().unwrap();
+    let said =
+        sh(&format!("unshare -n {how} {} --exact probing::{test} --ignored 2>&1", me.display()));
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+fn refused() -> ProbeError {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(probe(&Exec::default(), IptablesBackend::Auto)).unwrap_err()
+}
+
+#[test]
+fn without_the_right_to_program_the_kernel_that_is_said() {
+    alone("setpriv --bounding-set=-net_admin --inh-caps=-net_admin", "child_without_net_admin");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn child_without_net_admin() {
+    let error = refused();
+    assert!(matches!(error, ProbeError::NotPermitted { .. }), "{error:?}");
+    assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+}
+
+#[test]
+fn a_missing_tool_is_named_with_its_package() {
+    alone("env PATH=/nonexistent", "child_without_ipset");
+    let dir = tempfile::tempdir().unwrap();
+    let ipset = sh("command -v ipset");
+    std::os::unix::fs::symlink(ipset.trim(), dir.path().join("ipset")).unwrap();
+    alone(&format!("env PATH={}", dir.path().display()), "child_without_iptables");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn child_without_ipset() {
+    let error = refused();
+    assert!(error.to_string().contains("install the package ipset"), "{error}");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn child_without_iptables() {
+    let error = refused();
+    assert!(error.to_string().contains("install the package iptables"), "{error}");
+}

@@ -1,0 +1,104 @@
+//! The units under a real systemd: ready only when policy is in force, restarted after a crash,
+//! hardened, BIRD beside it, fields in the journal.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use calico_e2e::cluster::{Cluster, ETCD};
+use calico_e2e::host::Flavour;
+use calico_e2e::machine::{self, Image, Machine};
+use calico_e2e::tutorial::{self, PODS};
+use calico_e2e::{run, wait};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn boot(cluster: &Cluster) -> Result<Machine> {
+    let host = &cluster.hosts[0];
+    let image = Image::new(cluster.run(), "one")?;
+    image.install_agent()?;
+    image.write("/etc/hostname", format!("{}\n", host.spec.name))?;
+    image.write(
+        "/etc/calico/calico.env",
+        format!("ETCD_ENDPOINTS=http://{ETCD}:2379\nIP={}/24\n", host.spec.v4),
+    )?;
+    image.boot(host.ns())
+}
+
+#[test]
+fn the_units_do_their_work_under_systemd() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    if let Some(program) = machine::missing() {
+        eprintln!("skipped: {program} is not installed (scripts/setup --tests)");
+        return Ok(());
+    }
+    let mut cluster = Cluster::new("sysd")?;
+    let machine = boot(&cluster)?;
+
+    // Without etcd the unit is starting, for as long as it takes, and says what it waits for.
+    cluster.etcd.stop()?;
+    machine.run(&[
+        "systemctl",
+        "enable",
+        "--now",
+        "--no-block",
+        "calico-agent",
+        "calico-bird.path",
+    ])?;
+    wait::until("status line", SOON, || {
+        let line = machine.property("calico-agent", "StatusText")?;
+        Ok(line.contains("waiting for the datastore").then_some(()))
+    })
+    .with_context(|| machine.journal("calico-agent"))?;
+    ensure!(machine.property("calico-agent", "ActiveState")? == "activating");
+
+    // With it: ready, and what the unit calls ready is in the kernel.
+    cluster.etcd.start()?;
+    cluster.etcd.put_all(&tutorial::base())?;
+    machine.wait_for_unit("calico-agent", "active", SOON)?;
+    let rules = machine.run(&["iptables-save"])?;
+    ensure!(rules.contains("-A FORWARD") && rules.contains("-j cali-FORWARD"), "{rules}");
+    ensure!(machine.property("calico-agent", "NRestarts")? == "0");
+
+    // BIRD started by itself when its configuration came, and the distribution's stays away.
+    machine.wait_for_unit("calico-bird", "active", SOON)?;
+    ensure!(machine.property("bird", "ActiveState")? != "active", "the stock bird.service runs");
+
+    // The second host is an ordinary one; pods on both, through the machine's kernel.
+    let second = cluster.host("calico-02")?;
+    second.flavour = Flavour::Auto;
+    second.start_agent()?;
+    second.start_bird(SOON)?;
+    for pod in &PODS {
+        cluster.add_pod(pod)?;
+    }
+    cluster.check(false).with_context(|| machine.journal("calico-agent"))?;
+
+    // Fields: everything about one endpoint is found by its name.
+    let field = format!("CALICO_ENDPOINT=cni/default/{}/eth0", PODS[0].container_id);
+    let found = machine.run(&["journalctl", "--no-pager", "-o", "json", &field])?;
+    ensure!(
+        found.contains("endpoint is up"),
+        "nothing under {field}:\n{}",
+        machine.journal("calico-agent")
+    );
+
+    // A crash: systemd starts it again; what was enforced stays enforced meanwhile and after.
+    let pid = machine.property("calico-agent", "MainPID")?;
+    machine.run(&["kill", "-9", &pid])?;
+    cluster.check(false)?;
+    wait::until("restarted agent", SOON, || {
+        let restarts = machine.property("calico-agent", "NRestarts")?;
+        let state = machine.property("calico-agent", "ActiveState")?;
+        Ok((restarts == "1" && state == "active").then_some(()))
+    })
+    .with_context(|| machine.journal("calico-agent"))?;
+    cluster.check(false)?;
+
+    // Stopped on purpose: pods keep what they had.
+    machine.run(&["systemctl", "stop", "calico-agent"])?;
+    ensure!(machine.property("calico-agent", "Result")? == "success");
+    cluster.check(false)?;
+    Ok(())
+}
