@@ -68,6 +68,11 @@ pub struct Overview {
 impl Overview {
     /// In one word.
     pub fn overall(&self) -> Overall {
+        let sync = self.sync.borrow().clone();
+        self.overall_with(&sync)
+    }
+
+    fn overall_with(&self, sync: &SyncState) -> Overall {
         let Some(desired) = self.desired.borrow().clone() else { return Overall::Starting };
         let reports = self.reports();
         if reports.iter().any(|(part, report)| {
@@ -75,7 +80,6 @@ impl Overview {
         }) {
             return Overall::Starting;
         }
-        let sync = self.sync.borrow();
         let in_force = reports.iter().all(|(_, report)| {
             report
                 .as_ref()
@@ -101,7 +105,9 @@ impl Overview {
 
     /// One line for `systemctl status`.
     pub fn summary(&self) -> String {
-        let sync = self.sync.borrow();
+        // Cloned: a second borrow of the same channel while the first is held waits for a writer
+        // that came between the two, and the writer waits for the first.
+        let sync = self.sync.borrow().clone();
         let endpoints = self.desired.borrow().as_ref().map_or(0, |desired| desired.endpoints.len());
         match (&sync.waiting, sync.complete) {
             (Some(reason), false) => format!("waiting for the datastore: {reason}"),
@@ -109,7 +115,7 @@ impl Overview {
                 format!("{endpoints} endpoints in force; waiting for the datastore: {reason}")
             }
             (None, false) => "reading the datastore".to_owned(),
-            (None, true) => match self.overall() {
+            (None, true) => match self.overall_with(&sync) {
                 Overall::Starting => format!("programming {endpoints} endpoints"),
                 Overall::Ready => format!("{endpoints} endpoints in force"),
                 Overall::Degraded => {
@@ -239,5 +245,51 @@ impl Overview {
                 .unwrap_or_default(),
             state: self.endpoint_state(id),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A reader that borrowed twice stopped the calculation for good, and with it every change of
+    /// policy, as soon as somebody asked for the status at the wrong moment.
+    #[test]
+    fn readers_never_stop_a_writer() {
+        let (sync, sync_reader) =
+            watch::channel(SyncState { complete: true, ..Default::default() });
+        let state = DesiredState::default();
+        let (_desired, desired) = watch::channel(Some(Arc::new(state)));
+        let (_registration, registration) = watch::channel(Ok(String::new()));
+        let (_files, files) = watch::channel(Vec::new());
+        let overview = Overview {
+            node: "calico-01".to_owned(),
+            started: Instant::now(),
+            sync: sync_reader,
+            registration,
+            desired,
+            parts: Vec::new(),
+            files,
+            bird_socket: PathBuf::new(),
+        };
+        let (done, over) = mpsc::channel();
+        std::thread::spawn(move || {
+            std::thread::scope(|scope| {
+                scope.spawn(|| (0..20_000).for_each(|n| sync.send_modify(|s| s.revision = n)));
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        for _ in 0..20_000 {
+                            assert_eq!(overview.summary(), "0 endpoints in force");
+                            assert!(overview.complete());
+                        }
+                    });
+                }
+            });
+            done.send(())
+        });
+        over.recv_timeout(Duration::from_secs(60)).expect("readers and writer wait for each other");
     }
 }
