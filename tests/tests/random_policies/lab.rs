@@ -295,8 +295,11 @@ impl Lab {
             ));
         };
         let saved = save(host, address)?;
-        // The status shows the class without the underscore that chain names have before it.
-        let mut chains = vec![format!("-{}", &class[..class.len().min(10)])];
+        let mut chains: Vec<String> = saved
+            .lines()
+            .filter(|line| line.contains(&format!("0c:{class}")))
+            .filter_map(|line| line.split(" -g ").nth(1).map(str::to_owned))
+            .collect();
         let mut text = format!("{} has class {class} on {}\n", pod.name, host.spec.name);
         let mut at = 0;
         while at < chains.len() {
