@@ -367,8 +367,7 @@ impl Syncer {
         let owner = self.owners.get(&id_hash).cloned();
         let second = self.shadows.iter().filter(|(_, shadow)| shadow.id == id);
         let Some((second_age, key)) = second.filter_map(|(key, _)| age(key)).min() else { return };
-        if owner.as_ref().and_then(age).is_some_and(|first| first < (second_age, Arc::clone(&key)))
-        {
+        if owner.as_ref().and_then(age).is_some_and(|first| first < (second_age, Arc::clone(&key))) {
             return;
         }
         let value = self.shadows.get(&key).and_then(|shadow| shadow.value.as_ref());
