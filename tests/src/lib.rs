@@ -17,6 +17,7 @@
 
 pub mod cluster;
 pub mod etcd;
+pub mod evaluator;
 pub mod host;
 pub mod kernel;
 pub mod machine;

@@ -93,13 +93,17 @@ pub struct Overview {
 impl Overview {
     /// In one word.
     pub fn overall(&self) -> Overall {
+        let sync = self.sync.borrow().clone();
+        self.overall_with(&sync)
+    }
+
+    fn overall_with(&self, sync: &SyncState) -> Overall {
         // What failed later leaves in force what was: that is not the beginning again.
         let desired = self.desired.borrow().clone();
         let Some(desired) = desired.filter(|_| *self.ready.borrow()) else {
             return Overall::Starting;
         };
         let reports = self.reports();
-        let sync = self.sync.borrow();
         let in_force = reports.iter().all(|(_, report)| {
             report
                 .as_ref()
@@ -125,7 +129,9 @@ impl Overview {
 
     /// One line for `systemctl status`.
     pub fn summary(&self) -> String {
-        let sync = self.sync.borrow();
+        // Cloned: a second borrow of the same channel while the first is held waits for a writer
+        // that came between the two, and the writer waits for the first.
+        let sync = self.sync.borrow().clone();
         let endpoints = self.desired.borrow().as_ref().map_or(0, |desired| desired.endpoints.len());
         match (&sync.waiting, sync.complete) {
             (Some(reason), false) => format!("waiting for the datastore: {reason}"),
@@ -133,7 +139,7 @@ impl Overview {
                 format!("{endpoints} endpoints in force; waiting for the datastore: {reason}")
             }
             (None, false) => "reading the datastore".to_owned(),
-            (None, true) => match self.overall() {
+            (None, true) => match self.overall_with(&sync) {
                 Overall::Starting => format!("programming {endpoints} endpoints"),
                 Overall::Ready => format!("{endpoints} endpoints in force"),
                 Overall::Degraded => {

@@ -122,3 +122,28 @@ async fn the_document_shows_every_problem_of_the_registration() {
     assert_eq!(document.notices, [problem(), other]);
     assert!(document.bgp_error.is_some() && document.datastore.in_sync);
 }
+
+/// A reader that borrowed a channel twice stopped the calculation for good, and with it every
+/// change of policy, as soon as somebody asked for the status at the wrong moment.
+#[test]
+fn readers_never_stop_a_writer() {
+    let rig = well();
+    let (done, over) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let rig = &rig;
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..20_000).for_each(|n| rig.sync.send_modify(|s| s.revision = n)));
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        assert_eq!(rig.overview.summary(), "0 endpoints in force");
+                        assert!(rig.overview.complete());
+                    }
+                });
+            }
+        });
+        done.send(())
+    });
+    let limit = std::time::Duration::from_secs(60);
+    over.recv_timeout(limit).expect("readers and writer wait for each other");
+}
