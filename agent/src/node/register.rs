@@ -107,7 +107,8 @@ pub async fn register<S: Store>(
 
 /// Registers the host, trying until it is done: soon again, with growing pauses of at most 3 s,
 /// when the store fails; every 30 s when somebody must do something first. `failed` hears of each
-/// reason once, for `status`; the log says it once too. Dropping the future ends it at any time.
+/// reason once, for `status`; so does the log, but for a store that is away. Dropping the future
+/// ends it at any time.
 pub async fn register_until_done<S: Store>(
     store: &S,
     identity: &Identity,
@@ -129,7 +130,12 @@ pub async fn register_until_done<S: Store>(
         };
         let message = chain(&error);
         if message != said {
-            tracing::warn!(reason = %message, "not registered; trying again");
+            if matches!(error, RegisterError::Store(_)) {
+                // That the store is away is said once, by who reads it.
+                tracing::debug!(reason = %message, "not registered; trying again");
+            } else {
+                tracing::warn!(reason = %message, "not registered; trying again");
+            }
             failed(Problem { subject: "registration".to_owned(), message: message.clone() });
             said = message;
         }
