@@ -132,7 +132,7 @@ fn is_file(stream: &str, file: &File) -> bool {
 }
 
 /// An error and everything behind it in one line: `what: why: why`. An error's own text never names
-/// its source, so nothing is said twice.
+/// its source, so nothing is said twice. What a program said over several lines becomes one.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -141,7 +141,7 @@ pub fn chain(error: &dyn Error) -> String {
         text.push_str(&error.to_string());
         source = error.source();
     }
-    text
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

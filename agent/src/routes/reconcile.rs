@@ -21,6 +21,7 @@ use super::intent::{Intent, Stale};
 use super::kernel::{Failure, Kernel, KernelError, RouteFilter};
 use super::plan::{Actual, CALICO_PROTOCOL, Plan, Route, Scope, plan};
 use crate::reconcile::{EndpointState, Reconciler, Report, Wake, World};
+use crate::telemetry::chain;
 
 /// Above this many interfaces one reading of everything is cheaper than one for each.
 const READ_ALL_ABOVE: usize = 16;
@@ -360,16 +361,4 @@ fn open<'a>(kernel: &'a mut Option<Kernel>, changes: &Changes) -> Result<&'a Ker
         Some(kernel) => Ok(kernel),
         None => Ok(kernel.insert(Kernel::open(changes)?)),
     }
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -98,7 +98,7 @@ impl Aggregate {
             }
         }
         for id in &changed {
-            say(id, self.combined.states().get(id));
+            say(id, &self.combined);
         }
         let mut news = !changed.is_empty();
         let problems = self.update_files(desired.settings.endpoint_status_prefix.as_ref(), changed);
@@ -165,18 +165,23 @@ impl Aggregate {
 }
 
 /// One line for each change of an endpoint.
-fn say(id: &WorkloadEndpointId, state: Option<&EndpointState>) {
+fn say(id: &WorkloadEndpointId, combined: &Combined) {
     let endpoint = id.on_host();
-    match state {
+    match combined.states().get(id) {
         Some(EndpointState::Up) => {
-            tracing::info!(endpoint, "endpoint is up: policy and routes are in the kernel")
+            tracing::info!(endpoint, "endpoint is up: policy and routes are in the kernel");
+        }
+        // One part is faster than the other; the line comes when both have spoken.
+        Some(EndpointState::Down(reason)) if !combined.is_judged(id) => {
+            tracing::debug!(endpoint, reason, "endpoint is down");
         }
         Some(EndpointState::Down(reason)) => tracing::info!(endpoint, reason, "endpoint is down"),
         Some(EndpointState::Error(reason)) => {
-            tracing::warn!(endpoint, reason, "endpoint is not protected as it should be")
+            tracing::warn!(endpoint, reason, "endpoint is not as it should be");
         }
         None => tracing::info!(endpoint, "endpoint is gone"),
     }
 }
+
 #[cfg(test)]
 mod tests;

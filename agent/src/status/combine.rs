@@ -62,6 +62,11 @@ impl Combined {
         changed
     }
 
+    /// True when every reconciler has spoken about it; until then its state is one of waiting.
+    pub fn is_judged(&self, id: &WorkloadEndpointId) -> bool {
+        self.parts.iter().all(|(_, part)| part.contains_key(id))
+    }
+
     /// `None`: no reconciler knows it.
     fn judge(&self, id: &WorkloadEndpointId) -> Option<EndpointState> {
         let said: Vec<_> = self.parts.iter().map(|(name, part)| (name, part.get(id))).collect();

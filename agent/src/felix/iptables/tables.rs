@@ -15,6 +15,7 @@ use super::names;
 use super::plan::{Chain, DesiredTable, Jump, Plan, Scope, plan, plan_chains};
 use super::save::{ActualTable, Table};
 use crate::felix::counters::Counters;
+use crate::telemetry::chain;
 
 /// What became of an [`FamilyTables::apply`].
 #[derive(Debug, Default)]
@@ -151,7 +152,7 @@ impl FamilyTables {
                 }
                 Err(error) => {
                     // Somebody may have changed the tables meanwhile, or one object is bad.
-                    debug!(family = %self.family, error = %chain_of(&error), "transaction refused");
+                    debug!(family = %self.family, error = %chain(&error), "transaction refused");
                     if let Err(error) = self.read(driver).await {
                         outcome.failed.push((Table::Filter, error));
                         return outcome;
@@ -291,7 +292,7 @@ impl FamilyTables {
         let scope = Scope { only: None, hold: &hold, delete: false };
         let base = plan(table, &first, &state.actual, scope);
         if let Err(error) = commit(base, driver, family, &mut state.actual).await {
-            warn!(%family, table = table.name(), error = %chain_of(&error), "table refused");
+            warn!(%family, table = table.name(), error = %chain(&error), "table refused");
             outcome.failed.push((table, error));
             return;
         }
@@ -307,7 +308,7 @@ impl FamilyTables {
             match group.as_slice() {
                 [] => {}
                 [name] => {
-                    let said = chain_of(&error);
+                    let said = chain(&error);
                     warn!(%family, chain = %name, error = %said, "chain refused, closing it");
                     let shut = Arc::new(Chain::new(name, closed.to_vec()));
                     if let Some(chain) = state.desired.chains.insert(name.clone(), shut) {
@@ -330,7 +331,7 @@ impl FamilyTables {
         let rest = plan(table, &state.desired, &state.actual, whole);
         if let Err(error) = commit(rest, driver, family, &mut state.actual).await {
             // Somebody else jumps into a chain of ours. It is empty of effect for everybody else.
-            let said = chain_of(&error);
+            let said = chain(&error);
             let left =
                 state.actual.chains.keys().filter(|n| !state.desired.chains.contains_key(*n));
             outcome.stuck.extend(left.map(|name| (name.clone(), said.clone())));
@@ -354,16 +355,4 @@ async fn commit(
     driver.restore(family, &plan.text).await?;
     plan.done(actual);
     Ok(())
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut out = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        out.push_str(": ");
-        out.push_str(&cause.to_string().replace('\n', " "));
-        next = cause.source();
-    }
-    out
 }

@@ -11,8 +11,9 @@ use crate::felix::ipset::{Command, Entry, Phases, full};
 use crate::felix::iptables::driver::Driver;
 use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
-use crate::felix::iptables::tables::{FamilyTables, Outcome, chain_of};
+use crate::felix::iptables::tables::{FamilyTables, Outcome};
 use crate::felix::sets;
+use crate::telemetry::chain;
 
 impl Felix {
     /// Reads the sets and plans everything. Addresses of endpoints that went away while nobody
@@ -25,7 +26,7 @@ impl Felix {
         let actual = match self.sets.read().await {
             Ok(actual) => actual,
             Err(error) => {
-                run.fail("address sets", chain_of(&error));
+                run.fail("address sets", chain(&error));
                 return None;
             }
         };
@@ -61,7 +62,7 @@ impl Felix {
             }
             Err(error) => {
                 self.sets_known = false;
-                run.fail("address sets", chain_of(&error));
+                run.fail("address sets", chain(&error));
             }
         }
     }
@@ -86,7 +87,7 @@ impl Felix {
         for one in &mut self.families {
             let closed = one.renderer.closed();
             if let Err(error) = one.tables.close(Table::Filter, chains, &closed, driver).await {
-                run.fail(&format!("{} table filter", one.family), chain_of(&error));
+                run.fail(&format!("{} table filter", one.family), chain(&error));
             }
         }
     }
@@ -131,7 +132,7 @@ impl Felix {
             }
             Err(error) => {
                 self.sets_known = false;
-                run.fail("address sets", chain_of(&error));
+                run.fail("address sets", chain(&error));
             }
         }
         for (set, _) in self.doomed.iter().filter(|(_, tries)| **tries >= DESTROY_PATIENCE) {
@@ -152,7 +153,7 @@ impl Felix {
             if let Some((table, error)) = outcome.failed.into_iter().next() {
                 run.problem(
                     format!("{} table {}", dataplane.flavour, table.name()),
-                    format!("cannot remove our rules of an earlier run: {}", chain_of(&error)),
+                    format!("cannot remove our rules of an earlier run: {}", chain(&error)),
                 );
                 return;
             }
@@ -180,7 +181,7 @@ impl Felix {
         for error in errors {
             // The interface went away meanwhile: that is told by the links.
             if error.source.kind() != std::io::ErrorKind::NotFound {
-                run.problem(error.path.display().to_string(), chain_of(&error));
+                run.problem(error.path.display().to_string(), chain(&error));
             }
         }
     }

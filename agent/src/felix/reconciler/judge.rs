@@ -10,10 +10,11 @@ use crate::desired::DesiredState;
 use crate::felix::ipset::{Command, Entry};
 use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
-use crate::felix::iptables::tables::{Outcome, chain_of};
+use crate::felix::iptables::tables::Outcome;
 use crate::felix::ruleset::Direction;
 use crate::reconcile::{EndpointState, Problem, Report, World};
 use crate::routes::monitor::Links;
+use crate::telemetry::chain;
 
 impl Felix {
     pub(super) fn judge_tables(&mut self, outcomes: Vec<(Family, Outcome)>, run: &mut Run) -> bool {
@@ -22,7 +23,7 @@ impl Felix {
             run.wrote_tables |= outcome.wrote;
             for (table, error) in outcome.failed {
                 filter_in_force &= table != Table::Filter;
-                run.fail(&format!("{family} table {}", table.name()), chain_of(&error));
+                run.fail(&format!("{family} table {}", table.name()), chain(&error));
             }
             run.refused_chains |= !outcome.refused.is_empty();
             for (chain, said) in outcome.refused {

@@ -40,13 +40,14 @@ use super::ipset::{Command, Phases, Refused, Sets};
 use super::iptables::driver::Driver;
 use super::iptables::probe::Dataplane;
 use super::iptables::render::Renderer;
-use super::iptables::tables::{FamilyTables, chain_of};
+use super::iptables::tables::FamilyTables;
 use super::sysctl::Sysctls;
 use crate::config::IptablesBackend;
 use crate::desired::DesiredState;
 use crate::exec::Exec;
 use crate::reconcile::{EndpointState, Problem, Reconciler, Report, Wake, World};
 use crate::routes::monitor::Links;
+use crate::telemetry::chain;
 
 /// How soon a set that was still in use is tried again. nf_tables lets go of the sets of a deleted
 /// rule some time after the transaction.
@@ -182,7 +183,7 @@ impl Reconciler for Felix {
 
         let dataplane = match self.choose(&settings).await {
             Ok(dataplane) => dataplane,
-            Err(error) => return self.helpless(world, "dataplane", chain_of(&error)),
+            Err(error) => return self.helpless(world, "dataplane", chain(&error)),
         };
         let again = matches!(wake, Wake::Start | Wake::Retry);
         let check_tables = again || due(self.check_tables);
@@ -235,7 +236,7 @@ impl Reconciler for Felix {
         if let Err(error) = self.conntrack.forget(&self.leaving).await {
             let message = format!(
                 "connections of addresses that left are not cut: {} (package conntrack)",
-                chain_of(&error)
+                chain(&error)
             );
             run.problem("conntrack", message);
         } else {

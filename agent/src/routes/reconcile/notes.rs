@@ -1,6 +1,6 @@
 //! What a run could not do: kept until it is settled. The loop logs it, once, from the report.
 
-use calico_datastore::model::Cidr;
+use calico_datastore::model::{Cidr, InterfaceName, WorkloadEndpointId};
 use tracing::{debug, info};
 
 use super::super::kernel::Failure;
@@ -21,7 +21,7 @@ impl Routes {
         let interface = op
             .device()
             .and_then(|device| self.intent.pods().get(&device))
-            .map_or("", |name| name.as_str());
+            .map(InterfaceName::as_str);
         let (what, place) = match op {
             Op::SetNeighbour(neighbour) => ("neighbour set", Cidr::host(neighbour.address)),
             Op::DeleteNeighbour(neighbour) => ("neighbour removed", Cidr::host(neighbour.address)),
@@ -29,7 +29,7 @@ impl Routes {
             Op::ReplaceRoute { new, .. } => ("route replaced", new.destination),
             Op::DeleteRoute(route) => ("route removed", route.destination),
         };
-        let endpoint = self.intent.claimants(&place).next().map(tracing::field::display);
+        let endpoint = self.intent.claimants(&place).next().map(WorkloadEndpointId::on_host);
         // A neighbour comes with its route: one line is enough.
         if each && !matches!(op, Op::SetNeighbour(_) | Op::DeleteNeighbour(_)) {
             info!(destination = %place, interface, endpoint, "{what}");
