@@ -359,7 +359,7 @@ impl World {
         if c.percent(70) {
             profiles.retain(|name| name != "never-made");
         }
-        if c.percent(40) {
+        if c.percent(60) {
             let at = c.below(profiles.len() + 1);
             profiles.insert(at, "projectcalico-default-allow".to_owned());
         }
@@ -411,7 +411,7 @@ fn spoil(c: &mut Chance, spec: &mut Value) -> bool {
             spec["ingress"] = json!([{ "action": "Deny", "source": { "selector": "a = 'b'" } }]);
             return false;
         }
-        2 => json!({ "action": "allow" }),
+        2 => json!({ "action": "Reject" }),
         3 => json!({ "action": "Allow", "source": { "nets": ["192.168.0.0/33"] } }),
         4 => json!({ "action": "Allow", "source": { "notNets": ["office"] } }),
         5 => json!({ "action": "Allow", "protocol": "TCP", "destination": { "ports": [65536] } }),
