@@ -233,7 +233,7 @@ impl Lab {
     ) -> Result<(&'q Question, Call, bool, String)> {
         let Question { from, to, family, service, .. } = question;
         let counter = self.ports.entry((from.netns.clone(), question.sources)).or_insert(0);
-        *counter = (*counter + 1) % 9_999;
+        *counter = (*counter + 1) % 5_000;
         let source_port = question.sources + *counter;
         let (source, target) = (from.address(*family), to.address(*family));
         let (protocol, port, icmp) = match (service, family) {
