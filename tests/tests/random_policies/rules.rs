@@ -169,13 +169,13 @@ fn entity(c: &mut Chance, namespaced: bool, with_ports: Option<(&[u16], bool)>) 
         }
         all.insert("serviceAccounts".into(), accounts.into());
     }
-    if let Some((real, certain)) = with_ports {
-        if certain || c.percent(10) {
-            let name = if c.percent(25) { "notPorts" } else { "ports" };
-            all.insert(name.into(), ports(c, real).into());
-            if c.percent(10) {
-                all.insert("notPorts".into(), ports(c, real).into());
-            }
+    if let Some((real, certain)) = with_ports
+        && (certain || c.percent(10))
+    {
+        let name = if c.percent(25) { "notPorts" } else { "ports" };
+        all.insert(name.into(), ports(c, real).into());
+        if c.percent(10) {
+            all.insert("notPorts".into(), ports(c, real).into());
         }
     }
     all.into()
