@@ -1,5 +1,8 @@
 //! Who a packet from a pod says it is.
 
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::Action;
 
@@ -93,5 +96,34 @@ fn the_loopback_of_the_host_is_not_the_pods() {
         // What would have happened without us.
         host.iptables(4, "-t raw -D PREROUTING 1");
         assert!(a.reaches(loopback, 8080), "the probe proves something");
+    });
+}
+
+/// A datagram from one to the other arrives.
+fn arrives(from: &Pod, to: &Pod, source: IpAddr, target: SocketAddr) -> bool {
+    let receiver = to.netns.run(move || UdpSocket::bind(target).expect("a free port"));
+    from.netns.run(move || {
+        let sender = UdpSocket::bind((source, 0)).expect("an own address");
+        // A refusal by our own kernel is as good as silence.
+        let _ = sender.send_to(b"datagram", target);
+    });
+    receiver.set_read_timeout(Some(Duration::from_millis(400))).expect("a time");
+    receiver.recv(&mut [0; 16]).is_ok()
+}
+
+#[test]
+fn a_pod_sends_nothing_that_a_host_would_unwrap() {
+    each_flavour(|host, flavour| {
+        let (a, b) = open_world(host, flavour);
+        for (from, to) in [(a.v4(), b.v4()), (a.v6(), b.v6())] {
+            assert!(arrives(&a, &b, from, (to, 4790).into()), "{to}");
+            assert!(!arrives(&a, &b, from, (to, 4789).into()), "VXLAN to {to}");
+        }
+        for family in [4, 6] {
+            host.iptables(family, "-D FORWARD 1");
+        }
+        for (from, to) in [(a.v4(), b.v4()), (a.v6(), b.v6())] {
+            assert!(arrives(&a, &b, from, (to, 4789).into()), "the probe proves something {to}");
+        }
     });
 }

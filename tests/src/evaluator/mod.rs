@@ -169,8 +169,10 @@ impl Evaluator {
             }
         }
         let last = |order: Option<f64>| order.unwrap_or(f64::INFINITY);
-        self.tiers
-            .sort_by(|a, b| last(a.order).total_cmp(&last(b.order)).then(a.name.cmp(&b.name)));
+        self.tiers.sort_by(|a, b| {
+            let order = last(a.order).total_cmp(&last(b.order));
+            a.is_missing.cmp(&b.is_missing).then(order).then(a.name.cmp(&b.name))
+        });
         self.policies.sort_by(|a, b| last(a.order).total_cmp(&last(b.order)).then(a.id.cmp(&b.id)));
     }
 

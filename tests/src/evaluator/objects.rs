@@ -156,18 +156,20 @@ pub struct Tier {
     pub order: Option<f64>,
     /// What its policies do not decide goes on.
     pub passes: bool,
+    /// Policies name it and it is not there: after all that are.
+    pub is_missing: bool,
 }
 
 impl Tier {
     pub(super) fn parse(json: &Value, name: &str) -> Result<Self> {
         let spec = &json["spec"];
         let passes = text(&spec["defaultAction"])? == Some("Pass");
-        Ok(Self { name: name.to_owned(), order: order(&spec["order"])?, passes })
+        Ok(Self { name: name.to_owned(), order: order(&spec["order"])?, passes, is_missing: false })
     }
 
     /// A tier that policies name and that is not there.
     pub(super) fn missing(name: &str) -> Self {
-        Self { name: name.to_owned(), order: None, passes: false }
+        Self { name: name.to_owned(), order: None, passes: false, is_missing: true }
     }
 }
 
@@ -198,14 +200,13 @@ impl Policy {
         let tier = text(&spec["tier"])?.or(text(label)?).map(str::to_owned);
         let own = text(&spec["selector"])?.map(Selector::parse).transpose()?;
         let accounts = text(&spec["serviceAccountSelector"])?.map(account_selector).transpose()?;
-        let mut selector = both(own, accounts);
-        if let Some(namespace) = namespace {
-            selector = both(selector, Some(Selector::equal(NAMESPACE, namespace)));
-        } else if let Some(text) = text(&spec["namespaceSelector"])? {
-            let all = Selector::Has(NAMESPACE.to_owned());
-            let term = Selector::parse(text)?.prefixed("pcns.", &all, &Selector::Global);
-            selector = both(selector, Some(term));
-        }
+        let selector = if let Some(namespace) = namespace {
+            both(both(own, accounts), Some(Selector::equal(NAMESPACE, namespace)))
+        } else {
+            let namespaces = text(&spec["namespaceSelector"])?.map(Selector::parse).transpose()?;
+            let namespaces = namespaces.map(|given| given.prefixed("pcns."));
+            narrowed(narrowed(own, namespaces, NAMESPACE), accounts, ACCOUNT)
+        };
         let types = names(&spec["types"])?;
         let types = types.iter().map(|name| match name.to_ascii_lowercase().as_str() {
             "ingress" => Ok(Direction::Ingress),
@@ -234,6 +235,16 @@ impl Policy {
     pub(super) fn rules(&self, direction: Direction) -> &[Rule] {
         if direction == Direction::Ingress { &self.ingress } else { &self.egress }
     }
+}
+
+/// Both of two selectors. With the second there is, `all()` in either means "has this label": the
+/// original replaces it in the text of the two together.
+fn narrowed(first: Option<Selector>, more: Option<Selector>, label: &str) -> Option<Selector> {
+    if more.is_none() {
+        return first;
+    }
+    let has = Selector::Has(label.to_owned());
+    both(first, more).map(|selector| selector.replacing(&has, &Selector::Global))
 }
 
 fn rules(json: &Value, namespace: Option<&str>) -> Result<Vec<Rule>> {

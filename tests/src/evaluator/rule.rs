@@ -171,7 +171,7 @@ impl Entity {
         let outside = Selector::Not(Box::new(has_namespace.clone()));
         let namespace_selector = selector(&json["namespaceSelector"])?;
         let namespace_term = match (&namespace_selector, namespace) {
-            (Some(given), _) => Some(given.prefixed("pcns.", &has_namespace, &outside)),
+            (Some(given), _) => Some(given.prefixed("pcns.").replacing(&has_namespace, &outside)),
             (None, Some(name)) => Some(Selector::equal(NAMESPACE, name)),
             (None, None) => None,
         };
@@ -205,8 +205,7 @@ const SCTP: u8 = 132;
 
 /// `serviceAccountSelector`, or the selector among a rule's service accounts.
 pub(super) fn account_selector(text: &str) -> Result<Selector> {
-    let all = Selector::Has(ACCOUNT.to_owned());
-    Ok(Selector::parse(text)?.prefixed("pcsa.", &all, &Selector::Global))
+    Ok(Selector::parse(text)?.prefixed("pcsa."))
 }
 
 fn service_accounts(json: &Value) -> Result<Option<Selector>> {

@@ -66,11 +66,21 @@ impl Selector {
         Self::Is(label.to_owned(), Operator::Equal, value.to_owned())
     }
 
-    /// Every label name with this prefix; `all()` and `global()` become what is given for them.
+    /// Every label name with this prefix; `all()` and `global()` as they are.
     #[must_use]
-    pub fn prefixed(&self, prefix: &str, all: &Self, global: &Self) -> Self {
+    pub fn prefixed(&self, prefix: &str) -> Self {
+        self.rewritten(prefix, &Self::All, &Self::Global)
+    }
+
+    /// With something else in the place of `all()`, and of `global()`.
+    #[must_use]
+    pub fn replacing(&self, all: &Self, global: &Self) -> Self {
+        self.rewritten("", all, global)
+    }
+
+    fn rewritten(&self, prefix: &str, all: &Self, global: &Self) -> Self {
         let name = |label: &String| format!("{prefix}{label}");
-        let each = |list: &[Self]| list.iter().map(|e| e.prefixed(prefix, all, global)).collect();
+        let each = |list: &[Self]| list.iter().map(|e| e.rewritten(prefix, all, global)).collect();
         match self {
             Self::All => all.clone(),
             Self::Global => global.clone(),
@@ -78,7 +88,7 @@ impl Selector {
             Self::Is(label, operator, value) => Self::Is(name(label), *operator, value.clone()),
             Self::In(label, set) => Self::In(name(label), set.clone()),
             Self::NotIn(label, set) => Self::NotIn(name(label), set.clone()),
-            Self::Not(inner) => Self::Not(Box::new(inner.prefixed(prefix, all, global))),
+            Self::Not(inner) => Self::Not(Box::new(inner.rewritten(prefix, all, global))),
             Self::And(list) => Self::And(each(list)),
             Self::Or(list) => Self::Or(each(list)),
         }

@@ -16,8 +16,9 @@ use calico_e2e::{tutorial, wait};
 
 use crate::ask::{Call, Patience, ask_all};
 use crate::chance::Chance;
+use crate::pods::ALL_PODS;
 use crate::rules::{SOURCES, TCP, UDP};
-use crate::world::{ALL_PODS, ALWAYS, Change, NEVER};
+use crate::world::{ALWAYS, Change, NEVER};
 
 /// How long silence is listened to: at least, after the last expected answer, at most.
 const PATIENCE: Patience = Patience {
@@ -233,7 +234,7 @@ impl Lab {
     ) -> Result<(&'q Question, Call, bool, String)> {
         let Question { from, to, family, service, .. } = question;
         let counter = self.ports.entry((from.netns.clone(), question.sources)).or_insert(0);
-        *counter = (*counter + 1) % 9_999;
+        *counter = (*counter + 1) % 5_000;
         let source_port = question.sources + *counter;
         let (source, target) = (from.address(*family), to.address(*family));
         let (protocol, port, icmp) = match (service, family) {
@@ -311,11 +312,10 @@ impl Lab {
                     text += &format!("{line}\n");
                     let target = line.split(" -j ").nth(1).or(line.split(" -g ").nth(1));
                     let target = target.and_then(|rest| rest.split_whitespace().next());
-                    if let Some(target) = target.filter(|t| t.starts_with("cali")) {
-                        if !chains.iter().any(|known| known == target) {
-                            chains.push(target.to_owned());
-                        }
-                    }
+                    let target = target.filter(|name| name.starts_with("cali"));
+                    chains.extend(
+                        target.filter(|name| !chains.iter().any(|c| c == name)).map(str::to_owned),
+                    );
                 }
             }
             at += 1;

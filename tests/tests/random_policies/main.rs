@@ -20,11 +20,13 @@ use crate::world::{Change, World, difference};
 mod ask;
 mod chance;
 mod lab;
+mod pods;
 mod rules;
+mod spoil;
 mod world;
 
 /// Worlds of a default run.
-const ROUNDS: u64 = 4;
+const ROUNDS: u64 = 14;
 /// Changes of each world.
 const STEPS: usize = 12;
 /// Questions after each change.
@@ -37,6 +39,7 @@ fn number(name: &str) -> Result<Option<u64>> {
     text.map(|text| text.parse().with_context(|| format!("{name} is {text:?}"))).transpose()
 }
 
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "seeds, counts and mismatches")]
 fn play(label: &str, flavour: Flavour) -> Result<()> {
     if !run::can_run() {
         return Ok(());

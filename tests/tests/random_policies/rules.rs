@@ -8,8 +8,9 @@ use crate::chance::Chance;
 pub(crate) const TCP: [u16; 5] = [80, 443, 7000, 8080, 9090];
 /// UDP ports on which every site answers.
 pub(crate) const UDP: [u16; 3] = [53, 5353, 7001];
-/// Questions come from one of these source ports and the 9,999 after it.
-pub(crate) const SOURCES: [u16; 4] = [10_000, 20_000, 30_000, 40_000];
+/// Questions come from one of these source ports and the 4,999 after it: below what the kernel
+/// gives to the agents' own connections.
+pub(crate) const SOURCES: [u16; 4] = [10_000, 15_000, 20_000, 25_000];
 /// Names that endpoints give to ports.
 pub(crate) const PORT_NAMES: [&str; 4] = ["http", "dns", "web.1", "x-1_y"];
 /// Label keys and values.
@@ -168,13 +169,13 @@ fn entity(c: &mut Chance, namespaced: bool, with_ports: Option<(&[u16], bool)>) 
         }
         all.insert("serviceAccounts".into(), accounts.into());
     }
-    if let Some((real, certain)) = with_ports {
-        if certain || c.percent(10) {
-            let name = if c.percent(25) { "notPorts" } else { "ports" };
-            all.insert(name.into(), ports(c, real).into());
-            if c.percent(10) {
-                all.insert("notPorts".into(), ports(c, real).into());
-            }
+    if let Some((real, certain)) = with_ports
+        && (certain || c.percent(10))
+    {
+        let name = if c.percent(25) { "notPorts" } else { "ports" };
+        all.insert(name.into(), ports(c, real).into());
+        if c.percent(10) {
+            all.insert("notPorts".into(), ports(c, real).into());
         }
     }
     all.into()
@@ -285,7 +286,7 @@ pub(crate) fn rule(c: &mut Chance, namespaced: bool, passes: bool) -> Value {
 }
 
 /// Ends of the ranges from which questions come, as ports of a rule.
-const SOURCE_PORTS: [u16; 6] = [9_999, 10_000, 19_999, 20_000, 30_001, 49_999];
+const SOURCE_PORTS: [u16; 6] = [9_999, 10_000, 14_999, 15_000, 20_001, 29_999];
 
 /// A handful of rules.
 pub(crate) fn rules(c: &mut Chance, namespaced: bool, passes: bool) -> Vec<Value> {

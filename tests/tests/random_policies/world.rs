@@ -1,54 +1,20 @@
 //! A random state of the datastore, and random changes to it.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
-use calico_e2e::tutorial::{HOSTS, PODS, PodSpec};
+use calico_e2e::tutorial::HOSTS;
 use calico_e2e::world::RESOURCES;
 use serde_json::{Map, Value, json};
 
 use crate::chance::Chance;
+use crate::pods::{ALL_PODS, is_control};
 use crate::rules::{ACCOUNTS, LABELS, OUTER, PORT_NAMES, TCP, UDP, nets, rules, selector};
+use crate::spoil::spoil;
 
 /// Allowed by the control policy, whatever else there is.
 pub(crate) const ALWAYS: u16 = 4443;
 /// Denied by it.
 pub(crate) const NEVER: u16 = 4444;
-
-const fn more(
-    name: &'static str,
-    host: usize,
-    container_id: &'static str,
-    last: u8,
-    mac: &'static str,
-) -> PodSpec {
-    PodSpec {
-        name,
-        host: HOSTS[host].name,
-        network: "frontend",
-        container_id,
-        v4: Ipv4Addr::new(192, 168, 0, last),
-        v6: Ipv6Addr::new(0xfd80, 0x24e2, 0xf998, 0x72d6, 0, 0, 0, last as u16),
-        mac,
-    }
-}
-
-/// The pods: four on each host. The first and the last are the controls.
-pub(crate) const ALL_PODS: [PodSpec; 8] = [
-    PODS[0],
-    PODS[1],
-    PODS[2],
-    PODS[3],
-    more("extra-1", 0, "d1000000-0001-4000-8000-000000000001", 2, "ca:fe:1d:52:bb:e5"),
-    more("extra-2", 0, "d2000000-0002-4000-8000-000000000002", 3, "ca:fe:1d:52:bb:e6"),
-    more("extra-3", 1, "d3000000-0003-4000-8000-000000000003", 66, "ca:fe:1d:52:bb:e7"),
-    more("extra-4", 1, "d4000000-0004-4000-8000-000000000004", 67, "ca:fe:1d:52:bb:e8"),
-];
-
-/// True for the pods that the control policy selects.
-pub(crate) fn is_control(pod: usize) -> bool {
-    pod == 0 || pod + 1 == ALL_PODS.len()
-}
 
 const PROFILES: [&str; 4] = ["red", "green", "blue", "never-made"];
 const NAMESPACES: [&str; 2] = ["default", "shop"];
@@ -75,12 +41,8 @@ pub(crate) struct World {
     has_tiers: bool,
     slots: BTreeMap<Slot, (String, String)>,
     fixed: BTreeMap<String, String>,
-    pods: Vec<PodState>,
-}
-
-#[derive(Clone, Debug)]
-struct PodState {
-    namespace: &'static str,
+    /// The namespace of each pod.
+    namespaces: Vec<&'static str>,
 }
 
 /// What was written and deleted in one step.
@@ -97,10 +59,10 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
         let has_tiers = chance.percent(85);
-        let pods = ALL_PODS.iter().map(|_| PodState { namespace: *chance.one(&NAMESPACES) });
-        let pods = pods.collect();
+        let namespaces = ALL_PODS.iter().map(|_| *chance.one(&NAMESPACES));
+        let namespaces = namespaces.collect();
         let (slots, fixed) = (BTreeMap::new(), BTreeMap::new());
-        let mut this = Self { chance, has_tiers, slots, fixed, pods };
+        let mut this = Self { chance, has_tiers, slots, fixed, namespaces };
         this.add_control();
         for slot in this.all_slots() {
             if matches!(slot, Slot::Pod(_)) || this.chance.percent(70) {
@@ -267,7 +229,7 @@ impl World {
             spec.insert("types".into(), json!(["Ingress"]));
         }
         let mut spec = Value::Object(spec);
-        let broken = c.percent(6).then(|| spoil(c, &mut spec)).unwrap_or(false);
+        let broken = c.percent(6) && spoil(c, &mut spec);
         let namespace = *c.one(&NAMESPACES);
         let (kind, namespace) = if global {
             ("globalnetworkpolicies", None)
@@ -320,7 +282,7 @@ impl World {
         let c = &mut self.chance;
         let spec = json!({ "nets": nets(c, 6) });
         let labels = labels(c, &LABELS, "");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             object("globalnetworksets", None, &format!("set{number}"), labels, &spec)
         } else {
             let namespace = *c.one(&NAMESPACES);
@@ -345,7 +307,7 @@ impl World {
     fn pod(&mut self, number: usize) -> (String, String) {
         let pod = &ALL_PODS[number];
         let ports = self.ports();
-        let namespace = self.pods[number].namespace;
+        let namespace = self.namespaces[number];
         let c = &mut self.chance;
         let mut labels = labels(c, &LABELS, "");
         labels.insert("projectcalico.org/namespace".into(), json!(namespace));
@@ -359,7 +321,7 @@ impl World {
         if c.percent(70) {
             profiles.retain(|name| name != "never-made");
         }
-        if c.percent(40) {
+        if c.percent(60) {
             let at = c.below(profiles.len() + 1);
             profiles.insert(at, "projectcalico-default-allow".to_owned());
         }
@@ -400,30 +362,6 @@ fn labels<const N: usize>(
         }
     }
     labels
-}
-
-/// Makes a value malformed; true when it must be cut off besides.
-fn spoil(c: &mut Chance, spec: &mut Value) -> bool {
-    let rule = match c.below(12) {
-        0 => return true,
-        1 => {
-            spec["selector"] = json!("role == ");
-            spec["ingress"] = json!([{ "action": "Deny", "source": { "selector": "a = 'b'" } }]);
-            return false;
-        }
-        2 => json!({ "action": "allow" }),
-        3 => json!({ "action": "Allow", "source": { "nets": ["192.168.0.0/33"] } }),
-        4 => json!({ "action": "Allow", "source": { "notNets": ["office"] } }),
-        5 => json!({ "action": "Allow", "protocol": "TCP", "destination": { "ports": [65536] } }),
-        6 => json!({ "action": "Allow", "protocol": "TCP", "destination": { "ports": ["9:8"] } }),
-        7 => json!({ "action": "Allow", "destination": { "ports": [80] } }),
-        8 => json!({ "action": "Allow", "protocol": "ICMP", "icmp": { "code": 0 } }),
-        9 => json!({ "action": "Allow", "protocol": "ICMP", "ipVersion": 6 }),
-        10 => json!({ "action": "Allow", "ipVersion": 5 }),
-        _ => json!({ "action": "Allow", "source": { "selector": "has (role)" } }),
-    };
-    spec["ingress"] = json!([{ "action": "Allow" }, rule]);
-    false
 }
 
 fn object(

@@ -129,6 +129,19 @@ fn connection_shortcuts(settings: &Settings) -> Vec<String> {
     out
 }
 
+/// UDP port of VXLAN, `VXLANPort` of the original.
+const VXLAN_PORT: u16 = 4789;
+
+/// Protocol number of IP in IP (RFC 2003).
+const IPIP: u8 = 4;
+
+/// Tunnels are the hosts' affair: what a pod wraps itself would come out at another host as the
+/// packet of any pod it likes, behind all checks of its source. Dropped whatever policy says, as the
+/// original does unless told otherwise (`AllowVXLANPacketsFromWorkloads`, `AllowIPIP…`).
+fn encapsulated() -> [String; 2] {
+    [format!("-p udp -m udp --dport {VXLAN_PORT} --jump DROP"), format!("-p {IPIP} --jump DROP")]
+}
+
 /// The chains of the table `filter` that follow from the settings.
 pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> {
     let known = names::local_endpoints(style.family);
@@ -151,6 +164,9 @@ pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> 
         .collect();
     forward.extend(connection_shortcuts(settings));
     forward.push(clear.clone());
+    forward.extend(
+        prefixes(settings).flat_map(|p| encapsulated().map(|line| format!("-i {p}+ {line}"))),
+    );
     // The source's egress, then the destination's ingress: both return what they allow.
     forward.extend(
         prefixes(settings)
@@ -170,6 +186,7 @@ pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> 
     to_host.push(unknown_source);
     to_host.extend(connection_shortcuts(settings));
     to_host.push(clear);
+    to_host.extend(encapsulated());
     to_host.push(format!("--jump {}", dispatch_name(Direction::Egress)));
     match settings.endpoint_to_host {
         HostAction::Drop => to_host.push("--jump DROP".to_owned()),
