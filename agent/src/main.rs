@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use calico_agent::api::{client, document::Overall, table};
+use calico_agent::api::{client, table};
 use calico_agent::calculation::Layers;
 use calico_agent::cli::{Cli, Command, Output, RunArgs, StatusArgs, exit};
 use calico_agent::config::{Env, FileConfig, Local, Settings};
 use calico_agent::daemon::{self, Options};
+use calico_agent::status::document::Overall;
 use calico_agent::telemetry;
 use clap::Parser;
 

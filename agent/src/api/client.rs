@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::document::StatusDocument;
+use crate::status::document::StatusDocument;
 
 /// How long the agent may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);

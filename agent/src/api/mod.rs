@@ -10,6 +10,5 @@
 //! `calico-agent status`. Only root can open the socket.
 
 pub mod client;
-pub mod document;
 pub mod server;
 pub mod table;

@@ -10,7 +10,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
-use super::document::{Overall, StatusDocument};
+use crate::status::document::{Overall, StatusDocument};
 use crate::status::overview::Overview;
 
 /// The socket could not be opened.

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::document::{Overall, StatusDocument};
 use crate::reconcile::EndpointState;
+use crate::status::document::{Overall, StatusDocument};
 
 /// Renders the document.
 pub fn render(status: &StatusDocument) -> String {

@@ -6,6 +6,7 @@ use super::params::folded;
 const KUBERNETES: &str = "for Kubernetes; this agent reads etcd";
 const TYPHA: &str = "there is no Typha; the agent reads etcd itself";
 const OVERLAY: &str = "overlays are not programmed yet";
+const WRAPPED: &str = "what a pod wraps for a tunnel is always dropped";
 const HOST_ENDPOINTS: &str = "host endpoints are not enforced yet";
 const BPF: &str = "there is no eBPF dataplane";
 const WIREGUARD: &str = "WireGuard is not supported";
@@ -22,8 +23,8 @@ const NOT_YET: &str = "not supported yet";
 
 /// (name, reason).
 pub static UNSUPPORTED: &[(&str, &str)] = &[
-    ("AllowIPIPPacketsFromWorkloads", OVERLAY),
-    ("AllowVXLANPacketsFromWorkloads", OVERLAY),
+    ("AllowIPIPPacketsFromWorkloads", WRAPPED),
+    ("AllowVXLANPacketsFromWorkloads", WRAPPED),
     ("AWSSrcDstCheck", "for Amazon's cloud"),
     ("BPFEnabled", BPF),
     ("BPFForceTrackPacketsFromIfaces", BPF),

@@ -2,6 +2,7 @@
 //! etcd) and to systemd.
 //!
 //! * [`overview`] knows where everything that is known can be asked; the socket answers from it.
+//! * [`document`] is what it answers.
 //! * [`aggregate`] is the task that puts the reports together.
 //! * [`combine`] makes one state per endpoint of what each reconciler says. Pure.
 //! * [`files`] keeps a file per programmed endpoint, which the CNI plugin waits for.
@@ -12,6 +13,7 @@
 
 pub mod aggregate;
 pub mod combine;
+pub mod document;
 pub mod files;
 pub mod keys;
 pub mod overview;

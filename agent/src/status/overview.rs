@@ -8,13 +8,13 @@ use std::time::Instant;
 use calico_datastore::model::WorkloadEndpointId;
 use tokio::sync::watch;
 
-use crate::api::document::{
-    DatastoreStatus, EndpointStatus, Overall, PartStatus, RejectedKey, StatusDocument,
-};
 use crate::desired::{DesiredState, LocalEndpoint};
 use crate::reconcile::{EndpointState, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
+use crate::status::document::{
+    DatastoreStatus, EndpointStatus, Overall, PartStatus, RejectedKey, StatusDocument,
+};
 
 /// What the reading of the datastore has come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::api::document::{DatastoreStatus, EndpointStatus, PartStatus, RejectedKey};
 use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
+use crate::status::document::{DatastoreStatus, EndpointStatus, PartStatus, RejectedKey};
 
 fn problem(subject: &str, message: &str) -> Problem {
     Problem { subject: subject.to_owned(), message: message.to_owned() }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::plan::Chain;
+use super::chain::Chain;
 
 /// The most comparisons that are spent on finding out which rules of the middle stay.
 const MOST_COMPARISONS: usize = 10_000;

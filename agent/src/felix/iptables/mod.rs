@@ -3,6 +3,7 @@
 //! [`chains`], [`rules`] and [`mac`] make text, [`plan`] compares it by hash with what
 //! [`save`] read, [`tables`] keeps both and drives [`driver`]. [`probe`] says which iptables.
 
+pub mod chain;
 pub mod chains;
 mod delta;
 pub mod driver;

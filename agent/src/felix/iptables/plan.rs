@@ -13,39 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::chain::Chain;
 use super::delta::delta;
 use super::hash::{self, RuleHash};
 use super::save::{ActualTable, ForeignChain, OwnRule, Table};
-
-/// A chain of ours as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
-    /// Its rules, without chain and comment.
-    pub lines: Vec<String>,
-    /// Their hashes.
-    pub hashes: Vec<RuleHash>,
-}
-
-impl Chain {
-    /// The chain `name` of these rules.
-    pub fn new(name: &str, lines: Vec<String>) -> Self {
-        let hashes = hash::of_chain(name, &lines).collect();
-        Self { lines, hashes }
-    }
-
-    /// The rule at a place as the tools take it behind the name of the chain.
-    pub(super) fn rule(&self, at: usize) -> String {
-        match (self.hashes.get(at), self.lines.get(at)) {
-            (Some(hash), Some(line)) => format!("-m comment --comment \"cali:{hash}\" {line}"),
-            _ => String::new(),
-        }
-    }
-
-    pub(super) fn is(&self, actual: &[Option<RuleHash>]) -> bool {
-        self.hashes.len() == actual.len()
-            && self.hashes.iter().zip(actual).all(|(a, b)| Some(*a) == *b)
-    }
-}
 
 /// Where a jump has to stand in a chain of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

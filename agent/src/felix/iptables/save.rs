@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::chain::Chain;
 use super::hash::RuleHash;
 use super::names::owns_chain;
-use super::plan::Chain;
 
 /// The tables that we look after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use calico_datastore::model::Family;
 use tracing::{debug, info, warn};
 
+use super::chain::Chain;
 use super::driver::{Driver, IptablesError};
 use super::names;
-use super::plan::{Chain, DesiredTable, Jump, Plan, Scope, plan, plan_chains};
+use super::plan::{DesiredTable, Jump, Plan, Scope, plan, plan_chains};
 use super::save::{ActualTable, Table};
 use crate::felix::counters::Counters;
 use crate::telemetry::chain;

@@ -1,0 +1,33 @@
+//! A chain with the hashes of its rules: what is compared, written, and remembered.
+
+use super::hash::{self, RuleHash};
+
+/// A chain of ours as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Its rules, without chain and comment.
+    pub lines: Vec<String>,
+    /// Their hashes.
+    pub hashes: Vec<RuleHash>,
+}
+
+impl Chain {
+    /// The chain `name` of these rules.
+    pub fn new(name: &str, lines: Vec<String>) -> Self {
+        let hashes = hash::of_chain(name, &lines).collect();
+        Self { lines, hashes }
+    }
+
+    /// The rule at a place as the tools take it behind the name of the chain.
+    pub(super) fn rule(&self, at: usize) -> String {
+        match (self.hashes.get(at), self.lines.get(at)) {
+            (Some(hash), Some(line)) => format!("-m comment --comment \"cali:{hash}\" {line}"),
+            _ => String::new(),
+        }
+    }
+
+    pub(super) fn is(&self, actual: &[Option<RuleHash>]) -> bool {
+        self.hashes.len() == actual.len()
+            && self.hashes.iter().zip(actual).all(|(a, b)| Some(*a) == *b)
+    }
+}
