@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use calico_datastore::backend::{Batch, SyncEvent};
 use calico_datastore::model::{FelixConfiguration, Name, Update};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use tokio::sync::{mpsc, watch};
 
 use crate::acl::Calculator;
@@ -206,6 +208,10 @@ impl Calculation {
                         revision = desired.revision,
                         "calculated"
                     );
+                    let before = current.as_ref().map(|old| &old.notices);
+                    for news in notice_news(before.unwrap_or(&Notices::new()), &desired.notices) {
+                        news.log();
+                    }
                     *current = Some(desired);
                 }
                 changed
@@ -235,6 +241,35 @@ impl Calculation {
         }
         self.resolution = Some(resolution);
     }
+}
+
+type Notices = OrdMap<Arc<str>, Arc<str>>;
+
+/// What is new about something that is in the store and not in force.
+#[derive(Debug, PartialEq, Eq)]
+enum News<'a> {
+    Raised(&'a str, &'a str),
+    Over(&'a str),
+}
+
+impl News<'_> {
+    fn log(&self) {
+        match self {
+            Self::Raised(subject, message) => tracing::warn!(subject, "{message}"),
+            Self::Over(subject) => tracing::info!(subject, "is in force, or gone"),
+        }
+    }
+}
+
+/// One warning when a notice comes or changes, one line when it goes.
+fn notice_news<'a>(before: &'a Notices, now: &'a Notices) -> Vec<News<'a>> {
+    let changes = before.diff(now).map(|change| match change {
+        DiffItem::Add(subject, message) | DiffItem::Update { new: (subject, message), .. } => {
+            News::Raised(subject, message)
+        }
+        DiffItem::Remove(subject, _) => News::Over(subject),
+    });
+    changes.collect()
 }
 
 #[cfg(test)]

@@ -186,3 +186,22 @@ async fn what_piled_up_becomes_one_state_and_the_end_of_the_queue_ends_the_task(
     drop(events);
     task.await.unwrap();
 }
+
+#[test]
+fn a_notice_is_told_when_it_comes_changes_or_goes_and_not_again() {
+    let notices = |of: &[(&'static str, &'static str)]| -> Notices {
+        of.iter().map(|(subject, message)| (Arc::from(*subject), Arc::from(*message))).collect()
+    };
+    let before = notices(&[("IPPool a", "IPIP"), ("IPPool b", "IPIP"), ("IPPool c", "IPIP")]);
+    let now =
+        notices(&[("HostEndpoint x", "not yet"), ("IPPool a", "IPIP"), ("IPPool b", "VXLAN")]);
+    assert_eq!(
+        notice_news(&before, &now),
+        [
+            News::Raised("HostEndpoint x", "not yet"),
+            News::Raised("IPPool b", "VXLAN"),
+            News::Over("IPPool c"),
+        ]
+    );
+    assert_eq!(notice_news(&now, &now), []);
+}
