@@ -189,8 +189,9 @@ fn protocol(c: &mut Chance, number: u8, name: &str) -> Value {
     }
 }
 
-fn icmp(c: &mut Chance) -> Value {
-    let kind = *c.one(&[8, 8, 128, 128, 13, 0, 129]);
+/// Mostly the echo request of the protocol's family: that is what is asked.
+fn icmp(c: &mut Chance, request: u8) -> Value {
+    let kind = *c.one(&[request, request, request, 13, 0, 129]);
     match c.below(3) {
         0 => json!({ "type": kind, "code": 0 }),
         1 => json!({ "type": kind, "code": c.one(&[0, 1]) }),
@@ -210,7 +211,7 @@ pub(crate) fn rule(c: &mut Chance, namespaced: bool, passes: bool) -> Value {
     let mut all = Map::new();
     all.insert("action".into(), json!(action));
     let (mut real, mut certain): (&[u16], bool) = (&[], false);
-    match c.below(16) {
+    match c.below(17) {
         0..=4 => {
             all.insert("protocol".into(), protocol(c, 6, "TCP"));
             (real, certain) = (&TCP, c.percent(70));
@@ -219,27 +220,27 @@ pub(crate) fn rule(c: &mut Chance, namespaced: bool, passes: bool) -> Value {
             all.insert("protocol".into(), protocol(c, 17, "UDP"));
             (real, certain) = (&UDP, c.percent(70));
         }
-        7..=8 => {
-            let (number, name) = *c.one(&[(1, "ICMP"), (58, "ICMPv6")]);
+        7..=9 => {
+            let (number, name, request) = *c.one(&[(1, "ICMP", 8), (58, "ICMPv6", 128)]);
             all.insert("protocol".into(), protocol(c, number, name));
             if c.percent(50) {
-                all.insert("icmp".into(), icmp(c));
+                all.insert("icmp".into(), icmp(c, request));
             }
-            if c.percent(30) {
-                all.insert("notICMP".into(), icmp(c));
+            if c.percent(50) {
+                all.insert("notICMP".into(), icmp(c, request));
             }
             if c.percent(20) {
                 all.insert("ipVersion".into(), json!(if number == 1 { 4 } else { 6 }));
             }
         }
-        9 => {
+        10 => {
             all.insert(
                 "protocol".into(),
                 c.one(&[json!("SCTP"), json!(132), json!("UDPLite"), json!(47), json!("6")])
                     .clone(),
             );
         }
-        10..=11 => {
+        11..=12 => {
             all.insert(
                 "notProtocol".into(),
                 c.one(&[
