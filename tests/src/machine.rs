@@ -49,8 +49,8 @@ exec unshare --mount --propagation private sh -c '
 /// A booted machine. Dropping it switches it off.
 #[derive(Debug)]
 pub struct Machine {
-    name: String,
-    dir: PathBuf,
+    image: Image,
+    netns: PathBuf,
     leader: u32,
     process: Process,
 }
@@ -60,7 +60,6 @@ pub struct Machine {
 pub struct Image {
     name: String,
     dir: PathBuf,
-    binds: Vec<(PathBuf, String)>,
 }
 
 /// True when this machine can boot one; otherwise the missing program.
@@ -84,7 +83,7 @@ impl Image {
             fs::create_dir_all(dir.join(sub))?;
         }
         // nspawn allows letters, digits and dashes.
-        Ok(Self { name: format!("{}-{what}", run.name()), dir, binds: Vec::new() })
+        Ok(Self { name: format!("{}-{what}", run.name()), dir })
     }
 
     /// Writes a file into the machine.
@@ -112,45 +111,74 @@ impl Image {
         Ok(())
     }
 
-    /// Shows a file of this machine inside, read-only.
-    pub fn bind(&mut self, outside: impl Into<PathBuf>, inside: &str) {
-        self.binds.push((outside.into(), inside.to_owned()));
-    }
-
     /// Boots it inside `ns` and waits until systemd answers.
     ///
     /// # Errors
     /// When the root cannot be built or the machine does not come up.
     pub fn boot(self, ns: &Netns) -> Result<Machine> {
-        let root = root()?;
-        let binds = self
-            .binds
-            .iter()
-            .map(|(outside, inside)| format!("--bind-ro={}:{inside}", outside.display()));
+        let netns = ns.path();
+        let (leader, process) = self.start(&netns)?;
+        let machine = Machine { image: self, netns, leader, process };
+        machine.wait_until_up()?;
+        Ok(machine)
+    }
+
+    /// Starts nspawn; returns PID 1 of the machine, as seen from here, and nspawn.
+    fn start(&self, netns: &Path) -> Result<(u32, Process)> {
         let process = Command::new("sh")
             .args(["-c", BOOT])
             .arg(&self.dir)
             .arg(&self.name)
-            .arg(&root)
-            .arg(ns.path())
-            .args(binds.collect::<Vec<_>>())
+            .arg(root()?)
+            .arg(netns)
             .start(&self.dir.join("console.log"))?;
         let leader = wait::until("PID 1 of the machine", Duration::from_secs(20), || {
             Ok(child_named(process.pid(), "systemd"))
         })
         .with_context(|| process.log())?;
-        let machine = Machine { name: self.name, dir: self.dir, leader, process };
-        wait::until("running systemd", Duration::from_secs(30), || {
-            let state = machine.exec(&["systemctl", "is-system-running"])?.stdout;
-            // The distribution's bird.service may fail without an address for its router id.
-            Ok(matches!(state.trim(), "running" | "degraded").then_some(()))
-        })
-        .with_context(|| machine.process.log())?;
-        Ok(machine)
+        Ok((leader, process))
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        for hierarchy in ["unified", "systemd"] {
+            remove_groups(&Path::new("/sys/fs/cgroup").join(hierarchy).join(&self.name));
+        }
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
 impl Machine {
+    /// Switches it off and on again: `/run` is empty then, what was written elsewhere is still there.
+    /// The network namespace is not the machine's, so what it holds stays too.
+    ///
+    /// # Errors
+    /// When the machine does not come up.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.power_off();
+        (self.leader, self.process) = self.image.start(&self.netns)?;
+        self.wait_until_up()
+    }
+
+    fn power_off(&mut self) {
+        let leader = self.leader.to_string();
+        let _ = Command::new("kill").args(["-s", "RTMIN+4", &leader]).output();
+        if self.process.wait(Duration::from_secs(10)).is_err() {
+            self.process.kill();
+        }
+    }
+
+    fn wait_until_up(&self) -> Result<()> {
+        wait::until("running systemd", Duration::from_secs(30), || {
+            let state = self.exec(&["systemctl", "is-system-running"])?.stdout;
+            // `starting` for ever when a unit of ours waits for etcd; `degraded` when the
+            // distribution's bird.service failed for want of a router id.
+            Ok(matches!(state.trim(), "starting" | "running" | "degraded").then_some(()))
+        })
+        .with_context(|| self.process.log())
+    }
+
     /// Runs a program inside, as root.
     ///
     /// # Errors
@@ -190,24 +218,19 @@ impl Machine {
         .with_context(|| self.journal(unit))
     }
 
-    /// The journal of a unit.
+    /// What systemd says of a unit and what is in its journal, since the last boot.
     pub fn journal(&self, unit: &str) -> String {
-        let journal = self.exec(&["journalctl", "--no-pager", "-u", unit]);
-        journal.map(|output| output.stdout).unwrap_or_default()
+        let say = |args: &[&str]| self.exec(args).map(|output| output.stdout).unwrap_or_default();
+        let mut text = say(&["systemctl", "--no-pager", "--full", "status", unit]);
+        text += &say(&["systemctl", "--no-pager", "list-jobs"]);
+        text += &say(&["journalctl", "--no-pager", "-b", "-u", unit]);
+        text
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let leader = self.leader.to_string();
-        let _ = Command::new("kill").args(["-s", "RTMIN+4", &leader]).output();
-        if self.process.wait(Duration::from_secs(10)).is_err() {
-            self.process.kill();
-        }
-        for hierarchy in ["unified", "systemd"] {
-            remove_groups(&Path::new("/sys/fs/cgroup").join(hierarchy).join(&self.name));
-        }
-        let _ = fs::remove_dir_all(&self.dir);
+        self.power_off();
     }
 }
 

@@ -34,18 +34,11 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
         return Ok(());
     }
     let mut cluster = Cluster::new("sysd")?;
-    let machine = boot(&cluster)?;
+    let mut machine = boot(&cluster)?;
 
     // Without etcd the unit is starting, for as long as it takes, and says what it waits for.
     cluster.etcd.stop()?;
-    machine.run(&[
-        "systemctl",
-        "enable",
-        "--now",
-        "--no-block",
-        "calico-agent",
-        "calico-bird.path",
-    ])?;
+    machine.run(&["systemctl", "enable", "--now", "--no-block", "calico-agent", "calico-bird"])?;
     wait::until("status line", SOON, || {
         let line = machine.property("calico-agent", "StatusText")?;
         Ok(line.contains("waiting for the datastore").then_some(()))
@@ -63,7 +56,10 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
 
     // BIRD started by itself when its configuration came, and the distribution's stays away.
     machine.wait_for_unit("calico-bird", "active", SOON)?;
-    ensure!(machine.property("bird", "ActiveState")? != "active", "the stock bird.service runs");
+    wait::until("one BIRD", SOON, || {
+        let pids = machine.exec(&["pidof", "bird"])?.stdout;
+        Ok((pids.split_whitespace().count() == 1).then_some(()))
+    })?;
 
     // The second host is an ordinary one; pods on both, through the machine's kernel.
     let second = cluster.host("calico-02")?;
@@ -99,6 +95,23 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     // Stopped on purpose: pods keep what they had.
     machine.run(&["systemctl", "stop", "calico-agent"])?;
     ensure!(machine.property("calico-agent", "Result")? == "success");
+    cluster.check(false)?;
+
+    // A reboot while etcd is away: BGP comes up with the configuration that was kept, the agent
+    // waits, and goes on when etcd is back.
+    cluster.etcd.stop()?;
+    machine.reboot()?;
+    machine.wait_for_unit("calico-bird", "active", SOON)?;
+    ensure!(machine.property("bird", "Id")? == "calico-bird.service", "bird.service is not ours");
+    wait::until("BGP sessions after the reboot", SOON, || {
+        let sessions =
+            machine.run(&["birdc", "-s", "/run/calico/bird.ctl", "show", "protocols"])?;
+        Ok((sessions.matches("Established").count() == 2).then_some(()))
+    })
+    .with_context(|| machine.journal("calico-bird"))?;
+    ensure!(machine.property("calico-agent", "ActiveState")? == "activating");
+    cluster.etcd.start()?;
+    machine.wait_for_unit("calico-agent", "active", SOON)?;
     cluster.check(false)?;
     Ok(())
 }
