@@ -136,21 +136,34 @@ fn named_ports_take_the_protocol_of_the_rule_or_tcp() {
 #[test]
 fn negated_criteria_have_sets_of_their_own() {
     let not_ports = Ports { ranges: vec![], named: names("http http") };
-    let source = Peer {
-        selector: Some(selector("has(a)")),
-        not_selector: Some(selector("has(b)")),
-        not_ports,
-        ..Peer::default()
-    };
+    let source = Peer { not_selector: Some(selector("has(b)")), not_ports, ..Peer::default() };
     let (_, state) = world_with_rules(vec![Rule { source, ..Rule::any(Action::Deny) }]);
     let rule = &state.policies[&policy_id("p")].ingress[0];
-    let ids = |text: &str| {
-        let id = state.sets.iter().find(|(_, set)| *set.selector == *text).map(|(id, _)| id);
-        vec![id.cloned().unwrap()]
+    assert_eq!(rule.source.sets, []);
+    assert_eq!(rule.source.not_sets, [set_id(&state, "has(b)")]);
+    assert_eq!(rule.source.not_named_ports, [set_id(&state, "all(); tcp; http")]);
+}
+
+#[test]
+fn a_selector_and_its_exception_are_one_set() {
+    let source = Peer {
+        selector: Some(selector("has(a) && has(c)")),
+        not_selector: Some(selector("has(b) || has(d)")),
+        not_ports: Ports { ranges: vec![], named: names("http") },
+        ..Peer::default()
     };
-    assert_eq!(rule.source.sets, ids("has(a)"));
-    assert_eq!(rule.source.not_sets, ids("has(b)"));
-    assert_eq!(rule.source.not_named_ports, ids("has(a); tcp; http"));
+    let (mut bench, state) = world_with_rules(vec![Rule { source, ..Rule::any(Action::Deny) }]);
+    let rule = &state.policies[&policy_id("p")].ingress[0];
+    let both = "((has(a) && has(c)) && !(has(b) || has(d)))";
+    assert_eq!(rule.source.sets, [set_id(&state, both)]);
+    assert_eq!(rule.source.not_sets, []);
+    assert_eq!(rule.source.not_named_ports, [set_id(&state, &format!("{both}; tcp; http"))]);
+    // Who is excepted brings nothing, and takes nothing away from others.
+    let state = bench.apply([
+        put_netset("meant", "10.9.0.0/16 10.8.0.1/32", "a c"),
+        put_netset("excepted", "10.9.0.0/16 10.7.0.1/32", "a c d"),
+    ]);
+    assert_eq!(members(&state, both), ["Net(10.8.0.1/32)", "Net(10.9.0.0/16)"]);
 }
 
 #[test]
@@ -185,4 +198,34 @@ fn a_rule_that_cannot_be_evaluated_is_left_out_and_named() {
     assert!(text.contains("ingress rule 1") && text.contains("services"), "{text}");
     let state = bench.apply([put_policy("p", policy("all()"))]);
     assert_eq!(notice(&state, "GlobalNetworkPolicy p"), None);
+}
+
+#[test]
+fn http_takes_the_force_from_an_allow_but_not_from_a_deny() {
+    for action in [Action::Allow, Action::Pass, Action::Log, Action::Deny] {
+        let http = Rule { action, unevaluable: Some(Unevaluable::Http), ..allow_from("has(x)") };
+        let (_, state) = world_with_rules(vec![http]);
+        let left: Vec<_> = state.policies[&policy_id("p")].ingress.iter().collect();
+        assert_eq!(left.len(), usize::from(action == Action::Deny), "{action:?}: {left:?}");
+        let text = notice(&state, "GlobalNetworkPolicy p").unwrap();
+        assert_eq!(text.contains("denies"), action == Action::Deny, "{text}");
+        assert!(text.contains("ingress rule 0") && text.contains("http"), "{text}");
+    }
+    // Services stand for a set without members: not even a Deny matches.
+    let services = Rule {
+        action: Action::Deny,
+        unevaluable: Some(Unevaluable::Services),
+        ..allow_from("has(x)")
+    };
+    let (_, state) = world_with_rules(vec![services]);
+    assert_eq!(state.policies[&policy_id("p")].ingress, []);
+}
+
+#[test]
+fn a_notice_is_short_however_many_rules_it_is_about() {
+    let services = Rule { unevaluable: Some(Unevaluable::Services), ..allow_from("has(x)") };
+    let (_, state) = world_with_rules(vec![services; 2_000]);
+    let text = notice(&state, "GlobalNetworkPolicy p").unwrap();
+    assert!(text.contains("rule 4 ") && text.ends_with("; and 1995 more"), "{text}");
+    assert!(text.len() < 1_000, "{}", text.len());
 }
