@@ -15,7 +15,7 @@ TARGET  := target/$(if $(RELEASE),release,debug)
 # End-to-end tests wait more than they calculate, but the whole of one is a dozen processes.
 E2E_THREADS ?= 2
 
-.PHONY: help setup build test demo demo-clean lint fmt doc install
+.PHONY: help setup build test bench demo demo-clean lint fmt doc install
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo 'make test      all tests (root: some make network namespaces)'
 	@echo 'make build     the release binary    make install   DESTDIR='
 	@echo 'make lint      formatting, clippy, documentation, all warnings are errors'
+	@echo 'make bench     the calculation, and a new endpoint beside what the raw tools take'
 	@echo 'make setup fmt doc demo-clean'
 
 setup:
@@ -42,6 +43,13 @@ test:
 	    cargo test --locked --workspace --exclude calico-e2e && \
 	    cargo test --locked -p calico-e2e -- --test-threads $(E2E_THREADS); \
 	fi
+
+# Ratios against the system's own tools in the same run; absolute times vary with the machine.
+bench: setup
+	cargo build --release --locked -p calico-agent --bins --example calc_budget
+	cargo build --locked -p calico-e2e --bins
+	target/release/examples/calc_budget
+	CALICO_AGENT_BIN=target/release/calico-agent target/debug/calico-bench
 
 demo: setup
 	cargo build --locked $(PROFILE_FLAG) --workspace --bins

@@ -163,6 +163,22 @@ impl Etcd {
         self.read(prefix, Some(GetOptions::new().with_prefix()))
     }
 
+    /// A connection that stays open, for writes that are timed.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub fn writer(&self) -> Result<Writer> {
+        // Connected inside the namespace by the first call; the socket stays there.
+        enter(&self.netns, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let client = runtime.block_on(async {
+                let mut client = Client::connect([&self.endpoint], None).await?;
+                client.get("health", None).await.map(|_| client)
+            })?;
+            Ok(Writer { runtime, client })
+        })
+    }
+
     fn read(&self, key: &str, options: Option<GetOptions>) -> Result<Vec<(String, String)>> {
         self.with(async |mut client| {
             let answer = client.get(key, options).await?;
@@ -181,5 +197,24 @@ impl Etcd {
             let answer = runtime.block_on(async { tokio::time::timeout(LIMIT, all).await });
             answer.context("etcd did not answer in time")?.context("etcd")
         })
+    }
+}
+
+/// See [`Etcd::writer`].
+pub struct Writer {
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+}
+
+impl Writer {
+    /// Writes one key.
+    ///
+    /// # Errors
+    /// When etcd does not take it.
+    pub fn put(&mut self, key: &str, value: &str) -> Result<()> {
+        let Self { runtime, client } = self;
+        let put = async { tokio::time::timeout(LIMIT, client.put(key, value, None)).await };
+        runtime.block_on(put).context("etcd is too slow")??;
+        Ok(())
     }
 }

@@ -12,7 +12,20 @@ use calico_e2e::{run, wait};
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn boot(cluster: &Cluster) -> Result<Machine> {
+/// False, saying why, where no machine can be booted.
+fn can_boot() -> bool {
+    if let Some(program) = machine::missing() {
+        #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+        {
+            eprintln!("skipped: {program} is not installed (scripts/setup --tests)");
+        }
+        return false;
+    }
+    run::can_run()
+}
+
+/// A machine in the first host's place; `drop_in` changes the agent's unit.
+fn boot(cluster: &Cluster, drop_in: &str) -> Result<Machine> {
     let host = &cluster.hosts[0];
     let image = Image::new(cluster.run(), "one")?;
     image.install_agent()?;
@@ -21,20 +34,19 @@ fn boot(cluster: &Cluster) -> Result<Machine> {
         "/etc/calico/calico.env",
         format!("ETCD_ENDPOINTS=http://{ETCD}:2379\nIP={}/24\n", host.spec.v4),
     )?;
+    if !drop_in.is_empty() {
+        image.write("/etc/systemd/system/calico-agent.service.d/test.conf", drop_in)?;
+    }
     image.boot(host.ns())
 }
 
 #[test]
 fn the_units_do_their_work_under_systemd() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    if let Some(program) = machine::missing() {
-        eprintln!("skipped: {program} is not installed (scripts/setup --tests)");
+    if !can_boot() {
         return Ok(());
     }
     let mut cluster = Cluster::new("sysd")?;
-    let mut machine = boot(&cluster)?;
+    let mut machine = boot(&cluster, "")?;
 
     // Without etcd the unit is starting, for as long as it takes, and says what it waits for.
     cluster.etcd.stop()?;
@@ -114,4 +126,33 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     machine.wait_for_unit("calico-agent", "active", SOON)?;
     cluster.check(false)?;
     Ok(())
+}
+
+#[test]
+fn the_watchdog_tells_an_agent_that_waits_from_one_that_hangs() -> Result<()> {
+    if !can_boot() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new("dog")?;
+    let machine = boot(&cluster, "[Service]\nWatchdogSec=2s\nRestartSec=0\n")?;
+    cluster.etcd.put_all(&tutorial::base())?;
+    machine.run(&["systemctl", "start", "calico-agent"])?;
+    ensure!(machine.property("calico-agent", "ActiveState")? == "active");
+
+    // Three times the limit without etcd: every loop waits, and answers.
+    cluster.etcd.stop()?;
+    std::thread::sleep(Duration::from_secs(6));
+    ensure!(machine.property("calico-agent", "NRestarts")? == "0", "a waiting agent was restarted");
+
+    // Stopped by a signal it answers nothing: systemd ends it and starts another.
+    let pid = machine.property("calico-agent", "MainPID")?;
+    machine.run(&["kill", "-STOP", &pid])?;
+    wait::until("restart by the watchdog", SOON, || {
+        Ok((machine.property("calico-agent", "NRestarts")? == "1").then_some(()))
+    })
+    .with_context(|| machine.journal("calico-agent"))?;
+    let journal = machine.journal("calico-agent");
+    ensure!(journal.contains("Watchdog timeout"), "{journal}");
+    cluster.etcd.start()?;
+    machine.wait_for_unit("calico-agent", "active", SOON)
 }
