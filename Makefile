@@ -73,4 +73,4 @@ doc:
 install:
 	@test -x target/release/calico-agent || { echo 'run make build first' >&2; exit 1; }
 	packaging/install '$(DESTDIR)'
-	@test -n '$(DESTDIR)' || echo 'Next: see README.md, "On a real host".'
+	@test -n '$(DESTDIR)' || echo 'Next: see README.md, "Run it on a host".'

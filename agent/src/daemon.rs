@@ -19,7 +19,9 @@ use self::reload::Reloader;
 use self::tasks::Tasks;
 use crate::api::server::{self, ServerError};
 use crate::calculation::{self, Layers, Outputs};
-use crate::config::{DatastoreConfig, Flags, Local, Secret, Settings, set_locally};
+use crate::config::{
+    DEFAULT_ENDPOINT, DatastoreConfig, Flags, Local, Secret, Settings, set_locally,
+};
 use crate::exec::Exec;
 use crate::felix::{self, Felix};
 use crate::lock::{self, LockError};
@@ -173,6 +175,12 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         Monitor::start(first.interface_prefixes.clone()).await.map_err(DaemonError::Monitor)?;
     let client = Etcd3::new(etcd_config(&local.datastore)).map_err(DaemonError::Datastore)?;
     let listener = server::listen(&paths.api_socket()).map_err(DaemonError::Server)?;
+    if local.datastore.endpoints == [DEFAULT_ENDPOINT] {
+        tracing::info!(
+            etcd = DEFAULT_ENDPOINT,
+            "etcd is looked for here; ETCD_ENDPOINTS says where"
+        );
+    }
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "calico-agent starts");
 
     let mut watchdog = Watchdog::new();

@@ -106,5 +106,5 @@ fn say(text: &str) {
 
 #[expect(clippy::print_stderr, reason = "the command line's errors go to people")]
 fn complain(text: &str) {
-    eprintln!("calico-agent: {text}");
+    eprint!("{}", telemetry::complaint(&Env::of_process(), text));
 }

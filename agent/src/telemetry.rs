@@ -3,9 +3,9 @@
 //! In the journal a field `endpoint` is `CALICO_ENDPOINT=`, `policy` is `CALICO_POLICY=`, so that
 //! `journalctl CALICO_ENDPOINT=…` finds everything about one endpoint.
 
-use std::error::Error;
 mod journal;
 
+use std::error::Error;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -114,6 +114,17 @@ pub fn init(env: &Env, level: &str) -> Result<Logs, TelemetryError> {
     Ok(Logs { filter: handle, pinned, sink })
 }
 
+/// What is written to standard error when something is wrong before logging begins. In the journal
+/// each line is an error (sd-daemon(3)), so that `journalctl -p err` finds a bad setting.
+pub fn complaint(env: &Env, text: &str) -> String {
+    let journal = env.get("JOURNAL_STREAM").is_some_and(is_stderr);
+    complaint_of(text, if journal { "<3>" } else { "calico-agent: " })
+}
+
+fn complaint_of(text: &str, prefix: &str) -> String {
+    text.lines().map(|line| format!("{prefix}{line}\n")).collect()
+}
+
 /// True when `stream`, `device:inode` as systemd sets `JOURNAL_STREAM`, is our standard error. The
 /// variable alone says nothing: a child of a service inherits it with another standard error.
 fn is_stderr(stream: &str) -> bool {
@@ -166,6 +177,13 @@ mod tests {
         ] {
             assert!(!is_file(&stream, &socket), "{stream:?}");
         }
+    }
+
+    #[test]
+    fn every_line_of_a_complaint_is_an_error() {
+        assert_eq!(complaint_of("a:1: x\na:2: y", "<3>"), "<3>a:1: x\n<3>a:2: y\n");
+        let text = complaint(&Env::default(), "no such file");
+        assert_eq!(text, "calico-agent: no such file\n");
     }
 
     #[test]

@@ -139,6 +139,22 @@ impl Etcd {
         Ok(self.read(key, None)?.pop().map(|(_, value)| value))
     }
 
+    /// The seconds that are left of the lease on which a key hangs; `None`: it has no lease.
+    ///
+    /// # Errors
+    /// When there is no such key, or etcd does not answer.
+    pub fn ttl(&self, key: &str) -> Result<Option<i64>> {
+        let left = self.with(async |mut client| {
+            let answer = client.get(key, None).await?;
+            Ok(match answer.kvs().first().map(etcd_client::KeyValue::lease) {
+                Some(0) => Some(None),
+                Some(lease) => Some(Some(client.lease_time_to_live(lease, None).await?.ttl())),
+                None => None,
+            })
+        })?;
+        left.with_context(|| format!("no key {key}"))
+    }
+
     /// All keys below `prefix` with their values, in order.
     ///
     /// # Errors

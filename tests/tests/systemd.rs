@@ -50,7 +50,13 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
 
     // Without etcd the unit is starting, for as long as it takes, and says what it waits for.
     cluster.etcd.stop()?;
-    machine.run(&["systemctl", "enable", "--now", "--no-block", "calico-agent", "calico-bird"])?;
+    // The commands of the README, on a host where the distribution's BIRD runs as its package
+    // leaves it: enabling gives its name to our unit, so for systemd ours runs already.
+    machine.run(&["systemctl", "restart", "bird"])?;
+    let stock = machine.property("bird", "MainPID")?;
+    ensure!(stock != "0", "the distribution's BIRD does not run");
+    machine.run(&["systemctl", "enable", "calico-agent", "calico-bird"])?;
+    machine.run(&["systemctl", "restart", "--no-block", "calico-agent", "calico-bird"])?;
     wait::until("status line", SOON, || {
         let line = machine.property("calico-agent", "StatusText")?;
         Ok(line.contains("waiting for the datastore").then_some(()))
@@ -70,8 +76,10 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     machine.wait_for_unit("calico-bird", "active", SOON)?;
     wait::until("one BIRD", SOON, || {
         let pids = machine.exec(&["pidof", "bird"])?.stdout;
-        Ok((pids.split_whitespace().count() == 1).then_some(()))
+        let pids: Vec<&str> = pids.split_whitespace().collect();
+        Ok((pids.len() == 1 && pids != [stock.as_str()]).then_some(()))
     })?;
+    ensure!(machine.run(&["ls", "/run/calico"])?.contains("bird.ctl"), "BIRD is not ours");
 
     // The second host is an ordinary one; pods on both, through the machine's kernel.
     let second = cluster.host("calico-02")?;

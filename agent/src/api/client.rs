@@ -17,7 +17,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no agent answers on {}: is calico-agent running?", path.display())]
+    #[error(
+        "no agent answers on {} (is it running? `journalctl -u calico-agent` says why not)",
+        path.display()
+    )]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -41,7 +44,9 @@ pub enum ClientError {
     #[error("the agent did not answer within {LIMIT:?}")]
     TimedOut,
     /// Its answer is not a status document.
-    #[error("cannot read the agent's answer (another version?)")]
+    #[error(
+        "cannot read the agent's answer (another version? try `systemctl restart calico-agent`)"
+    )]
     Answer(#[source] serde_json::Error),
 }
 

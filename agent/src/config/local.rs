@@ -32,7 +32,7 @@ pub(super) fn is_local(name: &str) -> bool {
 }
 
 /// The address that etcd listens on when nobody says anything.
-const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
+pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
 
 /// A text that is never shown.
 #[derive(Clone, PartialEq, Eq)]

@@ -25,7 +25,9 @@ pub use announce::announce;
 pub use env::Env;
 pub use file::{DATASTORE_KEYS, FileConfig, FileError, Mistake, NODE_KEYS};
 pub use kind::{Field, Kind, Word};
-pub use local::{AddressChoice, DatastoreConfig, Flags, Local, LocalError, NodeConfig, Secret};
+pub use local::{
+    AddressChoice, DEFAULT_ENDPOINT, DatastoreConfig, Flags, Local, LocalError, NodeConfig, Secret,
+};
 pub use params::{BadValue, OnBad, PARAMS, Param};
 pub use resolve::{Ignored, Resolution, Source, Sources, resolve, set_locally};
 pub use settings::{AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, Settings};

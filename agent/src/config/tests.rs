@@ -250,7 +250,8 @@ fn example() -> String {
         "ca_cert_file" => "\"/etc/calico/certs/ca.pem\"",
         "cert_file" => "\"/etc/calico/certs/cert.pem\"",
         "key_file" => "\"/etc/calico/certs/key.pem\"",
-        _ => "\"\"",
+        "username" => "\"calico\"",
+        _ => "\"secret\"",
     });
     text += "\n[node]\n";
     keys(&mut text, NODE_KEYS, |key| match key {
@@ -269,7 +270,13 @@ fn example() -> String {
         }
         let bare = matches!(param.kind, Kind::Bool(_) | Kind::Seconds(_) | Kind::Count(_))
             || matches!(param.kind, Kind::RouteProtocol(_) | Kind::MarkMask(_));
-        let value = if bare { param.default.to_owned() } else { format!("\"{}\"", param.default) };
+        // An empty text is refused: what has no default shows how a value looks.
+        let shown = match param.name {
+            "DeviceRouteSourceAddress" | "NATOutgoingAddress" => "172.18.18.101",
+            "IptablesNATOutgoingInterfaceFilter" => "eth0",
+            _ => param.default,
+        };
+        let value = if bare { shown.to_owned() } else { format!("\"{shown}\"") };
         text += &format!("#{} = {value}\n\n", param.snake_case());
     }
     text.truncate(text.len() - 1);
@@ -303,23 +310,29 @@ fn the_example_file_lists_exactly_the_table() {
     }
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text, example(), "run the test with UPDATE_EXAMPLE=1");
-    // As it is it says nothing; with everything uncommented it says the defaults.
+    // As it is it says nothing; with everything uncommented it says the defaults,
+    // and samples of what has none.
     assert_eq!(FileConfig::parse(&text).unwrap(), FileConfig::default());
     let mut uncommented = String::new();
     for line in text.lines() {
         let line = line.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(line);
-        if !line.ends_with("\"\"") {
-            uncommented += line;
-            uncommented.push('\n');
-        }
+        uncommented += line;
+        uncommented.push('\n');
     }
     let file = FileConfig::parse(&uncommented).unwrap();
     let env = Env::default();
     let sources = Sources { env: &env, file: &file, node: None, global: None };
     let settings = resolve(&sources, &Settings::default(), None).settings;
-    let expected =
-        Settings { endpoint_status_prefix: Some("/run/calico".into()), ..Settings::default() };
+    let address = Some("172.18.18.101".parse().unwrap());
+    let expected = Settings {
+        endpoint_status_prefix: Some("/run/calico".into()),
+        route_source: address,
+        nat_outgoing_address: address,
+        nat_outgoing_interface: Some("eth0".to_owned()),
+        ..Settings::default()
+    };
     assert_eq!(settings, expected);
+    assert_eq!(file.datastore.len(), DATASTORE_KEYS.len());
     assert_eq!(file.node.len(), NODE_KEYS.len());
 }
 

@@ -13,7 +13,7 @@ use crate::felix::counters::Counters;
 #[derive(Debug, thiserror::Error)]
 pub enum IptablesError {
     /// What the kernel holds could not be read.
-    #[error("cannot read the {family} tables")]
+    #[error("cannot read the {family} tables{}", without_ipv6(*family, source))]
     Save {
         /// The family.
         family: Family,
@@ -30,6 +30,16 @@ pub enum IptablesError {
         #[source]
         source: ExecError,
     },
+}
+
+/// What to do on a host that has no IPv6 at all.
+fn without_ipv6(family: Family, source: &ExecError) -> &'static str {
+    match family {
+        Family::V6 if source.is_missing() => {
+            " (install ip6tables, or set FELIX_IPV6SUPPORT=false on a host without IPv6)"
+        }
+        _ => "",
+    }
 }
 
 /// The programs of one flavour.

@@ -23,7 +23,10 @@ const MAX_REPLY: usize = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nobody listens: BIRD does not run.
-    #[error("BIRD does not answer on {}", path.display())]
+    #[error(
+        "BIRD does not answer on {} (is it running? try `systemctl restart calico-bird`)",
+        path.display()
+    )]
     Connect {
         /// The control socket.
         path: PathBuf,

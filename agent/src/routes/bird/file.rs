@@ -107,6 +107,9 @@ async fn write(path: &Path, text: &str) -> io::Result<()> {
         .open(path)
         .await?;
     file.write_all(text.as_bytes()).await?;
+    // The bytes are on their way only, and sync_all() says nothing of those that did not arrive: on
+    // a full disk half a configuration would take the place of a whole one.
+    file.flush().await?;
     file.sync_all().await
 }
 
@@ -117,5 +120,21 @@ async fn check(exec: &Exec, program: &str, path: &Path) -> Result<(), FileError>
         Err(error) if error.is_missing() => Err(FileError::NoBird { program: program.to_owned() }),
         Err(ExecError::Failed { stderr, .. }) => Err(FileError::Refused { message: stderr }),
         Err(error) => Err(FileError::Check(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_and_not_an_empty_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bird.cfg.new");
+        write(&file, "router id 10.0.0.1;\n").await.unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "router id 10.0.0.1;\n");
+        // A device that is always full.
+        let error = write(Path::new("/dev/full"), "router id 10.0.0.1;\n").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
     }
 }

@@ -1,7 +1,6 @@
 //! Keeps BIRD's configuration as it should be.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use super::render::{Input, RenderError, render};
 use crate::desired::BgpState;
 use crate::exec::Exec;
 use crate::reconcile::{Problem, Reconciler, Report, Wake, World};
+use crate::telemetry::chain;
 
 /// BIRD's program when nothing else is asked for: found in `PATH`.
 pub(super) const PROGRAM: &str = "bird";
@@ -220,12 +220,5 @@ impl Bird {
 }
 
 fn describe(error: &BirdError) -> Problem {
-    let mut message = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        message.push_str(": ");
-        message.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    Problem { subject: "bird".to_owned(), message }
+    Problem { subject: "bird".to_owned(), message: chain(error) }
 }

@@ -24,7 +24,9 @@ pub enum EtcdError {
     #[error("no etcd endpoint is configured")]
     NoEndpoint,
     /// An `https` endpoint without an authority to check it by.
-    #[error("{endpoint} is https, and no CA certificate is configured to check it by")]
+    #[error(
+        "{endpoint} is https, and there is no CA certificate to check it by: set ETCD_CA_CERT_FILE"
+    )]
     NoAuthority {
         /// The endpoint.
         endpoint: String,
