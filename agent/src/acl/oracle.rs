@@ -116,7 +116,7 @@ impl World {
             return AclClass::default();
         }
         let labels = self.effective(&endpoint.labels, &endpoint.profiles);
-        // (does its tier exist, tier's order, tier, policy's order, text) decides.
+        // (how far its tier is from existing, tier's order, tier, policy's order, text) decides.
         let mut ranked = BTreeMap::new();
         for (id, policy) in self.policies() {
             if policy.kind != PolicyKind::Normal || !policy.selector.matches(&labels) {
@@ -128,11 +128,9 @@ impl World {
                 .or_else(|| prefix.filter(|prefix| self.tier(prefix).is_some()))
                 .unwrap_or("default");
             let (missing, order, action) = match self.tier(tier) {
-                Some(object) => (false, object.order, object.default_action),
-                None if tier == "default" => {
-                    (false, Order::new(1_000_000.0).unwrap(), TierAction::Deny)
-                }
-                None => (true, Order::LAST, TierAction::Deny),
+                Some(object) => (0, object.order, object.default_action),
+                None if tier == "default" => (1, Order::LAST, TierAction::Deny),
+                None => (2, Order::LAST, TierAction::Deny),
             };
             let rank = (missing, order, tier.to_owned(), policy.order, id.to_string(), id.clone());
             ranked.insert(rank, (policy, action));

@@ -10,9 +10,6 @@ use crate::desired::TierAcl;
 /// The tier of policies that name none.
 pub(super) const DEFAULT_TIER: &str = "default";
 
-/// Its order while no object says otherwise: what the original creates it with.
-const DEFAULT_TIER_ORDER: f64 = 1_000_000.0;
-
 /// The tiers as stored.
 #[derive(Debug, Default)]
 pub(super) struct TierTable {
@@ -28,6 +25,17 @@ pub(super) struct Matched<'a> {
     pub(super) sort_name: &'a Arc<str>,
     /// The policy.
     pub(super) policy: &'a Policy,
+}
+
+/// Where a tier comes from; the first thing that its place depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Existence {
+    /// It has an object.
+    Stored,
+    /// `default` without an object: stores older than tiers have none, and it is all they need.
+    BuiltIn,
+    /// It is only named.
+    Missing,
 }
 
 impl TierTable {
@@ -50,16 +58,14 @@ impl TierTable {
         known.unwrap_or_else(|| Name::from(DEFAULT_TIER))
     }
 
-    /// A tier's place, and what its end does. The last of all: a tier that policies name and that
-    /// does not exist; its end denies, since nobody said that it may be passed.
-    fn place(&self, name: &Name) -> ((bool, Order), TierAction) {
+    /// A tier's place, and what its end does. Behind all that exist, whatever their order: first
+    /// `default`, then any other that policies name and that does not exist. The end of a missing
+    /// one denies, since nobody said that it may be passed.
+    fn place(&self, name: &Name) -> ((Existence, Order), TierAction) {
         match self.tiers.get(name) {
-            Some(tier) => ((false, tier.order), tier.default_action),
-            None if *name == DEFAULT_TIER => {
-                let order = Order::new(DEFAULT_TIER_ORDER).unwrap_or(Order::LAST);
-                ((false, order), TierAction::Deny)
-            }
-            None => ((true, Order::LAST), TierAction::Deny),
+            Some(tier) => ((Existence::Stored, tier.order), tier.default_action),
+            None if *name == DEFAULT_TIER => ((Existence::BuiltIn, Order::LAST), TierAction::Deny),
+            None => ((Existence::Missing, Order::LAST), TierAction::Deny),
         }
     }
 

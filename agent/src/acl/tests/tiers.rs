@@ -58,15 +58,30 @@ fn the_default_tier_needs_no_object() {
     let mut bench = Bench::new();
     let state = bench.apply([
         endpoint("", ""),
+        put_policy("p", policy("all()")),
+        put_policy("absent.p", tier_policy("absent", Order::LAST)),
+    ]);
+    assert_eq!(tiers(&state), "default: p | absent: absent.p");
+}
+
+#[test]
+fn a_default_tier_without_object_is_behind_every_tier_that_has_one() {
+    let mut bench = Bench::new();
+    let state = bench.apply([
+        endpoint("", ""),
         put_tier("before", order(999_999.0), TierAction::Pass),
         put_tier("after", order(1_000_001.0), TierAction::Deny),
+        put_tier("zlast", Order::LAST, TierAction::Pass),
         put_policy("after.p", tier_policy("after", Order::LAST)),
+        put_policy("absent.p", tier_policy("absent", Order::LAST)),
         put_policy("p", policy("all()")),
+        put_policy("zlast.p", tier_policy("zlast", Order::LAST)),
         put_policy("before.p", tier_policy("before", Order::LAST)),
     ]);
-    assert_eq!(tiers(&state), "before (pass): before.p | default: p | after: after.p");
+    let stored = "before (pass): before.p | after: after.p | zlast (pass): zlast.p";
+    assert_eq!(tiers(&state), format!("{stored} | default: p | absent: absent.p"));
     let state = bench.apply([put_tier("default", order(1.0), TierAction::Pass)]);
-    assert_eq!(tiers(&state), "default (pass): p | before (pass): before.p | after: after.p");
+    assert_eq!(tiers(&state), format!("default (pass): p | {stored} | absent: absent.p"));
 }
 
 #[test]
