@@ -78,20 +78,29 @@ impl Resolved {
         }
     }
 
+    /// A selector and its exception are one set, as in the original: the addresses of those whom the
+    /// one matches and the other does not. It differs from two sets where an address has several
+    /// owners (a network set over a pod's address): an owner that is excepted does not take the
+    /// address away from one that is not. Without a selector the exception is a set by itself,
+    /// and every other address matches, also of nobody known.
     fn side(&mut self, peer: &Peer, protocol: Protocol) -> SideMatch {
+        let (positive, exception) = match (&peer.selector, &peer.not_selector) {
+            (Some(selector), Some(except)) => (Some(&selector.and(&except.not())), None),
+            (selector, except) => (selector.as_ref(), except.as_ref()),
+        };
         // The sets of named ports hold only endpoints that the selector matches, so with nothing
         // but named ports the selector's own set would ask the same thing twice.
         let covered = peer.ports.ranges.is_empty() && !peer.ports.named.is_empty();
-        let selector = peer.selector.as_ref().filter(|_| !covered);
+        let selector = positive.filter(|_| !covered);
         SideMatch {
             nets: peer.nets.clone(),
             not_nets: peer.not_nets.clone(),
             sets: selector.map(|selector| self.addresses(selector)).into_iter().collect(),
-            not_sets: peer.not_selector.as_ref().map(|s| self.addresses(s)).into_iter().collect(),
+            not_sets: exception.map(|selector| self.addresses(selector)).into_iter().collect(),
             ports: peer.ports.ranges.clone(),
-            named_ports: self.named(&peer.ports, peer.selector.as_ref(), protocol),
+            named_ports: self.named(&peer.ports, positive, protocol),
             not_ports: peer.not_ports.ranges.clone(),
-            not_named_ports: self.named(&peer.not_ports, peer.selector.as_ref(), protocol),
+            not_named_ports: self.named(&peer.not_ports, positive, protocol),
         }
     }
 

@@ -181,6 +181,13 @@ impl Entity {
         let about_endpoints =
             own.is_some() || not_selector.is_some() || namespace_selector.is_some();
         let selector = if about_endpoints { both(namespace_term, own) } else { own };
+        // A selector and its exception mean whom the one matches and the other does not.
+        let (selector, not_selector) = match (selector, not_selector) {
+            (Some(meant), Some(except)) => {
+                (both(Some(meant), Some(Selector::Not(Box::new(except)))), None)
+            }
+            apart => apart,
+        };
         Ok(Self {
             nets: nets(&json["nets"])?,
             not_nets: nets(&json["notNets"])?,

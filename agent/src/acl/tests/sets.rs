@@ -136,21 +136,34 @@ fn named_ports_take_the_protocol_of_the_rule_or_tcp() {
 #[test]
 fn negated_criteria_have_sets_of_their_own() {
     let not_ports = Ports { ranges: vec![], named: names("http http") };
-    let source = Peer {
-        selector: Some(selector("has(a)")),
-        not_selector: Some(selector("has(b)")),
-        not_ports,
-        ..Peer::default()
-    };
+    let source = Peer { not_selector: Some(selector("has(b)")), not_ports, ..Peer::default() };
     let (_, state) = world_with_rules(vec![Rule { source, ..Rule::any(Action::Deny) }]);
     let rule = &state.policies[&policy_id("p")].ingress[0];
-    let ids = |text: &str| {
-        let id = state.sets.iter().find(|(_, set)| *set.selector == *text).map(|(id, _)| id);
-        vec![id.cloned().unwrap()]
+    assert_eq!(rule.source.sets, []);
+    assert_eq!(rule.source.not_sets, [set_id(&state, "has(b)")]);
+    assert_eq!(rule.source.not_named_ports, [set_id(&state, "all(); tcp; http")]);
+}
+
+#[test]
+fn a_selector_and_its_exception_are_one_set() {
+    let source = Peer {
+        selector: Some(selector("has(a) && has(c)")),
+        not_selector: Some(selector("has(b) || has(d)")),
+        not_ports: Ports { ranges: vec![], named: names("http") },
+        ..Peer::default()
     };
-    assert_eq!(rule.source.sets, ids("has(a)"));
-    assert_eq!(rule.source.not_sets, ids("has(b)"));
-    assert_eq!(rule.source.not_named_ports, ids("has(a); tcp; http"));
+    let (mut bench, state) = world_with_rules(vec![Rule { source, ..Rule::any(Action::Deny) }]);
+    let rule = &state.policies[&policy_id("p")].ingress[0];
+    let both = "((has(a) && has(c)) && !(has(b) || has(d)))";
+    assert_eq!(rule.source.sets, [set_id(&state, both)]);
+    assert_eq!(rule.source.not_sets, []);
+    assert_eq!(rule.source.not_named_ports, [set_id(&state, &format!("{both}; tcp; http"))]);
+    // Who is excepted brings nothing, and takes nothing away from others.
+    let state = bench.apply([
+        put_netset("meant", "10.9.0.0/16 10.8.0.1/32", "a c"),
+        put_netset("excepted", "10.9.0.0/16 10.7.0.1/32", "a c d"),
+    ]);
+    assert_eq!(members(&state, both), ["Net(10.8.0.1/32)", "Net(10.9.0.0/16)"]);
 }
 
 #[test]

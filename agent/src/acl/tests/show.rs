@@ -6,7 +6,7 @@ use calico_datastore::model::{Order, Policy, Rule, TierAction, Update, WorkloadE
 
 use super::make::*;
 use super::{Bench, HOST};
-use crate::desired::{AclClass, AddressSet, DesiredState, DirectionAcl};
+use crate::desired::{AclClass, AddressSet, DesiredState, DirectionAcl, SetId};
 
 /// A local endpoint `w` with labels and profiles, at 10.0.0.1.
 pub(super) fn endpoint(own: &str, profiles: &str) -> Update {
@@ -50,6 +50,12 @@ pub(super) fn tiers(state: &DesiredState) -> String {
 pub(super) fn set<'a>(state: &'a DesiredState, text: &str) -> Option<&'a AddressSet> {
     let found = state.sets.values().find(|set| *set.selector == *text)?;
     Some(found)
+}
+
+/// The id of a selector's set.
+pub(super) fn set_id(state: &DesiredState, text: &str) -> SetId {
+    let found = state.sets.iter().find(|(_, set)| *set.selector == *text);
+    found.map(|(id, _)| id.clone()).unwrap_or_else(|| panic!("no set {text} in {:?}", state.sets))
 }
 
 /// The members of a set in order, as text.
