@@ -43,6 +43,10 @@ pub enum Kind {
 /// is put behind ours.
 const LOG_PREFIX_MAX: usize = 27;
 
+/// The longest time: some 31 years. Deadlines are reckoned as now and a time, which the clock of the
+/// system cannot carry for every number of seconds.
+const SECONDS_MAX: f64 = 1e9;
+
 /// Marks are needed for "accepted", "pass", "on to the next tier" and one to compute with.
 const MARK_BITS_MIN: u32 = 4;
 
@@ -86,7 +90,9 @@ impl Kind {
     pub fn allowed(&self) -> String {
         match self {
             Self::Bool(_) => "true or false".to_owned(),
-            Self::Seconds(_) => "seconds (90, 1.5) or a time with a unit (1m30s)".to_owned(),
+            Self::Seconds(_) => {
+                format!("seconds (90, 1.5) or a time with a unit (1m30s), at most {SECONDS_MAX} s")
+            }
             Self::Count(_) => "a whole number from 1 to 4294967295".to_owned(),
             Self::MarkMask(_) => {
                 format!("a 32-bit mask with at least {MARK_BITS_MIN} bits (0xffff0000)")
@@ -134,8 +140,11 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
         let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
         plain.then(|| text.parse::<f64>().ok()).flatten()
     };
+    let bounded = |seconds: f64| {
+        (0.0..=SECONDS_MAX).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
+    };
     if let Some(seconds) = number(text) {
-        return Duration::try_from_secs_f64(seconds).ok();
+        return bounded(seconds);
     }
     let mut rest = text;
     let mut total = 0.0;
@@ -150,7 +159,7 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
         total += number(value)? * scale;
         rest = &tail[unit.len()..];
     }
-    if text.is_empty() { None } else { Duration::try_from_secs_f64(total).ok() }
+    if text.is_empty() { None } else { bounded(total) }
 }
 
 /// A number as Go reads it: `0x` hexadecimal, a leading 0 octal, else decimal.
@@ -211,6 +220,11 @@ mod tests {
             ("s", None),
             ("5 minutes", None),
             ("99999999999999999999999999", None),
+            ("1000000000", ms(1_000_000_000_000)),
+            // A Duration can hold it, but now and this long is past the end of the clock.
+            ("10000000000000000000", None),
+            ("1000000000.1", None),
+            ("277778h", None),
         ] {
             assert_eq!(parse_duration(text), expected, "{text:?}");
         }

@@ -353,7 +353,8 @@ pub static PARAMS: &[Param] = &[
         default: "30",
         none: Some("0"),
         on_bad: NextSource,
-        doc: "Write this host's status to the datastore this often. 0 = never.",
+        doc: "Write this host's status to the datastore this often. 0 = never: calico/node writes 0 \
+              into FelixConfiguration default when it initialises a cluster, and that counts here.",
     },
     Param {
         name: "ReportingTTLSecs",

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use calico_datastore::model::FelixConfiguration;
+use calico_datastore::layout::{Decoded, v3};
+use calico_datastore::model::{FelixConfiguration, Update};
 
 use super::*;
 
@@ -49,6 +50,32 @@ fn none_is_zero_and_not_the_value_of_the_source_below() {
     let env = Env::from([("FELIX_ReportingIntervalSecs", "none")]);
     let global = felix([("ReportingIntervalSecs", "10")]);
     assert!(ask(&env, "", None, Some(&global)).settings.reporting_interval.is_zero());
+}
+
+#[test]
+fn a_cluster_that_calico_node_initialised_gets_no_status_keys_of_hosts() {
+    let key = v3::keys::felix_configuration_default();
+    let value =
+        br#"{"spec":{"bpfLogLevel":"","logSeverityScreen":"Info","reportingInterval":"0s"}}"#;
+    let Decoded::Object(Update::FelixConfiguration(_, Some(global))) = v3::decode(&key, value)
+    else {
+        panic!("not a FelixConfiguration");
+    };
+    let resolution = ask(&Env::default(), "", None, Some(&global));
+    assert!(resolution.settings.reporting_interval.is_zero());
+    // A host may still report by itself, and a cluster where nobody said anything does.
+    let own = Env::from([("FELIX_REPORTINGINTERVALSECS", "15")]);
+    let own = ask(&own, "", None, Some(&global)).settings.reporting_interval;
+    assert_eq!(own, Duration::from_secs(15));
+    assert_eq!(Settings::default().reporting_interval, Duration::from_secs(30));
+}
+
+#[test]
+fn a_time_without_end_does_not_stop_the_agent() {
+    let global = felix([("ReportingIntervalSecs", "10000000000000000000")]);
+    let result = ask(&Env::default(), "", None, Some(&global));
+    assert_eq!(result.problems.len(), 1, "{:?}", result.problems);
+    assert_eq!(result.settings, Settings::default());
 }
 
 #[test]
@@ -177,7 +204,7 @@ log_prefix = ''
         "6:6: `ip` cannot be a value of type table",
         "8:1: unknown key `ipv6_suport` in [felix], did you mean `ipv6_support`?",
         "9:27: `reporting_interval_secs` is \"-1\": it takes seconds (90, 1.5) or a time with a \
-         unit (1m30s), or none (= 0)",
+         unit (1m30s), at most 1000000000 s, or none (= 0)",
         "10:35: `default_endpoint_to_host_action` is \"Retrun\": it takes Drop, Return or Accept",
         "11:1: unknown key `VXLANVNI` in [felix]: Felix knows it, this agent does not (overlays \
          are not programmed yet)",
