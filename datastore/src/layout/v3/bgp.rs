@@ -19,14 +19,14 @@ struct BgpSpec<'a> {
     log_severity_screen: Option<Text<'a>>,
 }
 
-pub(super) fn decode(value: &[u8]) -> Result<Option<BgpConfiguration>, FieldError> {
-    let Some((_, spec)) = resource::<BgpSpec<'_>>(value)? else { return Ok(None) };
-    Ok(Some(BgpConfiguration {
+pub(super) fn decode(value: &[u8]) -> Result<BgpConfiguration, FieldError> {
+    let (_, spec) = resource::<BgpSpec<'_>>(value)?;
+    Ok(BgpConfiguration {
         as_number: as_number(&spec.as_number).at("spec")?,
         node_to_node_mesh: spec.node_to_node_mesh_enabled.unwrap_or(true),
         listen_port: spec.listen_port.map(listen_port).transpose().at("spec.listenPort")?,
         log_severity: filled(&spec.log_severity_screen).map(str::to_owned),
-    }))
+    })
 }
 
 fn listen_port(port: i64) -> Result<u16, FieldError> {

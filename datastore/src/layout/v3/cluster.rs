@@ -16,10 +16,10 @@ struct ClusterSpec<'a> {
 }
 
 /// A store that does not say that it is ready is not.
-pub(super) fn decode(value: &[u8]) -> Result<Option<ClusterInformation>, FieldError> {
-    let document = resource::<ClusterSpec<'_>>(value)?;
-    Ok(document.map(|(_, spec)| ClusterInformation {
+pub(super) fn decode(value: &[u8]) -> Result<ClusterInformation, FieldError> {
+    let (_, spec) = resource::<ClusterSpec<'_>>(value)?;
+    Ok(ClusterInformation {
         datastore_ready: spec.datastore_ready.unwrap_or(false),
         guid: filled(&spec.cluster_guid).map(str::to_owned),
-    }))
+    })
 }

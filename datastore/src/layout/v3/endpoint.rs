@@ -39,7 +39,7 @@ struct WireNat<'a> {
 
 /// An endpoint that has no addresses (yet, or any more) is no endpoint: `None`, not an error.
 pub(super) fn decode_workload(value: &[u8]) -> Result<Option<WorkloadEndpoint>, FieldError> {
-    let Some((metadata, spec)) = resource::<WorkloadSpec<'_>>(value)? else { return Ok(None) };
+    let (metadata, spec) = resource::<WorkloadSpec<'_>>(value)?;
     if list(&spec.ip_networks).is_empty() {
         return Ok(None);
     }
@@ -115,9 +115,9 @@ struct HostSpec<'a> {
     ports: Option<Vec<Object<port::WirePort<'a>>>>,
 }
 
-pub(super) fn decode_host(value: &[u8]) -> Result<Option<HostEndpoint>, FieldError> {
-    let Some((metadata, spec)) = resource::<HostSpec<'_>>(value)? else { return Ok(None) };
-    host(&metadata, &spec).at("spec").map(Some)
+pub(super) fn decode_host(value: &[u8]) -> Result<HostEndpoint, FieldError> {
+    let (metadata, spec) = resource::<HostSpec<'_>>(value)?;
+    host(&metadata, &spec).at("spec")
 }
 
 fn host(metadata: &Metadata<'_>, spec: &HostSpec<'_>) -> Result<HostEndpoint, FieldError> {

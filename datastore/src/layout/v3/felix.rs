@@ -76,8 +76,8 @@ const DURATIONS: [&str; 18] = [
 #[serde(transparent)]
 struct FelixSpec(Map<String, Value>);
 
-pub(super) fn decode(value: &[u8]) -> Result<Option<FelixConfiguration>, FieldError> {
-    let Some((metadata, spec)) = resource::<FelixSpec>(value)? else { return Ok(None) };
+pub(super) fn decode(value: &[u8]) -> Result<FelixConfiguration, FieldError> {
+    let (metadata, spec) = resource::<FelixSpec>(value)?;
     let mut parameters: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
     for (field, value) in &spec.0 {
         let name = parameter_name(field);
@@ -87,10 +87,12 @@ pub(super) fn decode(value: &[u8]) -> Result<Option<FelixConfiguration>, FieldEr
     }
     for (key, value) in metadata.annotations() {
         if let Some(name) = key.strip_prefix(ANNOTATION_PREFIX).filter(|name| !name.is_empty()) {
+            // Names are told apart without case: two spellings would leave open which one counts.
+            parameters.retain(|given, _| !given.eq_ignore_ascii_case(name));
             parameters.insert(name.into(), value.into());
         }
     }
-    Ok(Some(FelixConfiguration { parameters }))
+    Ok(FelixConfiguration { parameters })
 }
 
 /// The parameter that a field of the spec sets.

@@ -58,7 +58,9 @@ pub fn id_of(key: &str) -> Option<ResourceId> {
 ///
 /// [`Decoded::Object`] may carry an update *without* a value: the document is well-formed but says
 /// that there is no such object (a workload endpoint without addresses, a deleted block). It
-/// counts as gone and is not an error.
+/// counts as gone and is not an error. A resource that is `null` as a whole is refused: the key
+/// says that there is an object, nobody deletes one like this, and a policy must not vanish
+/// without an alarm.
 pub fn decode(key: &str, value: &[u8]) -> Decoded {
     let refuse = |id, reason| Decoded::Rejected(Rejection { key: key.to_owned(), id, reason });
     match keys::parse(key) {
@@ -75,30 +77,30 @@ pub fn decode(key: &str, value: &[u8]) -> Decoded {
 fn object(id: &ResourceId, value: &[u8]) -> Result<Update, FieldError> {
     Ok(match id {
         ResourceId::ClusterInformation => {
-            Update::ClusterInformation(cluster::decode(value)?.map(Arc::new))
+            Update::ClusterInformation(Some(Arc::new(cluster::decode(value)?)))
         }
         ResourceId::FelixConfiguration(name) => {
-            Update::FelixConfiguration(name.clone(), felix::decode(value)?.map(Arc::new))
+            Update::FelixConfiguration(name.clone(), Some(Arc::new(felix::decode(value)?)))
         }
         ResourceId::BgpConfiguration(name) => {
-            Update::BgpConfiguration(name.clone(), bgp::decode(value)?.map(Arc::new))
+            Update::BgpConfiguration(name.clone(), Some(Arc::new(bgp::decode(value)?)))
         }
-        ResourceId::Node(name) => Update::Node(name.clone(), node::decode(value)?.map(Arc::new)),
-        ResourceId::Pool(name) => Update::Pool(name.clone(), pool::decode(value)?.map(Arc::new)),
+        ResourceId::Node(name) => Update::Node(name.clone(), Some(Arc::new(node::decode(value)?))),
+        ResourceId::Pool(name) => Update::Pool(name.clone(), Some(Arc::new(pool::decode(value)?))),
         ResourceId::Tier(name) => {
-            Update::Tier(name.clone(), policy::decode_tier(value)?.map(Arc::new))
+            Update::Tier(name.clone(), Some(Arc::new(policy::decode_tier(value)?)))
         }
         ResourceId::Profile(name) => {
-            Update::Profile(name.clone(), profile::decode(value)?.map(Arc::new))
+            Update::Profile(name.clone(), Some(Arc::new(profile::decode(value)?)))
         }
         ResourceId::Policy(id) => {
-            Update::Policy(id.clone(), policy::decode(id, value)?.map(Arc::new))
+            Update::Policy(id.clone(), Some(Arc::new(policy::decode(id, value)?)))
         }
         ResourceId::NetworkSet(id) => {
-            Update::NetworkSet(id.clone(), netset::decode(id, value)?.map(Arc::new))
+            Update::NetworkSet(id.clone(), Some(Arc::new(netset::decode(id, value)?)))
         }
         ResourceId::HostEndpoint(id) => {
-            Update::HostEndpoint(id.clone(), endpoint::decode_host(value)?.map(Arc::new))
+            Update::HostEndpoint(id.clone(), Some(Arc::new(endpoint::decode_host(value)?)))
         }
         ResourceId::WorkloadEndpoint(id) => {
             Update::WorkloadEndpoint(id.clone(), endpoint::decode_workload(value)?.map(Arc::new))

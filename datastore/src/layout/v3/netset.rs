@@ -16,10 +16,8 @@ struct NetworkSetSpec<'a> {
 
 /// A set in a namespace gets its label from the key and inherits from the namespace's profile. A
 /// global one that claims a namespace would slip into selectors meant for that namespace only.
-pub(super) fn decode(id: &NetworkSetId, value: &[u8]) -> Result<Option<NetworkSet>, FieldError> {
-    let Some((metadata, spec)) = resource::<NetworkSetSpec<'_>>(value)? else {
-        return Ok(None);
-    };
+pub(super) fn decode(id: &NetworkSetId, value: &[u8]) -> Result<NetworkSet, FieldError> {
+    let (metadata, spec) = resource::<NetworkSetSpec<'_>>(value)?;
     let (labels, profiles) = match &id.namespace {
         Some(namespace) => {
             let own = [(NAMESPACE, namespace.as_str())];
@@ -34,5 +32,5 @@ pub(super) fn decode(id: &NetworkSetId, value: &[u8]) -> Result<Option<NetworkSe
         None => (metadata.to_labels(), Vec::new()),
     };
     let nets = each("nets", &spec.nets, net::cidr).at("spec")?;
-    Ok(Some(NetworkSet { nets, labels, profiles }))
+    Ok(NetworkSet { nets, labels, profiles })
 }

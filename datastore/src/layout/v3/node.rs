@@ -41,9 +41,9 @@ struct WireAddress<'a> {
     kind: Option<Text<'a>>,
 }
 
-pub(super) fn decode(value: &[u8]) -> Result<Option<Node>, FieldError> {
-    let Some((metadata, spec)) = resource::<NodeSpec<'_>>(value)? else { return Ok(None) };
-    node(&metadata, &spec).at("spec").map(Some)
+pub(super) fn decode(value: &[u8]) -> Result<Node, FieldError> {
+    let (metadata, spec) = resource::<NodeSpec<'_>>(value)?;
+    node(&metadata, &spec).at("spec")
 }
 
 fn node(metadata: &Metadata<'_>, spec: &NodeSpec<'_>) -> Result<Node, FieldError> {

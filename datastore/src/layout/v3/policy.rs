@@ -40,9 +40,9 @@ struct PolicySpec<'a> {
     apply_on_forward: Option<bool>,
 }
 
-pub(super) fn decode(id: &PolicyId, value: &[u8]) -> Result<Option<Policy>, FieldError> {
-    let Some((metadata, spec)) = resource::<PolicySpec<'_>>(value)? else { return Ok(None) };
-    policy(id, &metadata, &spec).at("spec").map(Some)
+pub(super) fn decode(id: &PolicyId, value: &[u8]) -> Result<Policy, FieldError> {
+    let (metadata, spec) = resource::<PolicySpec<'_>>(value)?;
+    policy(id, &metadata, &spec).at("spec")
 }
 
 fn policy(
@@ -158,11 +158,11 @@ struct TierSpec<'a> {
 }
 
 /// Anything but `Pass` denies.
-pub(super) fn decode_tier(value: &[u8]) -> Result<Option<Tier>, FieldError> {
-    let Some((_, spec)) = resource::<TierSpec<'_>>(value)? else { return Ok(None) };
+pub(super) fn decode_tier(value: &[u8]) -> Result<Tier, FieldError> {
+    let (_, spec) = resource::<TierSpec<'_>>(value)?;
     let default_action = match filled(&spec.default_action) {
         Some("Pass") => TierAction::Pass,
         _ => TierAction::Deny,
     };
-    Ok(Some(Tier { order: order(spec.order).at("spec")?, default_action }))
+    Ok(Tier { order: order(spec.order).at("spec")?, default_action })
 }

@@ -28,9 +28,9 @@ struct PoolSpec<'a> {
     node_selector: Option<Text<'a>>,
 }
 
-pub(super) fn decode(value: &[u8]) -> Result<Option<Pool>, FieldError> {
-    let Some((_, spec)) = resource::<PoolSpec<'_>>(value)? else { return Ok(None) };
-    pool(&spec).at("spec").map(Some)
+pub(super) fn decode(value: &[u8]) -> Result<Pool, FieldError> {
+    let (_, spec) = resource::<PoolSpec<'_>>(value)?;
+    pool(&spec).at("spec")
 }
 
 fn pool(spec: &PoolSpec<'_>) -> Result<Pool, FieldError> {

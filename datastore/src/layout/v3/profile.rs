@@ -19,11 +19,11 @@ struct ProfileSpec<'a> {
 }
 
 /// Empty values of `labelsToApply` are kept: they are the names of rkt's networks.
-pub(super) fn decode(value: &[u8]) -> Result<Option<Profile>, FieldError> {
-    let Some((_, spec)) = resource::<ProfileSpec<'_>>(value)? else { return Ok(None) };
-    Ok(Some(Profile {
+pub(super) fn decode(value: &[u8]) -> Result<Profile, FieldError> {
+    let (_, spec) = resource::<ProfileSpec<'_>>(value)?;
+    Ok(Profile {
         ingress: rules("ingress", &spec.ingress, None).at("spec")?,
         egress: rules("egress", &spec.egress, None).at("spec")?,
         labels: spec.labels_to_apply.iter().flat_map(Pairs::iter).collect(),
-    }))
+    })
 }

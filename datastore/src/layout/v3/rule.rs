@@ -122,7 +122,9 @@ fn rule(wire: &WireRule<'_>, namespace: Option<&str>) -> Result<Rule, FieldError
     Ok(rule)
 }
 
-/// Any case: a Deny that is lost over a capital letter would open traffic.
+/// Any case, though every known writer stores a capital: to refuse the policy over a letter would
+/// lose its Denies and open traffic, and no other meaning is possible. An action that is missing is
+/// refused; only v1 data means Allow by it.
 fn action(text: &str) -> Result<Action, FieldError> {
     match text.to_ascii_lowercase().as_str() {
         "allow" => Ok(Action::Allow),

@@ -201,11 +201,11 @@ fn no_spec<S>() -> Option<Object<S>> {
 /// Reads a resource.
 pub(super) fn resource<'a, S: Deserialize<'a> + Default>(
     value: &'a [u8],
-) -> Result<Option<(Metadata<'a>, S)>, FieldError> {
-    let envelope = read::<Envelope<'a, S>>(value)?;
-    Ok(envelope.map(|Envelope { metadata, spec }| {
-        (metadata.unwrap_or_default().0, spec.unwrap_or_default().0)
-    }))
+) -> Result<(Metadata<'a>, S), FieldError> {
+    let Some(Envelope { metadata, spec }) = read::<Envelope<'a, S>>(value)? else {
+        return Err(FieldError::new("is null, which is no object"));
+    };
+    Ok((metadata.unwrap_or_default().0, spec.unwrap_or_default().0))
 }
 
 /// Reads JSON. `null` for the whole value is `None`: there is no such object.

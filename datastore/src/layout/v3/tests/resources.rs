@@ -164,6 +164,16 @@ fn pools() {
 }
 
 #[test]
+fn an_annotation_wins_over_the_spec_in_any_spelling_of_the_name() {
+    let config = felix(
+        r#"{"metadata":{"annotations":{"config.projectcalico.org/defaultendpointtohostaction":"Drop"}},
+            "spec":{"defaultEndpointToHostAction":"Accept"}}"#,
+    );
+    let given: Vec<_> = config.parameters.iter().map(|(k, v)| (&**k, &**v)).collect();
+    assert_eq!(given, [("defaultendpointtohostaction", "Drop")]);
+}
+
+#[test]
 fn felix_parameters_as_its_file_has_them() {
     let config = felix(
         r#"{"metadata":{"annotations":{"config.projectcalico.org/SomeFutureOption":"42","config.projectcalico.org/LogPrefix":"over",
@@ -228,7 +238,6 @@ fn a_store_is_ready_only_when_it_says_so() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(accepted("clusterinformations/default", "null"), Update::ClusterInformation(None));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::{Decoded, decode, id_of};
+use crate::model::Update;
 
 /// One key of each kind that has an object.
 const KEYS: [&str; 16] = [
@@ -21,6 +22,24 @@ const KEYS: [&str; 16] = [
     "/calico/ipam/v2/host/h/ipv4/block/10.0.0.0-26",
     "/calico/ipam/v2/host/h/ipv6/block/fd80::-122",
 ];
+
+#[test]
+fn a_resource_that_is_null_is_refused_and_an_allocation_that_is_null_is_gone() {
+    for key in KEYS {
+        match decode(key, b" null\n") {
+            Decoded::Rejected(rejection) => {
+                assert!(key.starts_with("/calico/resources/"), "{key}");
+                assert_eq!(rejection.id, id_of(key), "{key}");
+                assert!(rejection.reason.contains("null"), "{key}: {}", rejection.reason);
+            }
+            Decoded::Object(update) => {
+                assert!(key.starts_with("/calico/ipam/"), "{key}");
+                assert_eq!(update, Update::deleted(update.id()));
+            }
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+}
 
 /// Field names and values that some kind looks at, so that random documents get somewhere.
 fn any_json() -> impl Strategy<Value = serde_json::Value> {

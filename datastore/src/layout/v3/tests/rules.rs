@@ -203,14 +203,19 @@ fn icmp_ranges_and_versions() {
     }
 }
 
+/// The API stores them as the first four are. In other letters they mean the same: to refuse them
+/// would lose the policy with every Deny in it, and there is nothing else that they could mean.
 #[test]
-fn actions() {
+fn an_action_counts_in_any_case() {
     for (text, action) in [
         ("Allow", Action::Allow),
         ("Deny", Action::Deny),
         ("Log", Action::Log),
         ("Pass", Action::Pass),
         ("deny", Action::Deny),
+        ("allow", Action::Allow),
+        ("PASS", Action::Pass),
+        ("log", Action::Log),
     ] {
         assert_eq!(rule(&format!(r#"{{"action":"{text}"}}"#)).action, action);
     }
