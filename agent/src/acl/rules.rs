@@ -46,19 +46,26 @@ impl Resolved {
     fn direction(&mut self, name: &str, rules: &[Rule]) -> Vec<ActiveRule> {
         let mut active = Vec::with_capacity(rules.len());
         for (index, rule) in rules.iter().enumerate() {
-            match rule.unevaluable {
-                None => active.push(self.rule(rule)),
-                Some(criterion) => {
-                    let criterion = match criterion {
-                        Unevaluable::Services => "services",
-                        Unevaluable::Http => "http",
-                    };
-                    self.problems.push(format!(
-                        "{name} rule {index} never matches: its criterion `{criterion}` cannot be \
-                         evaluated on this host"
-                    ));
-                }
+            let Some(criterion) = rule.unevaluable else {
+                active.push(self.rule(rule));
+                continue;
+            };
+            // Who wants to deny some requests of a connection had rather lose the others too than
+            // let all of them pass; the original's rules in the kernel do not know http either.
+            // Services are a set, and one that is empty here.
+            let whole = criterion == Unevaluable::Http && rule.action == Action::Deny;
+            if whole {
+                active.push(self.rule(rule));
             }
+            let then = if whole { "denies whatever the request is" } else { "never matches" };
+            let criterion = match criterion {
+                Unevaluable::Services => "services",
+                Unevaluable::Http => "http",
+            };
+            self.problems.push(format!(
+                "{name} rule {index} {then}: its criterion `{criterion}` cannot be evaluated on \
+                 this host"
+            ));
         }
         active
     }

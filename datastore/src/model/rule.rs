@@ -187,7 +187,8 @@ pub struct Peer {
     pub not_ports: Ports,
 }
 
-/// A criterion that this agent cannot evaluate.
+/// A criterion that this agent cannot evaluate. It is never dropped as if it were not there, but in
+/// a Deny that is then all the stricter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unevaluable {
     /// `services`: Kubernetes services are not known in etcd.

@@ -70,7 +70,7 @@ pub(crate) const TOLERATED: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "A rule with services or HTTP never matches, so what else it says does not matter. It is reported.",
+        "A rule with services or HTTP never matches (but a Deny with HTTP always), so what else it says does not matter. It is reported.",
         &[
             "allow a Service match on a GNP",
             "disallow HTTP in egress rule",

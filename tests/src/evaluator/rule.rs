@@ -92,7 +92,7 @@ impl Rule {
         );
         Ok(Self {
             action,
-            unknowable: !json["http"].is_null()
+            unknowable: (!json["http"].is_null() && action != Action::Deny)
                 || !json["source"]["services"].is_null()
                 || !json["destination"]["services"].is_null(),
             ip_version,

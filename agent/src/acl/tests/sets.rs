@@ -199,3 +199,24 @@ fn a_rule_that_cannot_be_evaluated_is_left_out_and_named() {
     let state = bench.apply([put_policy("p", policy("all()"))]);
     assert_eq!(notice(&state, "GlobalNetworkPolicy p"), None);
 }
+
+#[test]
+fn http_takes_the_force_from_an_allow_but_not_from_a_deny() {
+    for action in [Action::Allow, Action::Pass, Action::Log, Action::Deny] {
+        let http = Rule { action, unevaluable: Some(Unevaluable::Http), ..allow_from("has(x)") };
+        let (_, state) = world_with_rules(vec![http]);
+        let left: Vec<_> = state.policies[&policy_id("p")].ingress.iter().collect();
+        assert_eq!(left.len(), usize::from(action == Action::Deny), "{action:?}: {left:?}");
+        let text = notice(&state, "GlobalNetworkPolicy p").unwrap();
+        assert_eq!(text.contains("denies"), action == Action::Deny, "{text}");
+        assert!(text.contains("ingress rule 0") && text.contains("http"), "{text}");
+    }
+    // Services stand for a set without members: not even a Deny matches.
+    let services = Rule {
+        action: Action::Deny,
+        unevaluable: Some(Unevaluable::Services),
+        ..allow_from("has(x)")
+    };
+    let (_, state) = world_with_rules(vec![services]);
+    assert_eq!(state.policies[&policy_id("p")].ingress, []);
+}
