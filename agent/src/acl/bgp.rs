@@ -69,9 +69,8 @@ impl BgpTable {
         }
         let others = self.nodes.iter().filter(|(name, node)| *name != host && meshed(node));
         let peers = others.flat_map(|(name, node)| {
-            let reachable = node.addresses().filter(|address| match Family::of(*address) {
-                Family::V4 => own.ipv4.is_some(),
-                Family::V6 => own.ipv6.is_some(),
+            let reachable = node.bgp_addresses().filter(|address| {
+                own.bgp_addresses().any(|own| Family::of(own) == Family::of(*address))
             });
             reachable.map(move |address| MeshPeer {
                 address,
@@ -153,6 +152,16 @@ mod tests {
         assert_eq!(mesh(&world("10.0.0.9")), ["10.0.0.1 c 64512", "10.0.0.2 b 65001"]);
         assert_eq!(mesh(&world("fd00::9")), ["fd00::2 b 65001"]);
         assert!(mesh(&world("")).is_empty());
+    }
+
+    #[test]
+    fn an_address_that_is_not_for_bgp_makes_no_peer() {
+        let fallback = Node { ipv4_is_fallback: true, ..node("10.0.0.2 fd00::2") };
+        let own = || node("10.0.0.1 fd00::1");
+        assert_eq!(mesh(&table([("a", own()), ("b", fallback)])), ["fd00::2 b 64512"]);
+        let fallback = Node { ipv6_is_fallback: true, ..own() };
+        let other = node("10.0.0.2 fd00::2");
+        assert_eq!(mesh(&table([("a", fallback), ("b", other)])), ["10.0.0.2 b 64512"]);
     }
 
     #[test]

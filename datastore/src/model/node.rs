@@ -17,6 +17,10 @@ pub struct Node {
     pub ipv6_network: Option<Cidr>,
     /// True when it takes part in BGP (has a `bgp` section).
     pub bgp: bool,
+    /// True when `ipv4` is not from that section: good for reaching the host, not for BGP.
+    pub ipv4_is_fallback: bool,
+    /// The same of `ipv6`.
+    pub ipv6_is_fallback: bool,
     /// Its own AS number; `None` = the cluster's.
     pub as_number: Option<AsNumber>,
     /// Set on a route reflector: it then takes no part in the full mesh.
@@ -28,8 +32,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// Both addresses, IPv4 first.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
+    /// The addresses at which it speaks BGP, IPv4 first; none when it takes no part.
+    pub fn bgp_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv4 = self.ipv4.filter(|_| self.bgp && !self.ipv4_is_fallback).map(IpAddr::V4);
+        let ipv6 = self.ipv6.filter(|_| self.bgp && !self.ipv6_is_fallback).map(IpAddr::V6);
+        ipv4.into_iter().chain(ipv6)
     }
 }

@@ -56,9 +56,11 @@ fn node(metadata: &Metadata<'_>, spec: &NodeSpec<'_>) -> Result<Node, FieldError
         match address {
             IpAddr::V4(v4) if node.ipv4.is_none() => {
                 (node.ipv4, node.ipv4_network) = (Some(v4), Some(Cidr::host(address)));
+                node.ipv4_is_fallback = true;
             }
             IpAddr::V6(v6) if node.ipv6.is_none() => {
                 (node.ipv6, node.ipv6_network) = (Some(v6), Some(Cidr::host(address)));
+                node.ipv6_is_fallback = true;
             }
             _ => {}
         }

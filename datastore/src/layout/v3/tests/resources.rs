@@ -49,7 +49,7 @@ fn a_node_with_bgp() {
             "ipv6Address":"fd00:172:18:18::102/64","ipv4IPIPTunnelAddr":"192.168.0.66","routeReflectorClusterID":"245.0.0.1"},
             "addresses":[{"address":"10.9.9.9","type":"InternalIP"}]},"status":{}}"#,
     );
-    assert!(node.bgp);
+    assert!(node.bgp && !node.ipv4_is_fallback && !node.ipv6_is_fallback);
     assert_eq!(node.ipv4.unwrap().to_string(), "172.18.18.102");
     assert_eq!(node.ipv4_network.unwrap().to_string(), "172.18.18.0/24");
     assert_eq!(node.ipv6.unwrap().to_string(), "fd00:172:18:18::102");
@@ -81,6 +81,12 @@ fn a_node_without_a_bgp_address_falls_back_to_internal_then_external() {
     let found = node(r#"{"spec":{"addresses":[{"address":"2.2.2.2","type":"ExternalIP"}]}}"#);
     assert_eq!(found.ipv4.unwrap().to_string(), "2.2.2.2");
     assert_eq!(node(r#"{"spec":{"bgp":{}}}"#).ipv4, None);
+    // Good for reaching the host, but nobody speaks BGP there.
+    let found = node(&format!(
+        r#"{{"spec":{{"bgp":{{"ipv6Address":"fd00::9/64"}},"addresses":{addresses}}}}}"#
+    ));
+    assert_eq!(found.ipv4.unwrap().to_string(), "3.3.3.3");
+    assert_eq!(found.bgp_addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["fd00::9"]);
     assert_eq!(*node("{}"), Node::default());
 }
 
