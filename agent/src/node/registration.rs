@@ -56,6 +56,18 @@ pub enum PlanError {
     /// The value is not of the shape it should have.
     #[error(transparent)]
     Malformed(Malformed),
+    /// Most likely one host under two spellings: what is stored under the other one would not be
+    /// its own.
+    #[error(
+        "the datastore has a node {other}, which differs from this one's name {own} only in case: \
+         set NODENAME={other}, or delete that node if this host is another one or was renamed"
+    )]
+    OtherCase {
+        /// This host's name.
+        own: String,
+        /// The other node.
+        other: String,
+    },
     /// Two hosts with one address: routes to one of them would be lost.
     #[error(
         "node {other} has the address {address} too: set another IP, delete that node if it is \
@@ -105,7 +117,8 @@ pub struct NodePlan {
 /// this host: an address given without a prefix length takes that of the interface that has it.
 ///
 /// # Errors
-/// When the stored Node is malformed or another node has the address.
+/// When the stored Node is malformed, or another node has the address, or a new Node would differ
+/// from another one only in the case of its name.
 pub fn plan_node(
     identity: &Identity,
     stored: Option<&[u8]>,
@@ -115,6 +128,14 @@ pub fn plan_node(
 ) -> Result<NodePlan, PlanError> {
     let name = &identity.name;
     let mut problems = vec![];
+    if let Some(other) = others.iter().find(|other| is_other_case(&other.node, name)) {
+        let error = PlanError::OtherCase { own: name.to_string(), other: other.node.clone() };
+        if stored.is_none() {
+            return Err(error);
+        }
+        // Both were there before: they may be two hosts after all.
+        problems.push(problem(name.as_str(), &error.to_string()));
+    }
     let edit = NodeEdit {
         as_number: identity.as_number,
         ipv4: address_edit("ipv4Address", identity.ip, interfaces, &mut problems),
@@ -205,6 +226,10 @@ fn check_conflicts(own: &Name, addresses: &[IpAddr], others: &[Claim]) -> Result
         }
     }
     Ok(())
+}
+
+fn is_other_case(other: &str, own: &Name) -> bool {
+    *own != *other && own.as_str().eq_ignore_ascii_case(other)
 }
 
 fn problem(subject: &str, message: &str) -> Problem {

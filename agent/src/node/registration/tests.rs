@@ -164,6 +164,23 @@ fn two_nodes_never_share_an_address() {
 }
 
 #[test]
+fn a_name_in_other_letters_is_not_registered_beside_the_first() {
+    let claim = |name: &str| Claim { node: name.to_owned(), addresses: vec![] };
+    let ask = |name: &str, stored: Option<&str>| {
+        let identity = Identity { name: name.into(), ..calico_01() };
+        plan_node(&identity, stored.map(str::as_bytes), &[claim("calico-01")], &eth0(), &birth())
+    };
+    let error = ask("Calico-01", None).unwrap_err();
+    assert!(error.to_string().contains("set NODENAME=calico-01"), "{error}");
+    for name in ["calico-01", "calico-02", "calico-011"] {
+        assert_eq!(ask(name, None).unwrap().problems, [], "{name}");
+    }
+    // Two that are there already are left alone, and status says so.
+    let both = ask("Calico-01", Some(&stored("172.18.18.101/24"))).unwrap();
+    assert_eq!(both.problems.len(), 1, "{:?}", both.problems);
+}
+
+#[test]
 fn a_malformed_object_is_not_overwritten() {
     let error = plan_node(&calico_01(), Some(b"{"), &[], &[], &birth()).unwrap_err();
     assert!(error.to_string().contains("/nodes/calico-01 is malformed"), "{error}");
