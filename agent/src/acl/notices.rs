@@ -73,7 +73,15 @@ pub(super) fn of_missing_profile() -> Option<String> {
     Some("an endpoint lists it but it does not exist or was rejected: it drops everything".into())
 }
 
+/// How many rules of one object are named.
+const RULES_MAX: usize = 5;
+
 /// About rules that were left out.
 pub(super) fn of_rules(problems: &[String]) -> Option<String> {
-    (!problems.is_empty()).then(|| problems.join("; "))
+    let (named, others) = problems.split_at(problems.len().min(RULES_MAX));
+    let mut text = named.join("; ");
+    if !others.is_empty() {
+        text.push_str(&format!("; and {} more", others.len()));
+    }
+    (!named.is_empty()).then_some(text)
 }

@@ -62,7 +62,9 @@ pub fn id_of(key: &str) -> Option<ResourceId> {
 /// says that there is an object, nobody deletes one like this, and a policy must not vanish
 /// without an alarm.
 pub fn decode(key: &str, value: &[u8]) -> Decoded {
-    let refuse = |id, reason| Decoded::Rejected(Rejection { key: key.to_owned(), id, reason });
+    let refuse = |id, reason| {
+        Decoded::Rejected(Rejection { key: key.to_owned(), id, reason: shortened(reason) })
+    };
     match keys::parse(key) {
         Key::Ignored => Decoded::Ignored,
         Key::Unsupported(kind) => Decoded::Unsupported { kind },
@@ -72,6 +74,20 @@ pub fn decode(key: &str, value: &[u8]) -> Decoded {
             Err(error) => refuse(Some(id), error.to_string()),
         },
     }
+}
+
+/// The longest reason of a rejection, in bytes. Reasons quote values, which may be as long as etcd
+/// takes them, and are kept, logged and shown.
+const REASON_MAX: usize = 1000;
+
+fn shortened(mut reason: String) -> String {
+    if let Some(end) = (0..=REASON_MAX).rev().find(|at| reason.is_char_boundary(*at))
+        && end < reason.len()
+    {
+        reason.truncate(end);
+        reason.push('…');
+    }
+    reason
 }
 
 fn object(id: &ResourceId, value: &[u8]) -> Result<Update, FieldError> {

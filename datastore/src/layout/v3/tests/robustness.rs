@@ -41,6 +41,19 @@ fn a_resource_that_is_null_is_refused_and_an_allocation_that_is_null_is_gone() {
     }
 }
 
+#[test]
+fn a_reason_is_short_however_long_the_value() {
+    let long = "é".repeat(500_000);
+    let spec = format!(r#"{{"spec":{{"ingress":[{{"action":"{long}"}}]}}}}"#);
+    let policy = "/calico/resources/v3/projectcalico.org/globalnetworkpolicies/";
+    for (key, value) in [(format!("{policy}p"), spec.as_str()), (format!("{policy}{long}"), "{}")] {
+        let Decoded::Rejected(rejection) = decode(&key, value.as_bytes()) else {
+            panic!("accepted");
+        };
+        assert!(rejection.reason.len() < 1100, "{}", rejection.reason.len());
+    }
+}
+
 /// Field names and values that some kind looks at, so that random documents get somewhere.
 fn any_json() -> impl Strategy<Value = serde_json::Value> {
     let text = prop::sample::select(vec![
