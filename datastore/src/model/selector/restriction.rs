@@ -54,7 +54,8 @@ impl Restriction {
             must_be_absent: self.must_be_absent && other.must_be_absent,
             one_of: self.one_of.zip(other.one_of).map(|(mut ours, theirs)| {
                 ours.extend(theirs);
-                ours.sort_unstable();
+                // Two sorted runs, which a stable sort merges.
+                ours.sort();
                 ours.dedup();
                 ours
             }),
@@ -89,7 +90,7 @@ pub(super) fn of(node: &Node) -> Restrictions {
             _ => Restrictions::new(),
         },
         Node::And(terms) => terms.iter().map(of).fold(Restrictions::new(), all_of),
-        Node::Or(terms) => terms.iter().map(of).reduce(any_of).unwrap_or_default(),
+        Node::Or(terms) => any_of_all(terms.iter().map(of).collect()),
     }
 }
 
@@ -104,6 +105,23 @@ fn all_of(mut left: Restrictions, right: Restrictions) -> Restrictions {
     left
 }
 
+/// Two by two, then those two by two: one after the other would carry the values seen so far along
+/// with each alternative, and a selector may have a hundred thousand.
+fn any_of_all(mut alternatives: Vec<Restrictions>) -> Restrictions {
+    while alternatives.len() > 1 {
+        let mut single = alternatives.into_iter();
+        let mut pairs = Vec::with_capacity(single.len().div_ceil(2));
+        while let Some(left) = single.next() {
+            pairs.push(match single.next() {
+                Some(right) => any_of(left, right),
+                None => left,
+            });
+        }
+        alternatives = pairs;
+    }
+    alternatives.pop().unwrap_or_default()
+}
+
 /// Only what every alternative demands.
 fn any_of(left: Restrictions, mut right: Restrictions) -> Restrictions {
     left.into_iter()
@@ -112,4 +130,27 @@ fn any_of(left: Restrictions, mut right: Restrictions) -> Restrictions {
             (!either.is_free()).then_some((key, either))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use crate::model::Selector;
+
+    #[test]
+    fn the_work_of_many_alternatives_does_not_grow_with_their_square() {
+        let work = |alternatives: usize| {
+            let terms: Vec<_> = (0..alternatives).rev().map(|n| format!("a == '{n:06}'")).collect();
+            let selector: Selector = terms.join(" || ").parse().unwrap();
+            let begin = Instant::now();
+            let found = selector.restrictions();
+            let took = begin.elapsed();
+            assert_eq!(found["a"].one_of.as_ref().map(Vec::len), Some(alternatives));
+            took
+        };
+        let (few, many) = (work(2_000), work(64_000));
+        // 32 times as many: some 40 times the work when sorted once, 1,000 times when one by one.
+        assert!(many < few * 300, "{few:?} for 2,000, {many:?} for 64,000");
+    }
 }
