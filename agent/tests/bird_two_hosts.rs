@@ -295,3 +295,59 @@ fn a_bird_that_reads_another_file_is_told() {
         assert!(message.contains("stock.conf"), "{message}");
     });
 }
+
+#[test]
+fn a_frozen_bird_is_left_in_time_and_told_when_it_goes_on() {
+    use nix::sys::signal::{Signal, kill};
+    in_namespace(|| async {
+        let mut host = Host::new(1, 2);
+        host.reconcile(Wake::Start).await;
+        let daemon = host.start_bird();
+        let socket = host.socket();
+        eventually("BIRD answers", || async { status(&socket).await.is_ok() }).await;
+        assert!(host.reconcile(Wake::Timer).await.problems.is_empty());
+        let pid = nix::unistd::Pid::from_raw(daemon.0.id().try_into().unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        host.builder.blocks(&["10.65.2.0/26"]);
+        let begin = std::time::Instant::now();
+        let report = host.reconcile(Wake::Desired).await;
+        assert!(begin.elapsed() < std::time::Duration::from_secs(8), "{:?}", begin.elapsed());
+        assert!(report.problems[0].message.contains("did not answer"), "{report:?}");
+        kill(pid, Signal::SIGCONT).unwrap();
+        let report = host.reconcile(Wake::Timer).await;
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        let show = ["-s", socket.to_str().unwrap(), "show", "route", "all"];
+        let reached = || async {
+            let shown = Exec::default().run("birdc", &show, b"").await;
+            shown.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("10.65.2.0"))
+        };
+        eventually("BIRD runs with the newest file", reached).await;
+    });
+}
+
+#[test]
+fn a_check_that_ends_without_a_word_is_no_refusal() {
+    in_namespace(|| async {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mut host = Host::new(1, 2);
+        let script = host.dir.path().join("check");
+        let become_script = |text: &str| {
+            std::fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
+            std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        let limit = std::time::Duration::from_millis(300);
+        host.bird = Bird::new(config(host.dir.path()), host.socket(), Exec::new(limit))
+            .with_program(script.to_str().unwrap());
+        // Killed (no memory), and hanging.
+        for text in ["kill -9 $$", "exec sleep 60"] {
+            become_script(text);
+            let report = host.reconcile(Wake::Start).await;
+            assert!(report.problems[0].message.contains("cannot check"), "{text}: {report:?}");
+            assert!(report.wake_after.unwrap() <= std::time::Duration::from_secs(2), "{report:?}");
+            assert!(!config(host.dir.path()).exists(), "an unchecked file was swapped in");
+        }
+        become_script("exec bird \"$@\"");
+        let report = host.reconcile(Wake::Timer).await;
+        assert_eq!(fact(&report.facts, "writes"), 1, "the same text is tried again: {report:?}");
+    });
+}

@@ -4,8 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
+#[path = "felix/abuse.rs"]
+mod abuse;
 #[path = "felix/budget.rs"]
 mod budget;
+#[path = "felix/churn.rs"]
+mod churn;
 #[path = "felix/connections.rs"]
 mod connections;
 #[path = "felix/economy.rs"]
@@ -20,7 +24,11 @@ mod netns;
 mod policy;
 #[path = "felix/probing.rs"]
 mod probing;
+#[path = "felix/rewriting.rs"]
+mod rewriting;
 #[path = "felix/spoofing.rs"]
 mod spoofing;
+#[path = "felix/tools.rs"]
+mod tools;
 #[path = "felix/world.rs"]
 mod world;

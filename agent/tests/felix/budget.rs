@@ -49,16 +49,29 @@ fn two_thousand_endpoints_of_a_hundred_classes() {
         let start = Instant::now();
         host.apply(&state, Wake::Start);
         println!("{flavour:?}: full load {:?}", start.elapsed());
-        let mut times = Vec::new();
-        for n in 2000..2020 {
-            let mut with = next(&state);
-            add(&mut with, n, &classes[n as usize % 100]);
-            state = with;
-            let start = Instant::now();
-            host.apply(&state, Wake::Desired);
-            times.push(start.elapsed());
+        for mac in [true, false] {
+            let mut times = Vec::new();
+            let first = state.endpoints.len() as u32;
+            for n in first..first + 20 {
+                let mut with = next(&state);
+                add(&mut with, n, &classes[n as usize % 100]);
+                if !mac {
+                    let mut id = id_of(0);
+                    id.workload = format!("default/pod{n}").into();
+                    let mut endpoint = with.endpoints[&id].as_ref().clone();
+                    endpoint.mac = None;
+                    with.endpoints.insert(id, Arc::new(endpoint));
+                }
+                state = with;
+                let start = Instant::now();
+                host.apply(&state, Wake::Desired);
+                times.push(start.elapsed());
+            }
+            times.sort();
+            println!("{flavour:?}: one more, MAC {mac}, median {:?}", times[10]);
         }
-        times.sort();
-        println!("{flavour:?}: one more, median {:?}", times[10]);
+        let start = Instant::now();
+        host.apply(&state, Wake::Retry);
+        println!("{flavour:?}: everything read again, nothing to do, {:?}", start.elapsed());
     });
 }

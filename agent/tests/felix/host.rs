@@ -102,6 +102,11 @@ impl Host {
         sh(&format!("ip{v}tables-{}-save -c", self.flavour))
     }
 
+    /// What the names of the flavour's programs hold: `legacy` or `nft`.
+    pub(crate) fn tool(&self) -> &'static str {
+        self.flavour
+    }
+
     /// Runs `iptables` or `ip6tables` of the flavour.
     pub(crate) fn iptables(&self, family: u8, args: &str) {
         let v = if family == 4 { "" } else { "6" };

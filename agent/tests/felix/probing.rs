@@ -39,15 +39,14 @@ fn auto_goes_where_the_rules_of_others_are() {
     });
 }
 
-/// Runs one of the ignored tests below in a process of its own, started by `how`.
-fn alone(how: &str, test: &str) {
+/// Runs one of the ignored tests, by its path, in a process of its own, started by `how`.
+pub(crate) fn alone(how: &str, test: &str) {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: needs root");
         return;
     }
     let me = std::env::current_exe().unwrap();
-    let said =
-        sh(&format!("unshare -n {how} {} --exact probing::{test} --ignored 2>&1", me.display()));
+    let said = sh(&format!("unshare -n {how} {} --exact {test} --ignored 2>&1", me.display()));
     assert!(said.contains("1 passed"), "{said}");
 }
 
@@ -58,7 +57,10 @@ fn refused() -> ProbeError {
 
 #[test]
 fn without_the_right_to_program_the_kernel_that_is_said() {
-    alone("setpriv --bounding-set=-net_admin --inh-caps=-net_admin", "child_without_net_admin");
+    alone(
+        "setpriv --bounding-set=-net_admin --inh-caps=-net_admin",
+        "probing::child_without_net_admin",
+    );
 }
 
 #[test]
@@ -71,11 +73,11 @@ fn child_without_net_admin() {
 
 #[test]
 fn a_missing_tool_is_named_with_its_package() {
-    alone("env PATH=/nonexistent", "child_without_ipset");
+    alone("env PATH=/nonexistent", "probing::child_without_ipset");
     let dir = tempfile::tempdir().unwrap();
     let ipset = sh("command -v ipset");
     std::os::unix::fs::symlink(ipset.trim(), dir.path().join("ipset")).unwrap();
-    alone(&format!("env PATH={}", dir.path().display()), "child_without_iptables");
+    alone(&format!("env PATH={}", dir.path().display()), "probing::child_without_iptables");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
-use super::{ActualSet, Command, save};
+use super::{ActualSet, Command, Entry, save};
 use crate::exec::{Exec, ExecError};
 use crate::felix::counters::Counters;
 
@@ -30,6 +30,13 @@ pub struct Refused {
     pub command: Command,
     /// What the tool said.
     pub message: String,
+}
+
+impl Refused {
+    /// True when the set has no room (`maxelem`).
+    pub fn is_full(&self) -> bool {
+        self.message.contains("is full")
+    }
 }
 
 impl fmt::Display for Refused {
@@ -69,13 +76,15 @@ impl Sets {
     pub async fn write(&self, commands: &[Command]) -> Result<Vec<Refused>, SetError> {
         let mut refused: Vec<Refused> = Vec::new();
         let mut hopeless: BTreeSet<&str> = BTreeSet::new();
-        let mut rest = commands;
+        let mut full: BTreeSet<&str> = BTreeSet::new();
+        let (mut rest, mut asked) = (commands, 0);
         while !rest.is_empty() {
             let chunk = &rest[..rest.len().min(CHUNK)];
             let mut text = String::new();
             let mut sent = Vec::new();
             for (i, command) in chunk.iter().enumerate() {
-                if !hopeless.contains(command.set()) {
+                let refuses = full.contains(command.set()) && matches!(command, Command::Add(..));
+                if !refuses && !hopeless.contains(command.set()) {
                     let _ = writeln!(text, "{command}");
                     sent.push(i);
                 }
@@ -102,14 +111,27 @@ impl Sets {
                 return Err(SetError::Write(error));
             };
             self.counters.ipset_lines.count(line as u64);
-            if refused.len() >= MOST_REFUSED {
+            if asked >= MOST_REFUSED {
                 return Err(SetError::Write(error));
             }
             let command = &chunk[at];
             if matches!(command, Command::Create(..) | Command::Swap(..)) {
                 hopeless.insert(command.set());
             }
-            refused.push(Refused { command: command.clone(), message });
+            let one = Refused { command: command.clone(), message };
+            if one.is_full() && full.insert(command.set()) {
+                // None of the others is asked for: there may be a hundred thousand of them. Those
+                // that are an endpoint are told one by one.
+                let others = rest[at + 1..].iter().filter(|other| {
+                    other.set() == command.set()
+                        && matches!(other, Command::Add(_, Entry::NetIface(..)))
+                });
+                refused.extend(
+                    others.map(|o| Refused { command: o.clone(), message: one.message.clone() }),
+                );
+            }
+            refused.push(one);
+            asked += 1;
             rest = &rest[at + 1..];
         }
         Ok(refused)

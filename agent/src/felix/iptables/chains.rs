@@ -8,6 +8,7 @@ use calico_datastore::model::{Family, TierAction};
 use super::marks;
 use super::names;
 use super::rules::{Style, joined, lines};
+use super::save::Table;
 use crate::config::{AllowAction, HostAction, Settings};
 use crate::desired::{ClassId, DesiredState, DirectionAcl};
 use crate::felix::ruleset::{Direction, Rule};
@@ -107,8 +108,13 @@ const ND_TYPES: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
 /// The router advertisement, which would give the host a default route through the pod.
 const ROUTER_ADVERTISEMENT: u8 = 134;
 
-fn prefixes(settings: &Settings) -> impl Iterator<Item = &str> {
-    settings.interface_prefixes.iter().map(String::as_str)
+/// The interfaces of pods as `-i` and `-o` take them. No name is longer than 15 characters, and
+/// iptables takes no longer pattern: such a prefix is the name.
+fn interfaces(settings: &Settings) -> impl Iterator<Item = String> {
+    settings
+        .interface_prefixes
+        .iter()
+        .map(|prefix| if prefix.len() < 15 { format!("{prefix}+") } else { prefix.clone() })
 }
 
 /// What an allowed packet does in the end.
@@ -148,32 +154,32 @@ pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> 
     let unknown_source = format!("-m set ! --match-set {known} src,src --jump DROP");
     let clear = marks::clear(style.marks.all());
     let both = |target: &str| -> Vec<String> {
-        prefixes(settings)
-            .flat_map(|p| [format!("-i {p}+ {target}"), format!("-o {p}+ {target}")])
+        interfaces(settings)
+            .flat_map(|p| [format!("-i {p} {target}"), format!("-o {p} {target}")])
             .collect()
     };
 
     // A packet of an endpoint that went away, or of one that never was, meets DROP before the
     // shortcut for established connections, in either direction.
-    let mut forward: Vec<String> = prefixes(settings)
-        .map(|p| format!("-i {p}+ {unknown_source}"))
+    let mut forward: Vec<String> = interfaces(settings)
+        .map(|p| format!("-i {p} {unknown_source}"))
         .chain(
-            prefixes(settings)
-                .map(|p| format!("-o {p}+ -m set ! --match-set {known} dst,dst --jump DROP")),
+            interfaces(settings)
+                .map(|p| format!("-o {p} -m set ! --match-set {known} dst,dst --jump DROP")),
         )
         .collect();
     forward.extend(connection_shortcuts(settings));
     forward.push(clear.clone());
     forward.extend(
-        prefixes(settings).flat_map(|p| encapsulated().map(|line| format!("-i {p}+ {line}"))),
+        interfaces(settings).flat_map(|p| encapsulated().map(|line| format!("-i {p} {line}"))),
     );
     // The source's egress, then the destination's ingress: both return what they allow.
     forward.extend(
-        prefixes(settings)
-            .map(|p| format!("-i {p}+ --jump {}", dispatch_name(Direction::Egress)))
+        interfaces(settings)
+            .map(|p| format!("-i {p} --jump {}", dispatch_name(Direction::Egress)))
             .chain(
-                prefixes(settings)
-                    .map(|p| format!("-o {p}+ --jump {}", dispatch_name(Direction::Ingress))),
+                interfaces(settings)
+                    .map(|p| format!("-o {p} --jump {}", dispatch_name(Direction::Ingress))),
             ),
     );
     forward.push(allow(settings).to_owned());
@@ -194,7 +200,7 @@ pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> 
         HostAction::Return => {}
     }
 
-    let input = prefixes(settings).map(|p| format!("-i {p}+ --goto cali-wl-to-host")).collect();
+    let input = interfaces(settings).map(|p| format!("-i {p} --goto cali-wl-to-host")).collect();
     vec![
         ("cali-FORWARD".to_owned(), both("--goto cali-wl-forward")),
         ("cali-INPUT".to_owned(), input),
@@ -244,8 +250,21 @@ pub fn raw(
         }
     }
     let prerouting =
-        prefixes(settings).map(|p| format!("-i {p}+ --goto cali-anti-spoof")).collect();
+        interfaces(settings).map(|p| format!("-i {p} --goto cali-anti-spoof")).collect();
     vec![("cali-PREROUTING".to_owned(), prerouting), ("cali-anti-spoof".to_owned(), anti_spoof)]
+}
+
+/// The chains of `table` in a family that is switched off. Nobody decides about packets of that
+/// family then, so none comes from a pod, to the host's own addresses neither, and none is forwarded
+/// to one. This takes no set, and what an earlier run left is replaced in place.
+pub fn off(table: Table, settings: &Settings) -> Vec<(String, Vec<String>)> {
+    let (name, way) = match table {
+        Table::Raw => ("cali-PREROUTING", "-i"),
+        Table::Filter => ("cali-FORWARD", "-o"),
+        Table::Mangle | Table::Nat => return Vec::new(),
+    };
+    let lines = interfaces(settings).map(|p| format!("{way} {p} --jump DROP")).collect();
+    vec![(name.to_owned(), lines)]
 }
 
 /// The chains of the table `nat`, when packets of any pool are translated on their way out.

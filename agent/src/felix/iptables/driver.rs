@@ -42,6 +42,19 @@ fn without_ipv6(family: Family, source: &ExecError) -> &'static str {
     }
 }
 
+impl IptablesError {
+    /// True when the rules themselves were refused, so that leaving some out may help. A program
+    /// that is missing or hangs, or a lock that somebody holds, says nothing about any rule.
+    pub fn blames_the_rules(&self) -> bool {
+        match self {
+            Self::Restore { source: ExecError::Failed { code: Some(_), stderr, .. }, .. } => {
+                !stderr.contains("xtables lock")
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The programs of one flavour.
 #[derive(Clone, Debug)]
 pub struct Driver {

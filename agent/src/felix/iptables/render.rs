@@ -14,13 +14,15 @@ use super::rules::Style;
 use super::save::Table;
 use super::tables::FamilyTables;
 use crate::config::{DenyAction, InsertMode, Settings};
-use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState};
+use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState, SetId};
 use crate::felix::ruleset::{self, Direction};
 
 /// Writes the chains of one family into [`FamilyTables`].
 #[derive(Clone, Debug)]
 pub struct Renderer {
     style: Style,
+    /// The settings switch the family off.
+    off: bool,
     random_fully: bool,
 }
 
@@ -41,7 +43,13 @@ impl Renderer {
             },
             log_prefix: format!("{prefix}: "),
         };
-        Some(Self { style, random_fully })
+        let off = family == Family::V6 && !settings.ipv6;
+        Some(Self { style, off, random_fully })
+    }
+
+    /// True when the settings switch the family off: nothing of it passes.
+    pub fn is_off(&self) -> bool {
+        self.off
     }
 
     /// The text that stands in for a chain that the kernel refuses.
@@ -57,12 +65,16 @@ impl Renderer {
         out: &mut FamilyTables,
     ) {
         out.clear();
-        for (id, rules) in &state.policies {
-            self.rules(rules, |direction| names::policy(id, direction), out);
+        if self.off {
+            for table in [Table::Raw, Table::Filter] {
+                let mut jumps = jumps(table, &state.settings);
+                let chains = chains::off(table, &state.settings);
+                jumps.retain(|jump| chains.iter().any(|(name, _)| name == jump.to));
+                out.replace(table, chains, jumps);
+            }
+            return;
         }
-        for (name, rules) in &state.profiles {
-            self.rules(rules, |direction| names::profile(name, direction), out);
-        }
+        self.policies(state, |_| false, true, out);
         for (id, class) in &state.classes {
             self.class(id, class, state, out);
         }
@@ -74,6 +86,32 @@ impl Renderer {
         self.nat(state, out);
     }
 
+    /// Every policy and profile, or with `others` false only the closed ones. Those that name a set for which `incomplete` says yes let nothing
+    /// through: a set without some of its members would let its "deny" leak, and its "not in".
+    pub fn policies(
+        &self,
+        state: &DesiredState,
+        incomplete: impl Fn(&SetId) -> bool,
+        others: bool,
+        out: &mut FamilyTables,
+    ) {
+        let mut put = |rules: &ActiveRules, name: &dyn Fn(Direction) -> String| {
+            if ruleset::sets_named(rules).any(&incomplete) {
+                for direction in Direction::ALL {
+                    out.put(Table::Filter, name(direction), self.closed());
+                }
+            } else if others {
+                self.rules(rules, name, out);
+            }
+        };
+        for (id, rules) in &state.policies {
+            put(rules, &|direction| names::policy(id, direction));
+        }
+        for (name, rules) in &state.profiles {
+            put(rules, &|direction| names::profile(name, direction));
+        }
+    }
+
     /// What changed.
     pub fn changed(
         &self,
@@ -82,6 +120,9 @@ impl Renderer {
         macs: Option<&BTreeMap<InterfaceName, Mac>>,
         out: &mut FamilyTables,
     ) {
+        if self.off {
+            return;
+        }
         for (id, change) in &diff.policies {
             self.rules_changed(change, |direction| names::policy(id, direction), out);
         }

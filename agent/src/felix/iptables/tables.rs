@@ -66,6 +66,7 @@ impl FamilyTables {
         for state in self.tables.values_mut() {
             state.desired = DesiredTable::default();
             state.refused.clear();
+            state.held.clear();
             state.all = true;
         }
     }
@@ -73,6 +74,11 @@ impl FamilyTables {
     /// The chain `name` should be there and hold `lines`.
     pub fn put(&mut self, table: Table, name: String, lines: Vec<String>) {
         let state = self.tables.entry(table).or_default();
+        if let Some(held) = state.held.get_mut(&name) {
+            // It stays closed; this is what it will say.
+            *held = Arc::new(Chain::new(&name, lines));
+            return;
+        }
         // The text is compared before it is hashed: most chains of a tree did not change.
         match state.refused.get(&name) {
             Some((refused, _)) if refused.lines == lines => return,
@@ -89,6 +95,7 @@ impl FamilyTables {
     pub fn remove(&mut self, table: Table, name: &str) {
         let state = self.tables.entry(table).or_default();
         state.refused.remove(name);
+        state.held.remove(name);
         if state.desired.chains.remove(name).is_some() {
             state.dirty.insert(name.to_owned());
         }
@@ -151,6 +158,9 @@ impl FamilyTables {
                         plan.done(&mut state.actual);
                     }
                 }
+                Err(error) if !error.blames_the_rules() => {
+                    outcome.failed.push((Table::Filter, error));
+                }
                 Err(error) => {
                     // Somebody may have changed the tables meanwhile, or one object is bad.
                     debug!(family = %self.family, error = %chain(&error), "transaction refused");
@@ -160,6 +170,10 @@ impl FamilyTables {
                     }
                     for table in Table::ALL {
                         self.isolate(table, driver, closed, &mut outcome).await;
+                        // What says nothing about the rules would only be waited for again.
+                        if outcome.failed.iter().any(|(_, error)| !error.blames_the_rules()) {
+                            break;
+                        }
                     }
                 }
             }
@@ -192,7 +206,11 @@ impl FamilyTables {
         }
         let family = self.family;
         let Some(state) = self.tables.get_mut(&table) else { return Ok(()) };
-        for name in chains.iter().filter(|name| state.actual.chains.contains_key(*name)) {
+        let fresh = |name: &&String| {
+            state.actual.chains.contains_key(*name) && !state.held.contains_key(*name)
+        };
+        let fresh: Vec<_> = chains.iter().filter(fresh).collect();
+        for name in fresh {
             let shut = Arc::new(Chain::new(name, closed.to_vec()));
             if let Some(chain) = state.desired.chains.insert(name.clone(), shut) {
                 state.held.insert(name.clone(), chain);
@@ -210,7 +228,8 @@ impl FamilyTables {
         };
         // Only these: what else is to be written may name sets that are not there yet.
         let nothing = BTreeSet::new();
-        let scope = Scope { only: Some(chains), hold: &nothing, delete: false };
+        let held = state.held.keys().cloned().collect();
+        let scope = Scope { only: Some(&held), hold: &nothing, delete: false };
         let step = plan_chains(table, &shut, &state.actual, scope);
         commit(step, driver, family, &mut state.actual).await
     }
@@ -306,6 +325,10 @@ impl FamilyTables {
             let Err(error) = commit(step, driver, family, &mut state.actual).await else {
                 continue;
             };
+            if !error.blames_the_rules() {
+                outcome.failed.push((table, error));
+                return;
+            }
             match group.as_slice() {
                 [] => {}
                 [name] => {

@@ -7,12 +7,13 @@ use tracing::{debug, info};
 
 use super::{DESTROY_PATIENCE, Felix, Run};
 use crate::desired::DesiredState;
-use crate::felix::ipset::{Command, Entry, Phases, full};
+use crate::felix::ipset::{Command, Entry, Phases, Refused, full};
 use crate::felix::iptables::driver::Driver;
 use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
 use crate::felix::iptables::tables::{FamilyTables, Outcome};
 use crate::felix::sets;
+use crate::felix::sysctl::SysctlError;
 use crate::telemetry::chain;
 
 impl Felix {
@@ -32,9 +33,10 @@ impl Felix {
         };
         let families = self.family_list();
         let mut phases = full(&sets::all(state, &self.interfaces, &families), &actual);
-        // Sets of a family that is switched off stay as its tables do.
+        // Those of a family that is switched off go, those of one that this kernel does not know stay.
+        let known: Vec<_> = self.families.iter().map(|one| one.family).collect();
         let ours = |name: &str| {
-            families.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
+            known.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
         };
         phases.after.retain(|command| ours(command.set()));
         for command in &phases.after {
@@ -46,24 +48,48 @@ impl Felix {
             }
         }
         self.refused.clear();
+        self.incomplete.clear();
         let goes = |set: &String| phases.after.contains(&Command::Destroy(set.clone()));
         self.doomed.retain(|set, _| goes(set));
         Some(phases)
     }
 
-    pub(super) async fn write_sets(&mut self, commands: &[Command], run: &mut Run) {
+    /// False when the tool failed as a whole; what the kernel refused is noted.
+    pub(super) async fn write_sets(&mut self, commands: &[Command], run: &mut Run) -> bool {
         match self.sets.write(commands).await {
             Ok(refused) => {
                 for one in refused {
-                    if !self.refused.contains(&one) {
-                        self.refused.push(one);
-                    }
+                    self.note_refused(one, commands, run);
                 }
+                true
             }
             Err(error) => {
                 self.sets_known = false;
                 run.fail("address sets", chain(&error));
+                false
             }
+        }
+    }
+
+    fn note_refused(&mut self, one: Refused, commands: &[Command], run: &mut Run) {
+        if !one.is_full() {
+            // What was known of the sets is not so: they are read again.
+            self.sets_known = false;
+            run.sets_surprise = true;
+        }
+        if matches!(one.command, Command::Add(..) | Command::Create(..) | Command::Swap(..)) {
+            // What is meant for a set may be on its way through another one.
+            let target = commands.iter().find_map(|command| match command {
+                Command::Swap(from, to) if from == one.command.set() => Some(to.clone()),
+                _ => None,
+            });
+            let set = target.unwrap_or_else(|| one.command.set().to_owned());
+            self.incomplete.entry(set).or_insert_with(|| {
+                format!("{one}; policies that name this set let nothing through")
+            });
+        }
+        if !self.refused.contains(&one) {
+            self.refused.push(one);
         }
     }
 
@@ -76,25 +102,34 @@ impl Felix {
         futures::future::join_all(runs).await
     }
 
-    /// Step 0: closes `chains` until [`Felix::open`].
+    /// Step 0: closes `chains`, and those of a run that failed, until [`Felix::open`]. False when
+    /// that failed: then their sets must stay as they are, too.
     pub(super) async fn close(
         &mut self,
         chains: &BTreeSet<String>,
         driver: &Driver,
         run: &mut Run,
-    ) {
+    ) -> bool {
+        let mut all = true;
         debug!(count = chains.len(), "closing policies whose sets change with them");
         for one in &mut self.families {
             let closed = one.renderer.closed();
             if let Err(error) = one.tables.close(Table::Filter, chains, &closed, driver).await {
                 run.fail(&format!("{} table filter", one.family), chain(&error));
+                all = false;
             }
         }
+        all
     }
 
     /// Opens what [`Felix::close`] closed.
-    pub(super) async fn open(&mut self, driver: &Driver) -> Vec<(Family, Outcome)> {
+    pub(super) async fn open(
+        &mut self,
+        state: &DesiredState,
+        driver: &Driver,
+    ) -> Vec<(Family, Outcome)> {
         self.families.iter_mut().for_each(|one| one.tables.open());
+        self.shut_incomplete(state, true);
         self.write_tables(driver).await
     }
 
@@ -107,10 +142,25 @@ impl Felix {
     ) {
         let (destroy, mut delete): (Vec<_>, Vec<_>) =
             after.into_iter().partition(|command| matches!(command, Command::Destroy(_)));
+        for command in &destroy {
+            self.incomplete.remove(command.set());
+            self.refused.retain(|refused| refused.command.set() != command.set());
+        }
         if !filter_in_force {
             // The old rules are still there. Taking a member from a set that they deny would open
-            // them; an endpoint that leaves is another matter.
-            delete.retain(|command| matches!(command, Command::Delete(_, Entry::NetIface(..))));
+            // them, and an endpoint taken from the class that they know would be in none. One that
+            // leaves altogether is another matter.
+            let locals = Family::ALL.map(names::local_endpoints);
+            let leaves: BTreeSet<Entry> = delete
+                .iter()
+                .filter_map(|command| match command {
+                    Command::Delete(set, entry) if locals.contains(set) => Some(entry.clone()),
+                    _ => None,
+                })
+                .collect();
+            delete.retain(
+                |command| matches!(command, Command::Delete(_, entry) if leaves.contains(entry)),
+            );
             self.sets_known = false;
         } else {
             for command in destroy {
@@ -164,25 +214,33 @@ impl Felix {
 
     /// Step 5. Interfaces that are new, or all of them.
     pub(super) fn set_sysctls(
-        &self,
-        interfaces: &BTreeSet<InterfaceName>,
+        &mut self,
+        interfaces: BTreeSet<InterfaceName>,
         all: bool,
         run: &mut Run,
     ) {
         let families = self.family_list();
         let settings = self.rendered.as_ref().map(|state| &state.settings);
         let mut errors = Vec::new();
+        let all = all || self.forwarding_failed;
         if all && settings.is_some_and(|settings| settings.ip_forwarding) {
             errors.extend(self.sysctls.forwarding(&families));
+            self.forwarding_failed = !errors.is_empty();
         }
+        // The interface went away meanwhile: that is told by the links.
+        let gone = |error: &SysctlError| error.source.kind() == std::io::ErrorKind::NotFound;
         for name in interfaces {
-            errors.extend(self.sysctls.interface(name, &families));
-        }
-        for error in errors {
-            // The interface went away meanwhile: that is told by the links.
-            if error.source.kind() != std::io::ErrorKind::NotFound {
-                run.problem(error.path.display().to_string(), chain(&error));
+            let mut failed = self.sysctls.interface(&name, &families);
+            failed.retain(|error| !gone(error));
+            if !failed.is_empty() {
+                errors.extend(failed);
+                self.unset.insert(name);
             }
+        }
+        // One cause, `/proc/sys` read-only, may concern all of some thousand interfaces.
+        if let Some(first) = errors.first() {
+            let more = if errors.len() > 1 { ", and others" } else { "" };
+            run.problem(first.path.display().to_string(), format!("{}{more}", chain(first)));
         }
     }
 }

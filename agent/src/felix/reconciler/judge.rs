@@ -21,7 +21,16 @@ impl Felix {
         let mut filter_in_force = true;
         for (family, outcome) in outcomes {
             run.wrote_tables |= outcome.wrote;
+            let off = self.families.iter().any(|one| one.family == family && one.renderer.is_off());
             for (table, error) in outcome.failed {
+                if off {
+                    let said = format!(
+                        "{family} is switched off, but packets of pods are not dropped: {}",
+                        chain(&error)
+                    );
+                    run.problem(format!("{family} table {}", table.name()), said);
+                    continue;
+                }
                 filter_in_force &= table != Table::Filter;
                 run.fail(&format!("{family} table {}", table.name()), chain(&error));
             }
@@ -59,7 +68,10 @@ impl Felix {
     /// Brings the endpoints' states up to date.
     pub(super) fn judge_endpoints(&mut self, touched: &BTreeSet<WorkloadEndpointId>, run: &Run) {
         let Some(state) = self.rendered.clone() else { return };
-        let all = run.failed != self.failure;
+        // A refused member may be that of any endpoint, and be taken the next time.
+        let refused = !self.refused.is_empty();
+        let all = run.failed != self.failure || refused || self.had_refused;
+        self.had_refused = refused;
         self.failure.clone_from(&run.failed);
         let ids: Vec<WorkloadEndpointId> = if all {
             self.endpoints.keys().chain(state.endpoints.keys()).cloned().collect()

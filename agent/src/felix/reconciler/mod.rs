@@ -17,6 +17,10 @@
 //! of a set it names is another matter: "allow S" that becomes "deny S" as S grows would let the new
 //! member through until 2, and back again until 3. Such policies are closed before 1 and opened
 //! after 3: established connections are not asked, new ones wait for some milliseconds.
+//!
+//! A set that the kernel does not fill (`maxelem`) closes the policies and profiles that name it: its
+//! "deny" would leak, and so would its "not in". A tool that fails as a whole leaves the old rules,
+//! and the classes that they know, as they are.
 
 mod apply;
 mod judge;
@@ -52,6 +56,8 @@ use crate::telemetry::chain;
 /// How soon a set that was still in use is tried again. nf_tables lets go of the sets of a deleted
 /// rule some time after the transaction.
 const DESTROY_AGAIN: Duration = Duration::from_millis(500);
+/// How soon a full set is tried again where the settings want no refresh.
+const FULL_AGAIN: Duration = Duration::from_secs(60);
 /// After how many tries a set that cannot be destroyed is worth telling.
 const DESTROY_PATIENCE: u32 = 10;
 
@@ -76,6 +82,18 @@ pub struct Felix {
     sets_known: bool,
     /// What the kernel refused to do with sets.
     refused: Vec<Refused>,
+    /// Something was refused in the last run.
+    had_refused: bool,
+    /// Sets that do not hold all that they should, and what the kernel said.
+    incomplete: BTreeMap<String, String>,
+    /// Policies are closed because of `incomplete`.
+    shut: bool,
+    /// Policies are closed until the sets are as they should be.
+    closed: bool,
+    /// Interfaces whose parameters could not be set.
+    unset: BTreeSet<InterfaceName>,
+    /// Forwarding could not be switched on.
+    forwarding_failed: bool,
     /// Sets to destroy, and how often that was refused.
     doomed: BTreeMap<String, u32>,
     /// Addresses whose connections have to be forgotten.
@@ -100,6 +118,8 @@ struct Run {
     problems: Vec<Problem>,
     /// Something is not in force.
     failed: Option<String>,
+    /// The sets are not what was known of them.
+    sets_surprise: bool,
     wrote_tables: bool,
     /// A policy is closed because the kernel refuses it. It is tried again at the refresh, not
     /// after every write of the others.
@@ -138,6 +158,12 @@ impl Felix {
             interfaces: Interfaces::default(),
             sets_known: false,
             refused: Vec::new(),
+            had_refused: false,
+            incomplete: BTreeMap::new(),
+            shut: false,
+            closed: false,
+            unset: BTreeSet::new(),
+            forwarding_failed: false,
             doomed: BTreeMap::new(),
             leaving: BTreeSet::new(),
             endpoints: OrdMap::new(),
@@ -152,8 +178,10 @@ impl Felix {
         self.counters.clone()
     }
 
+    /// The families that are switched on.
     fn family_list(&self) -> Vec<Family> {
-        self.families.iter().map(|one| one.family).collect()
+        let on = self.families.iter().filter(|one| !one.renderer.is_off());
+        on.map(|one| one.family).collect()
     }
 
     fn facts(&self) -> BTreeMap<String, String> {
@@ -206,15 +234,19 @@ impl Reconciler for Felix {
         });
         let read_sets = !self.sets_known;
         let phases = if read_sets { self.read_sets(state, &mut run).await } else { Some(phases) };
-        // Without the sets no rule can be written that names them.
-        let ready = phases.is_some();
+        let mut ready = phases.is_some();
         let Phases { before, after } = phases.unwrap_or_default();
         self.sets_known = ready;
 
-        if !close.is_empty() {
-            self.close(&close, &driver, &mut run).await;
+        self.closed |= !close.is_empty();
+        if self.closed {
+            ready &= self.close(&close, &driver, &mut run).await;
         }
-        self.write_sets(&before, &mut run).await;
+        // Without the sets no rule can be written that names them: the old rules stay, and no policy
+        // is blamed.
+        ready = ready && self.write_sets(&before, &mut run).await;
+        self.sets_known &= ready;
+        self.shut_incomplete(state, !self.closed);
         let mut filter_in_force = false;
         if ready {
             if check_tables {
@@ -224,12 +256,13 @@ impl Reconciler for Felix {
             filter_in_force = self.judge_tables(outcomes, &mut run);
         }
         self.shrink_sets(after, filter_in_force, &mut run).await;
-        if !close.is_empty() {
-            let outcomes = self.open(&driver).await;
+        if self.closed && ready {
+            self.closed = false;
+            let outcomes = self.open(state, &driver).await;
             self.judge_tables(outcomes, &mut run);
         }
-        for refused in &self.refused {
-            run.problem(format!("address set {}", refused.command.set()), refused.to_string());
+        for (set, said) in &self.incomplete {
+            run.problem(format!("address set {set}"), said.clone());
         }
 
         self.leaving.extend(changes.left.iter().copied());
@@ -256,9 +289,10 @@ impl Reconciler for Felix {
         };
         let present = wanted
             .into_iter()
+            .chain(std::mem::take(&mut self.unset))
             .filter(|name| self.links.contains_key(name) && self.interfaces.owner(name).is_some())
             .collect();
-        self.set_sysctls(&present, everything, &mut run);
+        self.set_sysctls(present, everything, &mut run);
         if run.failed.is_none() {
             self.clean_abandoned(&mut run).await;
         }
@@ -275,8 +309,10 @@ impl Reconciler for Felix {
         } else if check_tables || self.check_tables.is_none() {
             self.check_tables = interval(settings.iptables_refresh);
         }
-        if read_sets {
-            self.check_sets = interval(settings.ipsets_refresh);
+        if read_sets || self.check_sets.is_none() {
+            // A set that was full may have room again, also when no refresh is wanted.
+            let full = (!self.incomplete.is_empty()).then(|| now + FULL_AGAIN);
+            self.check_sets = interval(settings.ipsets_refresh).or(full);
         }
         // What cannot be destroyed for long is left to the refresh.
         let hope = self.doomed.values().any(|tries| *tries < DESTROY_PATIENCE);
@@ -296,7 +332,7 @@ impl Reconciler for Felix {
             problems: run.problems,
             facts: self.facts(),
             wake_after: next.map(|at| at.saturating_duration_since(now)),
-            retry: run.failed.is_some(),
+            retry: run.failed.is_some() || run.sets_surprise,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::felix::iptables::names;
 use crate::felix::iptables::probe::{Dataplane, ProbeError, probe};
 use crate::felix::iptables::render::Renderer;
 use crate::felix::iptables::tables::FamilyTables;
-use crate::felix::ruleset::Direction;
+use crate::felix::ruleset::{Direction, sets_named};
 use crate::felix::sets;
 
 impl Felix {
@@ -42,11 +42,7 @@ impl Felix {
     /// The tables and renderers for these settings. `None` when the mark mask is too small.
     pub(super) fn set_up(&mut self, settings: &Settings, dataplane: &Dataplane) -> Option<()> {
         let mut old = std::mem::take(&mut self.families);
-        for family in Family::ALL {
-            let wanted = family == Family::V4 || settings.ipv6;
-            if !wanted || !self.sysctls.has(family) {
-                continue;
-            }
+        for family in Family::ALL.into_iter().filter(|family| self.sysctls.has(*family)) {
             let renderer = Renderer::new(settings, family, dataplane.random_fully)?;
             let tables = match old.iter().position(|one| one.family == family) {
                 Some(at) => old.swap_remove(at).tables,
@@ -81,6 +77,21 @@ impl Felix {
         Rendered { changes, phases, close }
     }
 
+    /// Closes the policies and profiles that name a set which the kernel did not fill, and with
+    /// `open_others` opens those whose sets are whole again. The next write of the tables does it.
+    pub(super) fn shut_incomplete(&mut self, state: &DesiredState, open_others: bool) {
+        if self.incomplete.is_empty() && !(self.shut && open_others) {
+            return;
+        }
+        let incomplete = &self.incomplete;
+        for one in self.families.iter_mut().filter(|one| !one.renderer.is_off()) {
+            let family = one.family;
+            let concerned = |id: &SetId| incomplete.contains_key(&names::set(family, id));
+            one.renderer.policies(state, concerned, open_others, &mut one.tables);
+        }
+        self.shut = !self.incomplete.is_empty() || (self.shut && !open_others);
+    }
+
     /// The chains whose rules change together with the members of a set that they name, before or
     /// after.
     pub(super) fn close_first(diff: &DesiredDiff) -> BTreeSet<String> {
@@ -88,18 +99,7 @@ impl Felix {
         if sets.is_empty() {
             return BTreeSet::new();
         }
-        let names_one = |rules: &ActiveRules| {
-            rules.ingress.iter().chain(&rules.egress).any(|rule| {
-                [&rule.source, &rule.destination].into_iter().any(|side| {
-                    let lists = [&side.sets, &side.not_sets, &side.named_ports];
-                    lists
-                        .into_iter()
-                        .chain([&side.not_named_ports])
-                        .flatten()
-                        .any(|id| sets.contains(id))
-                })
-            })
-        };
+        let names_one = |rules: &ActiveRules| sets_named(rules).any(|id| sets.contains(id));
         let concerned = |change: &Change<Arc<ActiveRules>>| matches!(change, Change::Updated { old, new } if names_one(old) || names_one(new));
         let policies = diff.policies.iter().filter(|(_, change)| concerned(change));
         let profiles = diff.profiles.iter().filter(|(_, change)| concerned(change));

@@ -11,7 +11,7 @@ mod tests;
 
 use calico_datastore::model::{Action, Family, IcmpMatch, Protocol};
 
-use crate::desired::{ActiveRules, SideMatch};
+use crate::desired::{ActiveRules, SetId, SideMatch};
 
 /// Which way a packet goes, seen from the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +48,16 @@ pub struct Rule {
     pub source: SideMatch,
     /// Where the packet goes to.
     pub destination: SideMatch,
+}
+
+/// Every set that the rules of a policy or profile name.
+pub fn sets_named(rules: &ActiveRules) -> impl Iterator<Item = &SetId> {
+    rules.ingress.iter().chain(&rules.egress).flat_map(|rule| {
+        [&rule.source, &rule.destination].into_iter().flat_map(|side| {
+            let (plain, named) = (&side.sets, &side.named_ports);
+            plain.iter().chain(&side.not_sets).chain(named).chain(&side.not_named_ports)
+        })
+    })
 }
 
 /// The rules of one direction of a policy or profile that exist for `family`, in order.

@@ -118,7 +118,10 @@ async fn check(exec: &Exec, program: &str, path: &Path) -> Result<(), FileError>
     match exec.run(program, &args, b"").await {
         Ok(_) => Ok(()),
         Err(error) if error.is_missing() => Err(FileError::NoBird { program: program.to_owned() }),
-        Err(ExecError::Failed { stderr, .. }) => Err(FileError::Refused { message: stderr }),
+        // One that was killed has said nothing about the text.
+        Err(ExecError::Failed { code: Some(_), stderr, .. }) => {
+            Err(FileError::Refused { message: stderr })
+        }
         Err(error) => Err(FileError::Check(error)),
     }
 }

@@ -1,0 +1,76 @@
+//! Programs that go missing while the agent runs, and come back.
+
+use calico_agent::reconcile::{EndpointState, Wake};
+
+use crate::host::each_flavour;
+use crate::netns::sh;
+use crate::probing::alone;
+use crate::world::*;
+
+#[test]
+fn a_program_that_goes_missing_is_named_and_nothing_is_blamed_for_it() {
+    // A directory with every program, from which the child takes some away.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display();
+    sh(&format!("ln -s /usr/bin/* /usr/sbin/* {path} 2> /dev/null || true"));
+    alone(&format!("env PATH={path}"), "tools::child_without_programs");
+}
+
+/// Takes programs away until it is dropped.
+fn without(pattern: &str) -> impl Drop {
+    struct Back(String);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            sh(&self.0);
+        }
+    }
+    let dir = std::env::var("PATH").unwrap();
+    sh(&format!("mkdir -p {dir}/away; mv {dir}/{pattern} {dir}/away"));
+    Back(format!("mv {dir}/away/* {dir}"))
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn child_without_programs() {
+    each_flavour(|host, flavour| {
+        let (a, b) = (host.pod(1), host.pod(2));
+        b.serve(80);
+        let mut state = empty(flavour);
+        network(&mut state, "net", &[1, 2]);
+        for pod in [&a, &b] {
+            endpoint(&mut state, pod, &profiles(&["net"]), true);
+        }
+        host.apply(&state, Wake::Start);
+        let old = state.clone();
+        profile(&mut state, "more", vec![], vec![]);
+        endpoint(&mut state, &b, &profiles(&["net", "more"]), true);
+        let state = next(&state);
+        for (pattern, part) in [("ip*tables*-restore", "table"), ("ipset", "address sets")] {
+            let gone = without(pattern);
+            let report = host.run(&state, Wake::Desired);
+            assert!(report.retry && report.applied.is_none(), "{report:#?}");
+            assert!(!report.problems.is_empty());
+            for problem in &report.problems {
+                assert!(problem.subject.contains(part), "{problem:?}");
+                assert!(problem.message.contains("cannot start ip"), "{problem:?}");
+            }
+            assert!(a.reaches(b.v4(), 80) && a.reaches(b.v6(), 80), "without {pattern}");
+            drop(gone);
+            let report = host.run(&state, Wake::Retry);
+            assert_eq!(report.problems, [], "{pattern}");
+            assert_eq!(report.endpoints[&id(&b)], EndpointState::Up);
+            host.apply(&next(&old), Wake::Desired);
+        }
+        // Without conntrack policy is in force all the same.
+        let gone = without("conntrack");
+        let mut state = next(&old);
+        state.endpoints.remove(&id(&b));
+        let report = host.run(&state, Wake::Desired);
+        assert_eq!(report.applied, Some(state.generation));
+        let subjects: Vec<_> = report.problems.iter().map(|p| p.subject.as_str()).collect();
+        assert_eq!(subjects, ["conntrack"]);
+        assert!(!a.reaches(b.v4(), 80));
+        drop(gone);
+        host.apply(&next(&state), Wake::Desired);
+    });
+}
