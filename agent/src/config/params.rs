@@ -151,7 +151,7 @@ pub static PARAMS: &[Param] = &[
         default: "true",
         none: Some("false"),
         on_bad: NextSource,
-        doc: "Program IPv6 as well as IPv4.",
+        doc: "Program IPv6 as well as IPv4. Off: every IPv6 packet from or to a pod is dropped.",
     },
     Param {
         name: "DefaultEndpointToHostAction",

@@ -59,7 +59,7 @@ pub enum IptablesBackend {
 pub struct Settings {
     /// `InterfacePrefix`: host-side interfaces of pods begin with one of these. `cali`.
     pub interface_prefixes: Vec<String>,
-    /// `Ipv6Support`. True.
+    /// `Ipv6Support`. True. Off: every IPv6 packet from or to a pod is dropped.
     pub ipv6: bool,
     /// `DefaultEndpointToHostAction`. Drop; calico/node and we write Return per node.
     pub endpoint_to_host: HostAction,
