@@ -50,6 +50,7 @@ bench: setup
 	cargo build --locked -p calico-e2e --bins
 	target/release/examples/calc_budget
 	CALICO_AGENT_BIN=target/release/calico-agent target/debug/calico-bench
+	cargo test --release --locked -p calico-agent --test felix budget -- --ignored --nocapture
 
 demo: setup
 	cargo build --locked $(PROFILE_FLAG) --workspace --bins
