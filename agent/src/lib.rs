@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod desired;
+pub mod drift;
 pub mod exec;
 pub mod felix;
 pub mod lock;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use calico_datastore::model::WorkloadEndpointId;
 use imbl::OrdMap;
@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::desired::DesiredState;
+use crate::drift::{Drift, Repairs};
 use crate::routes::monitor::Links;
 use crate::status::systemd::Heartbeat;
 
@@ -78,6 +79,10 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// What people should know: the dataplane in use and why, counters. Shown by `status`.
     pub facts: BTreeMap<String, String>,
+    /// What this run found changed by others, and put right. Not what a first look finds.
+    pub drift: Vec<Drift>,
+    /// What was put right since the start. Filled by the loop from `drift`.
+    pub repairs: Repairs,
     /// Run again after this time, even when nothing changes (refresh, a grace that ends).
     pub wake_after: Option<Duration>,
     /// True: what failed may work if tried again soon; the loop backs off.
@@ -121,6 +126,7 @@ pub async fn run<R: Reconciler>(
 ) {
     let mut wake = Wake::Start;
     let mut retry = Retry::default();
+    let mut repairs = Repairs::default();
     // Nothing is touched before the first complete snapshot.
     loop {
         tokio::select! {
@@ -142,7 +148,9 @@ pub async fn run<R: Reconciler>(
             reason = ?wake,
             "reconciling"
         );
-        let report = reconciler.reconcile(&world, wake).await;
+        let mut report = reconciler.reconcile(&world, wake).await;
+        repairs.note(R::NAME, &report.drift, SystemTime::now());
+        report.repairs = repairs.clone();
         retry.after_run(report.retry, Instant::now());
         let timer = next_wake(retry.due, report.wake_after.map(|time| Instant::now() + time));
         log_problems(R::NAME, reports.borrow().as_ref(), &report);

@@ -81,6 +81,23 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         }
     }
 
+    let repairs = status.parts.iter().flat_map(|part| &part.repairs);
+    let rows: Vec<_> = repairs
+        .map(|repair| {
+            [
+                repair.subject.clone(),
+                repair.change.to_string(),
+                repair.count.to_string(),
+                repair.last.clone(),
+                repair.detail.clone(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        writeln!(out)?;
+        table(out, ["CHANGED BY OTHERS, REPAIRED", "", "TIMES", "LAST", ""], rows.into_iter())?;
+    }
+
     let problems = status.parts.iter().flat_map(|part| {
         part.problems.iter().map(move |problem| {
             (part.name.as_str(), problem.subject.as_str(), problem.message.as_str())

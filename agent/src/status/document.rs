@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::drift::Change;
 use crate::reconcile::{EndpointState, Problem};
 use crate::routes::bird::BgpSession;
 
@@ -88,6 +89,27 @@ pub struct PartStatus {
     pub problems: Vec<Problem>,
     /// What people should know: the dataplane in use and why, counters.
     pub facts: BTreeMap<String, String>,
+    /// How often something of ours was found changed by others since the start, and put right.
+    #[serde(default)]
+    pub repairs_total: u64,
+    /// What that was, one entry for each thing; the newest hundred.
+    #[serde(default)]
+    pub repairs: Vec<RepairStatus>,
+}
+
+/// Something of ours that others changed, and that was put right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairStatus {
+    /// What was changed.
+    pub subject: String,
+    /// How it was found the last time.
+    pub change: Change,
+    /// What exactly, the last time; may be empty.
+    pub detail: String,
+    /// How often since the start.
+    pub count: u64,
+    /// When, the last time: RFC 3339.
+    pub last: String,
 }
 
 /// One endpoint.

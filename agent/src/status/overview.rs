@@ -9,12 +9,14 @@ use calico_datastore::model::WorkloadEndpointId;
 use tokio::sync::watch;
 
 use crate::desired::{DesiredState, LocalEndpoint};
+use crate::drift::Repair;
 use crate::reconcile::{EndpointState, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
-    DatastoreStatus, EndpointStatus, Overall, PartStatus, RejectedKey, StatusDocument,
+    DatastoreStatus, EndpointStatus, Overall, PartStatus, RejectedKey, RepairStatus, StatusDocument,
 };
+use crate::timestamp::rfc3339;
 
 /// What the reading of the datastore has come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -225,6 +227,8 @@ impl Overview {
                         applied: report.applied,
                         problems: report.problems,
                         facts: report.facts,
+                        repairs_total: report.repairs.total,
+                        repairs: report.repairs.iter().map(repair_status).collect(),
                     }
                 })
                 .collect(),
@@ -265,6 +269,16 @@ impl Overview {
                 .unwrap_or_default(),
             state: self.endpoint_state(id),
         }
+    }
+}
+
+fn repair_status(repair: &Repair) -> RepairStatus {
+    RepairStatus {
+        subject: repair.subject.clone(),
+        change: repair.change,
+        detail: repair.detail.clone(),
+        count: repair.count,
+        last: rfc3339(repair.last),
     }
 }
 

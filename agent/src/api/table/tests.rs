@@ -1,9 +1,12 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::drift::Change;
 use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
-use crate::status::document::{DatastoreStatus, EndpointStatus, PartStatus, RejectedKey};
+use crate::status::document::{
+    DatastoreStatus, EndpointStatus, PartStatus, RejectedKey, RepairStatus,
+};
 
 fn problem(subject: &str, message: &str) -> Problem {
     Problem { subject: subject.to_owned(), message: message.to_owned() }
@@ -31,6 +34,8 @@ fn document() -> StatusDocument {
         applied,
         problems: Vec::new(),
         facts: facts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        repairs_total: 0,
+        repairs: Vec::new(),
     };
     StatusDocument {
         node: "calico-01".to_owned(),
@@ -81,6 +86,14 @@ fn a_host_in_trouble() {
     status.datastore.unsupported = BTreeMap::from([("bgppeers".to_owned(), 2)]);
     status.parts[0].applied = None;
     status.parts[0].problems = vec![problem("iptables", "the kernel refused a rule")];
+    status.parts[0].repairs_total = 3;
+    status.parts[0].repairs = vec![RepairStatus {
+        subject: "IPv4 filter chain cali-FORWARD".to_owned(),
+        change: Change::Modified,
+        detail: "rule 2".to_owned(),
+        count: 3,
+        last: "2026-11-21T03:00:00Z".to_owned(),
+    }];
     status.parts[1].applied = Some(4);
     status.endpoints.push(EndpointStatus {
         policies: Vec::new(),

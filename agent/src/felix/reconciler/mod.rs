@@ -333,6 +333,7 @@ impl Reconciler for Felix {
             facts: self.facts(),
             wake_after: next.map(|at| at.saturating_duration_since(now)),
             retry: run.failed.is_some() || run.sets_surprise,
+            ..Report::default()
         }
     }
 }

@@ -80,6 +80,7 @@ impl Reconciler for Bird {
             ]),
             wake_after: Some(PROBE),
             retry: false,
+            ..Report::default()
         };
         match outcome {
             Ok(()) => report.applied = Some(world.desired.generation),

@@ -93,6 +93,7 @@ impl Routes {
             // The loop backs off by itself; a refresh that is due would make it spin.
             wake_after: if outcome.retry { None } else { self.next_wake(now) },
             retry: outcome.retry,
+            ..Report::default()
         }
     }
 
