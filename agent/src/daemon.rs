@@ -154,6 +154,7 @@ struct Running {
     /// Asks nobody when systemd does not want to hear from us, but the loops wait for it.
     _watchdog: Option<Watchdog>,
     _lock: lock::Lock,
+    _programs: Option<lock::Programs>,
 }
 
 /// Makes all parts and connects them.
@@ -165,6 +166,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     }
     // Before anything is touched that another agent may be using.
     let lock = lock::take(&paths.lock()).map_err(DaemonError::Lock)?;
+    // Before anything is read that they may still be writing.
+    let programs = lock::outlive(&paths.programs_lock()).await.map_err(DaemonError::Lock)?;
     let first = layers.resolve(None, None, None).settings;
     let files = empty_files(first.endpoint_status_prefix.as_deref());
     let (node, _) = name::determine(&local.node, &paths.nodename()).map_err(DaemonError::Name)?;
@@ -280,7 +283,14 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         None => Some(watchdog),
     };
     let reloader = Reloader { paths, flags, local };
-    Ok(Running { tasks, layers: layers_tx, reloader, _watchdog: watchdog, _lock: lock })
+    Ok(Running {
+        tasks,
+        layers: layers_tx,
+        reloader,
+        _watchdog: watchdog,
+        _lock: lock,
+        _programs: programs,
+    })
 }
 
 /// What an earlier run said about endpoints holds no longer: they may have been deleted and made
