@@ -12,7 +12,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::mem::ManuallyDrop;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
@@ -20,7 +20,9 @@ use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 /// How long programs of a killed agent are waited for. Longer than any of them waits by itself:
 /// `iptables-restore` gives up the lock of the tables after 10 s.
 const OUTLIVED: Duration = Duration::from_secs(15);
-/// How often they are looked after.
+/// How long the lock of an agent that is dead is waited for.
+const LINGERS: Duration = Duration::from_secs(1);
+/// How often is looked whether they are gone.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// The run directory cannot be had.
@@ -55,30 +57,39 @@ pub struct Lock {
     _file: Flock<File>,
 }
 
-/// Takes the lock without waiting and writes this process's id into the file.
+/// Takes the lock, without waiting for anybody who is alive, and writes this process's id into the file.
 ///
 /// # Errors
 /// When another process has it, or the file cannot be used.
 pub fn take(path: &Path) -> Result<Lock, LockError> {
     let failed = |source| LockError::File { path: path.to_owned(), source };
     // Not emptied before it is ours: it holds the id of the one who has it. std opens with
-    // O_CLOEXEC, so no program that we start keeps the lock.
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o644)
-        .open(path)
-        .map_err(failed)?;
-    let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(file) => file,
-        Err((mut file, Errno::EWOULDBLOCK)) => {
-            let mut text = String::new();
-            let holder = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(LockError::Taken { path: path.to_owned(), holder });
+    // O_CLOEXEC, so no program that we start keeps the lock. Only its first moment has it, between
+    // fork and exec: an agent that is killed just then is outlived by its lock.
+    let end = Instant::now() + LINGERS;
+    let mut file = loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(path)
+            .map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => break file,
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                let read = file.read_to_string(&mut text);
+                let holder = read.ok().and_then(|_| text.trim().parse().ok());
+                let dead = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists();
+                if !holder.is_some_and(dead) || Instant::now() >= end {
+                    return Err(LockError::Taken { path: path.to_owned(), holder });
+                }
+            }
+            Err((_, errno)) => return Err(failed(errno.into())),
         }
-        Err((_, errno)) => return Err(failed(errno.into())),
+        std::thread::sleep(LOOK);
     };
     let write = |file: &mut File| {
         file.set_len(0)?;
@@ -158,6 +169,25 @@ mod tests {
         assert!(text.contains(&format!("(pid {own}) uses {}:", dir.path().display())), "{text}");
         drop(first);
         take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_lingers_after_its_holder_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.lock");
+        let first = take(&path).unwrap();
+        std::fs::write(&path, "4194304000\n").unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| take(&path).map(drop));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!second.is_finished(), "it was not waited for");
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+        // Not for ever.
+        let _first = take(&path).unwrap();
+        std::fs::write(&path, "4194304000\n").unwrap();
+        assert!(matches!(take(&path), Err(LockError::Taken { .. })));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod scene;
 mod witness;
 
 use std::fmt;
+use std::fs::File;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -23,6 +24,7 @@ use calico_e2e::host::Flavour;
 use calico_e2e::matrix::Family;
 use calico_e2e::tutorial::{self, PODS};
 use calico_e2e::{run, wait};
+use nix::fcntl::{Flock, FlockArg};
 
 use chance::Chance;
 use witness::Witness;
@@ -39,11 +41,17 @@ enum Moment {
     Start,
     /// Carrying out a change that was just written.
     Apply,
+    /// The same, while somebody else holds the lock of the legacy tables: what the agent started
+    /// outlives it, and writes when the next one runs.
+    Locked,
     /// Waiting.
     Idle,
     /// Anything, with a change somewhere in between.
     Any,
 }
+
+const MOMENTS: [Moment; 6] =
+    [Moment::Start, Moment::Start, Moment::Apply, Moment::Locked, Moment::Idle, Moment::Any];
 
 /// One kill.
 #[derive(Clone, Copy, Debug)]
@@ -52,19 +60,18 @@ struct Kill {
     host: usize,
     moment: Moment,
     after: Duration,
+    /// How many programs it had running.
+    programs: usize,
     /// Something changed while the agent was down.
     missed: bool,
 }
 
 impl fmt::Display for Kill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, host, moment, after, missed } = self;
-        write!(
-            f,
-            "{:.3} s calico-0{} {moment:?} +{after:?} missed {missed}",
-            at.as_secs_f64(),
-            host + 1
-        )
+        let Self { at, host, moment, after, programs, missed } = self;
+        let at = at.as_secs_f64();
+        write!(f, "{at:.3} s calico-0{} {moment:?} +{after:?}", host + 1)?;
+        write!(f, ", {programs} programs, missed a change: {missed}")
     }
 }
 
@@ -133,9 +140,10 @@ fn killed(label: &str, flavour: Flavour) -> Result<()> {
         println!("{tally}");
     }
     println!(
-        "{flavour:?}: {} kills in {took:.1?}, {} flows, {} packets sent, {} arrived, {} wrong; \
+        "{flavour:?}: {} kills in {took:.1?} ({} while programs ran), {} flows, {} packets sent, {} arrived, {} wrong; \
          {compared} counters compared; CALICO_SEED={seed}",
         story.len(),
+        story.iter().filter(|kill| kill.programs > 0).count(),
         tallies.len(),
         sum(|tally| tally.sent),
         sum(|tally| tally.arrived),
@@ -154,7 +162,7 @@ fn kill(cluster: &mut Cluster, host: usize, begin: Instant, chance: &mut Chance)
     let time = |chance: &mut Chance, limit: u64| {
         Duration::from_micros(chance.next() % (limit * 1_000).max(1))
     };
-    let moment = *chance.one(&[Moment::Start, Moment::Apply, Moment::Idle, Moment::Any]);
+    let moment = *chance.one(&MOMENTS);
     let after = match moment {
         Moment::Start => {
             cluster.hosts[host].kill_agent();
@@ -164,7 +172,29 @@ fn kill(cluster: &mut Cluster, host: usize, begin: Instant, chance: &mut Chance)
         Moment::Apply => {
             ready(cluster, host)?;
             churn::change(&cluster.etcd, chance)?;
-            time(chance, 40)
+            // Half of the times blindly, half of the times when a program has just been started.
+            let end = Instant::now() + Duration::from_millis(300);
+            if chance.percent(50) {
+                time(chance, 40)
+            } else {
+                while cluster.hosts[host].agent()?.children() == 0 && Instant::now() < end {
+                    std::hint::spin_loop();
+                }
+                time(chance, 8)
+            }
+        }
+        Moment::Locked => {
+            ready(cluster, host)?;
+            let path = cluster.hosts[host].xtables_lock();
+            let file = File::options().create(true).append(true).open(path)?;
+            let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+            churn::change(&cluster.etcd, chance)?;
+            let held = time(chance, 300);
+            std::thread::spawn(move || {
+                std::thread::sleep(held);
+                drop(lock);
+            });
+            time(chance, 100)
         }
         Moment::Idle => {
             ready(cluster, host)?;
@@ -181,6 +211,7 @@ fn kill(cluster: &mut Cluster, host: usize, begin: Instant, chance: &mut Chance)
     let dead = cluster.hosts[host].agent()?.ended();
     ensure!(dead.is_none(), "an agent ended by itself with {dead:?}\n{}", cluster.logs());
     let at = begin.elapsed();
+    let programs = cluster.hosts[host].agent()?.children();
     cluster.hosts[host].kill_agent();
     let missed = chance.percent(50);
     if missed {
@@ -190,7 +221,7 @@ fn kill(cluster: &mut Cluster, host: usize, begin: Instant, chance: &mut Chance)
         std::thread::sleep(time(chance, 50));
     }
     cluster.hosts[host].start_agent()?;
-    Ok(Kill { at, host, moment, after, missed })
+    Ok(Kill { at, host, moment, after, programs, missed })
 }
 
 /// Waits until the agent of a host has everything in force.
