@@ -98,11 +98,17 @@ fn workload() -> impl Strategy<Value = Update> {
 }
 
 fn policy_update() -> impl Strategy<Value = Update> {
-    let kinds = [PolicyKind::Normal, PolicyKind::Normal, PolicyKind::Normal, PolicyKind::Untracked];
+    let kinds = [
+        PolicyKind::Normal,
+        PolicyKind::Normal,
+        PolicyKind::Normal,
+        PolicyKind::Untracked,
+        PolicyKind::PreDnat,
+    ];
     let place = (
         proptest::option::weighted(0.3, select(&["default", "t1", "t9"][..])),
         select(&[1.0, 1.0, 2.0, f64::INFINITY][..]),
-        (any::<bool>(), any::<bool>()),
+        any::<(bool, bool, bool)>(),
         select(kinds.to_vec()),
     );
     (select(POLICIES), select(SELECTORS), place, rules(), rules()).prop_map(
@@ -110,7 +116,7 @@ fn policy_update() -> impl Strategy<Value = Update> {
             let mut policy = policy(applies_to);
             policy.tier = tier.map(Name::from);
             policy.order = order(place);
-            (policy.governs_ingress, policy.governs_egress) = types;
+            (policy.governs_ingress, policy.governs_egress, policy.apply_on_forward) = types;
             policy.kind = kind;
             policy.ingress = ingress;
             policy.egress = egress;
@@ -120,11 +126,13 @@ fn policy_update() -> impl Strategy<Value = Update> {
 }
 
 fn other_update() -> impl Strategy<Value = Update> {
-    let host = (select(&[HOST, "host-b"][..]), select(ADDRESSES), select(LABELS), select(PORTS));
-    let heps = host.prop_map(|(node, addresses, own, ports)| {
+    let place = (select(&["h", "i"][..]), select(&[HOST, HOST, "host-b"][..]));
+    let host = (place, select(ADDRESSES), select(LABELS), select(PROFILES), select(PORTS));
+    let heps = host.prop_map(|((name, node), addresses, own, profiles, ports)| {
         let mut endpoint = hep(node, addresses, own);
+        endpoint.profiles = names(profiles);
         endpoint.ports = ports.iter().copied().map(port).collect();
-        put_hep("h", endpoint)
+        put_hep(name, endpoint)
     });
     let nets = select(&["10.0.0.0/24", "10.0.0.1/32 10.0.0.0/24", "0.0.0.0/0 ::/0"][..]);
     let sets = (select(&["s", "r"][..]), nets, select(LABELS))
@@ -162,7 +170,7 @@ fn other_update() -> impl Strategy<Value = Update> {
             let id = AffinityId { host: h.into(), block: "10.0.0.0/26".parse().unwrap() };
             Update::Affinity(id, Some(Arc::new(Affinity { state })))
         });
-    prop_oneof![heps, sets, pools, nodes, mesh, affinities]
+    prop_oneof![2 => heps, 1 => sets, 1 => pools, 1 => nodes, 1 => mesh, 1 => affinities]
 }
 
 fn update() -> impl Strategy<Value = Update> {
@@ -216,6 +224,7 @@ fn patch(old: &DesiredState, diff: &DesiredDiff, new: &DesiredState) -> DesiredS
         change.removed.iter().for_each(|member| assert!(members.remove(member).is_some()));
         change.added.iter().for_each(|member: &Member| assert!(members.insert(*member).is_none()));
     }
+    assert_eq!(diff.host_endpoints, old.host_endpoints != new.host_endpoints);
     assert_eq!(diff.pools, old.pools != new.pools);
     assert_eq!(diff.blocks, old.blocks != new.blocks);
     assert_eq!(diff.bgp, old.bgp != new.bgp);
