@@ -1,5 +1,6 @@
 //! Tests of the calculation as a whole.
 
+mod host;
 mod make;
 mod properties;
 mod semantics;
