@@ -62,7 +62,7 @@ impl<K: Ord + Clone> ActiveTable<K> {
     /// True when nothing is in force.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.unused.is_empty()
     }
 
     /// Puts rules in force.

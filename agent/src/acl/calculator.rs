@@ -113,7 +113,8 @@ impl Calculator {
         assert!(self.endpoints.is_empty(), "{:#?}", self.endpoints);
         assert!(self.host.is_empty(), "{:#?}", self.host);
         assert!(self.profiles.is_empty() && self.other_kinds.is_empty());
-        assert!(self.classes.is_empty() && self.pools.is_empty());
+        assert!(self.dirty_policies.is_empty() && self.dirty_profiles.is_empty());
+        assert!(self.classes.is_empty() && self.pools.is_empty() && self.bgp.is_empty());
         assert!(self.active_policies.is_empty() && self.active_profiles.is_empty());
     }
 

@@ -43,6 +43,11 @@ impl World {
         }
     }
 
+    /// The update that makes an object what it is now: present or gone.
+    pub(super) fn get(&self, id: &ResourceId) -> Update {
+        self.0.get(id).cloned().unwrap_or_else(|| Update::deleted(id.clone()))
+    }
+
     /// Every object, as the updates of a first snapshot.
     pub(super) fn snapshot(&self) -> impl Iterator<Item = Update> + '_ {
         self.0.values().cloned()

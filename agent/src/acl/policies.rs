@@ -167,7 +167,8 @@ impl PolicyIndex {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let tables = self.by_selector.is_empty() && self.by_tier.is_empty();
-        self.matching.is_empty() && self.policies.is_empty() && tables && self.dirty.is_empty()
+        let objects = self.policies.is_empty() && self.tiers.is_empty();
+        self.matching.is_empty() && objects && tables && self.dirty.is_empty()
     }
 
     /// Marks the endpoints that a policy is about. Untracked and pre-DNAT policies never apply to

@@ -287,7 +287,8 @@ impl SetIndex {
     pub(super) fn is_empty(&self) -> bool {
         let items = self.items.len() == 0 && self.by_item.is_empty();
         let sets = self.sets.len() == 0 && self.by_id.is_empty() && self.by_selector.is_empty();
-        self.matching.is_empty() && items && sets && self.dirty.is_empty()
+        let work = self.dirty.is_empty() && self.unused.is_empty();
+        self.matching.is_empty() && items && sets && work
     }
 
     /// Adds what an item brings to the sets of selectors.

@@ -2,11 +2,14 @@
 
 mod host;
 mod make;
+mod patch;
 mod properties;
 mod semantics;
 mod sets;
 mod show;
+mod strategies;
 mod tiers;
+mod walk;
 mod work;
 
 use std::sync::Arc;
