@@ -1,5 +1,6 @@
 //! Tests of the calculation as a whole.
 
+mod graft;
 mod host;
 mod make;
 mod patch;

@@ -6,6 +6,7 @@
 
 #![allow(clippy::print_stdout, reason = "the seed of a walk has to be known when it fails")]
 
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use calico_datastore::model::{ResourceId, Update};
@@ -13,6 +14,7 @@ use proptest::prelude::*;
 use proptest::strategy::{BoxedStrategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use super::graft::graft;
 use super::patch::patch;
 use super::strategies::{LARGE, SMALL, update};
 use super::{Bench, assert_same};
@@ -89,8 +91,21 @@ impl Walk {
     fn step(&mut self) {
         match self.dice.below(1000) {
             // One change.
-            0..620 => {
+            0..420 => {
                 let update = self.dice.update();
+                self.apply(vec![update]);
+            }
+            // One field of one object.
+            420..620 => {
+                let new = self.dice.update();
+                let pick = self.dice.below(1000);
+                let same_kind = |old: &Update| discriminant(old) == discriminant(&new);
+                let mut olds: Vec<Update> = self.bench.world.snapshot().filter(same_kind).collect();
+                olds.sort_by_key(|update| update.id().to_string());
+                let update = match olds.len() {
+                    0 => new,
+                    len => graft(&olds[self.dice.below(len)], &new, pick),
+                };
                 self.apply(vec![update]);
             }
             // A batch, in which an object may change several times.
