@@ -361,7 +361,7 @@ async fn registration_task(
     result.send_replace(Registration { text, done: true, problems: registered.problems });
 }
 
-fn etcd_config(config: &DatastoreConfig) -> Etcd3Config {
+pub(crate) fn etcd_config(config: &DatastoreConfig) -> Etcd3Config {
     Etcd3Config {
         endpoints: config.endpoints.clone(),
         ca_cert: config.ca.clone(),
