@@ -17,6 +17,11 @@ mod code {
     pub(super) const UNAUTHENTICATED: i32 = 16;
 }
 
+/// What etcd says to a user or password that is wrong.
+const WRONG_USER: &str = "authentication failed";
+/// What it says to a client without a user when its access control is on.
+const NO_USER: &str = "user name is empty";
+
 /// Something that etcd was asked for did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
@@ -127,9 +132,27 @@ impl EtcdError {
         }
         match self.status() {
             Some((code::PERMISSION_DENIED | code::UNAUTHENTICATED, _)) => true,
-            // etcd says InvalidArgument to a wrong password.
-            Some((code::INVALID_ARGUMENT, message)) => message.contains("authentication failed"),
+            // etcd says InvalidArgument to a wrong password, and to none at all.
+            Some((code::INVALID_ARGUMENT, message)) => {
+                message.contains(WRONG_USER) || message.contains(NO_USER)
+            }
             _ => false,
+        }
+    }
+
+    /// What to do about it, where that is known.
+    fn hint(&self) -> Option<&'static str> {
+        match self.status() {
+            Some((code::INVALID_ARGUMENT, message)) if message.contains(NO_USER) => {
+                Some("etcd wants a user: set ETCD_USERNAME and ETCD_PASSWORD")
+            }
+            Some((code::INVALID_ARGUMENT, message)) if message.contains(WRONG_USER) => {
+                Some("check ETCD_USERNAME and ETCD_PASSWORD")
+            }
+            Some((code::PERMISSION_DENIED, _)) => {
+                Some("the user of ETCD_USERNAME needs a role over the prefix /calico/")
+            }
+            _ => None,
         }
     }
 
@@ -197,6 +220,7 @@ impl EtcdError {
             append(&mut text, &error.to_string());
             cause = error.source();
         }
+        append(&mut text, self.hint().unwrap_or_default());
         text
     }
 }
