@@ -109,15 +109,15 @@ impl Lab {
         begin: impl FnOnce(&mut Self) -> Result<()>,
         end: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         begin(self).with_context(|| format!("beginning: {name}"))?;
         let mut during = None;
         match meanwhile {
             Meanwhile::Goes | Meanwhile::GoesOn => {
                 if meanwhile == Meanwhile::GoesOn {
                     std::thread::sleep(NOTICED);
+                    begun = Instant::now();
                 }
-                let begun = Instant::now();
                 let revision = self.flip(ANOTHER_MEMBER)?;
                 self.in_sync(revision, begun, ANOTHER_MEMBER).with_context(|| name.to_owned())?;
                 during = Some(begun.elapsed());

@@ -140,8 +140,19 @@ impl EtcdError {
         }
     }
 
-    /// What to do about it, where that is known.
-    fn hint(&self) -> Option<&'static str> {
+    /// What to do about it, where that is known. `text`: what else is said.
+    fn hint(&self, text: &str) -> Option<&'static str> {
+        if let Self::Connect { endpoint, .. } = self
+            && endpoint.starts_with("https://")
+        {
+            // etcd takes a wrong client certificate, or none, by hanging up.
+            if text.contains("connection closed") || text.contains("fatal alert") {
+                return Some("it may want a certificate: see ETCD_CERT_FILE and ETCD_KEY_FILE");
+            }
+            if text.contains("UnknownIssuer") {
+                return Some("see ETCD_CA_CERT_FILE");
+            }
+        }
         match self.status() {
             Some((code::INVALID_ARGUMENT, message)) if message.contains(NO_USER) => {
                 Some("etcd wants a user: set ETCD_USERNAME and ETCD_PASSWORD")
@@ -220,7 +231,8 @@ impl EtcdError {
             append(&mut text, &error.to_string());
             cause = error.source();
         }
-        append(&mut text, self.hint().unwrap_or_default());
+        let hint = self.hint(&text).unwrap_or_default();
+        append(&mut text, hint);
         text
     }
 }
