@@ -156,20 +156,13 @@ EOF";
         "warn firewall rules of Felix",
         "original",
     )?;
-    // Parameters and interfaces.
+    // Parameters.
     planted(
         host,
         "echo 2 > /proc/sys/net/ipv4/conf/all/rp_filter",
         "echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter",
         "warn sysctls net.ipv4.conf.all.rp_filter",
         "loose",
-    )?;
-    planted(
-        host,
-        "ip link add calilost type veth peer name other",
-        "ip link del calilost",
-        "warn interfaces of pods",
-        "calilost",
     )?;
     Ok(())
 }
@@ -336,6 +329,13 @@ fn beside_a_running_agent() -> Result<()> {
     let after = Snapshot::take(host.ns())?.without_counters();
     ensure!(before == after, "check changed: {:#?}", before.difference(&after));
 
+    planted(
+        host,
+        "ip link add calilost type veth peer name other",
+        "ip link del calilost",
+        "warn interfaces of pods",
+        "calilost",
+    )?;
     // Another agent with directories of its own.
     let other = host.run_dir().join("other");
     std::fs::create_dir(&other)?;

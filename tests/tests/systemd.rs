@@ -91,6 +91,26 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     }
     cluster.check(false).with_context(|| machine.journal("calico-agent"))?;
 
+    // Asked by hand, with the environment of a shell: nothing is wrong and nothing is to be done.
+    let said = machine.exec(&["calico-agent", "check"])?;
+    ensure!(said.status.code() == Some(0), "{}{}", said.stdout, said.stderr);
+    let units = ["calico-agent: enabled, active", "calico-bird: enabled, active"];
+    ensure!(units.iter().all(|line| said.stdout.contains(line)), "{}", said.stdout);
+    let said = machine.exec(&["calico-agent", "plan"])?;
+    let quiet = said.stdout.is_empty() && said.status.code() == Some(0);
+    ensure!(quiet, "{}{}", said.stdout, said.stderr);
+    // With no more rights than the unit has: what cannot be tried there is said, and nothing fails.
+    let unit = [
+        "systemd-run --wait --pipe -q -p CapabilityBoundingSet='CAP_NET_ADMIN CAP_NET_RAW'",
+        "-p NoNewPrivileges=yes -p ProtectSystem=strict -p ReadOnlyPaths='/run /proc/sys /sys'",
+        "-p ReadWritePaths='/run/xtables.lock /proc/sys/net /run/calico /var/lib/calico'",
+        "-p RestrictNamespaces=yes -p SystemCallFilter=@system-service",
+        "-p SystemCallErrorNumber=EPERM calico-agent check",
+    ];
+    let said = machine.exec(&["sh", "-c", &unit.join(" ")])?;
+    ensure!(said.status.code() == Some(0), "{}{}", said.stdout, said.stderr);
+    ensure!(said.stdout.contains("warn  not tried: "), "{}", said.stdout);
+
     // Fields: everything about one endpoint is found by its name.
     let field = format!("CALICO_ENDPOINT=cni/default/{}/eth0", PODS[0].container_id);
     let found = machine.run(&["journalctl", "--no-pager", "-o", "json", &field])?;
