@@ -79,7 +79,10 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
         let pids: Vec<&str> = pids.split_whitespace().collect();
         Ok((pids.len() == 1 && pids != [stock.as_str()]).then_some(()))
     })?;
-    ensure!(machine.run(&["ls", "/run/calico"])?.contains("bird.ctl"), "BIRD is not ours");
+    // It runs a moment before it listens.
+    wait::until("BIRD's socket, if it is ours", SOON, || {
+        Ok(machine.run(&["ls", "/run/calico"])?.contains("bird.ctl").then_some(()))
+    })?;
 
     // The second host is an ordinary one; pods on both, through the machine's kernel.
     let second = cluster.host("calico-02")?;

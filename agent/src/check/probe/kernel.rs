@@ -155,14 +155,16 @@ async fn rules(request: &Request, dry: bool) -> Vec<Tried> {
             args.extend(dry.then_some("--test"));
             request.exec.run(&program, &args, text.as_bytes()).await
         };
-        let whole = ask(features::transaction(all.iter().filter(usable))).await.is_ok();
+        let whole = ask(features::transaction(&all.iter().filter(usable).collect::<Vec<_>>()))
+            .await
+            .is_ok();
         for feature in &all {
             let outcome = if !usable(&feature) {
                 Outcome::NotTried
             } else if whole {
                 Outcome::Works
             } else {
-                match ask(features::transaction(std::iter::once(feature))).await {
+                match ask(features::transaction(&[feature])).await {
                     Ok(_) => Outcome::Works,
                     Err(error) => Outcome::Refused(error.to_string()),
                 }
