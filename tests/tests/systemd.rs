@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::{Cluster, ETCD};
 use calico_e2e::host::Flavour;
 use calico_e2e::machine::{self, Image, Machine};
+use calico_e2e::process::Output;
 use calico_e2e::tutorial::{self, PODS};
 use calico_e2e::{run, wait};
 
@@ -95,8 +96,15 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     cluster.check(false).with_context(|| machine.journal("calico-agent"))?;
 
     // Asked by hand, with the environment of a shell: nothing is wrong and nothing is to be done.
+    // (But that this container has /proc/sys/net read-only, which nobody else would say.)
+    let read_only = |said: &Output| {
+        let failed: Vec<&str> = said.stdout.lines().filter(|l| l.starts_with("  fail")).collect();
+        let right = |line: &&str| line.contains("kernel parameters: /proc/sys/net/ipv4/ip_forward");
+        said.status.code() == Some(1) && failed.len() == 1 && failed.iter().all(right)
+    };
     let said = machine.exec(&["calico-agent", "check"])?;
-    ensure!(said.status.code() == Some(0), "{}{}", said.stdout, said.stderr);
+    let quiet = read_only(&said) && !said.stdout.contains("  warn");
+    ensure!(quiet, "{}{}", said.stdout, said.stderr);
     let units = ["calico-agent: enabled, active", "calico-bird: enabled, active"];
     ensure!(units.iter().all(|line| said.stdout.contains(line)), "{}", said.stdout);
     let said = machine.exec(&["calico-agent", "plan"])?;
@@ -111,7 +119,7 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
         "-p SystemCallErrorNumber=EPERM calico-agent check",
     ];
     let said = machine.exec(&["sh", "-c", &unit.join(" ")])?;
-    ensure!(said.status.code() == Some(0), "{}{}", said.stdout, said.stderr);
+    ensure!(read_only(&said), "{}{}", said.stdout, said.stderr);
     ensure!(said.stdout.contains("warn  not tried: "), "{}", said.stdout);
 
     // Fields: everything about one endpoint is found by its name.
