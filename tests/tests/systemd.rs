@@ -110,17 +110,18 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     let said = machine.exec(&["calico-agent", "plan"])?;
     let quiet = said.stdout.is_empty() && said.status.code() == Some(0);
     ensure!(quiet, "{}{}", said.stdout, said.stderr);
-    // With no more rights than the unit has: what cannot be tried there is said, and nothing fails.
-    let unit = [
-        "systemd-run --wait --pipe -q -p CapabilityBoundingSet='CAP_NET_ADMIN CAP_NET_RAW'",
-        "-p NoNewPrivileges=yes -p ProtectSystem=strict -p ReadOnlyPaths='/run /proc/sys /sys'",
-        "-p ReadWritePaths='/run/xtables.lock /proc/sys/net /run/calico /var/lib/calico'",
-        "-p RestrictNamespaces=yes -p SystemCallFilter=@system-service",
-        "-p SystemCallErrorNumber=EPERM calico-agent check",
-    ];
-    let said = machine.exec(&["sh", "-c", &unit.join(" ")])?;
-    ensure!(read_only(&said), "{}{}", said.stdout, said.stderr);
-    ensure!(said.stdout.contains("warn  not tried: "), "{}", said.stdout);
+    // With the rights of the unit: what cannot be tried there is said, and nothing fails.
+    let unit = machine.property("calico-agent", "FragmentPath")?;
+    let script = format!(
+        "sed -e 's/^Type=.*/Type=oneshot/' -e '/^Restart/d; /^Watchdog/d; /^Notify/d; /^ExecReload/d' \
+           -e 's/^ExecStart=.*/ExecStart=calico-agent check/' {unit} > /run/systemd/system/once.service
+         systemctl daemon-reload
+         systemctl start once && journalctl -u once -o cat --no-pager"
+    );
+    let said = machine.exec(&["sh", "-c", &script])?;
+    ensure!(said.status.code() == Some(0), "{}\n{}", said.stderr, machine.journal("once"));
+    let said = said.stdout;
+    ensure!(said.contains("warn  not tried: ") && !said.contains("  fail"), "{said}");
 
     // Fields: everything about one endpoint is found by its name.
     let field = format!("CALICO_ENDPOINT=cni/default/{}/eth0", PODS[0].container_id);
