@@ -17,6 +17,7 @@
 
 pub mod cluster;
 pub mod etcd;
+pub mod etcd_cluster;
 pub mod evaluator;
 pub mod flow;
 pub mod host;

@@ -85,6 +85,14 @@ impl Route {
         }
     }
 
+    /// The scope of a route to a pod.
+    pub fn pod_scope(family: Family) -> u8 {
+        match family {
+            Family::V4 => LINK_SCOPE,
+            Family::V6 => 0,
+        }
+    }
+
     /// Two routes with the same key replace each other.
     pub fn key(&self) -> (Cidr, u8, u32) {
         (self.destination, self.tos, self.metric)
@@ -310,19 +318,12 @@ fn satisfies(route: &Route, want: &Want, rules: &Rules<'_>) -> bool {
                 && route.device == Some(*device)
                 && !route.indirect
                 && route.tos == 0
-                && route.scope == pod_scope(route.destination.family())
+                && route.scope == Route::pod_scope(route.destination.family())
                 && known
                 && route.source == *source
         }
         // Whoever drops these packets, they are dropped: a BIRD of the original keeps its own.
         Want::Blackhole => route.kind != RouteKind::Unicast && route.tos == 0,
-    }
-}
-
-fn pod_scope(family: Family) -> u8 {
-    match family {
-        Family::V4 => LINK_SCOPE,
-        Family::V6 => 0,
     }
 }
 
@@ -336,7 +337,7 @@ pub fn wanted_route(destination: &Cidr, want: &Want, rules: &Rules<'_>) -> Route
         destination: *destination,
         metric: Route::default_metric(destination.family()),
         tos: 0,
-        scope: if device.is_some() { pod_scope(destination.family()) } else { 0 },
+        scope: if device.is_some() { Route::pod_scope(destination.family()) } else { 0 },
         kind,
         device,
         indirect: false,

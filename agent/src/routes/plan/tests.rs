@@ -53,7 +53,7 @@ fn route(destination: &str, device: u32, protocol: u8) -> Route {
         destination,
         metric: Route::default_metric(destination.family()),
         tos: 0,
-        scope: pod_scope(destination.family()),
+        scope: Route::pod_scope(destination.family()),
         kind: RouteKind::Unicast,
         device: Some(device),
         indirect: false,
@@ -249,7 +249,7 @@ fn any_route() -> impl Strategy<Value = Route> {
             let device = device.filter(|_| kind == RouteKind::Unicast);
             let metric = if destination.family() == Family::V6 { metric.max(1) } else { metric };
             let indirect = indirect || (kind == RouteKind::Unicast && device.is_none());
-            let scope = if device.is_some() { pod_scope(destination.family()) } else { 0 };
+            let scope = if device.is_some() { Route::pod_scope(destination.family()) } else { 0 };
             Route {
                 destination,
                 metric,
