@@ -24,7 +24,7 @@ pub(super) const PROGRAM: &str = "bird";
 const PROBE: Duration = Duration::from_secs(30);
 /// How often the file is looked at (stat(2), nothing more as long as it is the same), since others
 /// may have edited or removed it, and BIRD is asked whether it runs.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 /// So many times in a row a file that others changed is put right at once; then ever more seldom.
 const FREELY: u32 = 4;
 /// How soon after a failure it is tried again: BIRD may be starting just now.
