@@ -221,10 +221,11 @@ async fn network(request: &Request) -> Vec<Tried> {
     };
     for &family in &request.families {
         let address = example(family);
-        let route = |destination: Cidr, kind, device, protocol| Route {
+        let route = |destination: Cidr, kind, device: Option<u32>, protocol| Route {
             destination,
             metric: Route::default_metric(family),
             tos: 0,
+            scope: if device.is_some() { Route::pod_scope(family) } else { 0 },
             kind,
             device,
             indirect: false,

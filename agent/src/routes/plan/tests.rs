@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 const PODS: [u32; 2] = [1, 2];
 const HOST: u32 = 9;
+static NOTHING: BTreeSet<u32> = BTreeSet::new();
 
 #[derive(Clone, Debug, Default)]
 struct Wants {
@@ -41,6 +42,7 @@ fn rules(pods: &BTreeMap<u32, InterfaceName>, now: u64) -> Rules<'_> {
         remove_external: true,
         ipv6: true,
         pods,
+        former: &NOTHING,
         now: Duration::from_secs(now),
     }
 }
@@ -51,6 +53,7 @@ fn route(destination: &str, device: u32, protocol: u8) -> Route {
         destination,
         metric: Route::default_metric(destination.family()),
         tos: 0,
+        scope: Route::pod_scope(destination.family()),
         kind: RouteKind::Unicast,
         device: Some(device),
         indirect: false,
@@ -60,7 +63,7 @@ fn route(destination: &str, device: u32, protocol: u8) -> Route {
 }
 
 fn blackhole(destination: &str, protocol: u8) -> Route {
-    Route { kind: RouteKind::Blackhole, device: None, ..route(destination, 0, protocol) }
+    Route { kind: RouteKind::Blackhole, device: None, scope: 0, ..route(destination, 0, protocol) }
 }
 
 fn pod(destination: &str, device: u32) -> Wants {
@@ -246,7 +249,18 @@ fn any_route() -> impl Strategy<Value = Route> {
             let device = device.filter(|_| kind == RouteKind::Unicast);
             let metric = if destination.family() == Family::V6 { metric.max(1) } else { metric };
             let indirect = indirect || (kind == RouteKind::Unicast && device.is_none());
-            Route { destination, metric, tos: 0, kind, device, indirect, protocol, source: None }
+            let scope = if device.is_some() { Route::pod_scope(destination.family()) } else { 0 };
+            Route {
+                destination,
+                metric,
+                tos: 0,
+                scope,
+                kind,
+                device,
+                indirect,
+                protocol,
+                source: None,
+            }
         },
     )
 }
