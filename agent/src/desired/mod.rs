@@ -8,6 +8,7 @@ mod bgp;
 mod class;
 mod diff;
 mod endpoint;
+mod origin;
 mod rule;
 mod set;
 
@@ -22,6 +23,7 @@ pub use bgp::{BgpState, MeshPeer};
 pub use class::{AclClass, ClassId, DirectionAcl, TierAcl};
 pub use diff::{Change, DesiredDiff, SetChange};
 pub use endpoint::LocalEndpoint;
+pub use origin::Origin;
 pub use rule::{ActiveRule, ActiveRules, SideMatch};
 pub use set::{AddressSet, Member, SetId, SetKind};
 
@@ -32,6 +34,8 @@ pub struct DesiredState {
     pub generation: u64,
     /// The revision of the store that it was calculated from.
     pub revision: i64,
+    /// Where it comes from. One from disk has the generation 0.
+    pub origin: Origin,
     /// The endpoints of this host.
     pub endpoints: OrdMap<WorkloadEndpointId, Arc<LocalEndpoint>>,
     /// The ACL classes that the endpoints use.

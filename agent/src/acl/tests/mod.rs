@@ -5,6 +5,7 @@ mod properties;
 mod semantics;
 mod sets;
 mod show;
+mod stored;
 mod tiers;
 mod work;
 

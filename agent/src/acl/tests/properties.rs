@@ -165,7 +165,7 @@ fn other_update() -> impl Strategy<Value = Update> {
     prop_oneof![heps, sets, pools, nodes, mesh, affinities]
 }
 
-fn update() -> impl Strategy<Value = Update> {
+pub(super) fn update() -> impl Strategy<Value = Update> {
     let profile = (select(&["p1", "p2", "projectcalico-default-allow"][..]), rules(), rules());
     let profiles = (profile, select(LABELS)).prop_map(|((name, ingress, egress), own)| {
         put_profile(name, Profile { ingress, egress, labels: labels(own) })

@@ -39,6 +39,10 @@ impl Felix {
             known.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
         };
         phases.after.retain(|command| ours(command.set()));
+        if state.origin.is_stored() {
+            // It may be old: what it does not know may have come since.
+            phases.after.clear();
+        }
         for command in &phases.after {
             if let Command::Delete(set, Entry::NetIface(net, _)) = command
                 && net.is_host()

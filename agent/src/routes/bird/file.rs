@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tokio::fs;
 use tokio::io::AsyncWriteExt as _;
@@ -56,6 +57,11 @@ pub(super) async fn read(path: &Path) -> Result<String, FileError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         Err(source) => Err(FileError::Read { path: path.to_owned(), source }),
     }
+}
+
+/// When the file was last changed; `None` when nobody can say.
+pub(super) async fn changed(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).await.ok()?.modified().ok()
 }
 
 /// Puts `text` into `path` after `program -p` has accepted it.
