@@ -85,7 +85,9 @@ pub async fn run(
     mut heartbeat: Heartbeat,
 ) {
     let mut calculation = Calculation::new(node, layers.borrow_and_update().clone(), stored);
-    calculation.publish_stored(&outputs);
+    if calculation.stored.is_some() {
+        calculation.publish(&outputs);
+    }
     loop {
         tokio::select! {
             // Cancel-safe: `recv` and `changed` lose nothing when dropped before they are ready,

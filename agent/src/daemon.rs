@@ -13,7 +13,6 @@ use std::time::Instant;
 use calico_datastore::backend::SyncEvent;
 use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, EtcdError};
 use calico_datastore::layout::v3;
-use calico_datastore::model::Name;
 use tokio::sync::{mpsc, watch};
 
 use self::reload::Reloader;
@@ -30,7 +29,7 @@ use crate::node::name::NameError;
 use crate::node::registration::Identity;
 use crate::node::{addresses, name, register};
 use crate::paths::Paths;
-use crate::reconcile::{Inputs, Problem};
+use crate::reconcile::Inputs;
 use crate::routes::Routes;
 use crate::routes::bird::Bird;
 use crate::routes::monitor::{Monitor, MonitorError};
@@ -172,7 +171,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let files = empty_files(first.endpoint_status_prefix.as_deref());
     let (node, _) = name::determine(&local.node, &paths.nodename()).map_err(DaemonError::Name)?;
     let boot = start::boot_id(Path::new(start::BOOT_ID));
-    let (found, kept) = stored_policy(&paths, &node, &boot).await;
+    let (found, kept) = start::find(&paths, &node, &boot).await;
     let exec = Exec::default();
     felix::probe(&exec, first.iptables_backend).await.map_err(DaemonError::Dataplane)?;
     let mut felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS));
@@ -321,16 +320,6 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     };
     let reloader = Reloader { paths, flags, local };
     Ok(Running { tasks, layers: layers_tx, reloader, _watchdog: watchdog, _lock: lock })
-}
-
-/// Reads the last good policy, on a thread that may wait for the disk.
-async fn stored_policy(paths: &Paths, node: &Name, boot: &str) -> (Found, Vec<Problem>) {
-    let (paths, node, boot) = (paths.clone(), node.clone(), boot.to_owned());
-    let found = tokio::task::spawn_blocking(move || start::find(&paths, &node, &boot)).await;
-    found.unwrap_or_else(|error| {
-        tracing::error!(%error, "the last good policy was not read");
-        Default::default()
-    })
 }
 
 /// What an earlier run said about endpoints holds no longer: they may have been deleted and made

@@ -230,7 +230,7 @@ fn stored(level: &str) -> StoredPolicy {
 fn the_policy_from_disk_is_in_force_until_the_first_snapshot() {
     let mut rig = Rig::new();
     rig.calculation = Calculation::new("calico-01".into(), layers(&[]), Some(stored("error")));
-    rig.calculation.publish_stored(&rig.outputs);
+    rig.calculation.publish(&rig.outputs);
     let state = rig.state();
     assert_eq!((state.generation, state.revision, state.blocks.len()), (0, 5, 1));
     assert_eq!(state.origin, crate::desired::Origin::Stored { since: 0 });

@@ -34,8 +34,15 @@ pub enum Found {
     InKernel(StoredPolicy),
 }
 
-/// Reads what there is. Blocks. What cannot be used is a problem that `status` shows.
-pub fn find(paths: &Paths, node: &Name, boot: &str) -> (Found, Vec<Problem>) {
+/// Reads what there is, on a thread that may wait for the disk. What cannot be used is a problem
+/// that `status` shows.
+pub async fn find(paths: &Paths, node: &Name, boot: &str) -> (Found, Vec<Problem>) {
+    let (paths, node, boot) = (paths.clone(), node.clone(), boot.to_owned());
+    let found = tokio::task::spawn_blocking(move || look(&paths, &node, &boot)).await;
+    found.unwrap_or_else(|error| (Found::Nothing, vec![problem(format!("not read: {error}"))]))
+}
+
+fn look(paths: &Paths, node: &Name, boot: &str) -> (Found, Vec<Problem>) {
     let stored = match file::read(&paths.stored_policy()) {
         Ok(Some(stored)) => stored,
         Ok(None) => return (Found::Nothing, Vec::new()),
