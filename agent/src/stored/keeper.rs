@@ -6,6 +6,7 @@
 //! nobody waits for but this task. Where policy changes all the time the file lags behind: the time
 //! that is spent on it, and what goes to the disk, are small shares of the whole.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -36,6 +37,9 @@ const PAUSE_FACTOR: u32 = 50;
 const BYTES_PER_SECOND: u64 = 1 << 20;
 /// When a write failed.
 const RETRY: Duration = Duration::from_secs(10);
+/// So many of the last states are remembered until they are in force: where something changes all
+/// the time there is nearly always a newer one.
+const REMEMBERED: usize = 16;
 /// While the datastore is followed and says nothing new, the time in the file is brought up to date
 /// this often: its age is how long ago it was known to be right.
 const REFRESH: Duration = Duration::from_secs(3600);
@@ -84,13 +88,15 @@ impl Snapshot {
 /// Keeps the file until an input ends. `problems`: what is wrong with it.
 pub async fn run(place: Place, mut inputs: Inputs, problems: watch::Sender<Vec<Problem>>) {
     let mut schedule = Schedule::default();
+    let mut recent = VecDeque::new();
     let mut marked = place.boot.is_empty();
     loop {
         if !marked && inputs.follows_datastore() {
             marked = true;
             mark(&place);
         }
-        if let Some(snapshot) = inputs.in_force().filter(|_| !place.boot.is_empty()) {
+        inputs.remember(&mut recent);
+        if let Some(snapshot) = inputs.in_force(&recent).filter(|_| !place.boot.is_empty()) {
             schedule.see(snapshot, Instant::now());
         }
         let in_sync = inputs.sync.borrow().is_in_sync();
@@ -124,19 +130,26 @@ impl Inputs {
         self.desired.borrow().as_ref().is_some_and(|state| state.origin == Origin::Datastore)
     }
 
-    /// The newest state when it is completely in force in every required part, and from the
-    /// datastore.
-    fn in_force(&self) -> Option<Snapshot> {
-        let state = self.desired.borrow().clone()?;
-        let applied = |report: &watch::Receiver<Option<Report>>| {
-            let report = report.borrow();
-            report.as_ref().is_some_and(|report| report.applied >= Some(state.generation))
-        };
-        if state.origin.is_stored() || !self.reports.iter().all(applied) {
-            return None;
+    /// Adds the newest state to the last ones.
+    fn remember(&self, recent: &mut VecDeque<Arc<DesiredState>>) {
+        let Some(state) = self.desired.borrow().clone() else { return };
+        if state.origin.is_stored() || recent.back().is_some_and(|last| Arc::ptr_eq(last, &state)) {
+            return;
         }
-        let settings = self.settings.borrow().clone();
-        Some(Snapshot { state, settings })
+        recent.push_back(state);
+        if recent.len() > REMEMBERED {
+            recent.pop_front();
+        }
+    }
+
+    /// The newest of the last states that every required part has applied.
+    fn in_force(&self, recent: &VecDeque<Arc<DesiredState>>) -> Option<Snapshot> {
+        let applied = |report: &watch::Receiver<Option<Report>>| {
+            report.borrow().as_ref().and_then(|report| report.applied)
+        };
+        let applied = self.reports.iter().map(applied).min().flatten()?;
+        let state = recent.iter().rev().find(|state| state.generation <= applied)?;
+        Some(Snapshot { state: Arc::clone(state), settings: self.settings.borrow().clone() })
     }
 }
 

@@ -286,6 +286,13 @@ fn a_file_is_replaced_whole_or_not_at_all() {
     let error = file::replace(&path, &draft(state())).unwrap_err();
     assert!(crate::telemetry::chain(&error).contains("policy.json; what it held stays"), "{error}");
     assert!(file::read(&path).unwrap().unwrap().state.endpoints.is_empty());
+    std::fs::remove_dir(path.with_extension("json.new")).unwrap();
+    // A disk that is always full.
+    std::os::unix::fs::symlink("/dev/full", path.with_extension("json.new")).unwrap();
+    let error = file::replace(&path, &draft(state())).unwrap_err();
+    assert!(crate::telemetry::chain(&error).contains("No space left"), "{error:?}");
+    assert!(file::read(&path).unwrap().unwrap().state.endpoints.is_empty());
+    assert_eq!(names().collect::<Vec<_>>(), ["policy.json"]);
     std::fs::write(&path, "garbled\n").unwrap();
     let said = crate::telemetry::chain(&file::read(&path).unwrap_err());
     assert!(said.contains("policy.json") && said.contains("header"), "{said}");
