@@ -12,6 +12,8 @@ mod budget;
 mod churn;
 #[path = "felix/connections.rs"]
 mod connections;
+#[path = "felix/disk.rs"]
+mod disk;
 #[path = "felix/economy.rs"]
 mod economy;
 #[path = "felix/host.rs"]

@@ -9,6 +9,7 @@ mod semantics;
 mod sets;
 mod show;
 mod strategies;
+mod stored;
 mod tiers;
 mod walk;
 mod work;

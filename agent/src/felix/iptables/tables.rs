@@ -51,6 +51,8 @@ pub struct FamilyTables {
     tables: BTreeMap<Table, TableState>,
     /// What is known of the kernel is true.
     known: bool,
+    /// Chains of ours that should not be there stay for now.
+    keep: bool,
     counters: Counters,
 }
 
@@ -58,7 +60,7 @@ impl FamilyTables {
     /// Tables that should hold nothing of ours, and of which nothing is known.
     pub fn new(family: Family, counters: Counters) -> Self {
         let tables = Table::ALL.map(|table| (table, TableState::default())).into();
-        Self { family, tables, known: false, counters }
+        Self { family, tables, known: false, keep: false, counters }
     }
 
     /// Forgets what should be, to be told anew.
@@ -127,6 +129,25 @@ impl FamilyTables {
     /// again.
     pub fn forget(&mut self) {
         self.known = false;
+    }
+
+    /// With `true` chains of ours that should not be there stay.
+    pub fn keep_unknown(&mut self, keep: bool) {
+        self.keep = keep;
+    }
+
+    /// Reads the kernel. True when every chain of the filter table that should be there is, and
+    /// says what it should.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn is_in_kernel(&mut self, driver: &Driver) -> Result<bool, IptablesError> {
+        self.read(driver).await?;
+        let Some(state) = self.tables.get(&Table::Filter) else { return Ok(false) };
+        let holds = |(name, chain): (&String, &Arc<Chain>)| {
+            state.actual.chains.get(name).is_some_and(|actual| chain.is(actual))
+        };
+        Ok(state.desired.chains.iter().all(holds))
     }
 
     /// Every chain as it should be, for tests and for people.
@@ -275,7 +296,7 @@ impl FamilyTables {
             .filter(|(_, state)| state.all || !state.dirty.is_empty())
             .filter_map(|(table, state)| {
                 let only = (!state.all).then_some(&state.dirty);
-                let scope = Scope { only, hold: &nothing, delete: true };
+                let scope = Scope { only, hold: &nothing, delete: !self.keep };
                 Some((*table, plan(*table, &state.desired, &state.actual, scope)?))
             })
             .collect()
@@ -297,9 +318,10 @@ impl FamilyTables {
         outcome: &mut Outcome,
     ) {
         let family = self.family;
+        let delete = !self.keep;
         let Some(state) = self.tables.get_mut(&table) else { return };
         let nothing = BTreeSet::new();
-        let whole = Scope { only: None, hold: &nothing, delete: true };
+        let whole = Scope { only: None, hold: &nothing, delete };
         let Some(all) = plan(table, &state.desired, &state.actual, whole) else { return };
         let suspects: Vec<String> = all
             .touches()

@@ -33,7 +33,11 @@ impl Felix {
         };
         let families = self.family_list();
         let known: Vec<_> = self.families.iter().map(|one| one.family).collect();
-        let phases = sets::full_plan(state, &self.interfaces, &families, &known, &actual);
+        let mut phases = sets::full_plan(state, &self.interfaces, &families, &known, &actual);
+        if state.origin.is_stored() {
+            // It may be old: what it does not know may have come since.
+            phases.after.clear();
+        }
         for command in &phases.after {
             if let Command::Delete(set, Entry::NetIface(net, _)) = command
                 && net.is_host()
