@@ -24,8 +24,8 @@ use crate::config::{Env, FileConfig, Resolution, Settings, Sources, announce, re
 use crate::desired::DesiredState;
 use crate::status::overview::SyncState;
 use crate::status::systemd::Heartbeat;
-use crate::telemetry::sparing::{Say, Sparing};
 use crate::stored::{StoreSettings, StoredPolicy, describe};
+use crate::telemetry::sparing::{Say, Sparing};
 
 /// How many waiting batches are taken in one go, so that a flood cannot keep the dataplane waiting
 /// for ever.
