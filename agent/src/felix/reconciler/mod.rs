@@ -53,6 +53,7 @@ use super::iptables::tables::FamilyTables;
 use super::sysctl::Sysctls;
 use crate::config::IptablesBackend;
 use crate::desired::DesiredState;
+use crate::drift::Drift;
 use crate::exec::Exec;
 use crate::reconcile::{EndpointState, Problem, Reconciler, Report, Wake, World};
 use crate::routes::monitor::Links;
@@ -128,6 +129,8 @@ struct Run {
     /// The sets are not what was known of them.
     sets_surprise: bool,
     wrote_tables: bool,
+    /// What others had changed.
+    drift: Vec<Drift>,
     /// A policy is closed because the kernel refuses it. It is tried again at the refresh, not
     /// after every write of the others.
     refused_chains: bool,
@@ -242,11 +245,16 @@ impl Reconciler for Felix {
 
         let Rendered { changes, phases, close } = self.render(state);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
+        let were_right = self.sets_known;
         self.sets_known &= !check_sets && !phases.before.iter().any(|command| {
             matches!(command, Command::Create(set, _) if self.doomed.contains_key(set))
         });
         let read_sets = !self.sets_known;
-        let phases = if read_sets { self.read_sets(state, &mut run).await } else { Some(phases) };
+        let phases = if read_sets {
+            self.read_sets(state, were_right.then_some(&phases), &mut run).await
+        } else {
+            Some(phases)
+        };
         let mut ready = phases.is_some();
         let Phases { before, after } = phases.unwrap_or_default();
         self.sets_known = ready;
@@ -344,6 +352,7 @@ impl Reconciler for Felix {
             endpoints: self.endpoints.clone(),
             problems: run.problems,
             facts: self.facts(),
+            drift: run.drift,
             wake_after: next.map(|at| at.saturating_duration_since(now)),
             retry: run.failed.is_some() || run.sets_surprise,
             ..Report::default()
