@@ -23,6 +23,7 @@ use crate::config::{
     DEFAULT_ENDPOINT, DatastoreConfig, Flags, Local, Secret, Settings, set_locally,
 };
 use crate::exec::Exec;
+use crate::felix::watch::Watch;
 use crate::felix::{self, Felix};
 use crate::lock::{self, LockError};
 use crate::node::name::NameError;
@@ -171,6 +172,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let exec = Exec::default();
     felix::probe(&exec, first.iptables_backend).await.map_err(DaemonError::Dataplane)?;
     let felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS));
+    let mut watch = Watch::open(&felix);
     let (monitor, monitor_task) =
         Monitor::start(first.interface_prefixes.clone()).await.map_err(DaemonError::Monitor)?;
     let client = Etcd3::new(etcd_config(&local.datastore)).map_err(DaemonError::Datastore)?;
@@ -213,11 +215,14 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         kernel: Arc::clone(&monitor.routes),
     };
     let bird = Bird::new(paths.bird_config(), paths.bird_socket(), exec);
+    let touched = felix.changes().notify();
+    let heartbeat = watchdog.register("watch");
+    tasks.spawn("watch", async move { watch.run(heartbeat).await });
     let parts = vec![
         // Only routes care for what others do to routes.
         tasks.reconciler(
             felix,
-            Inputs { kernel: Arc::default(), ..inputs.clone() },
+            Inputs { kernel: touched, ..inputs.clone() },
             &mut watchdog,
             true,
         ),

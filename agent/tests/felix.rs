@@ -30,5 +30,7 @@ mod rewriting;
 mod spoofing;
 #[path = "felix/tools.rs"]
 mod tools;
+#[path = "felix/watching.rs"]
+mod watching;
 #[path = "felix/world.rs"]
 mod world;

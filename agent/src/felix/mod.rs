@@ -8,7 +8,8 @@
 //!   difference in one transaction per table;
 //! * [`ipset`] does the same for address sets;
 //! * [`endpoints`] knows what an endpoint is to the kernel: members of sets, and a MAC rule;
-//! * [`sysctl`] and [`conntrack`] are what their names say.
+//! * [`sysctl`] and [`conntrack`] are what their names say;
+//! * [`watch`] notices what others change of all that.
 //!
 //! Nothing here touches routes, and nothing touches what does not carry our name or hash.
 
@@ -21,6 +22,7 @@ mod reconciler;
 pub mod ruleset;
 mod sets;
 pub mod sysctl;
+pub mod watch;
 
 pub use iptables::probe::{Dataplane, Flavour, ProbeError, Probed, probe};
 pub use reconciler::Felix;
