@@ -220,12 +220,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     tasks.spawn("watch", async move { watch.run(heartbeat).await });
     let parts = vec![
         // Only routes care for what others do to routes.
-        tasks.reconciler(
-            felix,
-            Inputs { kernel: touched, ..inputs.clone() },
-            &mut watchdog,
-            true,
-        ),
+        tasks.reconciler(felix, Inputs { kernel: touched, ..inputs.clone() }, &mut watchdog, true),
         tasks.reconciler(Routes::new(monitor.changes), inputs.clone(), &mut watchdog, true),
         tasks.reconciler(bird, Inputs { kernel: Arc::default(), ..inputs }, &mut watchdog, false),
     ];

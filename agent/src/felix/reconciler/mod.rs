@@ -259,8 +259,7 @@ impl Reconciler for Felix {
         let driver = Driver::new(self.exec.clone(), dataplane, self.counters.clone());
         let mut run = Run::default();
         let writes = self.counters.writes();
-        let restores =
-            (self.counters.iptables_restores.get(), self.counters.ipset_restores.get());
+        let restores = (self.counters.iptables_restores.get(), self.counters.ipset_restores.get());
 
         let Rendered { changes, phases, close } = self.render(state);
         // A set that is to be destroyed and is wanted again: what it holds is not known.

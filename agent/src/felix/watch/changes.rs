@@ -208,7 +208,7 @@ mod tests {
             t.tables.insert(Family::V4);
             t.by = Some("nft (process 1)".to_owned());
         });
-        changes.touch(|t| drop(t.sets.insert("cali40x".to_owned())));
+        changes.touch(|t| t.sets.extend(["cali40x".to_owned()]));
         // Does not wait: it was woken before.
         changes.notify().notified().await;
         let mut first = changes.take();

@@ -20,8 +20,8 @@ mod netlink;
 mod nft;
 mod pace;
 mod sets;
-mod sockopt;
 mod socket;
+mod sockopt;
 mod sysctls;
 
 use std::time::Duration;

@@ -74,7 +74,12 @@ pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 }
 
 /// A request: `header` is what the protocol puts before the attributes, a multiple of four long.
-pub(super) fn request(kind: u16, flags: u16, header: &[u8], attributes: &[(u16, &[u8])]) -> Vec<u8> {
+pub(super) fn request(
+    kind: u16,
+    flags: u16,
+    header: &[u8],
+    attributes: &[(u16, &[u8])],
+) -> Vec<u8> {
     let mut out = vec![0; HEADER];
     out.extend(header);
     for (kind, value) in attributes {

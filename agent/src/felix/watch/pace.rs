@@ -324,7 +324,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_touches_without_changing_is_read_ever_less_often() {
-        for (took, expected) in [(20, [0, 1, 3, 5, 7]), (1, [0, 1, 2, 3, 4]), (500, [0, 1, 3, 7, 15])]
+        for (took, expected) in
+            [(20, [0, 1, 3, 5, 7]), (1, [0, 1, 2, 3, 4]), (500, [0, 1, 3, 7, 15])]
         {
             let (mut pace, start) = (Pace::default(), Instant::now());
             let mut now = start;

@@ -214,8 +214,7 @@ mod tests {
 
     fn message(name: &str, data: &[(u16, u32)], members: &[[u8; 4]]) -> Vec<u8> {
         let data: Vec<u8> = data.iter().flat_map(|(k, v)| nla(*k, &v.to_be_bytes())).collect();
-        let members: Vec<u8> =
-            members.iter().flat_map(|m| nla(attr::DATA, &nla(1, m))).collect();
+        let members: Vec<u8> = members.iter().flat_map(|m| nla(attr::DATA, &nla(1, m))).collect();
         let name = format!("{name}\0");
         let all: [(u16, &[u8]); 4] = [
             (attr::NAME, name.as_bytes()),
