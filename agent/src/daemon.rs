@@ -23,6 +23,7 @@ use crate::config::{
     DEFAULT_ENDPOINT, DatastoreConfig, Flags, Local, Secret, Settings, set_locally,
 };
 use crate::exec::Exec;
+use crate::felix::watch::Watch;
 use crate::felix::{self, Felix};
 use crate::lock::{self, LockError};
 use crate::node::name::NameError;
@@ -186,6 +187,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
             None
         }
     };
+    let mut watch = Watch::open(&felix);
     let (monitor, monitor_task) =
         Monitor::start(first.interface_prefixes.clone()).await.map_err(DaemonError::Monitor)?;
     let client = Etcd3::new(etcd_config(&local.datastore)).map_err(DaemonError::Datastore)?;
@@ -236,14 +238,12 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         kernel: Arc::clone(&monitor.routes),
     };
     let bird = Bird::new(paths.bird_config(), paths.bird_socket(), exec);
+    let touched = felix.changes().notify();
+    let heartbeat = watchdog.register("watch");
+    tasks.spawn("watch", async move { watch.run(heartbeat).await });
     let parts = vec![
         // Only routes care for what others do to routes.
-        tasks.reconciler(
-            felix,
-            Inputs { kernel: Arc::default(), ..inputs.clone() },
-            &mut watchdog,
-            true,
-        ),
+        tasks.reconciler(felix, Inputs { kernel: touched, ..inputs.clone() }, &mut watchdog, true),
         tasks.reconciler(Routes::new(monitor.changes), inputs.clone(), &mut watchdog, true),
         tasks.reconciler(bird, Inputs { kernel: Arc::default(), ..inputs }, &mut watchdog, false),
     ];

@@ -4,13 +4,14 @@
 //! and a program that outlives us would take for complete what had arrived by then: `ipset restore`
 //! carries out a last line that was cut off, and `10.0.0.0/2` is not `10.0.0.0/24`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -74,11 +75,75 @@ impl ExecError {
     }
 }
 
+/// How many programs that have ended are remembered when nobody forgets them.
+const REMEMBERED: usize = 64;
+
+/// The programs that run, and those that have ended and may have left events behind: whoever hears
+/// from the kernel what a process did can tell whether it is one of ours. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Children(Arc<Mutex<BTreeMap<u32, Option<u64>>>>);
+
+impl Children {
+    /// True when a process of that number is or was ours.
+    pub fn contains(&self, pid: u32) -> bool {
+        self.lock().contains_key(&pid)
+    }
+
+    /// Those that have ended, for [`Children::forget`].
+    pub fn ended(&self) -> Vec<u32> {
+        self.lock().iter().filter(|(_, end)| end.is_some()).map(|(pid, _)| *pid).collect()
+    }
+
+    /// Forgets those that have ended: their numbers may be somebody else's from now on.
+    pub fn forget(&self, pids: &[u32]) {
+        let mut children = self.lock();
+        for pid in pids {
+            // Another child of ours may run under the same number.
+            if children.get(pid).is_some_and(Option::is_some) {
+                children.remove(pid);
+            }
+        }
+    }
+
+    fn started(&self, pid: u32) {
+        self.lock().insert(pid, None);
+    }
+
+    /// `order` grows from child to child.
+    fn end(&self, pid: u32, order: u64) {
+        let mut children = self.lock();
+        children.insert(pid, Some(order));
+        let ended = || children.iter().filter_map(|(pid, end)| Some((end.as_ref()?, *pid)));
+        if ended().count() > REMEMBERED
+            && let Some((_, oldest)) = ended().min()
+        {
+            children.remove(&oldest);
+        }
+    }
+
+    /// Nothing inside can be left half-changed, so a panic elsewhere does not matter here.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Option<u64>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Notes the end of a child, also when nobody waits for it any more.
+struct Running<'a>(&'a Children, Option<u32>, u64);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(pid) = self.1 {
+            self.0.end(pid, self.2);
+        }
+    }
+}
+
 /// Starts programs. Clones share their counters.
 #[derive(Clone)]
 pub struct Exec {
     limit: Duration,
     spawned: Arc<AtomicU64>,
+    children: Children,
 }
 
 impl fmt::Debug for Exec {
@@ -99,7 +164,12 @@ impl Default for Exec {
 impl Exec {
     /// A runner that kills what takes longer than `limit`.
     pub fn new(limit: Duration) -> Self {
-        Self { limit, spawned: Arc::default() }
+        Self { limit, spawned: Arc::default(), children: Children::default() }
+    }
+
+    /// The programs that it started.
+    pub fn children(&self) -> Children {
+        self.children.clone()
     }
 
     /// How many processes were started so far.
@@ -119,7 +189,7 @@ impl Exec {
     ) -> Result<Output, ExecError> {
         let name = || program.to_owned();
         let stdin = input(stdin).map_err(|source| ExecError::Pipe { program: name(), source })?;
-        self.spawned.fetch_add(1, Ordering::Relaxed);
+        let order = self.spawned.fetch_add(1, Ordering::Relaxed);
         #[expect(clippy::disallowed_methods, reason = "this is the place")]
         let child = tokio::process::Command::new(program)
             .args(args)
@@ -130,6 +200,9 @@ impl Exec {
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| ExecError::Start { program: name(), source })?;
+        // Whoever asks about what it did waits until this run is over: it is known by then.
+        let running = Running(&self.children, child.id(), order);
+        running.1.inspect(|pid| self.children.started(*pid));
         let output = tokio::time::timeout(self.limit, child.wait_with_output())
             .await
             .map_err(|_| ExecError::TimedOut { program: name(), limit: self.limit })?;
@@ -170,6 +243,26 @@ mod tests {
         let output = exec.run("cat", &NONE, &vec![b'x'; 1 << 20]).await.unwrap();
         assert_eq!(output.stdout.len(), 1 << 20);
         assert_eq!(exec.spawned(), 1);
+    }
+
+    #[tokio::test]
+    async fn children_are_known_while_they_run_and_until_they_are_forgotten() {
+        let exec = Exec::default();
+        let children = exec.children();
+        let output = exec.run("sh", &["-c", "cat >&2; echo $$"], b"x").await.unwrap();
+        let pid: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+        assert!(children.contains(pid));
+        assert_eq!(children.ended(), [pid]);
+        // One that runs under the same number is not forgotten.
+        children.started(pid);
+        children.forget(&[pid]);
+        assert!(children.contains(pid) && children.ended().is_empty());
+        children.end(pid, 1);
+        children.forget(&[pid]);
+        assert!(!children.contains(pid));
+        (0..1000).for_each(|n| children.end(n, u64::from(n)));
+        assert_eq!(children.ended().len(), REMEMBERED);
+        assert!(children.contains(999) && !children.contains(0));
     }
 
     #[tokio::test]

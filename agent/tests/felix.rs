@@ -14,10 +14,10 @@ mod chaos;
 mod churn;
 #[path = "felix/connections.rs"]
 mod connections;
-#[path = "felix/disk.rs"]
-mod disk;
 #[path = "felix/contention.rs"]
 mod contention;
+#[path = "felix/disk.rs"]
+mod disk;
 #[path = "felix/economy.rs"]
 mod economy;
 #[path = "felix/host.rs"]
@@ -42,5 +42,7 @@ mod spoofing;
 mod tampering;
 #[path = "felix/tools.rs"]
 mod tools;
+#[path = "felix/watching.rs"]
+mod watching;
 #[path = "felix/world.rs"]
 mod world;

@@ -9,7 +9,8 @@
 //! * [`ipset`] does the same for address sets;
 //! * [`endpoints`] knows what an endpoint is to the kernel: members of sets, and a MAC rule;
 //! * [`sysctl`] and [`conntrack`] are what their names say;
-//! * [`preview`] makes the plans of a first run and carries none out.
+//! * [`preview`] makes the plans of a first run and carries none out;
+//! * [`watch`] notices what others change of all that.
 //!
 //! Nothing here touches routes, and nothing touches what does not carry our name or hash.
 
@@ -23,6 +24,7 @@ mod reconciler;
 pub mod ruleset;
 mod sets;
 pub mod sysctl;
+pub mod watch;
 
 pub use iptables::probe::{Dataplane, Flavour, ProbeError, Probed, probe, survey};
 pub use reconciler::Felix;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use calico_datastore::model::{Family, InterfaceName};
 
@@ -19,6 +19,35 @@ pub struct SysctlError {
     /// Why.
     #[source]
     pub source: io::Error,
+}
+
+/// A parameter that was not as it should be, and has been set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corrected {
+    /// As sysctl(8) names it: `net.ipv4.conf.cali1/5.rp_filter` for the interface `cali1.5`.
+    pub name: String,
+    /// What it was.
+    pub was: String,
+    /// What it is now.
+    pub value: &'static str,
+}
+
+/// What became of some parameters.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Those that had to be set.
+    pub corrected: Vec<Corrected>,
+    /// Those that could not be.
+    pub errors: Vec<SysctlError>,
+}
+
+impl Outcome {
+    fn add(&mut self, result: Result<Option<Corrected>, SysctlError>) {
+        match result {
+            Ok(corrected) => self.corrected.extend(corrected),
+            Err(error) => self.errors.push(error),
+        }
+    }
 }
 
 /// The files below `/proc/sys`.
@@ -49,27 +78,6 @@ const INTERFACE_V6: [(&str, &str); 3] = [
     ("net/ipv6/conf/{}/forwarding", "1"),
 ];
 
-fn forwarding_file(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "net/ipv4/ip_forward",
-        Family::V6 => "net/ipv6/conf/all/forwarding",
-    }
-}
-
-/// What an interface of a pod needs: file and value.
-fn parameters(
-    name: &InterfaceName,
-    families: &[Family],
-) -> impl Iterator<Item = (String, &'static str)> {
-    let lists: [(Family, &[(&str, &'static str)]); 2] =
-        [(Family::V4, &INTERFACE_V4), (Family::V6, &INTERFACE_V6)];
-    lists
-        .into_iter()
-        .filter(|(family, _)| families.contains(family))
-        .flat_map(|(_, list)| list)
-        .map(|(path, value)| (path.replace("{}", name.as_str()), *value))
-}
-
 impl Sysctls {
     /// The files below `root`, `/proc/sys` outside tests.
     pub fn new(root: PathBuf, counters: Counters) -> Self {
@@ -88,11 +96,13 @@ impl Sysctls {
         &self,
         interfaces: &BTreeSet<InterfaceName>,
         families: &[Family],
-        forwarding: bool,
+        switch_on: bool,
     ) -> Vec<(PathBuf, String, &'static str)> {
         let global =
-            families.iter().filter(|_| forwarding).map(|f| (forwarding_file(*f).to_owned(), "1"));
-        let each = interfaces.iter().flat_map(|name| parameters(name, families));
+            families.iter().filter(|_| switch_on).map(|f| (forwarding(*f).to_owned(), "1"));
+        let each = interfaces.iter().flat_map(|name| {
+            of_interface(families).map(|(path, value)| (path.replace("{}", name.as_str()), value))
+        });
         global
             .chain(each)
             .filter_map(|(path, value)| {
@@ -104,30 +114,77 @@ impl Sysctls {
     }
 
     /// Switches forwarding on.
-    pub fn forwarding(&self, families: &[Family]) -> Vec<SysctlError> {
-        families
-            .iter()
-            .filter_map(|family| self.set(&self.root.join(forwarding_file(*family)), "1").err())
-            .collect()
+    pub fn forwarding(&self, families: &[Family]) -> Outcome {
+        let mut outcome = Outcome::default();
+        for family in families {
+            outcome.add(self.set(forwarding(*family), "1"));
+        }
+        outcome
     }
 
     /// Sets what an interface of a pod needs.
-    pub fn interface(&self, name: &InterfaceName, families: &[Family]) -> Vec<SysctlError> {
-        parameters(name, families)
-            .filter_map(|(path, value)| self.set(&self.root.join(path), value).err())
-            .collect()
+    pub fn interface(&self, name: &InterfaceName, families: &[Family]) -> Outcome {
+        let mut outcome = Outcome::default();
+        for (path, value) in of_interface(families) {
+            outcome.add(self.set(&path.replace("{}", name.as_str()), value));
+        }
+        outcome
+    }
+
+    /// True when forwarding was switched off.
+    pub fn forwarding_differs(&self, families: &[Family]) -> bool {
+        families.iter().any(|family| self.differs(forwarding(*family), "1"))
+    }
+
+    /// True when one of an interface's parameters is there and another than it should be.
+    pub fn interface_differs(&self, name: &InterfaceName, families: &[Family]) -> bool {
+        let mut all = of_interface(families);
+        all.any(|(path, value)| self.differs(&path.replace("{}", name.as_str()), value))
+    }
+
+    /// What cannot be read is not different: the interface is gone.
+    fn differs(&self, path: &str, value: &str) -> bool {
+        std::fs::read_to_string(self.root.join(path)).is_ok_and(|text| text.trim() != value)
     }
 
     /// Writes only what differs: setting `forwarding` of IPv6, even to what it is, resets more.
-    fn set(&self, path: &Path, value: &'static str) -> Result<(), SysctlError> {
-        let failed = |source| SysctlError { path: path.to_owned(), value, source };
-        if std::fs::read_to_string(path).map_err(failed)?.trim() == value {
-            return Ok(());
+    fn set(&self, below: &str, value: &'static str) -> Result<Option<Corrected>, SysctlError> {
+        let path = self.root.join(below);
+        let failed = |source| SysctlError { path: path.clone(), value, source };
+        let text = std::fs::read_to_string(&path).map_err(failed)?;
+        let was = text.trim();
+        if was == value {
+            return Ok(None);
         }
-        std::fs::write(path, value).map_err(failed)?;
+        std::fs::write(&path, value).map_err(failed)?;
         self.counters.sysctl_writes.count(1);
-        Ok(())
+        Ok(Some(Corrected { name: dotted(below), was: was.to_owned(), value }))
     }
+}
+
+/// The file that switches forwarding of a family.
+fn forwarding(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "net/ipv4/ip_forward",
+        Family::V6 => "net/ipv6/conf/all/forwarding",
+    }
+}
+
+fn of_interface(families: &[Family]) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lists: [(Family, &[(&str, &'static str)]); 2] =
+        [(Family::V4, &INTERFACE_V4), (Family::V6, &INTERFACE_V6)];
+    let lists = lists.into_iter().filter(|(family, _)| families.contains(family));
+    lists.flat_map(|(_, list)| list.iter().copied())
+}
+
+/// A path as sysctl(8) writes it: dots between the parts, a slash for a dot inside one.
+fn dotted(path: &str) -> String {
+    let swap = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    path.chars().map(swap).collect()
 }
 
 #[cfg(test)]
@@ -146,10 +203,17 @@ mod tests {
         let counters = Counters::default();
         let sysctls = Sysctls::new(root.path().to_owned(), counters.clone());
         assert!(!sysctls.has(Family::V6));
-        assert!(sysctls.interface(&name, &[Family::V4]).is_empty());
+        assert!(sysctls.interface_differs(&name, &[Family::V4]));
+        let outcome = sysctls.interface(&name, &[Family::V4]);
+        assert!(outcome.errors.is_empty());
         // proxy_delay was right already.
         assert_eq!(counters.sysctl_writes.get(), 4);
-        assert!(sysctls.interface(&name, &[Family::V4]).is_empty());
+        let last = &outcome.corrected[3];
+        assert_eq!(last.name, "net.ipv4.conf.cali1/5.rp_filter");
+        assert_eq!((last.was.as_str(), last.value), ("0", "1"));
+        assert!(!sysctls.interface_differs(&name, &[Family::V4]));
+        let outcome = sysctls.interface(&name, &[Family::V4]);
+        assert!(outcome.errors.is_empty() && outcome.corrected.is_empty());
         assert_eq!(counters.sysctl_writes.get(), 4);
     }
 
@@ -157,7 +221,9 @@ mod tests {
     fn a_missing_or_read_only_file_is_named() {
         let root = tempfile::tempdir().unwrap();
         let sysctls = Sysctls::new(root.path().to_owned(), Counters::default());
-        let errors = sysctls.forwarding(&[Family::V4]);
+        // Nobody changed what is not there.
+        assert!(!sysctls.forwarding_differs(&[Family::V4]));
+        let errors = sysctls.forwarding(&[Family::V4]).errors;
         assert_eq!(errors.len(), 1);
         assert!(errors[0].to_string().ends_with("net/ipv4/ip_forward to 1"), "{}", errors[0]);
     }

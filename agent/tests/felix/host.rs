@@ -84,6 +84,11 @@ impl Host {
         report
     }
 
+    /// Waits for a future, in the host's namespace.
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
     /// Waits without doing anything, as the loop does.
     pub(crate) fn sleep(&self, time: Duration) {
         std::thread::sleep(time);

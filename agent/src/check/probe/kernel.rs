@@ -201,8 +201,8 @@ async fn network(request: &Request) -> Vec<Tried> {
     add("interfaces", "veth", Need::Always, Ok(()));
 
     let sysctls = Sysctls::new(request.proc_sys.clone(), Counters::default());
-    let mut errors = sysctls.forwarding(&request.families);
-    errors.extend(sysctls.interface(&interface(), &request.families));
+    let mut errors = sysctls.forwarding(&request.families).errors;
+    errors.extend(sysctls.interface(&interface(), &request.families).errors);
     // A read-only /proc/sys is told among the rights.
     let forbidden = |error: &SysctlError| {
         use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};

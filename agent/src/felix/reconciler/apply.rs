@@ -7,13 +7,15 @@ use tracing::{debug, info};
 
 use super::{DESTROY_PATIENCE, Felix, Run};
 use crate::desired::DesiredState;
+use crate::drift::{Change, Drift};
 use crate::felix::ipset::{Command, Entry, Phases, Refused, compare};
 use crate::felix::iptables::driver::Driver;
 use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
 use crate::felix::iptables::tables::{FamilyTables, Outcome};
 use crate::felix::sets;
-use crate::felix::sysctl::SysctlError;
+use crate::felix::sysctl::{Corrected, Outcome as Parameters, SysctlError};
+use crate::felix::watch::Kept;
 use crate::telemetry::chain;
 
 impl Felix {
@@ -223,7 +225,8 @@ impl Felix {
         self.abandoned = None;
     }
 
-    /// Step 5. Interfaces that are new, or all of them.
+    /// Step 5. Interfaces that are new, or all of them. What was set before and is another now,
+    /// somebody changed.
     pub(super) fn set_sysctls(
         &mut self,
         interfaces: BTreeSet<InterfaceName>,
@@ -231,19 +234,33 @@ impl Felix {
         run: &mut Run,
     ) {
         let families = self.family_list();
-        let settings = self.rendered.as_ref().map(|state| &state.settings);
+        if self.kept.families != families {
+            self.kept = Kept { families: families.clone(), ..Kept::default() };
+        }
+        let wanted = self.rendered.as_ref().is_some_and(|state| state.settings.ip_forwarding);
         let mut errors = Vec::new();
-        let all = all || self.forwarding_failed;
-        if all && settings.is_some_and(|settings| settings.ip_forwarding) {
-            errors.extend(self.sysctls.forwarding(&families));
+        if wanted && (all || self.forwarding_failed) {
+            let outcome = self.sysctls.forwarding(&families);
+            if self.kept.forwarding {
+                run.drift.extend(outcome.corrected.into_iter().map(drift));
+            }
+            errors.extend(outcome.errors);
             self.forwarding_failed = !errors.is_empty();
         }
+        self.kept.forwarding = wanted && !self.forwarding_failed;
         // The interface went away meanwhile: that is told by the links.
         let gone = |error: &SysctlError| error.source.kind() == std::io::ErrorKind::NotFound;
         for name in interfaces {
-            let mut failed = self.sysctls.interface(&name, &families);
+            let Some(index) = self.links.get(&name).map(|link| link.index) else { continue };
+            let Parameters { corrected, errors: mut failed } =
+                self.sysctls.interface(&name, &families);
             failed.retain(|error| !gone(error));
-            if !failed.is_empty() {
+            if self.kept.interfaces.remove(&index).as_ref() == Some(&name) {
+                run.drift.extend(corrected.into_iter().map(drift));
+            }
+            if failed.is_empty() {
+                self.kept.interfaces.insert(index, name);
+            } else {
                 errors.extend(failed);
                 self.unset.insert(name);
             }
@@ -253,5 +270,14 @@ impl Felix {
             let more = if errors.len() > 1 { ", and others" } else { "" };
             run.problem(first.path.display().to_string(), format!("{}{more}", chain(first)));
         }
+        self.changes.keep(self.kept.clone());
+    }
+}
+
+fn drift(one: Corrected) -> Drift {
+    Drift {
+        subject: format!("sysctl {}", one.name),
+        change: Change::Modified,
+        detail: format!("was {}, should be {}", one.was, one.value),
     }
 }

@@ -141,9 +141,15 @@ impl Felix {
                     if old.index != new.index || (new.up && !old.up) {
                         appeared.insert(name.clone());
                     }
+                    if old.index != new.index {
+                        self.kept.interfaces.remove(&old.index);
+                    }
                     name
                 }
-                DiffItem::Remove(name, _) => name,
+                DiffItem::Remove(name, old) => {
+                    self.kept.interfaces.remove(&old.index);
+                    name
+                }
             };
             touched.extend(self.interfaces.claimants(name).cloned());
         }

@@ -27,6 +27,7 @@
 //! and the classes that they know, as they are.
 
 mod apply;
+mod due;
 mod expect;
 mod judge;
 mod prepare;
@@ -51,10 +52,11 @@ use super::iptables::probe::Dataplane;
 use super::iptables::render::Renderer;
 use super::iptables::tables::FamilyTables;
 use super::sysctl::Sysctls;
+use super::watch::{Changes, Kept, Kind, Pace};
 use crate::config::IptablesBackend;
 use crate::desired::DesiredState;
 use crate::drift::Drift;
-use crate::exec::Exec;
+use crate::exec::{Children, Exec};
 use crate::reconcile::{EndpointState, Problem, Reconciler, Report, Wake, World};
 use crate::routes::monitor::Links;
 use crate::telemetry::chain;
@@ -111,6 +113,11 @@ pub struct Felix {
     failure: Option<String>,
     check_tables: Option<Instant>,
     check_sets: Option<Instant>,
+    /// What the watch saw, and what it has to know.
+    changes: Changes,
+    pace: Pace,
+    /// The parameters that were set, and whose change is somebody else's.
+    kept: Kept,
 }
 
 #[derive(Debug)]
@@ -181,12 +188,30 @@ impl Felix {
             failure: None,
             check_tables: None,
             check_sets: None,
+            changes: Changes::default(),
+            pace: Pace::default(),
+            kept: Kept::default(),
         }
     }
 
     /// What was sent to the kernel so far. The numbers go on growing.
     pub fn counters(&self) -> Counters {
         self.counters.clone()
+    }
+
+    /// The channel for what others touch: [`super::watch::Watch`] fills it.
+    pub fn changes(&self) -> Changes {
+        self.changes.clone()
+    }
+
+    /// The programs that it started.
+    pub(super) fn children(&self) -> Children {
+        self.exec.children()
+    }
+
+    /// The parameters as it sees them.
+    pub(super) fn sysctls(&self) -> Sysctls {
+        self.sysctls.clone()
     }
 
     /// The families that are switched on.
@@ -224,10 +249,15 @@ impl Reconciler for Felix {
             Ok(dataplane) => dataplane,
             Err(error) => return self.helpless(world, "dataplane", chain(&error)),
         };
+        // The watch looks at nothing while this run writes.
+        let mut turn = self.changes.turn().await;
+        self.changes.set_flavour(dataplane.flavour, &mut turn);
         let again =
             matches!(wake, Wake::Start | Wake::Retry) || self.comes_from_disk_no_more(state);
         let check_tables = again || due(self.check_tables);
-        let check_sets = again || due(self.check_sets);
+        let told = self.told(again, now);
+        let doubtful = self.doubtful(&told, again, check_tables, now);
+        let check_sets = again || due(self.check_sets) || !told.sets.is_empty();
         let settings_differ =
             self.rendered.as_ref().is_none_or(|rendered| rendered.settings != settings);
         if settings_differ && self.set_up(&settings, &dataplane).is_none() {
@@ -242,6 +272,7 @@ impl Reconciler for Felix {
             one.tables.keep_unknown(state.origin.is_stored());
         }
         let writes = self.counters.writes();
+        let restores = (self.counters.iptables_restores.get(), self.counters.ipset_restores.get());
 
         let Rendered { changes, phases, close } = self.render(state);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
@@ -270,9 +301,8 @@ impl Reconciler for Felix {
         self.shut_incomplete(state, !self.closed);
         let mut filter_in_force = false;
         if ready {
-            if check_tables {
-                self.families.iter_mut().for_each(|one| one.tables.forget());
-            }
+            let doubtful = self.families.iter_mut().filter(|one| doubtful.contains(&one.family));
+            doubtful.for_each(|one| one.tables.forget());
             let outcomes = self.write_tables(&driver).await;
             filter_in_force = self.judge_tables(outcomes, &mut run);
         }
@@ -299,13 +329,15 @@ impl Reconciler for Felix {
 
         let (mut appeared, mut touched) = self.follow_links(&world.links);
         touched.extend(changes.touched);
-        let everything = check_tables || settings_differ;
+        let everything =
+            again || settings_differ || (check_tables && !self.pace.rests(Kind::Parameters, now));
         let wanted: BTreeSet<InterfaceName> = if everything {
             appeared.extend(self.interfaces.names().cloned());
             appeared
         } else {
             let owned = touched.iter().filter_map(|id| state.endpoints.get(id));
             appeared.extend(owned.map(|endpoint| endpoint.interface.clone()));
+            appeared.extend(told.sysctls.iter().cloned());
             appeared
         };
         let present = wanted
@@ -313,16 +345,18 @@ impl Reconciler for Felix {
             .chain(std::mem::take(&mut self.unset))
             .filter(|name| self.links.contains_key(name) && self.interfaces.owner(name).is_some())
             .collect();
-        self.set_sysctls(present, everything, &mut run);
+        self.set_sysctls(present, everything || told.forwarding, &mut run);
         if run.failed.is_none() && !state.origin.is_stored() {
             self.clean_abandoned(&mut run).await;
         }
         self.judge_endpoints(&touched, &run);
 
         // When to look again: soon after a write, because another writer may have been at work
-        // with what it read before; else at the refresh interval.
+        // with what it read before, unless the kernel tells of that; else at the refresh interval.
         let interval = |after: Duration| (!after.is_zero()).then(|| now + after);
-        let look_soon = !settings.iptables_post_write_check.is_zero() && !run.refused_chains;
+        let look_soon = !settings.iptables_post_write_check.is_zero()
+            && !run.refused_chains
+            && !self.changes.hears();
         if run.wrote_tables && look_soon {
             let soon = interval(settings.iptables_post_write_check);
             let planned = if check_tables { None } else { self.check_tables };
@@ -338,7 +372,12 @@ impl Reconciler for Felix {
         // What cannot be destroyed for long is left to the refresh.
         let hope = self.doomed.values().any(|tries| *tries < DESTROY_PATIENCE);
         let doomed = hope.then(|| now + DESTROY_AGAIN);
-        let next = [self.check_tables, self.check_sets, doomed].into_iter().flatten().min();
+        let pace = self.keep_pace(&told, &mut run, now);
+        turn.wrote(
+            self.counters.iptables_restores.get() > restores.0,
+            self.counters.ipset_restores.get() > restores.1,
+        );
+        let next = [self.check_tables, self.check_sets, doomed, pace].into_iter().flatten().min();
 
         if self.counters.writes() > writes {
             let (generation, endpoints) = (state.generation, state.endpoints.len());

@@ -1,0 +1,54 @@
+//! How often something may be looked at, by what a look costs.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
+
+/// One part in so many of a core goes into looking at one thing.
+const SHARE: u32 = 2000;
+/// However cheap a look is.
+pub(super) const OFTEN: Duration = Duration::from_millis(900);
+/// However dear it is.
+const SELDOM: Duration = Duration::from_secs(30);
+
+/// When the next look is due.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Budget {
+    due: Option<Instant>,
+}
+
+impl Budget {
+    /// True when it is time to look again.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.due.is_none_or(|due| due <= now)
+    }
+
+    /// A look at `now` cost so much.
+    pub(super) fn spent(&mut self, cost: Duration, now: Instant) {
+        self.due = Some(now + (cost * SHARE).clamp(OFTEN, SELDOM));
+    }
+}
+
+/// What the calling thread has worked so far. Not the time of day: on a busy host a look takes
+/// longer but costs the same.
+pub(super) fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_costs_more_is_looked_at_less_often() {
+        let now = Instant::now();
+        for (cost, after) in [(1, OFTEN), (1_000, Duration::from_secs(2)), (90_000, SELDOM)] {
+            let mut budget = Budget::default();
+            assert!(budget.is_due(now));
+            budget.spent(Duration::from_micros(cost), now);
+            assert!(!budget.is_due(now + after - Duration::from_millis(1)));
+            assert!(budget.is_due(now + after));
+        }
+    }
+}

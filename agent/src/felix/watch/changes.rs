@@ -1,0 +1,235 @@
+//! What others touched of ours since the reconciler last looked: the channel from the watch to the
+//! reconciler, and what the watch has to know of the reconciler.
+//!
+//! It holds places, not contents: what was seen may be older than what was read in the meantime, so
+//! the reconciler never believes it and reads the place instead. It does no I/O.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use calico_datastore::model::{Family, InterfaceName};
+use imbl::OrdMap;
+use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::time::Instant;
+
+use crate::felix::iptables::probe::Flavour;
+
+/// Places that are to be read again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Tables of these families: rules in our chains or in the kernel's own.
+    pub tables: BTreeSet<Family>,
+    /// Address sets of ours, by name.
+    pub sets: BTreeSet<String>,
+    /// Parameters of these interfaces.
+    pub sysctls: BTreeSet<InterfaceName>,
+    /// Forwarding as a whole.
+    pub forwarding: bool,
+    /// Who changed the tables last, where the kernel tells: `nft (process 4711)`.
+    pub by: Option<String>,
+}
+
+impl Touched {
+    /// True when nothing was touched.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds what `other` holds.
+    pub fn merge(&mut self, other: Self) {
+        self.tables.extend(other.tables);
+        self.sets.extend(other.sets);
+        self.sysctls.extend(other.sysctls);
+        self.forwarding |= other.forwarding;
+        self.by = other.by.or(self.by.take());
+    }
+}
+
+/// Kernel parameters that the reconciler has set, and wants to stay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Interfaces by index.
+    pub interfaces: OrdMap<u32, InterfaceName>,
+    /// The families that are set on them.
+    pub families: Vec<Family>,
+    /// Forwarding is switched on.
+    pub forwarding: bool,
+}
+
+/// When the reconciler last wrote what is polled, and the watch has not looked since.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wrote {
+    pub(super) tables: Option<Instant>,
+    pub(super) sets: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    touched: Touched,
+    flavour: Option<Flavour>,
+    kept: Kept,
+    wrote: Wrote,
+    hears: bool,
+}
+
+/// The channel. Clones share their content.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    inner: Arc<Mutex<Inner>>,
+    reconciler: Arc<Notify>,
+    watch: Arc<Notify>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// While it lives, the watch polls nothing: the kernel refuses to swap or destroy a set that is
+/// being listed, and what is half written would look like the work of somebody else.
+#[derive(Debug)]
+pub struct Turn {
+    changes: Changes,
+    held: Option<OwnedMutexGuard<()>>,
+    wrote: Wrote,
+}
+
+impl Turn {
+    /// The reconciler has written tables, or sets: what is found next is its own work.
+    pub fn wrote(&mut self, tables: bool, sets: bool) {
+        let now = Instant::now();
+        self.wrote = Wrote { tables: tables.then_some(now), sets: sets.then_some(now) };
+    }
+}
+
+impl Drop for Turn {
+    /// The watch looks as soon as it can.
+    fn drop(&mut self) {
+        let Wrote { tables, sets } = self.wrote;
+        if tables.is_some() || sets.is_some() {
+            let mut inner = self.changes.lock();
+            inner.wrote.tables = tables.or(inner.wrote.tables);
+            inner.wrote.sets = sets.or(inner.wrote.sets);
+        }
+        drop(self.held.take());
+        if tables.is_some() || sets.is_some() {
+            self.changes.watch.notify_one();
+        }
+    }
+}
+
+impl Changes {
+    /// Wakes the reconciler.
+    pub fn notify(&self) -> Arc<Notify> {
+        Arc::clone(&self.reconciler)
+    }
+
+    /// Records a place and wakes the reconciler.
+    pub fn touch(&self, record: impl FnOnce(&mut Touched)) {
+        record(&mut self.lock().touched);
+        self.reconciler.notify_one();
+    }
+
+    /// Takes what was touched since the last call.
+    pub fn take(&self) -> Touched {
+        std::mem::take(&mut self.lock().touched)
+    }
+
+    /// The reconciler's turn. The watch's own lasts some milliseconds.
+    pub async fn turn(&self) -> Turn {
+        let held = Some(Arc::clone(&self.turn).lock_owned().await);
+        Turn { changes: self.clone(), held, wrote: Wrote::default() }
+    }
+
+    /// The watch's turn, when it is not the reconciler's.
+    pub(super) fn try_turn(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.turn).try_lock_owned().ok()
+    }
+
+    /// Says which iptables is in use; the watch looks at no other. The first look at it is the
+    /// one after this run.
+    pub fn set_flavour(&self, flavour: Flavour, turn: &mut Turn) {
+        if self.lock().flavour.replace(flavour) != Some(flavour) {
+            turn.wrote(true, true);
+        }
+    }
+
+    /// Which iptables is in use, once that is known.
+    pub(super) fn flavour(&self) -> Option<Flavour> {
+        self.lock().flavour
+    }
+
+    /// Says which parameters should stay as they are.
+    pub fn keep(&self, kept: Kept) {
+        self.lock().kept = kept;
+    }
+
+    /// Which parameters should stay as they are.
+    pub(super) fn kept(&self) -> Kept {
+        self.lock().kept.clone()
+    }
+
+    /// Says that every foreign write of the tables is heard of.
+    pub(super) fn set_hears(&self, hears: bool) {
+        self.lock().hears = hears;
+    }
+
+    /// True when every foreign write of the tables is heard of, so that nobody has to look.
+    pub fn hears(&self) -> bool {
+        let inner = self.lock();
+        inner.hears && inner.flavour == Some(Flavour::Nft)
+    }
+
+    /// Own writes to tables since the last call.
+    pub(super) fn take_wrote_tables(&self) -> Option<Instant> {
+        self.lock().wrote.tables.take()
+    }
+
+    /// Own writes to sets since the last call.
+    pub(super) fn take_wrote_sets(&self) -> Option<Instant> {
+        self.lock().wrote.sets.take()
+    }
+
+    /// Waits for news of the reconciler. Cancel-safe: a call that nobody waited for is kept.
+    pub(super) async fn news(&self) {
+        self.watch.notified().await;
+    }
+
+    /// Nothing inside can be left half-changed, so a panic elsewhere does not matter here.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn places_gather_until_they_are_taken() {
+        let changes = Changes::default();
+        changes.touch(|t| {
+            t.tables.insert(Family::V4);
+            t.by = Some("nft (process 1)".to_owned());
+        });
+        changes.touch(|t| t.sets.extend(["cali40x".to_owned()]));
+        // Does not wait: it was woken before.
+        changes.notify().notified().await;
+        let mut first = changes.take();
+        assert!(first.tables.contains(&Family::V4) && first.sets.contains("cali40x"));
+        assert!(changes.take().is_empty());
+        first.merge(Touched { forwarding: true, ..Touched::default() });
+        assert_eq!(first.by.as_deref(), Some("nft (process 1)"));
+        assert!(first.forwarding);
+    }
+
+    #[tokio::test]
+    async fn while_the_reconciler_writes_nobody_polls() {
+        let changes = Changes::default();
+        let mut turn = changes.turn().await;
+        turn.wrote(true, false);
+        assert!(changes.try_turn().is_none() && changes.take_wrote_tables().is_none());
+        drop(turn);
+        assert!(changes.try_turn().is_some());
+        // Does not wait: it was woken before.
+        changes.news().await;
+        assert!(changes.take_wrote_tables().is_some() && changes.take_wrote_sets().is_none());
+        assert!(changes.take_wrote_tables().is_none());
+    }
+}

@@ -1,0 +1,241 @@
+//! Legacy tables tell nobody when they change: a digest of what concerns us is compared each second.
+//!
+//! The digest is over the rules of our chains and of the kernel's own, without counters. A rule
+//! that somebody modified is noticed although the table is as large as before; what others do in
+//! chains of their own is not, although it moves all the rest: jumps count by the name of their
+//! target. Values that the kernel keeps behind a match or target for itself are not handed out
+//! (4.11 and later); in older kernels they stay the same as long as nobody writes the table.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+
+use calico_datastore::model::Family;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::budget::{Budget, cpu_time};
+use super::nft::concerns;
+use super::sockopt::{Info, Xtables};
+use crate::felix::iptables::save::Table;
+
+/// Where the fields of an entry are: `struct ipt_entry`, `struct ip6t_entry`.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    /// Bytes of the conditions, and `nfcache`.
+    conditions: usize,
+    /// All of it before the matches.
+    size: usize,
+}
+
+impl Layout {
+    fn of(family: Family) -> Self {
+        let conditions: usize = match family {
+            // `struct ipt_ip` and `struct ip6t_ip6`, each with `nfcache`.
+            Family::V4 => 84 + 4,
+            Family::V6 => 136 + 4,
+        };
+        // Two offsets, `comefrom`, and two counters of 64 bits.
+        let size = (conditions + 8).next_multiple_of(align_of::<u64>()) + 16;
+        Self { conditions, size }
+    }
+}
+
+/// `struct xt_entry_target` before its data: size, name, revision.
+const TARGET: usize = 32;
+/// The kernel's chains, by hook.
+const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+/// One entry, as far as it has to be understood.
+struct Entry<'a> {
+    /// Where it begins, and where the next one does.
+    at: usize,
+    next: usize,
+    conditions: &'a [u8],
+    matches: &'a [u8],
+    /// The name of its target: empty for a verdict or a jump.
+    target: &'a [u8],
+    /// What stands behind the target's head.
+    data: &'a [u8],
+    head: &'a [u8],
+}
+
+impl Entry<'_> {
+    /// Begins a chain: its name.
+    fn chain(&self) -> Option<&str> {
+        (self.target == b"ERROR").then(|| name(self.data))
+    }
+
+    /// Where it jumps to, if anywhere.
+    fn jump(&self) -> Option<usize> {
+        let verdict = i32::from_ne_bytes(*self.data.first_chunk()?);
+        self.target.is_empty().then(|| usize::try_from(verdict).ok()).flatten()
+    }
+}
+
+/// Up to the first NUL.
+fn name(bytes: &[u8]) -> &str {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    std::str::from_utf8(&bytes[..end]).unwrap_or_default()
+}
+
+/// The entries one after the other; ends where the bytes make no sense.
+fn entries(bytes: &[u8], layout: Layout) -> impl Iterator<Item = Entry<'_>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let entry = bytes.get(at..)?;
+        let offset = |index: usize| {
+            let bytes = entry.get(layout.conditions + 2 * index..)?.first_chunk()?;
+            Some(usize::from(u16::from_ne_bytes(*bytes)))
+        };
+        let (target, length) = (offset(0)?, offset(1)?);
+        let head = entry.get(target..target + TARGET)?;
+        let one = Entry {
+            at,
+            next: at + length,
+            conditions: entry.get(..layout.conditions)?,
+            matches: entry.get(layout.size..target)?,
+            target: name(&head[2..TARGET - 1]).as_bytes(),
+            data: entry.get(target + TARGET..length)?,
+            head,
+        };
+        at = one.next;
+        Some(one)
+    })
+}
+
+/// The digest of a table. Equal for equal rules in the chains that concern us, wherever they lie.
+fn digest(bytes: &[u8], hooks: &[Option<u32>; 5], family: Family) -> u64 {
+    let layout = Layout::of(family);
+    let begins: BTreeMap<usize, &str> = hooks
+        .iter()
+        .zip(HOOKS)
+        .filter_map(|(at, name)| Some((usize::try_from((*at)?).ok()?, name)))
+        .collect();
+    // The kernel keeps a chain as the place behind its name.
+    let chains: HashMap<usize, &str> = entries(bytes, layout)
+        .filter_map(|entry| match entry.target {
+            b"ERROR" => Some((entry.next, name(entry.data))),
+            _ => None,
+        })
+        .collect();
+    let mut sum = 0_u64;
+    let mut current: Option<DefaultHasher> = None;
+    let mut finish = |chain: Option<DefaultHasher>| {
+        sum = sum.wrapping_add(chain.map_or(0, |hasher| hasher.finish()));
+    };
+    for entry in entries(bytes, layout) {
+        if let Some(chain) = begins.get(&entry.at).copied().or_else(|| entry.chain()) {
+            finish(current.take());
+            current = concerns(chain).then(|| {
+                let mut hasher = DefaultHasher::new();
+                chain.hash(&mut hasher);
+                hasher
+            });
+            if entry.target == b"ERROR" {
+                continue;
+            }
+        }
+        let Some(hasher) = &mut current else { continue };
+        hasher.write(entry.conditions);
+        hasher.write(entry.matches);
+        hasher.write(entry.head);
+        match entry.jump() {
+            // To the next rule: what iptables makes of a rule without a target.
+            Some(to) if to == entry.next => hasher.write_u8(0),
+            Some(to) => chains.get(&to).hash(hasher),
+            None => hasher.write(entry.data),
+        }
+    }
+    finish(current);
+    sum
+}
+
+/// What was last seen of a table.
+#[derive(Debug, Default)]
+struct Seen {
+    info: Option<Info>,
+    digest: Option<u64>,
+    /// When its entries are due.
+    budget: Budget,
+}
+
+/// The tables of one family.
+#[derive(Debug)]
+pub(super) struct Legacy {
+    family: Family,
+    socket: Option<Xtables>,
+    seen: BTreeMap<Table, Seen>,
+}
+
+impl Legacy {
+    pub(super) fn new(family: Family) -> Self {
+        Self { family, socket: None, seen: BTreeMap::new() }
+    }
+
+    /// Looks at the tables that are there. True when one is not as it was when last seen, or is gone;
+    /// what is seen for the first time is no change. With `all` nothing is put off.
+    pub(super) fn poll(&mut self, now: Instant, all: bool) -> bool {
+        match self.look(now, all) {
+            Ok(changed) => changed,
+            Err(error) => {
+                debug!(family = %self.family, %error, "cannot look at the legacy tables");
+                self.socket = None;
+                false
+            }
+        }
+    }
+
+    fn look(&mut self, now: Instant, all: bool) -> io::Result<bool> {
+        let present = present(self.family)?;
+        let mut changed = false;
+        self.seen.retain(|table, _| {
+            changed |= !present.contains(table);
+            present.contains(table)
+        });
+        let socket = match &mut self.socket {
+            Some(socket) => socket,
+            none => none.insert(Xtables::open(self.family)?),
+        };
+        for table in present {
+            let begin = cpu_time();
+            let info = socket.info(table.name())?;
+            let fresh = !self.seen.contains_key(&table);
+            let seen = self.seen.entry(table).or_default();
+            let same = seen.info.as_ref() == Some(&info);
+            if same && !all && !seen.budget.is_due(now) {
+                continue;
+            }
+            let digest = match socket.entries(table.name(), &info) {
+                Ok(bytes) => digest(bytes, &info.hooks, self.family),
+                // Written just now: the next look will see.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            };
+            changed |= !fresh && seen.digest != Some(digest);
+            (seen.info, seen.digest) = (Some(info), Some(digest));
+            seen.budget.spent(cpu_time().saturating_sub(begin), now);
+        }
+        Ok(changed)
+    }
+}
+
+/// The tables of ours that the kernel has made. It lists them without making any; of the calling
+/// thread's network namespace.
+fn present(family: Family) -> io::Result<BTreeSet<Table>> {
+    let file = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    let names = match std::fs::read_to_string(file) {
+        Ok(names) => names,
+        // A kernel without them, or with none so far.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    Ok(Table::ALL.into_iter().filter(|t| names.lines().any(|line| line == t.name())).collect())
+}
+
+#[cfg(test)]
+#[path = "legacy/tests.rs"]
+mod tests;

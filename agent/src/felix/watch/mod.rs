@@ -1,0 +1,200 @@
+//! Notices that somebody else changed what is ours in the kernel: tables, address sets, parameters.
+//!
+//! It publishes places ([`Changes`]) and wakes the reconciler, which reads them and repairs what it
+//! finds. It never writes to the kernel, starts no process, and decides nothing about contents.
+//!
+//! | what | how | within |
+//! |---|---|---|
+//! | nf_tables | the kernel tells each transaction ([`nft`]) | at once |
+//! | legacy tables | `getsockopt(2)` and a digest ([`legacy`]) | 1 s; 2 s for thousands of rules |
+//! | address sets | their heads, and the members of small ones ([`sets`]) | 1 s; 2 s |
+//! | parameters | the kernel tells of some; the others in turn ([`sysctls`]) | 2 s up to 64 pods |
+//!
+//! What is polled is looked at less often when a look costs much ([`budget`]), so that it stays
+//! below a thousandth of a core.
+
+mod budget;
+mod changes;
+mod legacy;
+mod netlink;
+mod nft;
+mod pace;
+mod sets;
+mod socket;
+mod sockopt;
+mod sysctls;
+
+use std::time::Duration;
+
+use calico_datastore::model::Family;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+
+pub use changes::{Changes, Kept, Touched};
+pub use pace::{Kind, Pace};
+
+use self::legacy::Legacy;
+use self::nft::Nft;
+use self::sets::Sets;
+use self::sysctls::Parameters;
+use super::Felix;
+use super::iptables::probe::Flavour;
+use crate::exec::Children;
+use crate::status::systemd::Heartbeat;
+
+/// How often what has to be polled is.
+const TICK: Duration = Duration::from_secs(1);
+/// A first look after an own write should come at once. If it comes later than this, the
+/// reconciler may have read the same place in between, and somebody may have written it after that.
+const PROMPT: Duration = Duration::from_millis(500);
+
+/// Watches the network namespace of the thread that made it.
+#[derive(Debug)]
+pub struct Watch {
+    changes: Changes,
+    children: Children,
+    nft: Option<Nft>,
+    legacy: [Legacy; 2],
+    sets: Sets,
+    parameters: Parameters,
+    tick: Instant,
+    /// A failure was said.
+    deaf: bool,
+}
+
+impl Watch {
+    /// Begins to listen for what `felix` keeps. Nothing is polled before its first run.
+    pub fn open(felix: &Felix) -> Self {
+        let mut watch = Self {
+            changes: felix.changes(),
+            children: felix.children(),
+            nft: None,
+            legacy: Family::ALL.map(Legacy::new),
+            sets: Sets::default(),
+            parameters: Parameters::open(felix.sysctls()),
+            tick: Instant::now(),
+            deaf: false,
+        };
+        watch.listen();
+        watch
+    }
+
+    /// Runs until it is dropped. Dropping it at any time is harmless.
+    pub async fn run(&mut self, mut heartbeat: Heartbeat) {
+        loop {
+            self.step(Instant::now());
+            let nft = async {
+                match &mut self.nft {
+                    Some(nft) => nft.ready().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // All are cancel-safe: what came stays in its socket, a notice is kept, an
+                // unanswered token stays in its channel.
+                () = nft => {}
+                () = self.parameters.ready() => {}
+                () = self.changes.news() => {}
+                () = sleep_until(self.tick) => {}
+                () = heartbeat.beat() => {}
+            }
+        }
+    }
+
+    /// Reads what has come, and polls what is due.
+    fn step(&mut self, now: Instant) {
+        self.hear();
+        let kept = self.changes.kept();
+        let mut touched = self.parameters.drain(&kept);
+        let tick = now >= self.tick;
+        // While the reconciler is at work, the news of its end wakes us.
+        if let Some(turn) = self.changes.try_turn() {
+            touched.merge(self.poll(now, tick));
+            drop(turn);
+        }
+        if tick {
+            self.tick = now + TICK;
+            touched.merge(self.parameters.round(&kept));
+        }
+        if !touched.is_empty() {
+            debug!(?touched, "somebody touched what is ours");
+            self.changes.touch(|all| all.merge(touched));
+        }
+    }
+
+    /// Hears of transactions, when tables are made of them.
+    fn hear(&mut self) {
+        match self.changes.flavour() {
+            Some(Flavour::Legacy) => {
+                self.nft = None;
+                self.changes.set_hears(false);
+                return;
+            }
+            Some(Flavour::Nft) if self.nft.is_none() => {
+                self.listen();
+                if self.nft.is_none() {
+                    return;
+                }
+                // What happened before is not known.
+                self.changes.touch(|touched| touched.tables.extend(Family::ALL));
+            }
+            Some(Flavour::Nft) | None => {}
+        }
+        let Some(nft) = &mut self.nft else { return };
+        match nft.drain() {
+            // As long as no flavour is chosen, the reconciler has read nothing.
+            Ok(touched) if !touched.is_empty() && self.changes.flavour().is_some() => {
+                debug!(?touched, "somebody wrote our tables");
+                self.changes.touch(|all| all.merge(touched));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                warn!(%error, "the socket for nf_tables broke");
+                self.nft = None;
+                self.changes.set_hears(false);
+            }
+        }
+    }
+
+    fn listen(&mut self) {
+        match Nft::open(self.children.clone()) {
+            Ok(nft) => {
+                self.nft = Some(nft);
+                self.deaf = false;
+                self.changes.set_hears(true);
+            }
+            Err(error) if !self.deaf => {
+                warn!(%error, "cannot hear of changes of nf_tables; trying again");
+                self.deaf = true;
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Compares with what was seen before. What the reconciler has written since is its own work.
+    fn poll(&mut self, now: Instant, tick: bool) -> Touched {
+        let mut touched = Touched::default();
+        let Some(flavour) = self.changes.flavour() else { return touched };
+        let wrote = self.changes.take_wrote_tables();
+        if flavour == Flavour::Legacy && (tick || wrote.is_some()) {
+            for (family, legacy) in Family::ALL.into_iter().zip(&mut self.legacy) {
+                if legacy.poll(now, wrote.is_some()) && !is_own(wrote, now) {
+                    touched.tables.insert(family);
+                }
+            }
+        }
+        let wrote = self.changes.take_wrote_sets();
+        if tick || wrote.is_some() {
+            let changed = self.sets.poll(now, wrote.is_some());
+            if !is_own(wrote, now) {
+                touched.sets.extend(changed);
+            }
+        }
+        touched
+    }
+}
+
+/// True when a change that is seen now is our own.
+fn is_own(wrote: Option<Instant>, now: Instant) -> bool {
+    wrote.is_some_and(|at| now.saturating_duration_since(at) < PROMPT)
+}

@@ -1,0 +1,134 @@
+//! As much of netlink's format as the watch needs: messages, attributes, a request. Pure; what does
+//! not fit its length ends the walk, and nothing panics whatever the bytes are.
+
+/// `nlmsghdr` (netlink(7)) without its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// `nlmsg_type`.
+    pub(super) kind: u16,
+    /// `nlmsg_pid`: the port of the sender.
+    pub(super) port: u32,
+}
+
+/// `NLMSG_ERROR`.
+pub(super) const ERROR: u16 = 2;
+/// `NLMSG_DONE`.
+pub(super) const DONE: u16 = 3;
+/// Size of `nlmsghdr`.
+const HEADER: usize = 16;
+/// `NLM_F_REQUEST | NLM_F_ACK`.
+pub(super) const REQUEST: u16 = 1 | 4;
+/// `NLM_F_DUMP`.
+pub(super) const DUMP: u16 = 0x300;
+/// `NLA_TYPE_MASK`: the rest says nested, and in which byte order.
+const TYPE_MASK: u16 = 0x3fff;
+/// `NLA_F_NESTED` is the sender's to set; only we need `NLA_F_NET_BYTEORDER`.
+pub(super) const NET_BYTE_ORDER: u16 = 1 << 14;
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// An attribute's value in network byte order.
+pub(super) fn be32(value: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(value.try_into().ok()?))
+}
+
+/// An attribute's value that ends in NUL.
+pub(super) fn text(value: &[u8]) -> Option<&str> {
+    let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
+    std::str::from_utf8(&value[..end]).ok()
+}
+
+/// The messages of one datagram with what follows their header.
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = u32_at(rest, 0)? as usize;
+        let header = Header { kind: u16_at(rest, 4)?, port: u32_at(rest, 12)? };
+        let body = rest.get(HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((header, body))
+    })
+}
+
+/// Attributes: type and value.
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(rest, 0)?);
+        let kind = u16_at(rest, 2)? & TYPE_MASK;
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The first attribute of that type.
+pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// A request: `header` is what the protocol puts before the attributes, a multiple of four long.
+pub(super) fn request(
+    kind: u16,
+    flags: u16,
+    header: &[u8],
+    attributes: &[(u16, &[u8])],
+) -> Vec<u8> {
+    let mut out = vec![0; HEADER];
+    out.extend(header);
+    for (kind, value) in attributes {
+        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+        out.extend(length.to_ne_bytes());
+        out.extend(kind.to_ne_bytes());
+        out.extend(*value);
+        out.resize(out.len().next_multiple_of(4), 0);
+    }
+    let length = u32::try_from(out.len()).unwrap_or(u32::MAX);
+    out[0..4].copy_from_slice(&length.to_ne_bytes());
+    out[4..6].copy_from_slice(&kind.to_ne_bytes());
+    out[6..8].copy_from_slice(&flags.to_ne_bytes());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let header = [2, 0, 0, 0];
+        let one = request(0x0a06, REQUEST, &header, &[(1, b"filter\0"), (2 | 1 << 15, b"abcd")]);
+        let two = [one.clone(), one].concat();
+        let all: Vec<_> = messages(&two).collect();
+        assert_eq!(all.len(), 2);
+        let (head, body) = all[1];
+        assert_eq!((head.kind, &body[..4]), (0x0a06, &header[..]));
+        assert_eq!(attribute(&body[4..], 1).and_then(text), Some("filter"));
+        assert_eq!(attribute(&body[4..], 2).and_then(be32), Some(0x6162_6364));
+        assert_eq!(attribute(&body[4..], 3), None);
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_ends_the_walk() {
+        assert_eq!(messages(&[0; 64]).count(), 0);
+        assert_eq!(attributes(&[0; 64]).count(), 0);
+        assert_eq!(attributes(&[200, 0, 1, 0, 5]).count(), 0);
+        assert_eq!(messages(&[255; 64]).count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_loop(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(messages(&bytes).count() <= 20);
+            prop_assert!(attributes(&bytes).count() <= 60);
+            let _ = text(&bytes);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! When what was touched is read back: at once, unless somebody touches it all the time.
+//!
+//! * A look that found nothing is followed by a rest: of one second, and where that happens again
+//!   and again of up to a hundred times as long as the look took, but ten seconds. Who writes our
+//!   tables all day without hurting us costs about a hundredth of a core at most.
+//! * A fight, somebody who changes the same thing again each time that it has been repaired, is
+//!   answered ever more slowly, up to half a minute, and told. It is over when they leave it alone.
+//!
+//! Pure: the time is an argument.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use calico_datastore::model::Family;
+use tokio::time::Instant;
+
+use super::changes::Touched;
+use crate::drift::Drift;
+use crate::reconcile::Problem;
+
+/// How many repairs of one thing, each soon after the one before, are no fight.
+const FREE: u32 = 5;
+/// What comes later than this after the repair before has nothing to do with it.
+const SOON: Duration = Duration::from_secs(5);
+/// The first wait of a fight, doubled with each further repair, and the longest.
+const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A fight is over when nothing was changed for so long beyond its wait.
+const CALM: Duration = Duration::from_secs(10);
+/// The rest after a look that found nothing, doubled with each further one, and the longest.
+const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// How much longer than the look such a rest is at most.
+const REST_FACTOR: u32 = 100;
+/// After so long without a look the first rest is a short one again.
+const QUIET: Duration = Duration::from_secs(20);
+
+/// What is read back as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The tables of a family.
+    Tables(Family),
+    /// The address sets.
+    Sets,
+    /// Kernel parameters.
+    Parameters,
+}
+
+impl Kind {
+    /// All.
+    pub const ALL: [Self; 4] =
+        [Self::Tables(Family::V4), Self::Tables(Family::V6), Self::Sets, Self::Parameters];
+
+    /// What a repaired thing belongs to.
+    pub fn of(drift: &Drift) -> Self {
+        let family = |family: &Family| drift.subject.starts_with(&format!("{family} "));
+        match Family::ALL.iter().find(|one| family(one)) {
+            Some(family) => Self::Tables(*family),
+            None if drift.subject.starts_with("sysctl ") => Self::Parameters,
+            None => Self::Sets,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tables(family) => write!(f, "{family} tables"),
+            Self::Sets => f.write_str("address sets"),
+            Self::Parameters => f.write_str("kernel parameters"),
+        }
+    }
+}
+
+/// Repairs of one thing, each soon after the one before.
+#[derive(Debug)]
+struct Fight {
+    repairs: u32,
+    first: Instant,
+    last: Instant,
+    wait: Duration,
+    by: Option<String>,
+}
+
+impl Fight {
+    /// When it is over, if nothing happens.
+    fn end(&self) -> Instant {
+        self.last + if self.wait.is_zero() { SOON } else { self.wait + CALM }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rest: Option<Instant>,
+    /// When it was last read back, and how many times before without finding anything.
+    looked: Option<Instant>,
+    vain: u32,
+    /// By subject.
+    fights: BTreeMap<String, Fight>,
+}
+
+/// What waits to be read back, and since when it may be.
+#[derive(Debug, Default)]
+pub struct Pace {
+    pending: Touched,
+    kinds: BTreeMap<Kind, State>,
+}
+
+impl Pace {
+    /// Something was touched.
+    pub fn note(&mut self, touched: Touched) {
+        self.pending.merge(touched);
+    }
+
+    /// True when nothing of a kind is read back now unless it has to be.
+    pub fn rests(&self, kind: Kind, now: Instant) -> bool {
+        self.rest(kind).is_some_and(|until| now < until)
+    }
+
+    fn rest(&self, kind: Kind) -> Option<Instant> {
+        self.kinds.get(&kind).and_then(|state| state.rest)
+    }
+
+    fn is_pending(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Tables(family) => self.pending.tables.contains(&family),
+            Kind::Sets => !self.pending.sets.is_empty(),
+            Kind::Parameters => !self.pending.sysctls.is_empty() || self.pending.forwarding,
+        }
+    }
+
+    /// Everything, whether it rests or not.
+    pub fn take_all(&mut self) -> Touched {
+        std::mem::take(&mut self.pending)
+    }
+
+    /// What is to be read back now. The rest stays for later.
+    pub fn take(&mut self, now: Instant) -> Touched {
+        let mut taken = Touched { by: self.pending.by.clone(), ..Touched::default() };
+        for kind in Kind::ALL {
+            match kind {
+                _ if self.rests(kind, now) => {}
+                Kind::Tables(family) => {
+                    taken.tables.extend(self.pending.tables.take(&family));
+                }
+                Kind::Sets => taken.sets = std::mem::take(&mut self.pending.sets),
+                Kind::Parameters => {
+                    taken.sysctls = std::mem::take(&mut self.pending.sysctls);
+                    taken.forwarding = std::mem::take(&mut self.pending.forwarding);
+                }
+            }
+        }
+        if self.pending.tables.is_empty() {
+            self.pending.by = None;
+        }
+        taken
+    }
+
+    /// What was touched was read back, which took a while and ended now; `found` was repaired.
+    pub fn looked(&mut self, at: &Touched, found: &[Drift], took: Duration, now: Instant) {
+        let asked = Kind::ALL.into_iter().filter(|kind| match kind {
+            Kind::Tables(family) => at.tables.contains(family),
+            Kind::Sets => !at.sets.is_empty(),
+            Kind::Parameters => !at.sysctls.is_empty() || at.forwarding,
+        });
+        for kind in asked {
+            let state = self.kinds.entry(kind).or_default();
+            if state.looked.replace(now).is_none_or(|before| now - before > QUIET) {
+                state.vain = 0;
+            }
+            let longest = (took * REST_FACTOR).clamp(REST.0, REST.1);
+            state.rest = Some(now + (REST.0 * (1 << state.vain.min(8))).min(longest));
+            state.vain = state.vain.saturating_add(1);
+        }
+        for state in self.kinds.values_mut() {
+            state.fights.retain(|_, fight| now < fight.end());
+        }
+        let mut repaired = BTreeMap::new();
+        for drift in found {
+            let kind = Kind::of(drift);
+            let by = matches!(kind, Kind::Tables(_)).then(|| at.by.clone()).flatten();
+            let fights = &mut self.kinds.entry(kind).or_default().fights;
+            let fight = fights.entry(drift.subject.clone()).or_insert(Fight {
+                repairs: 0,
+                first: now,
+                last: now,
+                wait: Duration::ZERO,
+                by: None,
+            });
+            // More than one finding about one subject is one repair.
+            if fight.repairs == 0 || fight.last != now {
+                fight.repairs += 1;
+            }
+            fight.last = now;
+            fight.by = by.or(fight.by.take());
+            if let Some(doublings) = fight.repairs.checked_sub(FREE + 1) {
+                fight.wait = (WAIT.0 * (1 << doublings.min(8))).min(WAIT.1);
+            }
+            let wait: &mut Duration = repaired.entry(kind).or_default();
+            *wait = fight.wait.max(*wait);
+        }
+        for (kind, wait) in repaired {
+            let state = self.kinds.entry(kind).or_default();
+            (state.rest, state.vain) = (Some(now + wait), 0);
+        }
+    }
+
+    /// When something is to be read back, or a fight is over.
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        let pending = Kind::ALL.into_iter().filter(|kind| self.is_pending(*kind));
+        let looks = pending.map(|kind| self.rest(kind).unwrap_or(now));
+        let fights = self.fights(now).map(|(_, _, fight)| fight.end());
+        looks.chain(fights).min()
+    }
+
+    /// The fights that are told.
+    fn fights(&self, now: Instant) -> impl Iterator<Item = (Kind, &String, &Fight)> {
+        let all = self.kinds.iter().flat_map(|(kind, state)| {
+            state.fights.iter().map(|(subject, fight)| (*kind, subject, fight))
+        });
+        all.filter(move |(_, _, fight)| !fight.wait.is_zero() && now < fight.end())
+    }
+
+    /// One problem for each kind that is fought about.
+    pub fn problems(&self, now: Instant) -> Vec<Problem> {
+        let mut worst: BTreeMap<Kind, (usize, &String, &Fight)> = BTreeMap::new();
+        for (kind, subject, fight) in self.fights(now) {
+            let entry = worst.entry(kind).or_insert((0, subject, fight));
+            entry.0 += 1;
+            if fight.repairs > entry.2.repairs {
+                (entry.1, entry.2) = (subject, fight);
+            }
+        }
+        let tell = |(others, subject, fight): (usize, &String, &Fight)| {
+            let by = fight.by.as_ref().map(|by| format!(", last by {by}")).unwrap_or_default();
+            let more = match others {
+                0 | 1 => String::new(),
+                n => format!(" (and {} others)", n - 1),
+            };
+            let (repairs, time) = (fight.repairs, fight.last - fight.first);
+            let message = format!(
+                "somebody changed it{more} {repairs} times in {} s{by}; the next repair waits \
+                 {} s. Stop what writes it",
+                time.as_secs(),
+                fight.wait.as_secs()
+            );
+            Problem { subject: subject.clone(), message }
+        };
+        worst.into_values().map(tell).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drift::Change;
+    use std::collections::BTreeSet;
+
+    const TOOK: Duration = Duration::from_millis(20);
+
+    fn touched() -> Touched {
+        let by = Some("nft (process 7)".to_owned());
+        Touched { tables: BTreeSet::from([Family::V4]), by, ..Touched::default() }
+    }
+
+    fn drift(subject: &str) -> Drift {
+        Drift { subject: subject.to_owned(), change: Change::Missing, detail: String::new() }
+    }
+
+    /// Somebody changes `subject` all the time; returns when it was repaired, in seconds.
+    fn fight(pace: &mut Pace, start: Instant, subject: &str, repairs: usize) -> Vec<u64> {
+        let mut now = start;
+        let mut at = Vec::new();
+        while at.len() < repairs {
+            pace.note(touched());
+            let taken = pace.take(now);
+            if taken.is_empty() || taken.tables.is_empty() {
+                now = pace.next(now).unwrap();
+                continue;
+            }
+            at.push((now - start).as_secs());
+            pace.looked(&taken, &[drift(subject)], TOOK, now);
+            now += Duration::from_millis(100);
+        }
+        at
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fight_is_answered_ever_more_slowly_and_told() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let at = fight(&mut pace, start, "IPv4 filter chain cali-FORWARD", 12);
+        assert_eq!(at, [0, 0, 0, 0, 0, 0, 1, 3, 7, 15, 31, 61]);
+        let now = start + Duration::from_secs(61);
+        let problems = pace.problems(now);
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].subject, "IPv4 filter chain cali-FORWARD");
+        let said = &problems[0].message;
+        assert!(said.contains("12 times in 61 s, last by nft (process 7)"), "{said}");
+        assert!(said.contains("waits 30 s"), "{said}");
+        // What has nothing to do with it is repaired at once.
+        pace.note(Touched { sets: BTreeSet::from(["cali40x".to_owned()]), ..touched() });
+        let taken = pace.take(now);
+        assert!(!taken.sets.is_empty() && taken.tables.is_empty());
+        // It is over by itself.
+        let later = now + Duration::from_secs(45);
+        assert!(pace.problems(later).is_empty());
+        pace.note(touched());
+        assert!(!pace.take(later).tables.is_empty());
+        pace.looked(&touched(), &[drift("IPv4 filter chain cali-FORWARD")], TOOK, later);
+        assert!(pace.problems(later).is_empty() && !pace.rests(Kind::Tables(Family::V4), later));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn different_things_one_after_the_other_are_no_fight() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        for n in 0..20 {
+            pace.note(touched());
+            let taken = pace.take(now);
+            assert!(!taken.tables.is_empty(), "{n}");
+            pace.looked(&taken, &[drift(&format!("IPv4 filter chain {n}"))], TOOK, now);
+            now += Duration::from_millis(100);
+        }
+        assert!(pace.problems(now).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_touches_without_changing_is_read_ever_less_often() {
+        for (took, expected) in
+            [(20, [0, 1, 3, 5, 7]), (1, [0, 1, 2, 3, 4]), (500, [0, 1, 3, 7, 15])]
+        {
+            let (mut pace, start) = (Pace::default(), Instant::now());
+            let mut now = start;
+            let mut at = Vec::new();
+            while at.len() < expected.len() {
+                pace.note(touched());
+                let taken = pace.take(now);
+                if taken.tables.is_empty() {
+                    now = pace.next(now).unwrap();
+                    continue;
+                }
+                at.push((now - start).as_secs());
+                pace.looked(&taken, &[], Duration::from_millis(took), now);
+            }
+            assert_eq!(at, expected, "{took} ms");
+            assert!(!pace.rests(Kind::Tables(Family::V6), now));
+        }
+    }
+
+    #[test]
+    fn a_subject_tells_its_kind() {
+        assert_eq!(Kind::of(&drift("IPv6 nat chain x")), Kind::Tables(Family::V6));
+        assert_eq!(Kind::of(&drift("address set cali40x")), Kind::Sets);
+        assert_eq!(Kind::of(&drift("sysctl net.ipv4.ip_forward")), Kind::Parameters);
+    }
+}

@@ -1,0 +1,254 @@
+//! Address sets tell nobody when they change: their heads are listed each second, and the members of
+//! those that are small.
+//!
+//! A set that is missing, is another one (type, parameters, a new seed of its hash) or has more or
+//! fewer members is noticed within about a second. One member in the place of another is noticed
+//! within about two, in sets of up to [`SMALL`] members; in larger ones only the slow refresh
+//! (`IpsetsRefreshInterval`) finds that.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::budget::{Budget, cpu_time};
+use super::netlink::{DUMP, NET_BYTE_ORDER, REQUEST, attribute, attributes, be32, request, text};
+use super::socket::Dialogue;
+use crate::felix::iptables::names::owns_set;
+
+/// Sets of up to so many members are compared member by member.
+const SMALL: u32 = 4096;
+
+/// `NFNL_SUBSYS_IPSET` in the upper byte of a message's type.
+const SUBSYS: u16 = 6 << 8;
+/// `IPSET_CMD_PROTOCOL`.
+const PROTOCOL: u16 = SUBSYS | 1;
+/// `IPSET_CMD_LIST`.
+const LIST: u16 = SUBSYS | 7;
+/// The newest protocol that we know, and the oldest (`IPSET_PROTOCOL_MIN`).
+const VERSIONS: (u8, u8) = (7, 6);
+/// `IPSET_FLAG_LIST_HEADER`.
+const HEADER_ONLY: u32 = 1 << 2;
+/// `nfgenmsg`: the family is not looked at.
+const NFGENMSG: [u8; 4] = [2, 0, 0, 0];
+
+/// `IPSET_ATTR_…` of a command (linux/netfilter/ipset/ip_set.h).
+mod attr {
+    pub(super) const PROTOCOL: u16 = 1;
+    pub(super) const NAME: u16 = 2;
+    pub(super) const TYPE: u16 = 3;
+    pub(super) const FAMILY: u16 = 5;
+    pub(super) const FLAGS: u16 = 6;
+    pub(super) const DATA: u16 = 7;
+    pub(super) const MEMBERS: u16 = 8;
+    /// `IPSET_ATTR_HASHSIZE`, of a set's data: grows by itself.
+    pub(super) const HASH_SIZE: u16 = 18;
+    pub(super) const ELEMENTS: u16 = 24;
+    /// `IPSET_ATTR_REFERENCES`: how many rules name it.
+    pub(super) const REFERENCES: u16 = 25;
+    pub(super) const MEMORY: u16 = 26;
+}
+
+/// What a list says about a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Head {
+    /// Digest of its type and parameters.
+    kind: u64,
+    /// How many members; old kernels do not tell.
+    count: Option<u32>,
+}
+
+/// The head of a set in a message of a list.
+fn head(body: &[u8]) -> Option<(&str, Head)> {
+    let body = body.get(NFGENMSG.len()..)?;
+    let name = attribute(body, attr::NAME).and_then(text)?;
+    let mut hasher = DefaultHasher::new();
+    attribute(body, attr::TYPE).hash(&mut hasher);
+    attribute(body, attr::FAMILY).hash(&mut hasher);
+    let data = attribute(body, attr::DATA)?;
+    let mut count = None;
+    for (kind, value) in attributes(data) {
+        match kind {
+            attr::ELEMENTS => count = be32(value),
+            attr::HASH_SIZE | attr::REFERENCES | attr::MEMORY => {}
+            _ => (kind, value).hash(&mut hasher),
+        }
+    }
+    Some((name, Head { kind: hasher.finish(), count }))
+}
+
+/// Digest of the members in a message of a list, whatever their order.
+fn members(body: &[u8]) -> u64 {
+    let list = body.get(NFGENMSG.len()..).and_then(|body| attribute(body, attr::MEMBERS));
+    let digest = |member: &[u8]| {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(member);
+        hasher.finish()
+    };
+    let list = list.into_iter().flat_map(attributes);
+    list.fold(0, |sum: u64, (_, member)| sum.wrapping_add(digest(member)))
+}
+
+/// What was last seen of a set.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    head: Head,
+    members: Option<u64>,
+}
+
+/// The sets of ours.
+#[derive(Debug, Default)]
+pub(super) struct Sets {
+    socket: Option<(Dialogue, u8)>,
+    seen: Option<BTreeMap<String, Seen>>,
+    heads: Budget,
+    members: Budget,
+    /// The members are looked at in every other round.
+    odd: bool,
+}
+
+impl Sets {
+    /// Looks, and returns the sets that are not as they were when last seen; at the first look none.
+    /// With `all` nothing is put off.
+    pub(super) fn poll(&mut self, now: Instant, all: bool) -> Vec<String> {
+        if !all && !self.heads.is_due(now) {
+            return Vec::new();
+        }
+        self.look(now, all).unwrap_or_else(|error| {
+            debug!(%error, "cannot look at the address sets");
+            self.socket = None;
+            Vec::new()
+        })
+    }
+
+    fn look(&mut self, now: Instant, all: bool) -> io::Result<Vec<String>> {
+        let begin = cpu_time();
+        let (socket, version) = match &mut self.socket {
+            Some((socket, version)) => (socket, *version),
+            none => {
+                let (socket, version) = none.insert(open()?);
+                (socket, *version)
+            }
+        };
+        let mut heads: BTreeMap<String, Head> = BTreeMap::new();
+        socket.ask(&list(version, None), |body| {
+            if let Some((name, head)) = head(body).filter(|(name, _)| owns_set(name)) {
+                heads.insert(name.to_owned(), head);
+            }
+        })?;
+        let spent = cpu_time();
+        self.heads.spent(spent.saturating_sub(begin), now);
+        self.odd = !self.odd;
+        let deep = all || (self.odd && self.members.is_due(now));
+        let before = self.seen.take();
+        let old = before.as_ref();
+        let mut seen = BTreeMap::new();
+        let mut changed = Vec::new();
+        for (name, head) in heads {
+            let known = old.and_then(|old| old.get(&name));
+            let same = known.filter(|known| known.head == head);
+            let mut digest = same.and_then(|known| known.members);
+            let small = head.count.is_none_or(|count| count <= SMALL);
+            if small && (deep || same.is_none()) {
+                let mut sum = 0_u64;
+                let asked = socket.ask(&list(version, Some(&name)), |body| {
+                    sum = sum.wrapping_add(members(body));
+                });
+                // It may have gone since it was listed: the next look will see.
+                digest = asked.is_ok().then_some(sum);
+            }
+            let differs = |known: &Seen| {
+                known.head != head || (known.members.zip(digest)).is_some_and(|(a, b)| a != b)
+            };
+            if old.is_some() && known.is_none_or(differs) {
+                changed.push(name.clone());
+            }
+            seen.insert(name, Seen { head, members: digest });
+        }
+        let gone = old.into_iter().flatten().filter(|(name, _)| !seen.contains_key(*name));
+        changed.extend(gone.map(|(name, _)| name.clone()));
+        self.seen = Some(seen);
+        if deep {
+            self.members.spent(cpu_time().saturating_sub(spent), now);
+        }
+        Ok(changed)
+    }
+}
+
+/// A socket, and the protocol that the kernel wants.
+fn open() -> io::Result<(Dialogue, u8)> {
+    let mut socket = Dialogue::open(NETLINK_NETFILTER)?;
+    let mut kernel = VERSIONS.1;
+    let ask = request(PROTOCOL, REQUEST, &NFGENMSG, &[(attr::PROTOCOL, &[VERSIONS.1])]);
+    socket.ask(&ask, |body| {
+        let said = body.get(NFGENMSG.len()..).and_then(|body| attribute(body, attr::PROTOCOL));
+        kernel = said.and_then(|value| value.first().copied()).unwrap_or(kernel);
+    })?;
+    Ok((socket, kernel.clamp(VERSIONS.1, VERSIONS.0)))
+}
+
+/// Asks for the heads of all sets, or for one set with its members.
+fn list(version: u8, name: Option<&str>) -> Vec<u8> {
+    let version = [version];
+    let name = name.map(|name| format!("{name}\0"));
+    let second = match &name {
+        Some(name) => (attr::NAME, name.as_bytes()),
+        None => (attr::FLAGS | NET_BYTE_ORDER, &HEADER_ONLY.to_be_bytes()[..]),
+    };
+    request(LIST, REQUEST | DUMP, &NFGENMSG, &[(attr::PROTOCOL, &version), second])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::felix::watch::netlink::messages;
+    use proptest::prelude::*;
+
+    /// An attribute with its head.
+    fn nla(kind: u16, value: &[u8]) -> Vec<u8> {
+        request(0, 0, &[], &[(kind, value)])[16..].to_vec()
+    }
+
+    fn message(name: &str, data: &[(u16, u32)], members: &[[u8; 4]]) -> Vec<u8> {
+        let data: Vec<u8> = data.iter().flat_map(|(k, v)| nla(*k, &v.to_be_bytes())).collect();
+        let members: Vec<u8> = members.iter().flat_map(|m| nla(attr::DATA, &nla(1, m))).collect();
+        let name = format!("{name}\0");
+        let all: [(u16, &[u8]); 4] = [
+            (attr::NAME, name.as_bytes()),
+            (attr::TYPE, b"hash:net\0"),
+            (attr::DATA, &data),
+            (attr::MEMBERS, &members),
+        ];
+        let whole = request(LIST, 0, &NFGENMSG, &all);
+        messages(&whole).next().unwrap().1.to_vec()
+    }
+
+    #[test]
+    fn parameters_and_the_number_of_members_count() {
+        let of = |data: &[(u16, u32)]| head(&message("cali40x", data, &[])).unwrap().1;
+        let whole = of(&[(19, 65536), (attr::HASH_SIZE, 64), (attr::ELEMENTS, 2)]);
+        assert_eq!(whole.count, Some(2));
+        let grown = of(&[(19, 65536), (attr::HASH_SIZE, 128), (attr::REFERENCES, 5), (24, 2)]);
+        assert_eq!(grown, whole);
+        assert_ne!(of(&[(19, 65537), (attr::ELEMENTS, 2)]), whole);
+        assert_ne!(of(&[(19, 65536), (attr::ELEMENTS, 3)]), whole);
+        assert_eq!(head(&message("cali40x", &[], &[])).unwrap().0, "cali40x");
+    }
+
+    #[test]
+    fn members_count_in_any_order() {
+        let of = |all: &[[u8; 4]]| members(&message("x", &[], all));
+        assert_eq!(of(&[[1; 4], [2; 4]]), of(&[[2; 4], [1; 4]]));
+        assert_ne!(of(&[[1; 4], [2; 4]]), of(&[[1; 4], [3; 4]]));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = (head(&bytes), members(&bytes));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! A netlink socket that only listens, and one that asks.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+
+use netlink_sys::{AsyncSocket as _, Socket, SocketAddr, TokioSocket};
+use nix::sys::socket::{setsockopt, sockopt};
+use tracing::debug;
+
+use super::netlink::{self, DONE, ERROR, messages};
+
+/// Bytes of receive buffer asked for. A transaction that writes a full host is some megabytes of
+/// events, each of which the kernel charges at twice its size.
+const RECEIVE_BUFFER: usize = 16 << 20;
+/// The largest datagram. The kernel makes them of some pages.
+const DATAGRAM: usize = 1 << 16;
+
+/// Whether the kernel dropped events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overrun {
+    /// All were read.
+    No,
+    /// Some were lost.
+    Yes,
+}
+
+/// Events of multicast groups.
+pub(super) struct Events {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+    /// What ended the last wait; a datagram is in the buffer.
+    first: Option<io::Result<()>>,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+impl Events {
+    /// Joins `groups` in the network namespace of the calling thread.
+    pub(super) fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
+        let mut socket = TokioSocket::new(protocol)?;
+        let inner = socket.socket_mut();
+        inner.bind_auto()?;
+        // Beyond net.core.rmem_max, which NET_ADMIN may.
+        if let Err(error) = setsockopt(inner, sockopt::RcvBufForce, &RECEIVE_BUFFER) {
+            // Not fatal: a small buffer overruns sooner, and an overrun is handled.
+            debug!(%error, "cannot enlarge the receive buffer");
+        }
+        for group in groups {
+            inner.add_membership(*group)?;
+        }
+        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM), first: None })
+    }
+
+    /// Waits for something to read. Cancel-safe: what was read is kept for [`Events::drain`].
+    pub(super) async fn ready(&mut self) {
+        if self.first.is_none() {
+            self.buffer.clear();
+            let (socket, buffer) = (&self.socket, &mut self.buffer);
+            self.first = Some(poll_fn(|context| socket.poll_recv(context, buffer)).await);
+        }
+    }
+
+    /// Reads all that is there.
+    pub(super) fn drain(&mut self, mut read: impl FnMut(&[u8])) -> io::Result<Overrun> {
+        let mut overrun = Overrun::No;
+        loop {
+            let result = self.first.take().unwrap_or_else(|| {
+                self.buffer.clear();
+                self.socket.socket_ref().recv(&mut self.buffer, 0).map(drop)
+            });
+            match result {
+                Ok(()) => read(&self.buffer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(overrun),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
+                    overrun = Overrun::Yes;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Asks and reads the answer. The kernel answers netlink within the call, and makes the next part
+/// of a list when the one before is read: nothing here waits.
+#[derive(Debug)]
+pub(super) struct Dialogue {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Dialogue {
+    /// A socket in the network namespace of the calling thread.
+    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// Sends `request` and hands every message of the answer to `read`.
+    pub(super) fn ask(&mut self, request: &[u8], mut read: impl FnMut(&[u8])) -> io::Result<()> {
+        self.socket.send(request, 0)?;
+        loop {
+            self.buffer.clear();
+            self.socket.recv(&mut self.buffer, 0)?;
+            for (header, body) in messages(&self.buffer) {
+                match header.kind {
+                    DONE => return Ok(()),
+                    ERROR => {
+                        // Zero is the acknowledgement.
+                        let code = netlink::u32_at(body, 0).unwrap_or(0).cast_signed();
+                        return match code {
+                            0 => Ok(()),
+                            _ => Err(io::Error::from_raw_os_error(code.wrapping_neg())),
+                        };
+                    }
+                    _ => read(body),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Kernel parameters that somebody else sets. For some of them (forwarding, `rp_filter`,
+//! `proxy_arp`, `proxy_ndp`) the kernel tells (`RTNLGRP_IPV4_NETCONF`, `RTNLGRP_IPV6_NETCONF`); the
+//! others are read in turn, a bounded number each second.
+//!
+//! What is read is compared with what should be, so own writes touch nothing.
+
+use std::collections::BTreeSet;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use tracing::debug;
+
+use super::changes::{Kept, Touched};
+use super::netlink::{attribute, messages, u32_at};
+use super::socket::{Events, Overrun};
+use crate::felix::sysctl::Sysctls;
+
+/// `RTM_NEWNETCONF` (linux/rtnetlink.h).
+const NEW: u16 = 80;
+/// `RTNLGRP_IPV4_NETCONF`, `RTNLGRP_IPV6_NETCONF`.
+const GROUPS: [u32; 2] = [24, 25];
+/// `NETCONFA_IFINDEX`.
+const INDEX: u16 = 1;
+/// `struct netconfmsg`, padded.
+const NETCONFMSG: usize = 4;
+/// How many interfaces are read in one round, beside those that the kernel tells of. A round is a
+/// second: up to twice as many interfaces have each of their parameters read within two.
+const ROUND: usize = 32;
+
+/// The indexes that a datagram is about. `NETCONFA_IFINDEX_ALL` (-1) and `_DEFAULT` (-2) are
+/// among them.
+fn told(datagram: &[u8]) -> impl Iterator<Item = u32> {
+    messages(datagram)
+        .filter(|(header, _)| header.kind == NEW)
+        .filter_map(|(_, body)| u32_at(attribute(body.get(NETCONFMSG..)?, INDEX)?, 0))
+}
+
+/// Looks at parameters.
+#[derive(Debug)]
+pub(super) struct Parameters {
+    sysctls: Sysctls,
+    events: Option<Events>,
+    /// The kernel told of these since the last look.
+    told: BTreeSet<u32>,
+    /// The last interface that was read in turn.
+    last: u32,
+}
+
+impl Parameters {
+    /// Begins to listen in the network namespace of the calling thread.
+    pub(super) fn open(sysctls: Sysctls) -> Self {
+        let events = Events::open(NETLINK_ROUTE, &GROUPS);
+        let events = events.inspect_err(|error| {
+            // Reading in turn finds the same, later.
+            debug!(%error, "the kernel does not tell of changed parameters");
+        });
+        Self { sysctls, events: events.ok(), told: BTreeSet::new(), last: 0 }
+    }
+
+    /// Waits for something to read. Cancel-safe.
+    pub(super) async fn ready(&mut self) {
+        match &mut self.events {
+            Some(events) => events.ready().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Looks at what the kernel told of.
+    pub(super) fn drain(&mut self, kept: &Kept) -> Touched {
+        if let Some(events) = &mut self.events {
+            match events.drain(|bytes| self.told.extend(told(bytes))) {
+                Ok(Overrun::No) => {}
+                // Reading in turn finds it.
+                Ok(Overrun::Yes) => debug!("the kernel dropped events of parameters"),
+                Err(error) => {
+                    debug!(%error, "the socket for parameters broke");
+                    self.events = None;
+                }
+            }
+        }
+        let told = std::mem::take(&mut self.told);
+        if told.is_empty() { Touched::default() } else { self.look(told.into_iter(), kept) }
+    }
+
+    /// Looks at the next interfaces in turn.
+    pub(super) fn round(&mut self, kept: &Kept) -> Touched {
+        let after = kept.interfaces.range(self.last.saturating_add(1)..).map(|(index, _)| *index);
+        let before = kept.interfaces.range(..=self.last).map(|(index, _)| *index);
+        let next: Vec<u32> = after.chain(before).take(ROUND).collect();
+        self.last = next.last().copied().unwrap_or(0);
+        self.look(next.into_iter(), kept)
+    }
+
+    fn look(&self, indexes: impl Iterator<Item = u32>, kept: &Kept) -> Touched {
+        let mut touched = Touched::default();
+        for name in indexes.filter_map(|index| kept.interfaces.get(&index)) {
+            if self.sysctls.interface_differs(name, &kept.families) {
+                touched.sysctls.insert(name.clone());
+            }
+        }
+        touched.forwarding = kept.forwarding && self.sysctls.forwarding_differs(&kept.families);
+        touched
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::felix::counters::Counters;
+    use crate::felix::watch::netlink::request;
+    use calico_datastore::model::Family;
+
+    #[test]
+    fn the_kernel_tells_by_index() {
+        let all = [7_u32, u32::MAX].map(|index| {
+            request(NEW, 0, &[2, 0, 0, 0], &[(INDEX, &index.to_ne_bytes()), (3, &[0; 4])])
+        });
+        assert_eq!(told(&all.concat()).collect::<Vec<_>>(), [7, u32::MAX]);
+        assert_eq!(told(&request(16, 0, &[2, 0, 0, 0], &[(INDEX, &[7, 0, 0, 0])])).count(), 0);
+        assert_eq!(told(&[255; 64]).count(), 0);
+    }
+
+    #[tokio::test]
+    async fn every_interface_has_its_turn() {
+        let root = tempfile::tempdir().unwrap();
+        let sysctls = Sysctls::new(root.path().to_owned(), Counters::default());
+        let mut parameters = Parameters::open(sysctls);
+        let name = |index: u32| format!("cali{index}").parse().unwrap();
+        let interfaces = (1..=100).map(|index| (index, name(index))).collect();
+        let kept = Kept { interfaces, families: vec![Family::V4], forwarding: false };
+        let file = root.path().join("net/ipv4/conf/cali77/proxy_arp");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "0\n").unwrap();
+        let rounds = [(); 8].map(|()| parameters.round(&kept).sysctls.contains(&name(77)));
+        // 1..32, 33..64, 65..96, 97..28 and so on.
+        assert_eq!(rounds, [false, false, true, false, false, true, false, false]);
+        std::fs::write(&file, "1\n").unwrap();
+        assert!((0..4).all(|_| parameters.round(&kept).is_empty()));
+    }
+}

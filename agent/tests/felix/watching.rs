@@ -1,0 +1,232 @@
+//! What others change is noticed, what we change ourselves and what is not ours wakes nobody.
+
+use std::time::{Duration, Instant};
+
+use calico_agent::config::IptablesBackend;
+use calico_agent::desired::DesiredState;
+use calico_agent::drift::Change;
+use calico_agent::felix::watch::{Changes, Touched, Watch};
+use calico_agent::reconcile::{Report, Wake};
+use calico_agent::status::systemd::Watchdog;
+use calico_datastore::model::{Action, Family};
+
+use crate::host::{Host, Pod, each_flavour};
+use crate::netns::sh;
+use crate::world::*;
+
+/// The longest that noticing may take: what is polled is so each second, members every other.
+const LIMIT: Duration = Duration::from_secs(3);
+/// Long enough for each kind of look to have been taken.
+const QUIET: Duration = Duration::from_millis(2500);
+
+/// A host whose kernel is watched, with everything in force.
+struct Watched<'a> {
+    host: &'a mut Host,
+    watch: Watch,
+    changes: Changes,
+    watchdog: Watchdog,
+    state: DesiredState,
+    a: Pod,
+    b: Pod,
+}
+
+impl<'a> Watched<'a> {
+    fn new(host: &'a mut Host, flavour: IptablesBackend) -> Self {
+        let (a, b) = (host.pod(1), host.pod(2));
+        let mut state = empty(flavour);
+        network(&mut state, "net", &[1, 2]);
+        policy(&mut state, "p", vec![tcp(Action::Deny, &[81])]);
+        state.pools.insert("10.65.0.0/16".parse().unwrap(), true);
+        for pod in [&a, &b] {
+            endpoint(&mut state, pod, &profiles(&["net"]), true);
+        }
+        let changes = host.felix.changes();
+        // The sockets belong to the namespace of the thread, and to the runtime.
+        let watch = host.block_on(async { Watch::open(&host.felix) });
+        let watchdog = Watchdog::new();
+        let mut watched = Self { host, watch, changes, watchdog, state, a, b };
+        watched.apply(Wake::Start);
+        watched
+    }
+
+    /// One run that must succeed. The watch, which waits while the test does something else, has
+    /// its first look afterwards; what the run wrote touches nothing.
+    fn apply(&mut self, wake: Wake) -> Report {
+        let report = self.host.apply(&self.state, wake);
+        let touched = self.notice(Duration::from_millis(100));
+        assert!(touched.is_empty(), "our own writes: {touched:?}");
+        report
+    }
+
+    /// What is noticed within `limit`.
+    fn notice(&mut self, limit: Duration) -> Touched {
+        let heartbeat = self.watchdog.register("watch");
+        let notify = self.changes.notify();
+        let watch = &mut self.watch;
+        self.host.block_on(async {
+            tokio::select! {
+                // A wake-up may be left of what was put back: the watch has its look before it.
+                biased;
+                () = watch.run(heartbeat) => {}
+                () = notify.notified() => {}
+                () = tokio::time::sleep(limit) => {}
+            }
+        });
+        self.changes.take()
+    }
+
+    /// Nothing is noticed.
+    fn is_quiet(&mut self, why: &str) {
+        let touched = self.notice(QUIET);
+        assert!(touched.is_empty(), "{why}: {touched:?}");
+    }
+
+    /// Tables, sets and parameters as text.
+    fn kernel(&self) -> [String; 4] {
+        let sysctls = "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding \
+                       $(sysctl -aN 2> /dev/null | grep -E 'conf.calipod1.(route_localnet|proxy_arp|forwarding|rp_filter|accept_ra|proxy_ndp)$')";
+        let sets = sh("ipset save | sed 's/ initval [^ ]*//' | sort");
+        [self.host.saved(4), self.host.saved(6), sets, sh(sysctls)]
+    }
+
+    /// Somebody does `what`, and it is noticed.
+    fn noticed(&mut self, what: &str, expected: impl Fn(&Touched) -> bool) -> Touched {
+        let before = self.kernel();
+        let begin = Instant::now();
+        sh(what);
+        assert_ne!(self.kernel(), before, "{what} did nothing");
+        let mut touched = Touched::default();
+        while !expected(&touched) {
+            assert!(begin.elapsed() < LIMIT * 2, "{what} is not noticed, but {touched:?}");
+            touched.merge(self.notice(LIMIT));
+        }
+        touched
+    }
+
+    /// The same, and it is repaired by what the reconciler is told.
+    fn repaired(&mut self, what: &str, whole: &[String; 4], expected: impl Fn(&Touched) -> bool) {
+        let touched = self.noticed(what, expected);
+        self.changes.touch(|all| all.merge(touched));
+        let begin = Instant::now();
+        while self.kernel() != *whole {
+            assert!(begin.elapsed() < LIMIT, "{what} is not repaired: {:#?}", self.kernel());
+            self.apply(Wake::Kernel);
+            self.host.sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// With `T` for the flavour's `iptables`.
+    fn script(&self, text: &str) -> String {
+        let tool = self.host.tool();
+        text.replace("T6 ", &format!("ip6tables-{tool} -w "))
+            .replace("T4 ", &format!("iptables-{tool} -w "))
+    }
+}
+
+/// Changes the verdict of a rule, not its comment, and not the size of the table.
+const MODIFY: &str = r#"rule=$(T4 -S cali-from-wl-dispatch | tail -1 | sed 's/^-A cali-from-wl-dispatch//; s/DROP/ACCEPT/')
+eval "T4 -R cali-from-wl-dispatch 2 $rule""#;
+
+#[test]
+fn what_others_do_to_tables_is_noticed_and_repaired() {
+    each_flavour(|host, flavour| {
+        let mut world = Watched::new(host, flavour);
+        world.is_quiet("our own writes");
+        let whole = world.kernel();
+        let v4 = |t: &Touched| t.tables.contains(&Family::V4);
+        let v6 = |t: &Touched| t.tables.contains(&Family::V6);
+        let modify = world.script(MODIFY);
+        let touched = world.noticed(&modify, v4);
+        if flavour == IptablesBackend::Nft {
+            let by = touched.by.unwrap();
+            assert!(by.starts_with("iptables-nft (process "), "{by}");
+        }
+        for what in [
+            "T4 -F cali-from-wl-dispatch",
+            "T4 -D cali-wl-forward 3",
+            "T4 -t raw -F PREROUTING",
+            "T4 -F",
+        ] {
+            let what = world.script(what);
+            world.repaired(&what, &whole, v4);
+        }
+        let what = world.script("T6 -t raw -I cali-anti-spoof -j RETURN");
+        world.repaired(&what, &whole, v6);
+        if flavour == IptablesBackend::Nft {
+            world.repaired("nft delete table ip filter", &whole, v4);
+            world.repaired("nft flush ruleset", &whole, |t| v4(t) && v6(t));
+        }
+        world.is_quiet("our own repairs");
+    });
+}
+
+#[test]
+fn what_others_do_to_sets_and_parameters_is_noticed_and_repaired() {
+    each_flavour(|host, flavour| {
+        let mut world = Watched::new(host, flavour);
+        let whole = world.kernel();
+        let net = |t: &Touched| t.sets.contains("cali40s:net");
+        for what in [
+            "ipset del cali40s:net 10.65.0.1; ipset add cali40s:net 10.65.0.9",
+            "ipset flush cali40s:net",
+            "ipset create x hash:net maxelem 7; ipset add x 10.65.0.1; ipset add x 10.65.0.2
+             ipset swap x cali40s:net; ipset destroy x",
+        ] {
+            world.repaired(what, &whole, net);
+        }
+        world.repaired("ipset create cali40new hash:net", &whole, |t| t.sets.contains("cali40new"));
+        let pod = "calipod1".parse().unwrap();
+        for (name, value) in [
+            // The kernel tells of these,
+            ("net.ipv4.conf.calipod1.rp_filter", 0),
+            ("net.ipv6.conf.calipod1.proxy_ndp", 0),
+            // and not of these.
+            ("net.ipv4.conf.calipod1.route_localnet", 0),
+            ("net.ipv6.conf.calipod1.accept_ra", 2),
+        ] {
+            let what = format!("sysctl -qw {name}={value}");
+            world.repaired(&what, &whole, |t| t.sysctls.contains(&pod));
+        }
+        let touched = world.noticed("sysctl -qw net.ipv4.ip_forward=0", |t| t.forwarding);
+        world.changes.touch(|all| all.merge(touched));
+        let report = world.apply(Wake::Kernel);
+        let found = report.drift.iter().find(|d| d.subject == "sysctl net.ipv4.ip_forward");
+        let found = found.unwrap_or_else(|| panic!("{:?}", report.drift));
+        assert_eq!((found.change, found.detail.as_str()), (Change::Modified, "was 0, should be 1"));
+        world.is_quiet("our own repairs");
+        assert_eq!(world.kernel(), whole);
+    });
+}
+
+#[test]
+fn own_changes_and_what_is_not_ours_wake_nobody() {
+    each_flavour(|host, flavour| {
+        let mut world = Watched::new(host, flavour);
+        world.is_quiet("the first run");
+        // Ours: an endpoint goes and comes, a policy and a set change.
+        let state = world.state.clone();
+        let mut less = next(&state);
+        less.endpoints.remove(&id(&world.b));
+        set(&mut less, "s:net", &[1, 3]);
+        policy(&mut less, "p", vec![tcp(Action::Deny, &[82])]);
+        world.host.apply(&less, Wake::Desired);
+        world.is_quiet("less");
+        let more = DesiredState { generation: less.generation + 1, ..state };
+        world.host.apply(&more, Wake::Desired);
+        world.state = more;
+        world.is_quiet("more");
+        // Not ours, in tables of ours too.
+        let foreign = world.script(
+            "T4 -N KUBE-X; T4 -A KUBE-X -s 192.0.2.0/24 -j ACCEPT; T4 -I KUBE-X -j RETURN
+             T6 -t raw -N KUBE-Y; T6 -t raw -A KUBE-Y -j RETURN; T4 -D KUBE-X 2
+             T4 -t security -N KUBE-Z || true
+             nft add table ip foreign; nft add chain ip foreign FORWARD
+             nft add rule ip foreign FORWARD drop; nft delete table ip foreign
+             ipset create foreign hash:ip; ipset add foreign 192.0.2.1; ipset flush foreign
+             sysctl -qw net.ipv4.conf.lo.rp_filter=1 net.ipv4.conf.default.proxy_arp=1",
+        );
+        sh(&foreign);
+        world.is_quiet("what is not ours");
+        let _ = &world.a;
+    });
+}

@@ -1,0 +1,195 @@
+//! Somebody else changes what is ours in the kernel: it is repaired within seconds, `status` and the
+//! log say so, and what was denied does not pass once it is repaired.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use calico_e2e::cluster::{CONVERGENCE, Cluster};
+use calico_e2e::host::{Flavour, Host};
+use calico_e2e::kernel::Snapshot;
+use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
+use calico_e2e::tutorial::{self, HTTP, OTHER};
+use calico_e2e::{run, wait};
+
+/// From the end of what somebody did until it is as it was.
+const REPAIRED: Duration = Duration::from_secs(3);
+
+/// What somebody does, and how `status` names what was repaired. `T4` and `T6` are the flavour's
+/// tools; `I` is the interface of the first pod of the host, `A` its address.
+struct Tampering {
+    what: &'static str,
+    subject: &'static str,
+}
+
+const fn by(what: &'static str, subject: &'static str) -> Tampering {
+    Tampering { what, subject }
+}
+
+/// On both flavours. What concerns one thing is spread over the list: again and again is a fight.
+const TAMPERINGS: [Tampering; 14] = [
+    by("T4 -D cali-wl-forward 3", "IPv4 filter chain cali-wl-forward"),
+    by("ipset del cali40local-endpoints A,I", "address set cali40local-endpoints"),
+    // A rule that says something else under the comment that it had.
+    by(
+        r#"rule=$(T4 -S cali-to-wl-dispatch | tail -1 | sed 's/^-A cali-to-wl-dispatch//; s/DROP/ACCEPT/')
+        eval "T4 -R cali-to-wl-dispatch $(($(T4 -S cali-to-wl-dispatch | wc -l) - 1)) $rule""#,
+        "IPv4 filter chain cali-to-wl-dispatch",
+    ),
+    by("sysctl -qw net.ipv4.conf.I.rp_filter=0", "sysctl net.ipv4.conf.I.rp_filter"),
+    by("T6 -F cali-wl-to-host", "IPv6 filter chain cali-wl-to-host"),
+    by("ipset flush cali40all-ipam-pools", "address set cali40all-ipam-pools"),
+    by("T4 -t nat -F POSTROUTING", "IPv4 nat"),
+    by("sysctl -qw net.ipv4.conf.I.route_localnet=0", "sysctl net.ipv4.conf.I.route_localnet"),
+    by("T4 -I cali-from-wl-dispatch -j ACCEPT", "IPv4 filter chain cali-from-wl-dispatch"),
+    // One member in the place of another.
+    by(
+        "ipset del cali40masq-ipam-pools 192.168.0.0/16; ipset add cali40masq-ipam-pools 10.9.0.0/16",
+        "address set cali40masq-ipam-pools",
+    ),
+    by("T6 -t raw -D PREROUTING 1", "IPv6 raw"),
+    by(
+        "ipset create x hash:net maxelem 7; ipset swap x cali40all-ipam-pools; ipset destroy x",
+        "address set cali40all-ipam-pools",
+    ),
+    by("T4 -F", "IPv4 filter chain cali-FORWARD"),
+    by("sysctl -qw net.ipv4.ip_forward=0", "sysctl net.ipv4.ip_forward"),
+];
+
+/// Only where tables are nf_tables: what `systemctl restart nftables` does, among others.
+const NFT: [Tampering; 3] = [
+    by("nft flush ruleset", "IPv6 filter chain cali-FORWARD"),
+    by("nft delete table ip filter", "IPv4 filter chain cali-FORWARD"),
+    by("nft delete table ip6 raw", "IPv6 raw"),
+];
+
+/// What the kernel holds, as far as it has to be the same afterwards.
+fn kernel(host: &Host) -> Result<Vec<String>> {
+    let text = Snapshot::take(host.ns())?.without_counters().to_string();
+    // Handles are new with each write, and so is the seed of a set's hash; members have no order.
+    let lines = text.lines().filter(|line| !line.contains("# handle"));
+    let lines = lines.map(|line| line.split(" initval ").next().unwrap_or(line).to_owned());
+    let sysctls = "sysctl -a 2> /dev/null | grep -E '\\.(ip_forward|rp_filter|route_localnet|proxy_arp|forwarding) ='";
+    let sysctls = host.ns().command("sh").args(["-c", sysctls]).run()?;
+    let mut lines: Vec<String> = lines.chain(sysctls.lines().map(str::to_owned)).collect();
+    lines.sort();
+    Ok(lines)
+}
+
+/// How often `status` says that something was repaired.
+fn repairs(host: &Host, subject: &str) -> Result<u64> {
+    let status = host.status()?;
+    let parts = status.0["parts"].as_array().context("no parts")?.iter();
+    let repairs = parts.filter_map(|part| part["repairs"].as_array()).flatten();
+    let of = repairs.filter(|one| one["subject"].as_str().is_some_and(|s| s.starts_with(subject)));
+    Ok(of.filter_map(|one| one["count"].as_u64()).sum())
+}
+
+/// Fresh connections: one that is allowed passes, one that is denied does not.
+fn flows(cluster: &Cluster, number: usize) -> Result<()> {
+    let (from, open, closed) = match number {
+        0 => ("frontend-1", ("backend-1", HTTP), ("backend-1", OTHER)),
+        _ => ("frontend-2", ("frontend-1", OTHER), ("backend-2", HTTP)),
+    };
+    let from = cluster.pod(from)?.ns().name().to_owned();
+    for (to, port, passes) in [(open.0, open.1, true), (closed.0, closed.1, false)] {
+        let to = cluster.pod(to)?.spec;
+        for address in [to.v4.into(), to.v6.into()] {
+            let limit = if passes { PATIENT } else { BRIEF };
+            let answer = ask_from(&from, address, Service::Tcp(port), limit)?;
+            let right = if passes { answer.reached() } else { answer == Answer::Silence };
+            ensure!(right, "{} port {port}: {answer:?}", to.name);
+        }
+    }
+    Ok(())
+}
+
+fn holds(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let cluster = Cluster::tutorial(label, flavour)?;
+    cluster.etcd.put_all(&tutorial::policies())?;
+    cluster.check(true)?;
+    cluster.wait_until_ready()?;
+    let more = if flavour == Flavour::Nft { &NFT[..] } else { &[] };
+    for (number, tampering) in TAMPERINGS.iter().chain(more).enumerate() {
+        // One host after the other: each has its rest.
+        let number = number % 2;
+        let host = &cluster.hosts[number];
+        let pod = tutorial::PODS.iter().find(|pod| pod.host == host.spec.name);
+        let pod = pod.context("a pod of the host")?;
+        let fill = |text: &str| {
+            text.replace("T4 ", &format!("iptables-{tool} -w "))
+                .replace("T6 ", &format!("ip6tables-{tool} -w "))
+                .replace("A,I", &format!("{},{}", pod.v4, pod.interface()))
+                .replace(".I.", &format!(".{}.", pod.interface()))
+        };
+        let (what, subject) = (fill(tampering.what), fill(tampering.subject));
+        let (whole, before) = (kernel(host)?, repairs(host, &subject)?);
+        flows(&cluster, number).with_context(|| format!("before {what}"))?;
+        host.ns().command("sh").args(["-ec", &what]).run()?;
+        let begin = Instant::now();
+        loop {
+            let look = begin.elapsed();
+            let now = kernel(host)?;
+            if now == whole {
+                break;
+            }
+            if look > REPAIRED {
+                let lost: Vec<_> = whole.iter().filter(|line| !now.contains(line)).collect();
+                let new: Vec<_> = now.iter().filter(|line| !whole.contains(line)).collect();
+                let logs = cluster.logs();
+                bail!("{what} is not repaired: lost {lost:#?}, new {new:#?}\n{logs}");
+            }
+        }
+        flows(&cluster, number).with_context(|| format!("after {what}\n{}", cluster.logs()))?;
+        wait::until(&format!("repair of {subject} after {what}"), REPAIRED, || {
+            Ok((repairs(host, &subject)? > before).then_some(()))
+        })
+        .with_context(|| cluster.logs())?;
+        let log = std::fs::read_to_string(host.agent_log())?;
+        ensure!(log.contains(&format!("somebody changed {subject}")), "{subject}: {log}");
+    }
+    cluster.check(true)
+}
+
+#[test]
+fn what_others_change_is_repaired_on_iptables_legacy() -> Result<()> {
+    holds("drileg", Flavour::Legacy, "legacy")
+}
+
+#[test]
+fn what_others_change_is_repaired_on_iptables_nft() -> Result<()> {
+    holds("drinft", Flavour::Nft, "nft")
+}
+
+/// Somebody writes the same thing again as soon as it was repaired: that is told, and costs little.
+#[test]
+fn a_fight_is_told_and_is_not_hot() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let cluster = Cluster::tutorial("drifig", Flavour::Nft)?;
+    cluster.wait_until_ready()?;
+    let host = &cluster.hosts[0];
+    let whole = kernel(host)?;
+    let name = format!("net.ipv4.conf.{}.rp_filter", tutorial::PODS[0].interface());
+    let script = format!("while :; do sysctl -qw {name}=0; sleep 0.05; done");
+    let log = host.run_dir().join("fighter.log");
+    let mut fighter = host.ns().command("sh").args(["-c", &script]).start(&log)?;
+    let subject = format!("sysctl {name}");
+    let told = |host: &Host| -> Result<Option<String>> {
+        let problems = host.status()?.problems();
+        Ok(problems.into_iter().find(|text| text.contains(&subject)))
+    };
+    let problem = wait::until("problem about the fight", CONVERGENCE, || told(host))?;
+    ensure!(problem.contains("times in"), "{problem}");
+    let before = repairs(host, &subject)?;
+    std::thread::sleep(Duration::from_secs(4));
+    let hot = repairs(host, &subject)? - before;
+    ensure!((1..=3).contains(&hot), "{hot} repairs in four seconds of a fight");
+    fighter.kill();
+    // It is repaired when its time comes, and forgotten.
+    wait::until("end of the fight", CONVERGENCE, || Ok((kernel(host)? == whole).then_some(())))?;
+    wait::until("`ready`", CONVERGENCE * 2, || Ok(told(host)?.is_none().then_some(())))
+}
