@@ -49,9 +49,10 @@ test:
 
 # Ratios against the system's own tools in the same run; absolute times vary with the machine.
 bench: setup
-	cargo build --release --locked -p calico-agent --bins --example calc_budget
+	cargo build --release --locked -p calico-agent --bins --example calc_budget --example stored_budget
 	cargo build --locked -p calico-e2e --bins
 	target/release/examples/calc_budget
+	target/release/examples/stored_budget
 	CALICO_AGENT_BIN=target/release/calico-agent target/debug/calico-bench
 	cargo test --release --locked -p calico-agent --test felix budget -- --ignored --nocapture
 

@@ -145,7 +145,7 @@ pub fn write_content(
 /// Reads a file's bytes.
 ///
 /// # Errors
-/// When they are anything but what [`write`] wrote.
+/// When they are anything but what [`write()`] wrote.
 pub fn read(bytes: &[u8]) -> Result<StoredPolicy, FormatError> {
     let (first, _) = split(bytes, 0).ok_or(FormatError::Truncated)?;
     let preamble: Preamble = serde_json::from_slice(first).map_err(FormatError::Header)?;

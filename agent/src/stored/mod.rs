@@ -1,8 +1,8 @@
 //! The last good policy: what was in force, kept on disk, so that a host that boots while the
 //! datastore is away starts with the protection it had.
 //!
-//! * [`format`] is the file: three parts, each of its own line or lines.
-//! * [`file`] reads it, and replaces it whole or not at all.
+//! * [`mod@format`] is the file: three parts, each of its own line or lines.
+//! * [`mod@file`] reads it, and replaces it whole or not at all.
 //! * [`start`] decides what a start may do with it.
 //! * [`keeper`] is the task that writes it.
 //!

@@ -105,6 +105,29 @@ fn without_what_was_on_disk_the_same_change_is_open_for_a_moment() {
 }
 
 #[test]
+fn members_that_never_came_to_the_disk_open_nothing() {
+    each_flavour(|host, flavour| {
+        let (a, b) = (host.pod(1), host.pod(2));
+        let [after, before] = states(flavour, &a, &b);
+        // The disk lags behind the kernel by one member, and agrees with what comes.
+        let mut on_disk = before.clone();
+        set(&mut on_disk, "s:some", &[3]);
+        host.apply(&before, Wake::Start);
+        let passed = arrived(&a, &b, || {
+            for _ in 0..6 {
+                host.restart();
+                host.felix.expect(Arc::new(on_disk.clone()));
+                host.apply(&after, Wake::Start);
+                host.restart();
+                host.felix.expect(Arc::new(after.clone()));
+                host.apply(&before, Wake::Start);
+            }
+        });
+        assert_eq!(passed, 0);
+    });
+}
+
+#[test]
 fn what_the_kernel_does_not_hold_is_not_believed() {
     each_flavour(|host, flavour| {
         let (a, b) = (host.pod(1), host.pod(2));

@@ -34,6 +34,7 @@ impl Felix {
                 false
             });
         }
+        self.recognised = holds;
         if holds {
             info!(revision = expected.revision, "the kernel holds the policy that is on disk");
         } else {

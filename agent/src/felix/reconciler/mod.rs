@@ -86,6 +86,8 @@ pub struct Felix {
     rendered: Option<Arc<DesiredState>>,
     /// What the tables may have been rendered from before this process was started.
     expected: Option<Arc<DesiredState>>,
+    /// `rendered` was recognised just now: the chains are proved, what sets hold is not.
+    recognised: bool,
     links: Links,
     interfaces: Interfaces,
     /// The sets are as `rendered` wants them.
@@ -172,6 +174,7 @@ impl Felix {
             families: Vec::new(),
             rendered: None,
             expected: None,
+            recognised: false,
             links: Links::new(),
             interfaces: Interfaces::default(),
             sets_known: false,

@@ -69,7 +69,7 @@ impl Felix {
         };
         let changes = self.interfaces.update(&diff.endpoints, state);
         let macs = changes.macs.then(|| self.interfaces.macs());
-        let close = Self::close_first(&diff);
+        let close = Self::close_first(&diff, std::mem::take(&mut self.recognised));
         for one in &mut self.families {
             one.renderer.changed(state, &diff, macs, &mut one.tables);
         }
@@ -93,13 +93,14 @@ impl Felix {
     }
 
     /// The chains whose rules change together with the members of a set that they name, before or
-    /// after.
-    pub(super) fn close_first(diff: &DesiredDiff) -> BTreeSet<String> {
+    /// after; with `any_set` those that name any: each may hold something else than is known.
+    pub(super) fn close_first(diff: &DesiredDiff, any_set: bool) -> BTreeSet<String> {
         let sets: BTreeSet<&SetId> = diff.sets_changed.iter().map(|(id, _)| id).collect();
-        if sets.is_empty() {
+        if sets.is_empty() && !any_set {
             return BTreeSet::new();
         }
-        let names_one = |rules: &ActiveRules| sets_named(rules).any(|id| sets.contains(id));
+        let names_one =
+            |rules: &ActiveRules| sets_named(rules).any(|id| any_set || sets.contains(id));
         let concerned = |change: &Change<Arc<ActiveRules>>| matches!(change, Change::Updated { old, new } if names_one(old) || names_one(new));
         let policies = diff.policies.iter().filter(|(_, change)| concerned(change));
         let profiles = diff.profiles.iter().filter(|(_, change)| concerned(change));
