@@ -255,8 +255,8 @@ impl Reconciler for Felix {
         // The watch looks at nothing while this run writes.
         let mut turn = self.changes.turn().await;
         self.changes.set_flavour(dataplane.flavour, &mut turn);
-        let again =
-            matches!(wake, Wake::Start | Wake::Retry) || self.comes_from_disk_no_more(state);
+        let taken_over = self.comes_from_disk_no_more(state);
+        let again = matches!(wake, Wake::Start | Wake::Retry) || taken_over;
         let check_tables = again || due(self.check_tables);
         let told = self.told(again, now);
         let doubtful = self.doubtful(&told, again, check_tables, now);
@@ -389,6 +389,10 @@ impl Reconciler for Felix {
         }
         run.problems.sort();
         run.problems.dedup();
+        if taken_over {
+            // What the policy from disk let be goes now: that is nobody's doing.
+            run.drift.clear();
+        }
         Report {
             applied: run.failed.is_none().then_some(state.generation),
             endpoints: self.endpoints.clone(),
