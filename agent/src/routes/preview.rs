@@ -115,6 +115,7 @@ mod tests {
             destination: "10.0.0.1/32".parse().unwrap(),
             metric: 0,
             tos: 0,
+            scope: Route::pod_scope(Family::V4),
             kind: RouteKind::Unicast,
             device: Some(7),
             indirect: false,
