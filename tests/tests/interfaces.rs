@@ -138,7 +138,7 @@ fn move_address(cluster: &mut Cluster) -> Result<()> {
         })
     };
 
-    cluster.etcd.exchange(&[key.clone()], std::slice::from_ref(&pair))?;
+    cluster.etcd.exchange(std::slice::from_ref(&key), std::slice::from_ref(&pair))?;
     over(cluster, heir)?;
     is_well(cluster, "heir", "an address that moved")?;
     // The one who had it has no endpoint any more: it reaches nobody under that address.
