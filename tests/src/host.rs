@@ -1,5 +1,6 @@
 //! A host: a namespace on the wire, the agent's three directories, the agent, BIRD.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -115,10 +116,22 @@ impl Host {
     /// # Errors
     /// When the agent is not built.
     pub fn agent_command(&self) -> Result<Command> {
+        self.command("run", &[])
+    }
+
+    /// `run`, `check` or `plan`, which take the same options, started by `how` (`setpriv …`).
+    ///
+    /// # Errors
+    /// When the agent is not built.
+    pub fn command(&self, what: &str, how: &[&str]) -> Result<Command> {
+        let words = how.iter().map(OsString::from).chain([agent_binary()?.into_os_string()]);
+        let mut words = words.collect::<Vec<_>>().into_iter();
+        let program = words.next().context("no program")?;
         let mut command = self
             .ns
-            .command(agent_binary()?)
-            .arg("run")
+            .command(program)
+            .args(words)
+            .arg(what)
             .arg("--config-dir")
             .arg(self.config_dir())
             .arg("--run-dir")

@@ -4,7 +4,7 @@
 
 mod driver;
 mod plan;
-mod save;
+pub mod save;
 #[cfg(test)]
 mod tests;
 
