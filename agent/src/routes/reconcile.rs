@@ -267,11 +267,11 @@ impl Routes {
             let mut plan = plan(&self.intent, &self.actual, &scope, &self.intent.rules(now));
             self.actual.adopt(&plan);
             self.withhold(&mut plan, now);
-            if round == 1 {
-                self.note_drift(&drifted, &plan, now);
-            }
+            let first = round == 1;
+            let found = if first { self.describe_drift(&drifted, &plan) } else { Vec::new() };
             self.take_notes(&scope, &plan);
             let next = self.apply(&plan, work, now, &mut outcome).await;
+            self.note_drift(found, now);
             if next == Next::Done || outcome.retry {
                 break;
             }
