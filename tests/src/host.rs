@@ -95,6 +95,11 @@ impl Host {
         self.dir.join("lib")
     }
 
+    /// The last good policy, as the agent keeps it on disk; see [`crate::reboot::content`].
+    pub fn stored_policy(&self) -> PathBuf {
+        self.state_dir().join("policy.json")
+    }
+
     /// The agent's log.
     pub fn agent_log(&self) -> PathBuf {
         self.dir.join("agent.log")

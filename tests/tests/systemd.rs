@@ -13,6 +13,14 @@ use calico_e2e::{run, wait};
 
 const SOON: Duration = Duration::from_secs(20);
 
+/// Makes the policy on disk one of another boot.
+const OTHER_BOOT: &str = r#"
+cd /var/lib/calico
+sed '$d; 1s/"boot":"[^"]*"/"boot":"another"/' policy.json >other
+printf '{"sha256":"%s"}\n' "$(sha256sum <other | cut -d' ' -f1)" >>other
+mv other policy.json
+"#;
+
 /// False, saying why, where no machine can be booted.
 fn can_boot() -> bool {
     if let Some(program) = machine::missing() {
@@ -149,9 +157,13 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     ensure!(machine.property("calico-agent", "Result")? == "success");
     cluster.check(false)?;
 
-    // A reboot while etcd is away: BGP comes up with the configuration that was kept, the agent
-    // waits, and goes on when etcd is back.
+    // A reboot while etcd is away: BGP comes up with the configuration that was kept, the agent with
+    // the policy that was, which says how old it is; and goes on when etcd is back. The network
+    // namespace is not the machine's, so it is emptied by hand; and below the unit's own /proc/sys
+    // the boot is that of the machine beneath, so the file is made one of another boot.
     cluster.etcd.stop()?;
+    cluster.hosts[0].power_cycle()?;
+    machine.run(&["sh", "-ec", OTHER_BOOT])?;
     machine.reboot()?;
     machine.wait_for_unit("calico-bird", "active", SOON)?;
     ensure!(machine.property("bird", "Id")? == "calico-bird.service", "bird.service is not ours");
@@ -161,9 +173,13 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
         Ok((sessions.matches("Established").count() == 2).then_some(()))
     })
     .with_context(|| machine.journal("calico-bird"))?;
+    cluster.check(false).with_context(|| machine.journal("calico-agent"))?;
     ensure!(machine.property("calico-agent", "ActiveState")? == "activating");
+    let line = machine.property("calico-agent", "StatusText")?;
+    ensure!(line.starts_with("policy of 2") && line.contains("old) from disk, waiting for etcd"));
     cluster.etcd.start()?;
     machine.wait_for_unit("calico-agent", "active", SOON)?;
+    ensure!(!machine.property("calico-agent", "StatusText")?.contains("from disk"));
     cluster.check(false)?;
     Ok(())
 }

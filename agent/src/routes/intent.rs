@@ -15,7 +15,7 @@ use imbl::{OrdMap, OrdSet};
 use super::monitor::Links;
 use super::plan::{CALICO_PROTOCOL, Route, Rules, Want, Wanted, is_link_scope};
 use crate::config::Settings;
-use crate::desired::LocalEndpoint;
+use crate::desired::{LocalEndpoint, Origin};
 use crate::reconcile::{EndpointState, World};
 
 /// What a change of the world makes stale.
@@ -42,6 +42,7 @@ pub struct Intent {
     links: Links,
     blocks: OrdSet<Cidr>,
     settings: Arc<Settings>,
+    origin: Origin,
     /// Who wants a destination. More than one: the first that can have it gets it.
     claims: BTreeMap<Cidr, BTreeSet<WorkloadEndpointId>>,
     users: BTreeMap<InterfaceName, BTreeSet<WorkloadEndpointId>>,
@@ -70,6 +71,7 @@ impl Intent {
         let desired = &world.desired;
         stale.everything = !same_routes(&self.settings, &desired.settings);
         self.settings = Arc::clone(&desired.settings);
+        self.origin = desired.origin;
 
         let old = std::mem::replace(&mut self.endpoints, desired.endpoints.clone());
         for change in old.diff(&desired.endpoints) {
@@ -148,11 +150,17 @@ impl Intent {
         Rules {
             protocol: self.settings.route_protocol,
             remove_external: self.settings.remove_external_routes,
+            keep: self.origin.is_stored(),
             ipv6: self.settings.ipv6,
             pods: &self.pods,
             former: &self.former,
             now,
         }
+    }
+
+    /// Where what is wanted comes from.
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// The settings in force.

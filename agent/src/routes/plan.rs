@@ -133,6 +133,9 @@ pub struct Rules<'a> {
     pub protocol: u8,
     /// Remove unknown routes after the grace.
     pub remove_external: bool,
+    /// Only give: what is not wanted stays, whoever wrote it. For a state from disk, which may be
+    /// old.
+    pub keep: bool,
     /// Look after IPv6; when not, what is unknown there is left alone.
     pub ipv6: bool,
     /// The pod interfaces.
@@ -440,6 +443,7 @@ fn plan_destination(
             continue;
         }
         let graced = match owner {
+            _ if rules.keep => continue,
             Owner::Foreign => continue,
             Owner::Ours => false,
             Owner::LeftOver => true,
@@ -477,6 +481,7 @@ fn plan_neighbour(
             let new = Neighbour { device, address, mac: Some(mac), marked: true };
             plan.ops.push(Op::SetNeighbour(new));
         }
+        (None, Some(_)) if rules.keep => {}
         (None, Some((old, sight))) => {
             let end = sight.since + GRACE;
             if old.marked || sight.adopted {

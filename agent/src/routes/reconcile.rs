@@ -121,7 +121,13 @@ impl Routes {
     }
 
     async fn run(&mut self, world: &World, wake: Wake, now: Duration) -> Outcome {
+        let from_disk = self.intent.origin().is_stored();
         let stale = self.intent.update(world);
+        if from_disk && !self.intent.origin().is_stored() {
+            // What was left alone is judged now, and its grace begins now: as at a first look.
+            self.actual = Actual::default();
+            self.complete = false;
+        }
         let mut work = Work {
             all: stale.everything,
             destinations: BTreeSet::new(),

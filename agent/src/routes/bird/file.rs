@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tokio::fs;
 use tokio::io::AsyncWriteExt as _;
@@ -77,6 +78,11 @@ pub(super) async fn stamp(path: &Path) -> Option<Stamp> {
         modified: (file.mtime(), file.mtime_nsec()),
         changed: (file.ctime(), file.ctime_nsec()),
     })
+}
+
+/// When the file was last changed; `None` when nobody can say.
+pub(super) async fn changed(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).await.ok()?.modified().ok()
 }
 
 /// Puts `text` into `path` after `program -p` has accepted it.

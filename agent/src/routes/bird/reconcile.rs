@@ -1,9 +1,10 @@
-//! Keeps BIRD's configuration as it should be.
+//! Keeps BIRD's configuration as it should be. While the policy comes from disk the configuration
+//! does too: the one that is there stays as it is.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use calico_datastore::model::Cidr;
 use imbl::{OrdMap, OrdSet};
@@ -16,6 +17,7 @@ use crate::desired::BgpState;
 use crate::drift::{Change, Drift};
 use crate::exec::Exec;
 use crate::reconcile::{Problem, Reconciler, Report, Wake, World};
+use crate::stored::dated;
 use crate::telemetry::chain;
 
 /// BIRD's program when nothing else is asked for: found in `PATH`.
@@ -44,6 +46,8 @@ pub struct Bird {
     version: String,
     /// The text that BIRD refused: it need not be asked again.
     refused: Option<(Arc<str>, String)>,
+    /// The configuration is one from before the boot: of when.
+    from_disk: Option<String>,
     writes: u64,
     reloads: u64,
     /// The file when it held the text that is wanted.
@@ -105,6 +109,9 @@ impl Reconciler for Bird {
                 ),
             });
         }
+        if let Some(dated) = &self.from_disk {
+            report.facts.insert("configuration".to_owned(), format!("{dated} from disk"));
+        }
         match outcome {
             Ok(()) => report.applied = Some(world.desired.generation),
             Err(error) => {
@@ -134,6 +141,7 @@ impl Bird {
             loaded: None,
             version: String::new(),
             refused: None,
+            from_disk: None,
             writes: 0,
             reloads: 0,
             seen: None,
@@ -150,7 +158,10 @@ impl Bird {
     }
 
     async fn run(&mut self, world: &World, wake: Wake) -> Result<(), BirdError> {
-        let text = self.render(world)?;
+        let text = match self.kept(world).await? {
+            Some(text) => text,
+            None => self.render(world)?,
+        };
         let quiet = matches!(wake, Wake::Desired | Wake::Links | Wake::Kernel);
         if quiet && self.loaded.as_ref() == Some(&text) {
             return Ok(());
@@ -171,6 +182,27 @@ impl Bird {
     /// When to look at the file the next time.
     fn look_again(&self) -> Duration {
         LOOK.saturating_mul(1 << self.changed.saturating_sub(FREELY).min(8)).min(PROBE)
+    }
+
+    /// The text that is on disk, when it is to stay: BIRD runs with it since the boot, and it may be
+    /// newer than the policy.
+    async fn kept(&mut self, world: &World) -> Result<Option<Arc<str>>, BirdError> {
+        let before = self.from_disk.take();
+        if !world.desired.origin.is_stored() {
+            return Ok(None);
+        }
+        let text = file::read(&self.config).await.map_err(BirdError::File)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if let Some(changed) = file::changed(&self.config).await {
+            let dated = dated(changed, SystemTime::now());
+            if before.is_none() {
+                info!("BIRD's configuration is the one {dated} from disk");
+            }
+            self.from_disk = Some(dated);
+        }
+        Ok(Some(text.into()))
     }
 
     /// The text for that world, rendered again only when what it depends on has changed.
