@@ -70,6 +70,10 @@ fn only_what_concerns_us_wakes() {
         pod("cali1").await;
         pod("eth0").await;
         let mut monitor = start().await;
+        // The kernel says a while later that a pair of interfaces has found each other.
+        let name: InterfaceName = "cali1".parse().unwrap();
+        let up = monitor.links.wait_for(|links| links.get(&name).is_some_and(|link| link.up));
+        drop(up.await.unwrap());
         let mut builder =
             Builder { links: monitor.links.borrow_and_update().clone(), ..Builder::default() };
         builder.endpoint("one", "cali1", &["10.65.0.2/32"], Some("ee:ee:ee:00:00:01"));

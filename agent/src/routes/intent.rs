@@ -257,6 +257,11 @@ impl Intent {
         stale
     }
 
+    /// True when this interface is buried.
+    pub fn is_dead(&self, device: u32) -> bool {
+        self.dead.contains(&device)
+    }
+
     /// True when an interface is buried.
     pub fn has_dead(&self) -> bool {
         !self.dead.is_empty()

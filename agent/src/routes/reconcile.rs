@@ -7,6 +7,7 @@
 mod drift;
 mod notes;
 mod report;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,8 +19,9 @@ use tracing::{debug, info};
 
 use self::drift::{Before, Fight};
 use self::notes::Trouble;
-use super::changes::{Changes, Interest, Place, Touched};
-use super::intent::{Intent, Stale};
+use self::work::{Work, touch};
+use super::changes::{Changes, Interest, Place};
+use super::intent::Intent;
 use super::kernel::{Failure, Kernel, KernelError, RouteFilter};
 use super::plan::{Actual, CALICO_PROTOCOL, Plan, Route, Scope, plan};
 use crate::drift::Drift;
@@ -73,28 +75,6 @@ enum Next {
     Plan,
     /// Read and plan again: the kernel holds something else than was known.
     Read,
-}
-
-/// What to look at in one run.
-struct Work {
-    all: bool,
-    destinations: BTreeSet<Cidr>,
-    neighbours: BTreeSet<(u32, IpAddr)>,
-    endpoints: BTreeSet<WorkloadEndpointId>,
-}
-
-impl Work {
-    fn add(&mut self, stale: Stale) {
-        self.all |= stale.everything;
-        self.destinations.extend(stale.destinations);
-        self.neighbours.extend(stale.neighbours);
-        self.endpoints.extend(stale.endpoints);
-    }
-
-    fn add_places(&mut self, (destinations, keys): (BTreeSet<Cidr>, BTreeSet<(u32, IpAddr)>)) {
-        self.destinations.extend(destinations);
-        self.neighbours.extend(keys);
-    }
 }
 
 /// What became of a run.
@@ -293,11 +273,11 @@ impl Routes {
             let mut plan = plan(&self.intent, &self.actual, &scope, &self.intent.rules(now));
             self.actual.adopt(&plan);
             self.withhold(&mut plan, now);
-            if round == 1 {
-                self.note_drift(&drifted, &plan, now);
-            }
+            let first = round == 1;
+            let found = if first { self.describe_drift(&drifted, &plan) } else { Vec::new() };
             self.take_notes(&scope, &plan);
             let next = self.apply(&plan, work, now, &mut outcome).await;
+            self.note_drift(found, now);
             if next == Next::Done || outcome.retry {
                 break;
             }
@@ -382,22 +362,6 @@ impl Routes {
             .extend(self.grace_neighbours.iter().filter(|(_, end)| due(end)).map(|(key, _)| *key));
     }
 
-    /// Adds the interfaces over which, as far as is known, touched destinations are reached: what
-    /// took their place says nothing of them.
-    fn expand(&self, touched: &mut Touched) {
-        for destination in &touched.destinations {
-            for (route, _) in self.actual.at(destination) {
-                match route.device {
-                    Some(device) if self.intent.is_watched(device) => {
-                        touched.interfaces.insert(device);
-                    }
-                    Some(_) => touched.everything = true,
-                    None => touched.marked = true,
-                }
-            }
-        }
-    }
-
     /// Tells the monitor what to look for.
     fn watch(&self) {
         let settings = self.intent.settings();
@@ -415,14 +379,6 @@ impl Routes {
         if *self.changes.interest() != interest {
             self.changes.set_interest(interest);
         }
-    }
-}
-
-/// Marks a place to be read again.
-fn touch(touched: &mut Touched, place: Place) {
-    match place {
-        Place::Route(_) => touched.everything = true,
-        Place::Neighbour(device, _) => drop(touched.interfaces.insert(device)),
     }
 }
 

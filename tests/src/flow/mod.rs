@@ -1,7 +1,7 @@
 //! Flows that never stop: numbered packets at a steady rate, on one socket and on ever new ones, and
 //! a count of what arrived. What is allowed must arrive exactly once, what is denied never.
 //!
-//! [`send`] sends, [`receive`] receives, [`tally`] counts. What a flow is expected to do is the
+//! `send` sends, `receive` receives, `tally` counts. What a flow is expected to do is the
 //! caller's. A packet carries the number of its flow, so it is counted wherever it ends up.
 
 mod receive;

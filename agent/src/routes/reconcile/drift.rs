@@ -67,6 +67,14 @@ impl Before {
     }
 }
 
+/// What was found at a place, and the interfaces that its repair needs.
+#[derive(Debug)]
+pub(super) struct Found {
+    place: Place,
+    devices: Vec<u32>,
+    drift: Drift,
+}
+
 /// Somebody who works against us at one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fight {
@@ -132,9 +140,8 @@ impl Routes {
         drifted
     }
 
-    /// Says what was found at the places that the plan repairs, and counts it against those who did
-    /// it.
-    pub(super) fn note_drift(&mut self, drifted: &BTreeSet<Place>, plan: &Plan, now: Duration) {
+    /// What was found at the places that the plan repairs.
+    pub(super) fn describe_drift(&self, drifted: &BTreeSet<Place>, plan: &Plan) -> Vec<Found> {
         let mut ops: BTreeMap<Place, Vec<&Op>> = BTreeMap::new();
         for op in &plan.ops {
             let place = place_of(op);
@@ -143,8 +150,27 @@ impl Routes {
                 ops.entry(place).or_default().push(op);
             }
         }
-        for (place, ops) in ops {
-            let drift = self.drift_at(place, &ops);
+        let found = |(place, ops): (Place, Vec<&Op>)| Found {
+            place,
+            devices: ops.iter().filter_map(|op| op.device()).collect(),
+            drift: self.drift_at(place, &ops),
+        };
+        ops.into_iter().map(found).collect()
+    }
+
+    /// Notes what was found and repaired, and counts it against those who did it. Not what was on an
+    /// interface that turned out to be gone or down: the kernel did that, and says so in a moment.
+    pub(super) fn note_drift(&mut self, found: Vec<Found>, now: Duration) {
+        for Found { place, devices, drift } in found {
+            let failed = match place {
+                Place::Route(to) => self.route_troubles.get(&to).is_some_and(|one| one.failed),
+                Place::Neighbour(device, address) => {
+                    self.neighbour_troubles.contains_key(&(device, address))
+                }
+            };
+            if failed || devices.iter().any(|device| self.intent.is_dead(*device)) {
+                continue;
+            }
             self.drift.push(drift);
             let fight =
                 self.fights.entry(place).or_insert(Fight { repairs: 0, last: now, until: None });
