@@ -15,8 +15,10 @@ use crate::reconcile::{EndpointState, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
-    DatastoreStatus, EndpointStatus, Overall, PartStatus, RejectedKey, RepairStatus, StatusDocument,
+    DatastoreStatus, EndpointStatus, HangingLoop, Overall, PartStatus, RejectedKey, RepairStatus,
+    StatusDocument,
 };
+use crate::status::watchdog::Silence;
 use crate::timestamp::rfc3339;
 
 /// What the reading of the datastore has come to.
@@ -89,6 +91,8 @@ pub struct Overview {
     pub ready: watch::Receiver<bool>,
     /// Files that cannot be written.
     pub files: watch::Receiver<Vec<Problem>>,
+    /// Loops that give no sign of life.
+    pub silent: watch::Receiver<Vec<Silence>>,
     /// BIRD's control socket.
     pub bird_socket: PathBuf,
 }
@@ -113,6 +117,7 @@ impl Overview {
                 .is_some_and(|report| report.problems.is_empty() && report.applied.is_some())
         });
         let clean = in_force
+            && self.silent.borrow().is_empty()
             && sync.waiting.is_none()
             && sync.rejected.is_empty()
             && sync.settings.is_empty()
@@ -130,8 +135,23 @@ impl Overview {
         })
     }
 
+    /// The loops that give no sign of life.
+    pub fn hanging(&self) -> Vec<HangingLoop> {
+        let silent = self.silent.borrow();
+        let hanging = silent.iter().map(|silence| HangingLoop {
+            name: silence.name.to_owned(),
+            seconds: silence.since.elapsed().as_secs(),
+        });
+        hanging.collect()
+    }
+
     /// One line for `systemctl status`.
     pub fn summary(&self) -> String {
+        let hanging = self.hanging();
+        if !hanging.is_empty() {
+            let names: Vec<_> = hanging.into_iter().map(|hanging| hanging.name).collect();
+            return format!("no sign of life from {}", names.join(", "));
+        }
         // Cloned: a second borrow of the same channel while the first is held waits for a writer
         // that came between the two, and the writer waits for the first.
         let sync = self.sync.borrow().clone();
@@ -205,6 +225,7 @@ impl Overview {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             state: self.overall(),
+            hanging: self.hanging(),
             datastore: DatastoreStatus {
                 in_sync: sync.complete && sync.waiting.is_none(),
                 waiting: sync.waiting,
