@@ -53,7 +53,15 @@ pub async fn run<S: Store>(store: S, node: Name, started: Instant, mut inputs: I
             () = until(reporter.next_wake()) => {}
         }
         reporter.learn(&mut inputs);
-        reporter.work().await;
+        let mut work = std::pin::pin!(reporter.work());
+        loop {
+            // The work is pinned outside and polled to its end. It waits for the store alone, which
+            // bounds each call in time: that is no hang.
+            tokio::select! {
+                () = &mut work => break,
+                () = inputs.heartbeat.beat() => {}
+            }
+        }
     }
 }
 
