@@ -305,7 +305,6 @@ mod tests {
     }
 
     #[tokio::test]
-    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
     async fn a_program_that_cannot_be_killed_blocks_nobody_and_is_not_multiplied() {
         let Some(freezer) = Freezer::new() else {
             eprintln!("skipped: no freezer (cgroup v1, root)");
