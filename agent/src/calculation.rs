@@ -97,6 +97,16 @@ pub async fn run(
     }
 }
 
+/// What follows from one complete snapshot, for those who only look: nothing is published.
+pub fn once(node: Name, layers: Layers, batch: Batch) -> (Arc<DesiredState>, SyncState) {
+    let mut calculation = Calculation::new(node, Arc::new(layers));
+    calculation.apply(batch);
+    calculation.resolve();
+    let settings = Arc::clone(&calculation.settings);
+    let desired = calculation.calculator.desired(settings, calculation.sync.revision);
+    (desired, calculation.sync)
+}
+
 struct Calculation {
     node_configuration: Name,
     calculator: Calculator,

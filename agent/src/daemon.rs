@@ -158,6 +158,7 @@ struct Running {
     layers: watch::Sender<Arc<Layers>>,
     reloader: Reloader,
     _lock: lock::Lock,
+    _programs: Option<lock::Programs>,
 }
 
 /// Makes all parts and connects them.
@@ -169,6 +170,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     }
     // Before anything is touched that another agent may be using.
     let lock = lock::take(&paths.lock()).map_err(DaemonError::Lock)?;
+    // Before anything is read that they may still be writing.
+    let programs = lock::outlive(&paths.programs_lock()).await.map_err(DaemonError::Lock)?;
     let first = layers.resolve(None, None, None).settings;
     let files = empty_files(first.endpoint_status_prefix.as_deref());
     let (node, _) = name::determine(&local.node, &paths.nodename()).map_err(DaemonError::Name)?;
@@ -297,7 +300,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     tasks.spawn("status line", follow_silence(overview, notifier.clone()));
     watch_over(watchdog, watched, notifier)?;
     let reloader = Reloader { paths, flags, local };
-    Ok(Running { tasks, layers: layers_tx, reloader, _lock: lock })
+    Ok(Running { tasks, layers: layers_tx, reloader, _lock: lock, _programs: programs })
 }
 
 /// Starts the watchdog's thread, whether or not systemd waits for a sign of life (`watched`): a
@@ -405,7 +408,7 @@ async fn registration_task(
     }
 }
 
-fn etcd_config(config: &DatastoreConfig) -> Etcd3Config {
+pub(crate) fn etcd_config(config: &DatastoreConfig) -> Etcd3Config {
     Etcd3Config {
         endpoints: config.endpoints.clone(),
         ca_cert: config.ca.clone(),

@@ -3,15 +3,22 @@
 //! A program that does not even end when it is killed (it hangs in the kernel) is left behind: who
 //! waited for it goes on. Of those there may be a few; then nothing more is started, or the host
 //! would fill with them.
+//!
+//! Input is handed over as a whole, as a file in memory. Through a pipe it would come in pieces,
+//! and a program that outlives us would take for complete what had arrived by then: `ipset restore`
+//! carries out a last line that was cut off, and `10.0.0.0/2` is not `10.0.0.0/24`.
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::sync::watch;
 
@@ -36,7 +43,7 @@ pub enum ExecError {
         #[source]
         source: std::io::Error,
     },
-    /// Reading or writing its pipes failed.
+    /// Its input could not be prepared, or its output not be read.
     #[error("cannot talk to {program}")]
     Pipe {
         /// The program.
@@ -148,18 +155,19 @@ impl Exec {
         if left_behind >= MOST_LEFT_BEHIND {
             return Err(ExecError::LeftBehind { program: name(), left_behind });
         }
+        let stdin = input(stdin).map_err(|source| ExecError::Pipe { program: name(), source })?;
         self.spawned.fetch_add(1, Ordering::Relaxed);
         #[expect(clippy::disallowed_methods, reason = "this is the place")]
         let mut child = tokio::process::Command::new(program)
             .args(args)
             .env("LC_ALL", "C")
-            .stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| ExecError::Start { program: name(), source })?;
-        let outcome = tokio::time::timeout(self.limit, talk(&mut child, stdin)).await;
+        let outcome = tokio::time::timeout(self.limit, listen(&mut child)).await;
         self.steps.send_modify(|steps| *steps += 1);
         let output = match outcome {
             Ok(output) => output,
@@ -194,21 +202,11 @@ impl Exec {
     }
 }
 
-/// Writes to a program and reads from it until it ends. It is still ours when this is dropped.
-async fn talk(child: &mut Child, stdin: &[u8]) -> std::io::Result<std::process::Output> {
-    let (pipe, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let write = async {
-        if let Some(mut pipe) = pipe {
-            // A program that ends early closes the pipe; its exit status says more than EPIPE.
-            match pipe.write_all(stdin).await {
-                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => return Err(e),
-                _ => {}
-            }
-        }
-        Ok(())
-    };
-    let ((), stdout, stderr, status) =
-        tokio::try_join!(write, read_all(stdout), read_all(stderr), child.wait())?;
+/// Reads from a program until it ends. It is still ours when this is dropped.
+async fn listen(child: &mut Child) -> std::io::Result<std::process::Output> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr, status) =
+        tokio::try_join!(read_all(stdout), read_all(stderr), child.wait())?;
     Ok(std::process::Output { status, stdout, stderr })
 }
 
@@ -218,6 +216,17 @@ async fn read_all(pipe: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u
         pipe.read_to_end(&mut bytes).await?;
     }
     Ok(bytes)
+}
+
+/// A standard input that holds all of `bytes` from the start.
+fn input(bytes: &[u8]) -> std::io::Result<Stdio> {
+    if bytes.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let mut file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::etcd::Etcd;
 use crate::etcd_cluster::Members;
 use crate::host::{Flavour, Host};
+use crate::kernel;
 use crate::matrix::{Expected, Family, Measured, Site};
 use crate::netns::Netns;
 use crate::pod::Pod;
@@ -272,6 +273,33 @@ impl Cluster {
             Ok(Some(()))
         })
         .with_context(|| self.logs())
+    }
+
+    /// Waits until every host has learned the way to the other's pods.
+    ///
+    /// # Errors
+    /// When BIRD has not brought it within [`CONVERGENCE`].
+    pub fn wait_for_routes(&self) -> Result<()> {
+        for host in &self.hosts {
+            for other in HOSTS.iter().filter(|other| other.name != host.spec.name) {
+                let wanted = [
+                    ("-4", format!("{}/26 ", other.block4)),
+                    ("-6", format!("{}/122 ", other.block6)),
+                ];
+                for (family, block) in wanted {
+                    wait::until(
+                        &format!("route to {block}on {}", host.spec.name),
+                        CONVERGENCE,
+                        || {
+                            let routes = kernel::routes(host.ns(), family)?;
+                            Ok(routes.iter().any(|route| route.starts_with(&block)).then_some(()))
+                        },
+                    )
+                    .with_context(|| self.logs())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes keys and waits until every agent has them in force.

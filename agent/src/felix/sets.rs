@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 use calico_datastore::model::{Cidr, Family};
 
 use super::endpoints::{InterfaceChanges, Interfaces};
-use super::ipset::{Command, Entry, Phases, SetSpec, SetType, members_gone, members_of};
+use super::ipset::{
+    ActualSet, Command, Entry, Phases, SetSpec, SetType, full, members_gone, members_of,
+};
 use super::iptables::names;
 use crate::desired::{AddressSet, Change, DesiredDiff, DesiredState, Member, SetId, SetKind};
 
@@ -59,6 +61,23 @@ pub(super) fn all(
         }
     }
     out
+}
+
+/// What makes `actual` equal to what `state` needs in the families that are `on`. The sets of a
+/// family that is switched off go; those of one that this kernel does not know (`known`) stay.
+pub(super) fn full_plan(
+    state: &DesiredState,
+    interfaces: &Interfaces,
+    on: &[Family],
+    known: &[Family],
+    actual: &BTreeMap<String, ActualSet>,
+) -> Phases {
+    let mut phases = full(&all(state, interfaces, on), actual);
+    let ours = |name: &str| {
+        known.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
+    };
+    phases.after.retain(|command| ours(command.set()));
+    phases
 }
 
 /// What a difference changes.

@@ -41,6 +41,11 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
+    /// One that nobody asks, for what runs without a daemon.
+    pub fn unasked() -> Self {
+        Watchdog::new().register("unasked")
+    }
+
     /// Waits for the next question and answers it. Put it into the loop's `select!`; it is
     /// cancel-safe, since a question stays until it is answered.
     pub async fn beat(&mut self) {

@@ -7,7 +7,7 @@ use tracing::{debug, info};
 
 use super::{DESTROY_PATIENCE, Felix, Run};
 use crate::desired::DesiredState;
-use crate::felix::ipset::{Command, Entry, Phases, Refused, full};
+use crate::felix::ipset::{Command, Entry, Phases, Refused};
 use crate::felix::iptables::driver::Driver;
 use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
@@ -32,13 +32,8 @@ impl Felix {
             }
         };
         let families = self.family_list();
-        let mut phases = full(&sets::all(state, &self.interfaces, &families), &actual);
-        // Those of a family that is switched off go, those of one that this kernel does not know stay.
         let known: Vec<_> = self.families.iter().map(|one| one.family).collect();
-        let ours = |name: &str| {
-            known.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
-        };
-        phases.after.retain(|command| ours(command.set()));
+        let phases = sets::full_plan(state, &self.interfaces, &families, &known, &actual);
         for command in &phases.after {
             if let Command::Delete(set, Entry::NetIface(net, _)) = command
                 && net.is_host()
