@@ -17,9 +17,8 @@ const RECOVERY: Duration = Duration::from_secs(10);
 /// Shorter than the shortest outage, so that a loop that forgets to answer is noticed.
 const UNIT: &str = "[Service]\nWatchdogSec=8s\n";
 
-/// Lines that an outage may cost, however long it is: two each for its two halves, and for
-/// reporting.
-const LINES: usize = 12;
+/// Lines that an outage may cost, however long it is: that it waits, and why no status is reported.
+const LINES: usize = 8;
 
 /// Of one core.
 const CPU: f64 = 0.05;
