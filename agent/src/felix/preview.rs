@@ -111,7 +111,8 @@ pub async fn preview(
     }
     let actual =
         Sets::new(exec.clone(), counters.clone()).read().await.map_err(PreviewError::Sets)?;
-    let Phases { before, after } = sets::full_plan(state, &interfaces, &on, &known, &actual);
+    let desired = sets::all(state, &interfaces, &on);
+    let Phases { before, after } = sets::full_plan(&desired, &known, &actual);
 
     let mut problems = Vec::new();
     // What an earlier run left in the other iptables goes last.

@@ -63,21 +63,21 @@ pub(super) fn all(
     out
 }
 
-/// What makes `actual` equal to what `state` needs in the families that are `on`. The sets of a
-/// family that is switched off go; those of one that this kernel does not know (`known`) stay.
+/// What makes `actual` equal to `desired`, which is [`all`]. The sets of a family that is switched
+/// off go; those of one that this kernel does not know (`known`) stay.
 pub(super) fn full_plan(
-    state: &DesiredState,
-    interfaces: &Interfaces,
-    on: &[Family],
+    desired: &BTreeMap<String, (SetSpec, HashSet<Entry>)>,
     known: &[Family],
     actual: &BTreeMap<String, ActualSet>,
 ) -> Phases {
-    let mut phases = full(&all(state, interfaces, on), actual);
-    let ours = |name: &str| {
-        known.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
-    };
-    phases.after.retain(|command| ours(command.set()));
+    let mut phases = full(desired, actual);
+    phases.after.retain(|command| is_of(known, command.set()));
     phases
+}
+
+/// True when a set of that name would be of one of these families.
+pub(super) fn is_of(families: &[Family], name: &str) -> bool {
+    families.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
 }
 
 /// What a difference changes.

@@ -17,13 +17,13 @@ use crate::world::*;
 /// A small generator (the constants of Knuth's MMIX): the same rules each time.
 ///
 /// Plain rules are one line each and not two alike, so that a chain of them is changed line by line.
-struct Dice {
-    state: u64,
-    plain: bool,
+pub(crate) struct Dice {
+    pub(crate) state: u64,
+    pub(crate) plain: bool,
 }
 
 impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.state = self
             .state
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -35,7 +35,7 @@ impl Dice {
         self.below(n) == 0
     }
 
-    fn of<T: Clone>(&mut self, items: &[T]) -> T {
+    pub(crate) fn of<T: Clone>(&mut self, items: &[T]) -> T {
         items[self.below(items.len() as u64) as usize].clone()
     }
 
@@ -212,6 +212,10 @@ fn stir_and_compare(host: &mut Host, flavour: IptablesBackend, mut dice: Dice) {
         by_line += u32::from(counters.iptables_lines.get() - lines < rules.len() as u64);
         state = after;
         if round % 10 == 9 {
+            // However the tool prints these rules, they are known again.
+            let writes = counters.writes();
+            assert_eq!(host.apply(&state, Wake::Retry).drift, []);
+            assert_eq!(counters.writes(), writes, "round {round}: {rules:#?}");
             let by_rule = held(host);
             // Everything of ours is emptied, so that the next start writes it anew.
             let tool = host.tool();

@@ -52,6 +52,7 @@ async fn questions_and_answers_over_the_socket() {
         ready: ready_rx,
         files,
         silent: silent_rx,
+        kept: watch::channel(Vec::new()).1,
         bird_socket: dir.path().join("bird.ctl"),
     };
     tokio::spawn(serve(listener, Arc::new(overview)));

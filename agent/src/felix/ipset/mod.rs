@@ -2,9 +2,10 @@
 //! commands. Today `ipset save` and `ipset restore` do it; netlink can take their place without
 //! anybody else noticing.
 
+mod compare;
 mod driver;
 mod plan;
-mod save;
+pub mod save;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 
 use calico_datastore::model::{Cidr, Family, InterfaceName, Protocol};
 
+pub use compare::compare;
 pub use driver::{Refused, SetError, Sets};
 pub(crate) use plan::members_gone;
 pub use plan::{Phases, full, members_of};
@@ -73,12 +75,16 @@ impl fmt::Display for Entry {
 }
 
 /// A set as the kernel has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ActualSet {
-    /// What it is; `None` when it is of a type that we do not use.
+    /// What it is; `None` when it is not one that we would make.
     pub spec: Option<SetSpec>,
+    /// Its type and family, when it is of a type that we use: such sets can change places.
+    pub shape: Option<(SetType, Family)>,
     /// Its members.
     pub members: HashSet<Entry>,
+    /// Members that say that what they cover is *not* in the set (`nomatch`). We make none.
+    pub negated: HashSet<Entry>,
 }
 
 /// One change.

@@ -7,7 +7,7 @@ use tracing::{debug, info};
 
 use super::{DESTROY_PATIENCE, Felix, Run};
 use crate::desired::DesiredState;
-use crate::felix::ipset::{Command, Entry, Phases, Refused};
+use crate::felix::ipset::{Command, Entry, Phases, Refused, compare};
 use crate::felix::iptables::driver::Driver;
 use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
@@ -18,10 +18,12 @@ use crate::telemetry::chain;
 
 impl Felix {
     /// Reads the sets and plans everything. Addresses of endpoints that went away while nobody
-    /// watched are noted.
+    /// watched are noted. `pending`: what this run was going to change, where the sets are known to
+    /// have been as they should be before; whatever else differs somebody else did.
     pub(super) async fn read_sets(
         &mut self,
         state: &DesiredState,
+        pending: Option<&Phases>,
         run: &mut Run,
     ) -> Option<Phases> {
         let actual = match self.sets.read().await {
@@ -33,7 +35,21 @@ impl Felix {
         };
         let families = self.family_list();
         let known: Vec<_> = self.families.iter().map(|one| one.family).collect();
-        let phases = sets::full_plan(state, &self.interfaces, &families, &known, &actual);
+        let desired = sets::all(state, &self.interfaces, &families);
+        let mut phases = sets::full_plan(&desired, &known, &actual);
+        if state.origin.is_stored() {
+            // It may be old: what it does not know may have come since.
+            phases.after.clear();
+        }
+        if let Some(pending) = pending {
+            let unsure = |name: &str| {
+                !sets::is_of(&known, name)
+                    || self.doomed.contains_key(name)
+                    || self.incomplete.contains_key(name)
+                    || self.refused.iter().any(|refused| refused.command.set() == name)
+            };
+            run.drift.extend(compare(&desired, &actual, pending, unsure));
+        }
         for command in &phases.after {
             if let Command::Delete(set, Entry::NetIface(net, _)) = command
                 && net.is_host()
