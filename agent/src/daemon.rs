@@ -8,7 +8,7 @@ mod tasks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use calico_datastore::backend::SyncEvent;
 use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, EtcdError, SourceStatus};
@@ -30,7 +30,7 @@ use crate::node::name::NameError;
 use crate::node::registration::Identity;
 use crate::node::{addresses, name, register};
 use crate::paths::Paths;
-use crate::reconcile::Inputs;
+use crate::reconcile::{Inputs, Reconciler as _};
 use crate::routes::Routes;
 use crate::routes::bird::Bird;
 use crate::routes::monitor::{Monitor, MonitorError};
@@ -38,7 +38,7 @@ use crate::signals::{Signal, Signals};
 use crate::status::files::EndpointFiles;
 use crate::status::overview::{Overview, Registration, SyncState};
 use crate::status::systemd::{Heartbeat, Notifier, Watchdog};
-use crate::status::{aggregate, report};
+use crate::status::{aggregate, report, watchdog};
 use crate::stored::start::{self, Found};
 use crate::stored::{StoreSettings, keeper};
 use crate::telemetry::{Logs, chain};
@@ -94,6 +94,9 @@ pub enum DaemonError {
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] std::io::Error),
+    /// The watchdog's thread cannot be made.
+    #[error("cannot watch over the agent's loops")]
+    Watchdog(#[source] std::io::Error),
     /// A task ended although nobody stopped it.
     #[error("the {0} task ended unexpectedly")]
     TaskEnded(&'static str),
@@ -102,6 +105,9 @@ pub enum DaemonError {
 /// Room for batches on their way to the calculation. Little: one that is behind should get one
 /// large batch.
 const EVENTS: usize = 4;
+
+/// The longest that a program may take: a third of the watchdog's limit where that is less.
+const EXEC_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs until a signal asks for the end.
 ///
@@ -154,8 +160,6 @@ struct Running {
     tasks: Tasks,
     layers: watch::Sender<Arc<Layers>>,
     reloader: Reloader,
-    /// Asks nobody when systemd does not want to hear from us, but the loops wait for it.
-    _watchdog: Option<Watchdog>,
     _lock: lock::Lock,
     _programs: Option<lock::Programs>,
 }
@@ -176,7 +180,10 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let (node, _) = name::determine(&local.node, &paths.nodename()).map_err(DaemonError::Name)?;
     let boot = start::boot_id(Path::new(start::BOOT_ID));
     let (found, kept) = start::find(&paths, &node, &boot).await;
-    let exec = Exec::default();
+    // A program must be given up before systemd gives up on us.
+    let watched = Notifier::watchdog_limit();
+    let exec = || Exec::new(EXEC_LIMIT.min(watched.unwrap_or(watchdog::LIMIT) / 3));
+    let (bird_exec, exec) = (exec(), exec());
     felix::probe(&exec, first.iptables_backend).await.map_err(DaemonError::Dataplane)?;
     let mut felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS));
     let stored = match found {
@@ -188,8 +195,11 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         }
     };
     let mut watch = Watch::open(&felix);
+    let mut watchdog = Watchdog::new();
     let (monitor, monitor_task) =
-        Monitor::start(first.interface_prefixes.clone()).await.map_err(DaemonError::Monitor)?;
+        Monitor::start(first.interface_prefixes.clone(), watchdog.register("monitor"))
+            .await
+            .map_err(DaemonError::Monitor)?;
     let client = Etcd3::new(etcd_config(&local.datastore)).map_err(DaemonError::Datastore)?;
     let listener = server::listen(&paths.api_socket()).map_err(DaemonError::Server)?;
     if local.datastore.endpoints == [DEFAULT_ENDPOINT] {
@@ -200,7 +210,6 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     }
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "calico-agent starts");
 
-    let mut watchdog = Watchdog::new();
     let mut tasks = Tasks::default();
     tasks.spawn("monitor", async move {
         let _ = monitor_task.await;
@@ -237,15 +246,31 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         links: monitor.links.clone(),
         kernel: Arc::clone(&monitor.routes),
     };
-    let bird = Bird::new(paths.bird_config(), paths.bird_socket(), exec);
+    let bird_steps = bird_exec.steps();
+    let bird = Bird::new(paths.bird_config(), paths.bird_socket(), bird_exec);
     let touched = felix.changes().notify();
     let heartbeat = watchdog.register("watch");
     tasks.spawn("watch", async move { watch.run(heartbeat).await });
     let parts = vec![
         // Only routes care for what others do to routes.
-        tasks.reconciler(felix, Inputs { kernel: touched, ..inputs.clone() }, &mut watchdog, true),
-        tasks.reconciler(Routes::new(monitor.changes), inputs.clone(), &mut watchdog, true),
-        tasks.reconciler(bird, Inputs { kernel: Arc::default(), ..inputs }, &mut watchdog, false),
+        tasks.reconciler(
+            felix,
+            Inputs { kernel: touched, ..inputs.clone() },
+            watchdog.register(Felix::NAME).with_steps(exec.steps()),
+            true,
+        ),
+        tasks.reconciler(
+            Routes::new(monitor.changes),
+            inputs.clone(),
+            watchdog.register(Routes::NAME),
+            true,
+        ),
+        tasks.reconciler(
+            bird,
+            Inputs { kernel: Arc::default(), ..inputs },
+            watchdog.register(Bird::NAME).with_steps(bird_steps),
+            false,
+        ),
     ];
 
     let (registration_tx, registration) = watch::channel(Registration::default());
@@ -289,6 +314,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         parts,
         ready,
         files: problems,
+        silent: watchdog.silent(),
         kept,
         bird_socket: paths.bird_socket(),
     });
@@ -315,22 +341,35 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         }
     });
 
-    let watchdog = match Notifier::watchdog_limit() {
-        Some(limit) => {
-            tasks.spawn("watchdog", watchdog.run(limit, move || notifier.alive()));
-            None
-        }
-        None => Some(watchdog),
-    };
+    tasks.spawn("status line", follow_silence(overview, notifier.clone()));
+    watch_over(watchdog, watched, notifier)?;
     let reloader = Reloader { paths, flags, local };
-    Ok(Running {
-        tasks,
-        layers: layers_tx,
-        reloader,
-        _watchdog: watchdog,
-        _lock: lock,
-        _programs: programs,
-    })
+    Ok(Running { tasks, layers: layers_tx, reloader, _lock: lock, _programs: programs })
+}
+
+/// Starts the watchdog's thread, whether or not systemd waits for a sign of life (`watched`): a
+/// loop that hangs is named in any case.
+fn watch_over(
+    watchdog: Watchdog,
+    watched: Option<Duration>,
+    notifier: Notifier,
+) -> Result<(), DaemonError> {
+    let (limit, consequence) = match watched {
+        Some(limit) => (limit, "; systemd will restart the agent"),
+        None => (watchdog::LIMIT, ""),
+    };
+    let thread = std::thread::Builder::new().name("watchdog".to_owned());
+    let run = move || watchdog.run(limit, consequence, || notifier.alive());
+    thread.spawn(run).map(drop).map_err(DaemonError::Watchdog)
+}
+
+/// Says in `systemctl status` which loops hang. Where the task that puts reports together is one of
+/// them, nobody else would.
+async fn follow_silence(overview: Arc<Overview>, notifier: Notifier) {
+    let mut silent = overview.silent.clone();
+    while silent.changed().await.is_ok() {
+        notifier.status(&overview.summary());
+    }
 }
 
 /// What an earlier run said about endpoints holds no longer: they may have been deleted and made

@@ -1,5 +1,9 @@
 //! The only place that starts processes: bounded in time, killed when dropped, errors captured.
 //!
+//! A program that does not even end when it is killed (it hangs in the kernel) is left behind: who
+//! waited for it goes on. Of those there may be a few; then nothing more is started, or the host
+//! would fill with them.
+//!
 //! Input is handed over as a whole, as a file in memory. Through a pipe it would come in pieces,
 //! and a program that outlives us would take for complete what had arrived by then: `ipset restore`
 //! carries out a last line that was cut off, and `10.0.0.0/2` is not `10.0.0.0/24`.
@@ -10,11 +14,14 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
+use tokio::sync::watch;
 
 /// What a finished program left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +61,17 @@ pub enum ExecError {
         /// The bound.
         limit: Duration,
     },
+    /// Programs that were killed have not ended yet, too many to start another.
+    #[error(
+        "{program} is not started: {left_behind} programs that were killed do not end; they hang \
+         in the kernel (see `ps -eo pid,stat,wchan,args`)"
+    )]
+    LeftBehind {
+        /// The program.
+        program: String,
+        /// How many there are.
+        left_behind: usize,
+    },
     /// It ended with an error.
     #[error("{program} {status}: {stderr}")]
     Failed {
@@ -74,6 +92,9 @@ impl ExecError {
         matches!(self, Self::Start { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 }
+
+/// How many programs may be left behind before no more are started.
+const MOST_LEFT_BEHIND: usize = 4;
 
 /// How many programs that have ended are remembered when nobody forgets them.
 const REMEMBERED: usize = 64;
@@ -144,6 +165,8 @@ pub struct Exec {
     limit: Duration,
     spawned: Arc<AtomicU64>,
     children: Children,
+    left_behind: Arc<AtomicUsize>,
+    steps: watch::Sender<u64>,
 }
 
 impl fmt::Debug for Exec {
@@ -164,7 +187,13 @@ impl Default for Exec {
 impl Exec {
     /// A runner that kills what takes longer than `limit`.
     pub fn new(limit: Duration) -> Self {
-        Self { limit, spawned: Arc::default(), children: Children::default() }
+        Self {
+            limit,
+            spawned: Arc::default(),
+            left_behind: Arc::default(),
+            steps: watch::Sender::default(),
+            children: Children::default(),
+        }
     }
 
     /// The programs that it started.
@@ -175,6 +204,11 @@ impl Exec {
     /// How many processes were started so far.
     pub fn spawned(&self) -> u64 {
         self.spawned.load(Ordering::Relaxed)
+    }
+
+    /// The ends of programs, counted, whatever the ends were: each is a step that is over.
+    pub fn steps(&self) -> watch::Receiver<u64> {
+        self.steps.subscribe()
     }
 
     /// Runs `program` to its end with `stdin` on its standard input.
@@ -188,10 +222,14 @@ impl Exec {
         stdin: &[u8],
     ) -> Result<Output, ExecError> {
         let name = || program.to_owned();
+        let left_behind = self.left_behind.load(Ordering::Relaxed);
+        if left_behind >= MOST_LEFT_BEHIND {
+            return Err(ExecError::LeftBehind { program: name(), left_behind });
+        }
         let stdin = input(stdin).map_err(|source| ExecError::Pipe { program: name(), source })?;
         let order = self.spawned.fetch_add(1, Ordering::Relaxed);
         #[expect(clippy::disallowed_methods, reason = "this is the place")]
-        let child = tokio::process::Command::new(program)
+        let mut child = tokio::process::Command::new(program)
             .args(args)
             .env("LC_ALL", "C")
             .stdin(stdin)
@@ -203,9 +241,15 @@ impl Exec {
         // Whoever asks about what it did waits until this run is over: it is known by then.
         let running = Running(&self.children, child.id(), order);
         running.1.inspect(|pid| self.children.started(*pid));
-        let output = tokio::time::timeout(self.limit, child.wait_with_output())
-            .await
-            .map_err(|_| ExecError::TimedOut { program: name(), limit: self.limit })?;
+        let outcome = tokio::time::timeout(self.limit, listen(&mut child)).await;
+        self.steps.send_modify(|steps| *steps += 1);
+        let output = match outcome {
+            Ok(output) => output,
+            Err(_) => {
+                self.leave_behind(child);
+                return Err(ExecError::TimedOut { program: name(), limit: self.limit });
+            }
+        };
         let output = output.map_err(|source| ExecError::Pipe { program: name(), source })?;
         let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         if output.status.success() {
@@ -218,6 +262,34 @@ impl Exec {
             stderr,
         })
     }
+
+    /// Kills a program without waiting for its end.
+    fn leave_behind(&self, mut child: Child) {
+        // An error means that it has ended just now.
+        let _ = child.start_kill();
+        self.left_behind.fetch_add(1, Ordering::Relaxed);
+        let left_behind = Arc::clone(&self.left_behind);
+        tokio::spawn(async move {
+            let _ = child.wait().await;
+            left_behind.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Reads from a program until it ends. It is still ours when this is dropped.
+async fn listen(child: &mut Child) -> std::io::Result<std::process::Output> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr, status) =
+        tokio::try_join!(read_all(stdout), read_all(stderr), child.wait())?;
+    Ok(std::process::Output { status, stdout, stderr })
+}
+
+async fn read_all(pipe: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        pipe.read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
 }
 
 /// A standard input that holds all of `bytes` from the start.
@@ -284,5 +356,78 @@ mod tests {
         let exec = Exec::new(Duration::from_millis(50));
         let error = exec.run("sleep", &["60"], b"").await.unwrap_err();
         assert!(matches!(error, ExecError::TimedOut { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_program_is_a_step_also_when_it_was_killed() {
+        let exec = Exec::new(Duration::from_millis(50));
+        let mut steps = exec.steps();
+        let _ = exec.run("true", &NONE, b"").await;
+        assert_eq!(*steps.borrow_and_update(), 1);
+        let _ = exec.run("sleep", &["60"], b"").await;
+        assert_eq!(*steps.borrow_and_update(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_program_has_started_is_not_waited_for() {
+        // The grandchild holds the pipes open.
+        let exec = Exec::new(Duration::from_millis(100));
+        for _ in 0..MOST_LEFT_BEHIND * 2 {
+            let error = exec.run("sh", &["-c", "sleep 2 & sleep 60"], b"").await.unwrap_err();
+            assert!(matches!(error, ExecError::TimedOut { .. }), "{error:?}");
+        }
+    }
+
+    /// A group whose frozen processes do not even end when they are killed: what a program looks
+    /// like that hangs in the kernel.
+    struct Freezer(std::path::PathBuf);
+
+    impl Freezer {
+        fn new() -> Option<Self> {
+            let name = format!("calico-exec-test-{}", std::process::id());
+            let dir = std::path::Path::new("/sys/fs/cgroup/freezer").join(name);
+            std::fs::create_dir(&dir).ok()?;
+            Some(Self(dir))
+        }
+
+        fn thaw(&self) {
+            let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
+        }
+    }
+
+    impl Drop for Freezer {
+        fn drop(&mut self) {
+            self.thaw();
+            for _ in 0..100 {
+                if std::fs::remove_dir(&self.0).is_ok() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_be_killed_blocks_nobody_and_is_not_multiplied() {
+        let Some(freezer) = Freezer::new() else {
+            eprintln!("skipped: no freezer (cgroup v1, root)");
+            return;
+        };
+        let exec = Exec::new(Duration::from_millis(300));
+        let script = format!(
+            "echo $$ >{0}/cgroup.procs; echo FROZEN >{0}/freezer.state; true",
+            freezer.0.display()
+        );
+        for _ in 0..MOST_LEFT_BEHIND {
+            let error = exec.run("sh", &["-c", &script], b"").await.unwrap_err();
+            assert!(matches!(error, ExecError::TimedOut { .. }), "{error:?}");
+        }
+        let started = exec.spawned();
+        let error = exec.run("true", &NONE, b"").await.unwrap_err();
+        assert!(error.to_string().contains("true is not started: 4 programs"), "{error}");
+        assert_eq!(exec.spawned(), started);
+        freezer.thaw();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        exec.run("true", &NONE, b"").await.unwrap();
     }
 }

@@ -118,8 +118,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// Runs a reconciler until its inputs end. Every report goes to `reports`.
 ///
-/// A heartbeat is answered whenever the loop waits, never while a run is under way: a run that
-/// hangs is what the watchdog looks for.
+/// A heartbeat is answered whenever the loop waits; while a run is under way only when a step of it
+/// has ended: a run that hangs is what the watchdog looks for.
 pub async fn run<R: Reconciler>(
     mut reconciler: R,
     mut inputs: Inputs,
@@ -150,7 +150,7 @@ pub async fn run<R: Reconciler>(
             reason = ?wake,
             "reconciling"
         );
-        let mut report = reconciler.reconcile(&world, wake).await;
+        let mut report = heartbeat.during(reconciler.reconcile(&world, wake)).await;
         repairs.note(R::NAME, &report.drift, SystemTime::now());
         report.repairs = repairs.clone();
         report.stored = world.desired.origin.is_stored();

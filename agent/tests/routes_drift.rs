@@ -11,6 +11,7 @@ use calico_agent::drift::Change;
 use calico_agent::reconcile::{EndpointState, Reconciler as _, Report, Wake};
 use calico_agent::routes::Routes;
 use calico_agent::routes::monitor::Monitor;
+use calico_agent::status::systemd::Heartbeat;
 use routes_support::{Builder, fact, id, in_namespace, ip, pod, routes};
 
 const MAC: &str = "ee:ee:ee:00:00:01";
@@ -30,7 +31,8 @@ impl Host {
         ip("link set eth0 up").await;
         ip("link set peth0 up").await;
         ip("addr add 192.0.2.1/24 dev eth0").await;
-        let monitor = Monitor::start(vec!["cali".to_owned()]).await.unwrap().0;
+        let monitor =
+            Monitor::start(vec!["cali".to_owned()], Heartbeat::unasked()).await.unwrap().0;
         let mut builder = Builder::default();
         builder.endpoint("one", "cali1", &["10.65.0.2/32", "fd00:65::2/128"], Some(MAC));
         builder.endpoint("two", "cali2", &["10.65.0.3/32"], None);

@@ -9,11 +9,12 @@ use std::time::Duration;
 use calico_agent::reconcile::{EndpointState, Reconciler as _, Wake};
 use calico_agent::routes::Routes;
 use calico_agent::routes::monitor::Monitor;
+use calico_agent::status::systemd::Heartbeat;
 use calico_datastore::model::InterfaceName;
 use routes_support::{Builder, fact, id, in_namespace, ip, pod, routes};
 
 async fn start() -> Monitor {
-    Monitor::start(vec!["cali".to_owned()]).await.unwrap().0
+    Monitor::start(vec!["cali".to_owned()], Heartbeat::unasked()).await.unwrap().0
 }
 
 /// True when the monitor wakes within the time that events need.

@@ -194,7 +194,7 @@ impl Etcd {
     /// # Errors
     /// When etcd does not answer.
     pub fn get_prefix(&self, prefix: &str) -> Result<Vec<(String, String)>> {
-        self.read(prefix, Some(GetOptions::new().with_prefix()))
+        self.read(prefix, Some(&GetOptions::new().with_prefix()))
     }
 
     /// A connection that stays open, for writes that are timed.
@@ -214,9 +214,9 @@ impl Etcd {
         })
     }
 
-    fn read(&self, key: &str, options: Option<GetOptions>) -> Result<Vec<(String, String)>> {
+    fn read(&self, key: &str, options: Option<&GetOptions>) -> Result<Vec<(String, String)>> {
         self.with(async |mut client| {
-            let answer = client.get(key, options.clone()).await?;
+            let answer = client.get(key, options.cloned()).await?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             Ok(answer.kvs().iter().map(|kv| (text(kv.key()), text(kv.value()))).collect())
         })

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::cluster::Cluster;
 use crate::host::agent_binary;
 use crate::netns::Netns;
 use crate::process::{Command, Output, Process};
@@ -111,6 +112,25 @@ impl Image {
         Ok(())
     }
 
+    /// A machine in the place of the cluster's first host, with the agent installed and told where
+    /// etcd is; `drop_in` changes the agent's unit.
+    ///
+    /// # Errors
+    /// When the machine does not come up.
+    pub fn boot_first_host(cluster: &Cluster, drop_in: &str) -> Result<Machine> {
+        let host = &cluster.hosts[0];
+        let image = Self::new(cluster.run(), "one")?;
+        image.install_agent()?;
+        image.write("/etc/hostname", format!("{}\n", host.spec.name))?;
+        let (etcd, address) = (cluster.etcd.endpoint(), host.spec.v4);
+        let env = format!("ETCD_ENDPOINTS={etcd}\nIP={address}/24\n");
+        image.write("/etc/calico/calico.env", env)?;
+        if !drop_in.is_empty() {
+            image.write("/etc/systemd/system/calico-agent.service.d/test.conf", drop_in)?;
+        }
+        image.boot(host.ns())
+    }
+
     /// Boots it inside `ns` and waits until systemd answers.
     ///
     /// # Errors
@@ -177,6 +197,11 @@ impl Machine {
             Ok(matches!(state.trim(), "starting" | "running" | "degraded").then_some(()))
         })
         .with_context(|| self.process.log())
+    }
+
+    /// Its file system as seen from here, what it mounted itself included.
+    pub fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.leader))
     }
 
     /// Runs a program inside, as root.

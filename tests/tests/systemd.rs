@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use calico_e2e::cluster::{Cluster, ETCD};
+use calico_e2e::cluster::Cluster;
 use calico_e2e::host::Flavour;
 use calico_e2e::machine::{self, Image, Machine};
 use calico_e2e::process::Output;
@@ -35,18 +35,7 @@ fn can_boot() -> bool {
 
 /// A machine in the first host's place; `drop_in` changes the agent's unit.
 fn boot(cluster: &Cluster, drop_in: &str) -> Result<Machine> {
-    let host = &cluster.hosts[0];
-    let image = Image::new(cluster.run(), "one")?;
-    image.install_agent()?;
-    image.write("/etc/hostname", format!("{}\n", host.spec.name))?;
-    image.write(
-        "/etc/calico/calico.env",
-        format!("ETCD_ENDPOINTS=http://{ETCD}:2379\nIP={}/24\n", host.spec.v4),
-    )?;
-    if !drop_in.is_empty() {
-        image.write("/etc/systemd/system/calico-agent.service.d/test.conf", drop_in)?;
-    }
-    image.boot(host.ns())
+    Image::boot_first_host(cluster, drop_in)
 }
 
 #[test]

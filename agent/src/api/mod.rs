@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/status` | the status document |
 //! | `/ready` | 200 when the desired state is in force, else 503 |
-//! | `/live` | 200 |
+//! | `/live` | 200, or 503 with the loops of the agent that hang |
 //!
 //! `curl --unix-socket /run/calico/agent.sock http://agent/status` works as well as
 //! `calico-agent status`. Only root can open the socket.

@@ -10,7 +10,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
-use crate::status::document::{Overall, StatusDocument};
+use crate::status::document::{HangingLoop, Overall, StatusDocument};
 use crate::status::overview::Overview;
 
 /// The socket could not be opened.
@@ -54,7 +54,7 @@ pub async fn serve(listener: UnixListener, overview: Arc<Overview>) -> std::io::
     let router = Router::new()
         .route("/status", get(status))
         .route("/ready", get(ready))
-        .route("/live", get(async || "live\n"))
+        .route("/live", get(live))
         .with_state(overview);
     axum::serve(listener, router).await
 }
@@ -68,6 +68,17 @@ async fn ready(State(overview): State<Arc<Overview>>) -> (StatusCode, &'static s
         Overall::Starting => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
         Overall::Ready | Overall::Degraded => (StatusCode::OK, "ready\n"),
     }
+}
+
+async fn live(State(overview): State<Arc<Overview>>) -> (StatusCode, String) {
+    let hanging = overview.hanging();
+    if hanging.is_empty() {
+        return (StatusCode::OK, "live\n".to_owned());
+    }
+    let lines = hanging
+        .iter()
+        .map(|HangingLoop { name, seconds }| format!("{name}: no sign of life for {seconds} s\n"));
+    (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
 }
 
 #[cfg(test)]

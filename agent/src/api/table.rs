@@ -27,6 +27,9 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         status.pid,
         duration(status.uptime_seconds)
     )?;
+    for hanging in &status.hanging {
+        writeln!(out, "Hanging     {}: no sign of life for {} s", hanging.name, hanging.seconds)?;
+    }
     let store = &status.datastore;
     match (&store.waiting, store.in_sync) {
         (Some(reason), _) => writeln!(out, "Datastore   waiting: {reason}")?,

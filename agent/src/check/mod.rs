@@ -34,6 +34,7 @@ use crate::preview::snapshot;
 use crate::routes::monitor::{Links, Monitor};
 use crate::startup;
 use crate::status::document::Overall;
+use crate::status::systemd::Heartbeat;
 
 /// The longest that one program may take.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(5);
@@ -186,7 +187,7 @@ impl Host {
     }
 
     async fn links(&self) -> Links {
-        match Monitor::start(self.settings.interface_prefixes.clone()).await {
+        match Monitor::start(self.settings.interface_prefixes.clone(), Heartbeat::unasked()).await {
             Ok((monitor, _)) => monitor.links.borrow().clone(),
             Err(_) => Links::new(),
         }

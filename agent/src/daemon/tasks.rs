@@ -7,7 +7,7 @@ use tokio::task::{Id, JoinSet};
 
 use crate::reconcile::{self, Inputs, Reconciler};
 use crate::status::overview::Part;
-use crate::status::systemd::Watchdog;
+use crate::status::systemd::Heartbeat;
 
 /// How long the tasks may take to notice that they are to end. They do so at their next wait; one
 /// that hangs must not keep the agent from being restarted.
@@ -35,11 +35,10 @@ impl Tasks {
         &mut self,
         reconciler: R,
         inputs: Inputs,
-        watchdog: &mut Watchdog,
+        heartbeat: Heartbeat,
         required: bool,
     ) -> Part {
         let (reports, report) = watch::channel(None);
-        let heartbeat = watchdog.register(R::NAME);
         self.spawn(R::NAME, reconcile::run(reconciler, inputs, reports, heartbeat));
         Part { name: R::NAME, report, required }
     }

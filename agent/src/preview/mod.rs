@@ -23,6 +23,7 @@ use crate::routes::bird::{self, BirdPreview};
 use crate::routes::monitor::{Monitor, MonitorError};
 use crate::routes::preview::RouteChange;
 use crate::startup::Startup;
+use crate::status::systemd::Heartbeat;
 use crate::{felix, routes};
 use snapshot::{Snapshot, SnapshotError};
 
@@ -102,7 +103,8 @@ pub async fn preview(startup: Startup) -> Result<Plan, PlanError> {
         .await
         .map_err(PlanError::Snapshot)?;
     let prefixes = desired.settings.interface_prefixes.clone();
-    let (monitor, _task) = Monitor::start(prefixes).await.map_err(PlanError::Links)?;
+    let (monitor, _task) =
+        Monitor::start(prefixes, Heartbeat::unasked()).await.map_err(PlanError::Links)?;
     let links = monitor.links.borrow().clone();
     let world = World { desired, links };
 

@@ -189,26 +189,32 @@ async fn a_timer_goes_off_as_asked_and_only_then() {
     assert_eq!(rig.wakes(), [Wake::Timer]);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_watchdog_is_answered_while_waiting_and_not_during_a_run() {
-    const LIMIT: Duration = Duration::from_secs(6);
-    let mut rig = Rig::start(Duration::from_secs(600), []);
+    const LIMIT: Duration = Duration::from_millis(300);
+    let mut rig = Rig::start(LIMIT * 6, []);
     let pings = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let counter = Arc::clone(&pings);
     let count = move || pings.load(std::sync::atomic::Ordering::Relaxed);
-    tokio::spawn(rig.watchdog.take().unwrap().run(LIMIT, move || {
-        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    }));
+    let watchdog = rig.watchdog.take().unwrap();
+    let silent = watchdog.silent();
+    std::thread::spawn(move || {
+        watchdog.run(LIMIT, "", || {
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+    });
     // Before the first desired state it lives.
-    ms(60_000).await;
+    tokio::time::sleep(LIMIT * 3).await;
     let waiting = count();
-    assert!(waiting >= 20, "{waiting}");
+    assert!(waiting >= 4, "{waiting}");
     rig.want(1);
-    ms(300_000).await;
+    tokio::time::sleep(LIMIT * 4).await;
     assert!(count() <= waiting + 1, "a run that takes long was called alive");
+    assert_eq!(silent.borrow()[0].name, "scripted");
     // The run has ended: alive again, and nothing else wakes the loop.
-    ms(400_000).await;
-    assert!(count() > waiting + 10);
+    tokio::time::sleep(LIMIT * 5).await;
+    assert!(count() > waiting + 3);
+    assert!(silent.borrow().is_empty());
     assert_eq!(rig.wakes(), [Wake::Start]);
 }
 

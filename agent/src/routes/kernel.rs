@@ -6,6 +6,7 @@
 mod message;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -237,15 +238,17 @@ impl Kernel {
     }
 
     /// Carries out operations, phase after phase, and says what became of each. "Gone already" on
-    /// removal is success.
+    /// removal is success. A kernel that has not answered one in time is not asked for the others:
+    /// thousands of bounds in a row are none.
     pub async fn apply(&self, ops: &[Op]) -> Vec<(Op, Result<(), Failure>)> {
+        let silent = AtomicBool::new(false);
         let mut outcomes = Vec::with_capacity(ops.len());
         let mut rest = ops;
         while let Some(first) = rest.first() {
             let len = rest.iter().take_while(|op| op.phase() == first.phase()).count();
             let (phase, later) = rest.split_at(len);
             let requests =
-                phase.iter().copied().map(|op| async move { (op, self.apply_one(&op).await) });
+                phase.iter().copied().map(async |op| (op, self.apply_one(&op, &silent).await));
             outcomes.extend(
                 futures::stream::iter(requests)
                     .buffer_unordered(IN_FLIGHT)
@@ -257,7 +260,10 @@ impl Kernel {
         outcomes
     }
 
-    async fn apply_one(&self, op: &Op) -> Result<(), Failure> {
+    async fn apply_one(&self, op: &Op, silent: &AtomicBool) -> Result<(), Failure> {
+        if silent.load(Ordering::Relaxed) {
+            return Err(Failure::timed_out());
+        }
         let routes = self.handle.route();
         let request = async {
             match op {
@@ -275,7 +281,10 @@ impl Kernel {
         };
         let outcome = match tokio::time::timeout(LIMIT, request).await {
             Ok(outcome) => outcome.map_err(Failure::of),
-            Err(_) => Err(Failure::timed_out()),
+            Err(_) => {
+                silent.store(true, Ordering::Relaxed);
+                Err(Failure::timed_out())
+            }
         };
         match (op, outcome) {
             (Op::DeleteRoute(_) | Op::DeleteNeighbour(_), Err(Failure::Gone | Failure::Device)) => {

@@ -28,11 +28,16 @@ use tracing::{debug, info, warn};
 
 use super::changes::{Changes, Interest, Place};
 use super::kernel::destination_of;
+use crate::status::systemd::Heartbeat;
 
 /// Bytes of receive buffer asked for; the kernel grants at most `net.core.rmem_max`, doubled.
 const RECEIVE_BUFFER: i32 = 8 << 20;
 /// A dump of the links takes milliseconds; longer than this the connection is taken for dead.
 const DUMP_LIMIT: Duration = Duration::from_secs(10);
+/// The interface that every namespace has under this index.
+const LOOPBACK: u32 = 1;
+/// How long the kernel may take to tell of one interface.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Back-off between attempts to open the connection again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// A connection that held this long was a good one: the next failure starts from the shortest
@@ -87,13 +92,16 @@ impl Monitor {
     ///
     /// # Errors
     /// When the first connection cannot be made. Later errors are logged and retried for ever.
-    pub async fn start(prefixes: Vec<String>) -> Result<(Self, JoinHandle<()>), MonitorError> {
+    pub async fn start(
+        prefixes: Vec<String>,
+        heartbeat: Heartbeat,
+    ) -> Result<(Self, JoinHandle<()>), MonitorError> {
         let changes = Changes::new(prefixes);
         let mut table = LinkTable::default();
         let source = Source::open(&mut table).await?;
         let (sender, links) = watch::channel(table.published.clone());
         let monitor = Self { links, routes: changes.notify(), changes: changes.clone() };
-        let task = tokio::spawn(run(source, table, sender, changes));
+        let task = tokio::spawn(run(source, table, sender, changes, heartbeat));
         Ok((monitor, task))
     }
 }
@@ -135,6 +143,16 @@ impl Source {
         Ok(source)
     }
 
+    /// True when the kernel answers over this connection.
+    async fn answers(&self) -> bool {
+        let mut loopback = self.handle.link().get().match_index(LOOPBACK).execute().boxed();
+        match tokio::time::timeout(ANSWER_LIMIT, loopback.next()).await {
+            // A refusal is an answer as well.
+            Ok(Some(Ok(_) | Err(rtnetlink::Error::NetlinkError(_)))) => true,
+            Ok(_) | Err(_) => false,
+        }
+    }
+
     async fn list(&self, table: &mut LinkTable) -> Result<(), MonitorError> {
         let dump = async {
             let mut all = LinkTable::default();
@@ -156,13 +174,14 @@ async fn run(
     mut table: LinkTable,
     links: watch::Sender<Links>,
     changes: Changes,
+    mut heartbeat: Heartbeat,
 ) {
     let mut backoff = BACKOFF.0;
     loop {
         let opened = tokio::time::Instant::now();
         tokio::select! {
             // Cancel-safe: nobody looks at the source again when every receiver is gone.
-            () = follow(&mut source, &mut table, &links, &changes) => {}
+            () = follow(&mut source, &mut table, &links, &changes, &mut heartbeat) => {}
             () = links.closed() => return,
         }
         if opened.elapsed() >= STABLE {
@@ -170,7 +189,11 @@ async fn run(
         }
         warn!(retry_in = ?backoff, "the rtnetlink monitor lost its connection");
         source = loop {
-            tokio::time::sleep(backoff).await;
+            tokio::select! {
+                // Cancel-safe both. A pause that is cut short makes one attempt come early.
+                () = tokio::time::sleep(backoff) => {}
+                () = heartbeat.beat() => {}
+            }
             if links.is_closed() {
                 return;
             }
@@ -188,14 +211,28 @@ async fn run(
     }
 }
 
-/// Handles events until the connection ends.
+/// Handles events until the connection ends, or gives no answer any more: a connection that says
+/// nothing looks like a kernel in which nothing happens, so it is asked each time that the watchdog
+/// asks.
 async fn follow(
     source: &mut Source,
     table: &mut LinkTable,
     links: &watch::Sender<Links>,
     changes: &Changes,
+    heartbeat: &mut Heartbeat,
 ) {
-    while let Some((first, _)) = source.messages.next().await {
+    loop {
+        let next = tokio::select! {
+            // Cancel-safe: a message stays in the channel until it is taken.
+            next = source.messages.next() => next,
+            () = heartbeat.beat() => {
+                if source.answers().await {
+                    continue;
+                }
+                return;
+            }
+        };
+        let Some((first, _)) = next else { return };
         let mut overrun = false;
         let interest = changes.interest();
         let mut next = Some(first);

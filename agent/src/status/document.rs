@@ -34,6 +34,9 @@ pub struct StatusDocument {
     pub uptime_seconds: u64,
     /// In one word.
     pub state: Overall,
+    /// Loops of the agent that give no sign of life. The rest of this document may be old then.
+    #[serde(default)]
+    pub hanging: Vec<HangingLoop>,
     /// The datastore.
     pub datastore: DatastoreStatus,
     /// Set while what is in force comes from disk, because the datastore has not answered since the
@@ -54,6 +57,15 @@ pub struct StatusDocument {
     pub bgp: Vec<BgpSession>,
     /// Why there are no sessions to show.
     pub bgp_error: Option<String>,
+}
+
+/// A loop of the agent that does not answer the watchdog.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HangingLoop {
+    /// `felix`, `routes`, `datastore`…
+    pub name: String,
+    /// For how long it has been silent.
+    pub seconds: u64,
 }
 
 /// The datastore as seen from here.

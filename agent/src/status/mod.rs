@@ -7,7 +7,8 @@
 //! * [`combine`] makes one state per endpoint of what each reconciler says. Pure.
 //! * [`files`] keeps a file per programmed endpoint, which the CNI plugin waits for.
 //! * [`keys`] decides which status keys to write, [`report`] writes them.
-//! * [`systemd`] speaks with the supervisor: ready, status line, watchdog.
+//! * [`systemd`] speaks with the supervisor: ready, status line, that we live.
+//! * [`watchdog`] finds the loop that hangs.
 //!
 //! Nothing here changes the dataplane, and a report that fails never stops it.
 
@@ -19,3 +20,4 @@ pub mod keys;
 pub mod overview;
 pub mod report;
 pub mod systemd;
+pub mod watchdog;

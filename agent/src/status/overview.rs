@@ -15,9 +15,10 @@ use crate::reconcile::{EndpointState, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
-    DatastoreStatus, EndpointStatus, Overall, PartStatus, RejectedKey, RepairStatus,
+    DatastoreStatus, EndpointStatus, HangingLoop, Overall, PartStatus, RejectedKey, RepairStatus,
     StatusDocument, StoredStatus,
 };
+use crate::status::watchdog::Silence;
 use crate::stored::describe;
 use crate::timestamp::rfc3339;
 
@@ -98,6 +99,8 @@ pub struct Overview {
     pub ready: watch::Receiver<bool>,
     /// Files that cannot be written.
     pub files: watch::Receiver<Vec<Problem>>,
+    /// Loops that give no sign of life.
+    pub silent: watch::Receiver<Vec<Silence>>,
     /// The policy on disk cannot be read or written.
     pub kept: watch::Receiver<Vec<Problem>>,
     /// BIRD's control socket.
@@ -124,6 +127,7 @@ impl Overview {
                 .is_some_and(|report| report.problems.is_empty() && report.applied.is_some())
         });
         let clean = in_force
+            && self.silent.borrow().is_empty()
             && sync.waiting.is_none()
             && sync.rejected.is_empty()
             && sync.settings.is_empty()
@@ -146,8 +150,23 @@ impl Overview {
         })
     }
 
+    /// The loops that give no sign of life.
+    pub fn hanging(&self) -> Vec<HangingLoop> {
+        let silent = self.silent.borrow();
+        let hanging = silent.iter().map(|silence| HangingLoop {
+            name: silence.name.to_owned(),
+            seconds: silence.since.elapsed().as_secs(),
+        });
+        hanging.collect()
+    }
+
     /// One line for `systemctl status`.
     pub fn summary(&self) -> String {
+        let hanging = self.hanging();
+        if !hanging.is_empty() {
+            let names: Vec<_> = hanging.into_iter().map(|hanging| hanging.name).collect();
+            return format!("no sign of life from {}", names.join(", "));
+        }
         // Cloned: a second borrow of the same channel while the first is held waits for a writer
         // that came between the two, and the writer waits for the first.
         let sync = self.sync.borrow().clone();
@@ -231,6 +250,7 @@ impl Overview {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             state: self.overall(),
+            hanging: self.hanging(),
             datastore: DatastoreStatus {
                 in_sync: sync.is_in_sync(),
                 waiting: sync.waiting,

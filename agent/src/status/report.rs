@@ -3,6 +3,7 @@
 //! A datastore that does not answer costs nothing but the report; the newest state is written
 //! when it answers again.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::future::pending;
 use std::hash::{BuildHasher, Hasher};
@@ -26,6 +27,9 @@ const RELIST: Duration = Duration::from_secs(3600);
 
 /// After a failure nothing is tried for this long.
 const PAUSE: Duration = Duration::from_secs(3);
+
+/// How many reasons of one outage are given.
+const MOST_SAID: usize = 5;
 
 /// What the reporter follows.
 #[derive(Debug)]
@@ -53,7 +57,15 @@ pub async fn run<S: Store>(store: S, node: Name, started: Instant, mut inputs: I
             () = until(reporter.next_wake()) => {}
         }
         reporter.learn(&mut inputs);
-        reporter.work().await;
+        let mut work = std::pin::pin!(reporter.work());
+        loop {
+            // The work is pinned outside and polled to its end. It waits for the store alone, which
+            // bounds each call in time: that is no hang.
+            tokio::select! {
+                () = &mut work => break,
+                () = inputs.heartbeat.beat() => {}
+            }
+        }
     }
 }
 
@@ -77,7 +89,9 @@ struct Reporter<S> {
     endpoint_due: Instant,
     relist_due: Option<Instant>,
     paused_until: Option<Instant>,
-    said: String,
+    /// The reasons that were given since it worked last. Of an outage there are several, which take
+    /// turns.
+    said: BTreeSet<String>,
 }
 
 impl<S: Store> Reporter<S> {
@@ -95,7 +109,7 @@ impl<S: Store> Reporter<S> {
             endpoint_due: started,
             relist_due: None,
             paused_until: None,
-            said: String::new(),
+            said: BTreeSet::new(),
         }
     }
 
@@ -154,9 +168,8 @@ impl<S: Store> Reporter<S> {
             Err(error) => {
                 self.paused_until = Some(Instant::now() + PAUSE);
                 let message = format!("{error}: {}", error.source);
-                if message != self.said {
+                if self.said.len() < MOST_SAID && self.said.insert(message.clone()) {
                     tracing::warn!(reason = %message, "status not reported; trying again");
-                    self.said = message;
                 }
             }
         }

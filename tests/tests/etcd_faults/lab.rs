@@ -229,8 +229,12 @@ impl Lab {
         }
         self.cluster.wait_until_ready()?;
         for (before, host) in all.iter().zip(&self.cluster.hosts) {
-            let differences = before.difference(&Picture::take(host)?);
-            ensure!(differences.is_empty(), "{}: {}", host.spec.name, differences.join("\n"));
+            // A file may be a moment behind the kernel.
+            wait::until(&format!("{} like a fresh one", host.spec.name), RECOVERY, || {
+                let differences = before.difference(&Picture::take(host)?);
+                ensure!(differences.is_empty(), "{}", differences.join("\n"));
+                Ok(Some(()))
+            })?;
         }
         Ok(())
     }

@@ -82,11 +82,19 @@ fn steady(line: &str) -> String {
     kept.join(" ")
 }
 
-/// What the agent keeps over a reboot and what both must agree on: BIRD's configuration.
+/// What the agent keeps over a reboot and what both must agree on: BIRD's configuration, and the
+/// desired state in its canonical form where it is kept.
 fn files(dir: &Path) -> Result<Vec<(String, String)>> {
-    let bird = "bird/bird.cfg";
+    let (bird, policy) = ("bird/bird.cfg", "policy.json");
     let text = std::fs::read_to_string(dir.join(bird)).with_context(|| bird.to_owned())?;
-    Ok(vec![(bird.to_owned(), text)])
+    let mut all = vec![(bird.to_owned(), text)];
+    if let Ok(text) = std::fs::read_to_string(dir.join(policy)) {
+        // The first line says when it was written, the last one is a checksum.
+        let lines: Vec<&str> = text.lines().collect();
+        let content = lines.get(1..lines.len().saturating_sub(1)).unwrap_or_default();
+        all.push((policy.to_owned(), content.join("\n")));
+    }
+    Ok(all)
 }
 
 /// Takes everything away that an agent may have written: what comes next begins anew. The agent
@@ -104,7 +112,8 @@ pub(crate) fn wipe(host: &Host) -> Result<()> {
     }
     ns.command("ipset").arg("destroy").run()?;
     flush(ns)?;
-    std::fs::remove_dir_all(host.state_dir().join("bird")).context("BIRD's directory")
+    std::fs::remove_dir_all(host.state_dir()).context("the state directory")?;
+    std::fs::create_dir(host.state_dir()).context("the state directory")
 }
 
 fn flush(ns: &Netns) -> Result<()> {

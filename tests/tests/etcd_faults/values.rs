@@ -31,7 +31,7 @@ fn values_that_nobody_can_read() -> Result<()> {
     lab.cluster.etcd.put_all(&[network_set(60_000)])?;
     let garbage = (policy_key("garbage"), "{\"spec\":".to_owned() + &"\"x\",".repeat(270_000));
     ensure!(garbage.1.len() > 1 << 20, "too small");
-    lab.cluster.etcd.put_all(&[garbage.clone()])?;
+    lab.cluster.etcd.put_all(std::slice::from_ref(&garbage))?;
     let revision = lab.flip(RECOVERY)?;
     lab.in_sync(revision, begun, RECOVERY)?;
     lab.note("two values of 1 MiB, one of them garbage", None, begun.elapsed())?;

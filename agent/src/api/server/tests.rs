@@ -6,6 +6,7 @@ use super::*;
 use crate::api::client::{self, ClientError};
 use crate::desired::DesiredState;
 use crate::status::overview::{Registration, SyncState};
+use crate::status::watchdog::Silence;
 
 /// What a client that is not ours sees: status code and body.
 async fn get(socket: &Path, path: &str) -> (u16, String) {
@@ -40,6 +41,7 @@ async fn questions_and_answers_over_the_socket() {
     let (desired, desired_rx) = watch::channel(None);
     let (ready, ready_rx) = watch::channel(false);
     let (_files, files) = watch::channel(Vec::new());
+    let (silent, silent_rx) = watch::channel(Vec::new());
     let overview = Overview {
         node: "calico-01".to_owned(),
         started: std::time::Instant::now(),
@@ -49,6 +51,7 @@ async fn questions_and_answers_over_the_socket() {
         parts: Vec::new(),
         ready: ready_rx,
         files,
+        silent: silent_rx,
         kept: watch::channel(Vec::new()).1,
         bird_socket: dir.path().join("bird.ctl"),
     };
@@ -68,6 +71,18 @@ async fn questions_and_answers_over_the_socket() {
     assert_eq!(get(&socket, "/ready").await, (200, "ready\n".to_owned()));
     let status = client::status(&socket).await.unwrap();
     assert_eq!((status.generation, status.state), (4, Overall::Degraded));
+    assert!(status.hanging.is_empty());
+
+    // A loop that hangs: what is in force stays in force, but somebody has to do something.
+    let since = std::time::Instant::now() - std::time::Duration::from_secs(31);
+    silent.send_replace(vec![Silence { name: "felix", since }]);
+    let (code, said) = get(&socket, "/live").await;
+    assert_eq!((code, said.as_str()), (503, "felix: no sign of life for 31 s\n"));
+    assert_eq!(get(&socket, "/ready").await.0, 200);
+    let status = client::status(&socket).await.unwrap();
+    assert_eq!((status.hanging[0].name.as_str(), status.hanging[0].seconds), ("felix", 31));
+    silent.send_replace(Vec::new());
+    assert_eq!(get(&socket, "/live").await.0, 200);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use crate::drift::Change;
 use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
 use crate::status::document::{
-    DatastoreStatus, EndpointStatus, PartStatus, RejectedKey, RepairStatus,
+    DatastoreStatus, EndpointStatus, HangingLoop, PartStatus, RejectedKey, RepairStatus,
 };
 
 fn problem(subject: &str, message: &str) -> Problem {
@@ -43,6 +43,7 @@ fn document() -> StatusDocument {
         pid: 42,
         uptime_seconds: 100_000,
         state: Overall::Ready,
+        hanging: Vec::new(),
         datastore: DatastoreStatus {
             in_sync: true,
             revision: 77,
@@ -81,6 +82,7 @@ fn a_host_that_is_well() {
 fn a_host_in_trouble() {
     let mut status = document();
     status.state = Overall::Degraded;
+    status.hanging = vec![HangingLoop { name: "bird".to_owned(), seconds: 31 }];
     status.datastore.waiting = Some("etcd: no member answers".to_owned());
     status.datastore.rejected =
         vec![RejectedKey { key: "/k".to_owned(), reason: "spec.order: not a number".to_owned() }];

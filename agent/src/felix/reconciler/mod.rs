@@ -382,7 +382,9 @@ impl Reconciler for Felix {
         );
         let next = [self.check_tables, self.check_sets, doomed, pace].into_iter().flatten().min();
 
-        if self.counters.writes() > writes {
+        // A try that failed as the one before is no news; a program that hangs would fill the journal.
+        let in_vain = wake == Wake::Retry && !run.problems.is_empty();
+        if self.counters.writes() > writes && !in_vain {
             let (generation, endpoints) = (state.generation, state.endpoints.len());
             let problems = run.problems.len();
             info!(generation, endpoints, problems, reason = ?wake, "policy applied");

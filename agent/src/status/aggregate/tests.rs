@@ -54,6 +54,7 @@ impl Rig {
             ],
             ready: ready.clone(),
             files: problems.clone(),
+            silent: watch::channel(Vec::new()).1,
             kept: watch::channel(Vec::new()).1,
             bird_socket: run_dir.path().join("bird.ctl"),
         };

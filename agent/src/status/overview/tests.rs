@@ -9,6 +9,7 @@ struct Rig {
     bird: watch::Sender<Option<Report>>,
     ready: watch::Sender<bool>,
     files: watch::Sender<Vec<Problem>>,
+    silent: watch::Sender<Vec<Silence>>,
     kept: watch::Sender<Vec<Problem>>,
 }
 
@@ -20,6 +21,7 @@ fn rig() -> Rig {
     let (bird, bird_rx) = watch::channel(None);
     let (ready, ready_rx) = watch::channel(false);
     let (files, files_rx) = watch::channel(Vec::new());
+    let (silent, silent_rx) = watch::channel(Vec::new());
     let (kept, kept_rx) = watch::channel(Vec::new());
     let overview = Overview {
         node: "calico-01".to_owned(),
@@ -33,10 +35,11 @@ fn rig() -> Rig {
         ],
         ready: ready_rx,
         files: files_rx,
+        silent: silent_rx,
         kept: kept_rx,
         bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
     };
-    Rig { overview, sync, registration, desired, felix, bird, ready, files, kept }
+    Rig { overview, sync, registration, desired, felix, bird, ready, files, silent, kept }
 }
 
 fn applied(generation: u64) -> Option<Report> {
@@ -64,7 +67,11 @@ fn well() -> Rig {
 fn anything_that_is_missing_degrades() {
     assert_eq!(well().overview.overall(), Overall::Ready);
     type Damage = (&'static str, fn(&Rig));
-    let damages: [Damage; 11] = [
+    let damages: [Damage; 12] = [
+        ("a loop that hangs", |rig| {
+            let since = Instant::now();
+            rig.silent.send_modify(|all| all.push(Silence { name: "felix", since }));
+        }),
         ("waiting", |rig| rig.sync.send_modify(|s| s.waiting = Some("away".to_owned()))),
         ("rejected", |rig| {
             rig.sync.send_modify(|s| drop(s.rejected.insert("/k".to_owned(), "bad".to_owned())));

@@ -19,6 +19,11 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_millis(5_500);
 /// How long the answer to that may take.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a watch may be silent. When nothing happens etcd reports so every 10 minutes
+/// (`progressReportInterval`), so one that says nothing for longer hangs, whatever its connection
+/// does.
+pub(super) const WATCH_SILENCE: Duration = Duration::from_secs(15 * 60);
+
 /// The first pause before something that failed is tried again; it doubles each time.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 

@@ -1,9 +1,10 @@
 //! One watch, and what its messages mean.
 
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
+use tokio::time::Instant;
 
 use super::client::Etcd3;
-use super::config::CALL_TIMEOUT;
+use super::config::{CALL_TIMEOUT, WATCH_SILENCE};
 use super::error::EtcdError;
 use super::list::Stamp;
 use super::session::Session;
@@ -23,6 +24,8 @@ pub(super) struct Watch {
     stream: WatchStream,
     session: Session,
     key: String,
+    /// When the last message came.
+    heard: Instant,
 }
 
 /// What the store said.
@@ -57,7 +60,7 @@ impl Watch {
                 Ok((session.watch().watch(key, Some(options)).await?, session))
             })
             .await?;
-        let mut watch = Self { stream, session, key: key.to_owned() };
+        let mut watch = Self { stream, session, key: key.to_owned(), heard: Instant::now() };
         let first = match tokio::time::timeout(CALL_TIMEOUT, watch.next()).await {
             Ok(first) => first,
             Err(_) => {
@@ -75,7 +78,13 @@ impl Watch {
 
     /// The next message. Cancel-safe: a message is taken off the stream as a whole or not at all.
     pub(super) async fn next(&mut self) -> Result<Heard, EtcdError> {
-        let response = match self.stream.message().await {
+        // Counted from the last message, however often this is cancelled and called again.
+        let silent = tokio::time::timeout_at(self.heard + WATCH_SILENCE, self.stream.message());
+        let Ok(message) = silent.await else {
+            return Err(self.ended("no sign of life, though etcd reports progress every 10 min"));
+        };
+        self.heard = Instant::now();
+        let response = match message {
             Ok(Some(response)) => response,
             Ok(None) => return Err(self.ended("the server closed the stream")),
             Err(source) => {
