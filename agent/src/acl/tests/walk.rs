@@ -22,7 +22,7 @@ use crate::config::Settings;
 use crate::desired::DesiredState;
 
 /// Steps without `CALICO_STEPS`: seconds.
-const STEPS: u64 = 2000;
+const STEPS: u64 = 1500;
 
 /// Chance, from a seed.
 struct Dice {
@@ -91,7 +91,7 @@ impl Walk {
     fn step(&mut self) {
         match self.dice.below(1000) {
             // One change.
-            0..420 => {
+            0..420 | 960..985 => {
                 let update = self.dice.update();
                 self.apply(vec![update]);
             }
@@ -154,7 +154,7 @@ impl Walk {
                 self.apply(vec![]);
             }
             // Much of it goes.
-            960..998 => {
+            985..998 => {
                 let mut ids = self.ids();
                 self.dice.shuffle(&mut ids);
                 ids.truncate(self.dice.below(ids.len() + 1));

@@ -179,16 +179,21 @@ fn parts_without_a_list_are_flags() {
     let bgp = DesiredState { bgp: Arc::new(router), ..old.clone() };
     let settings = crate::config::Settings { ipv6: false, ..Default::default() };
     let settings = DesiredState { settings: Arc::new(settings), ..old.clone() };
+    let profiles = OrdMap::unit("p".into(), Arc::default());
+    let host = super::super::HostEndpoints { profiles, ..Default::default() };
+    let host = DesiredState { host_endpoints: host, ..old.clone() };
     for (new, expected) in [
-        (&old, [false; 4]),
-        (&pools, [true, false, false, false]),
-        (&blocks, [false, true, false, false]),
-        (&bgp, [false, false, true, false]),
-        (&settings, [false, false, false, true]),
+        (&old, [false; 5]),
+        (&pools, [true, false, false, false, false]),
+        (&blocks, [false, true, false, false, false]),
+        (&bgp, [false, false, true, false, false]),
+        (&settings, [false, false, false, true, false]),
+        (&host, [false, false, false, false, true]),
     ] {
         let diff = new.diff(&old);
-        assert_eq!([diff.pools, diff.blocks, diff.bgp, diff.settings], expected);
-        assert_eq!(diff.is_empty(), expected == [false; 4]);
+        let flags = [diff.pools, diff.blocks, diff.bgp, diff.settings, diff.host_endpoints];
+        assert_eq!(flags, expected);
+        assert_eq!(diff.is_empty(), expected == [false; 5]);
     }
 }
 
