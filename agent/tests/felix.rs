@@ -28,6 +28,8 @@ mod probing;
 mod rewriting;
 #[path = "felix/spoofing.rs"]
 mod spoofing;
+#[path = "felix/tampering.rs"]
+mod tampering;
 #[path = "felix/tools.rs"]
 mod tools;
 #[path = "felix/world.rs"]

@@ -48,6 +48,7 @@ use super::iptables::tables::FamilyTables;
 use super::sysctl::Sysctls;
 use crate::config::IptablesBackend;
 use crate::desired::DesiredState;
+use crate::drift::Drift;
 use crate::exec::Exec;
 use crate::reconcile::{EndpointState, Problem, Reconciler, Report, Wake, World};
 use crate::routes::monitor::Links;
@@ -121,6 +122,8 @@ struct Run {
     /// The sets are not what was known of them.
     sets_surprise: bool,
     wrote_tables: bool,
+    /// What others had changed.
+    drift: Vec<Drift>,
     /// A policy is closed because the kernel refuses it. It is tried again at the refresh, not
     /// after every write of the others.
     refused_chains: bool,
@@ -229,15 +232,23 @@ impl Reconciler for Felix {
 
         let Rendered { changes, phases, close } = self.render(state);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
+        let left_right = self.sets_known;
         self.sets_known &= !check_sets && !phases.before.iter().any(|command| {
             matches!(command, Command::Create(set, _) if self.doomed.contains_key(set))
         });
         let read_sets = !self.sets_known;
-        let phases = if read_sets { self.read_sets(state, &mut run).await } else { Some(phases) };
+        let phases = if read_sets {
+            self.read_sets(state, left_right.then_some(&phases), &mut run).await
+        } else {
+            Some(phases)
+        };
         let mut ready = phases.is_some();
         let Phases { before, after } = phases.unwrap_or_default();
         self.sets_known = ready;
 
+        if check_tables {
+            self.families.iter_mut().for_each(|one| one.tables.doubt());
+        }
         self.closed |= !close.is_empty();
         if self.closed {
             ready &= self.close(&close, &driver, &mut run).await;
@@ -249,9 +260,6 @@ impl Reconciler for Felix {
         self.shut_incomplete(state, !self.closed);
         let mut filter_in_force = false;
         if ready {
-            if check_tables {
-                self.families.iter_mut().for_each(|one| one.tables.forget());
-            }
             let outcomes = self.write_tables(&driver).await;
             filter_in_force = self.judge_tables(outcomes, &mut run);
         }
@@ -331,6 +339,7 @@ impl Reconciler for Felix {
             endpoints: self.endpoints.clone(),
             problems: run.problems,
             facts: self.facts(),
+            drift: run.drift,
             wake_after: next.map(|at| at.saturating_duration_since(now)),
             retry: run.failed.is_some() || run.sets_surprise,
             ..Report::default()
