@@ -12,6 +12,8 @@ mod budget;
 mod churn;
 #[path = "felix/connections.rs"]
 mod connections;
+#[path = "felix/contention.rs"]
+mod contention;
 #[path = "felix/economy.rs"]
 mod economy;
 #[path = "felix/host.rs"]
@@ -20,6 +22,8 @@ mod host;
 mod neighbours;
 #[path = "felix/netns.rs"]
 mod netns;
+#[path = "felix/others_bugs.rs"]
+mod others_bugs;
 #[path = "felix/policy.rs"]
 mod policy;
 #[path = "felix/probing.rs"]

