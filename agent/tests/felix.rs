@@ -8,6 +8,8 @@
 mod abuse;
 #[path = "felix/budget.rs"]
 mod budget;
+#[path = "felix/chaos.rs"]
+mod chaos;
 #[path = "felix/churn.rs"]
 mod churn;
 #[path = "felix/connections.rs"]
