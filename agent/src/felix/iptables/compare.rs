@@ -31,8 +31,8 @@ pub(super) fn compare(
     for chain in names {
         let found = match (before.chains.get(chain), now.chains.get(chain)) {
             (Some(was), Some(is)) => held(was, is),
-            (Some(was), None) => Some((Change::Missing, rules_in(was.len()))),
-            (None, Some(is)) => Some((Change::Unexpected, rules_in(is.len()))),
+            (Some(was), None) => Some((Change::Missing, rules_in(was.count()))),
+            (None, Some(is)) => Some((Change::Unexpected, rules_in(is.count()))),
             (None, None) => None,
         };
         out.extend(found.map(|(change, detail)| Drift {

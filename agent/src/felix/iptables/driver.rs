@@ -55,10 +55,7 @@ impl IptablesError {
     /// True when the rules themselves were refused, so that leaving some out may help. A program
     /// that is missing or hangs, or a lock that somebody holds, says nothing about any rule.
     pub fn blames_the_rules(&self) -> bool {
-        match self {
-            Self::Restore { source: ExecError::Failed { code: Some(_), .. }, .. } => true,
-            _ => false,
-        }
+        matches!(self, Self::Restore { source: ExecError::Failed { code: Some(_), .. }, .. })
     }
 
     /// True when the kernel surely holds what it held, but for tables that were taken before.

@@ -79,7 +79,7 @@ pub enum Held {
 
 impl Held {
     /// How many rules.
-    pub fn len(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         match self {
             Self::Known(chain) => chain.lines.len(),
             Self::Other(found) => found.len(),
