@@ -32,6 +32,8 @@ mod policy;
 mod probing;
 #[path = "felix/rewriting.rs"]
 mod rewriting;
+#[path = "felix/spelling.rs"]
+mod spelling;
 #[path = "felix/spoofing.rs"]
 mod spoofing;
 #[path = "felix/tampering.rs"]

@@ -79,13 +79,13 @@ fn chaos(tool: &'static str, seed: u64, stop: &AtomicBool) -> Vec<String> {
         match dice.below(4) {
             0 => {
                 count += 1;
-                let rule = format!("-s 192.0.2.{}/32 -p tcp -j ACCEPT", count % 250);
+                let rule = format!("-s 100.64.{}.{}/32 -p tcp -j ACCEPT", count / 250, count % 250);
                 sh(&format!("iptables-{tool} -w -I FORWARD 1 {rule}"));
                 mine.insert(0, rule);
             }
             1 => {
                 count += 1;
-                let rule = format!("-s 198.51.100.{}/32 -p tcp -j ACCEPT", count % 250);
+                let rule = format!("-s 100.65.{}.{}/32 -p tcp -j ACCEPT", count / 250, count % 250);
                 sh(&format!("iptables-{tool} -w -A FORWARD {rule}"));
                 mine.push(rule);
             }

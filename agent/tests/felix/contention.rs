@@ -49,7 +49,8 @@ fn a_chain_that_somebody_else_leads_to_stays_and_every_other_goes() {
         let mut again = next(&after);
         policy(&mut again, "four", vec![tcp(Action::Deny, &[5])]);
         let restores = host.felix.counters().iptables_restores.get();
-        host.run(&again, Wake::Desired);
+        let report = host.run(&again, Wake::Desired);
+        assert!(subjects(&report).contains(&"chain cali-pi-two"), "{:?}", report.problems);
         assert_eq!(host.felix.counters().iptables_restores.get(), restores + 2);
         for _ in 0..3 {
             assert_eq!(host.run(&again, Wake::Retry).drift, []);

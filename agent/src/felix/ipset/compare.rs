@@ -42,7 +42,8 @@ pub fn compare(
             continue;
         }
         let gone = members.difference(&set.members).filter(|m| !comes.contains(&(name, *m)));
-        let more = set.members.difference(members).filter(|m| !goes.contains(&(name, *m)));
+        let all = set.members.union(&set.negated).filter(|m| !members.contains(*m));
+        let more = all.filter(|m| !goes.contains(&(name, *m)));
         let (gone, more): (BTreeSet<&Entry>, BTreeSet<&Entry>) = (gone.collect(), more.collect());
         match (gone.is_empty(), more.is_empty()) {
             (true, true) => {}

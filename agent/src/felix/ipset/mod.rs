@@ -77,10 +77,14 @@ impl fmt::Display for Entry {
 /// A set as the kernel has it.
 #[derive(Clone, Debug)]
 pub struct ActualSet {
-    /// What it is; `None` when it is of a type that we do not use.
+    /// What it is; `None` when it is not one that we would make.
     pub spec: Option<SetSpec>,
+    /// Its type and family, when it is of a type that we use: such sets can change places.
+    pub shape: Option<(SetType, Family)>,
     /// Its members.
     pub members: HashSet<Entry>,
+    /// Members that say that what they cover is *not* in the set (`nomatch`). We make none.
+    pub negated: HashSet<Entry>,
 }
 
 /// One change.

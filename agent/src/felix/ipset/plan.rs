@@ -77,7 +77,9 @@ pub fn full(
             }
             Some(set) if set.spec == Some(*spec) => {
                 let mut added: Vec<&Entry> = members.difference(&set.members).collect();
-                let mut gone: Vec<&Entry> = set.members.difference(members).collect();
+                // One that is negated and wanted is turned round by adding it.
+                let all = set.members.union(&set.negated);
+                let mut gone: Vec<&Entry> = all.filter(|m| !members.contains(*m)).collect();
                 added.sort();
                 gone.sort();
                 let add = |m: &Entry| Command::Add(name.clone(), m.clone());
@@ -85,9 +87,7 @@ pub fn full(
                 phases.before.extend(added.into_iter().map(add));
                 phases.after.extend(gone.into_iter().map(delete));
             }
-            Some(set)
-                if !set.spec.is_some_and(|is| is.kind == spec.kind && is.family == spec.family) =>
-            {
+            Some(set) if set.shape != Some((spec.kind, spec.family)) => {
                 // What somebody else made under our name. Only sets of one type change places, and
                 // a rule that uses it can only be one that we know to close (it cannot be filled).
                 phases.before.push(Command::Destroy(name.clone()));
@@ -95,7 +95,7 @@ pub fn full(
                 fill(name, &mut phases.before);
             }
             Some(_) => {
-                // Another size.
+                // Another size, or members that go by themselves.
                 let mut temporary = names::temporary(spec.family, temporaries);
                 while actual.contains_key(&temporary) {
                     temporaries += 1;

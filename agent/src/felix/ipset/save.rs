@@ -14,13 +14,15 @@ pub(super) fn parse(text: &str) -> BTreeMap<String, ActualSet> {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next()) {
             (Some("create"), Some(name)) if owns_set(name) => {
-                let spec = spec(words.collect::<Vec<_>>().as_slice());
-                sets.insert(name.to_owned(), ActualSet { spec, members: HashSet::new() });
+                let set = described(words.collect::<Vec<_>>().as_slice());
+                sets.insert(name.to_owned(), set);
             }
             (Some("add"), Some(name)) if owns_set(name) => {
                 let Some(set) = sets.get_mut(name) else { continue };
-                let Some(kind) = set.spec.map(|spec| spec.kind) else { continue };
-                set.members.extend(words.next().and_then(|text| entry(kind, text)));
+                let Some((kind, _)) = set.shape else { continue };
+                let member = words.next().and_then(|text| entry(kind, text));
+                let negated = words.any(|word| word == "nomatch");
+                if negated { &mut set.negated } else { &mut set.members }.extend(member);
             }
             _ => {}
         }
@@ -28,26 +30,33 @@ pub(super) fn parse(text: &str) -> BTreeMap<String, ActualSet> {
     sets
 }
 
-fn spec(words: &[&str]) -> Option<SetSpec> {
+/// A set without its members.
+fn described(words: &[&str]) -> ActualSet {
     let value = |key: &str| {
         words.iter().position(|word| *word == key).and_then(|at| words.get(at + 1)).copied()
     };
-    let kind = match *words.first()? {
-        "hash:net" => SetType::Net,
-        "hash:ip,port" => SetType::Port,
-        "hash:net,iface" => SetType::NetIface,
-        _ => return None,
+    let kind = match words.first() {
+        Some(&"hash:net") => Some(SetType::Net),
+        Some(&"hash:ip,port") => Some(SetType::Port),
+        Some(&"hash:net,iface") => Some(SetType::NetIface),
+        _ => None,
     };
-    let family = match value("family")? {
-        "inet" => Family::V4,
-        "inet6" => Family::V6,
-        _ => return None,
+    let family = match value("family") {
+        Some("inet") => Some(Family::V4),
+        Some("inet6") => Some(Family::V6),
+        _ => None,
     };
-    // A set whose members time out is none of those that we make.
-    if words.contains(&"timeout") {
-        return None;
+    let shape = kind.zip(family);
+    // Where members go by themselves, by time or for lack of room, or mean something else.
+    let odd = ["timeout", "forceadd", "netmask", "bitmask"];
+    let max = value("maxelem").and_then(|max| max.parse().ok());
+    let spec = shape.zip(max).map(|((kind, family), max)| SetSpec { kind, family, max });
+    ActualSet {
+        spec: spec.filter(|_| !words.iter().any(|word| odd.contains(word))),
+        shape,
+        members: HashSet::new(),
+        negated: HashSet::new(),
     }
-    Some(SetSpec { kind, family, max: value("maxelem")?.parse().ok()? })
 }
 
 fn entry(kind: SetType, text: &str) -> Option<Entry> {

@@ -38,7 +38,17 @@ fn only_ours_are_read() {
     assert_eq!(sets["cali60n:p"].members, HashSet::from([port]));
     let iface = Entry::NetIface("10.0.0.1".parse().unwrap(), "cali1-2".parse().unwrap());
     assert_eq!(sets["cali40c:x"].members, HashSet::from([iface]));
-    assert_eq!(sets["cali40old"].spec, None);
+    assert_eq!((sets["cali40old"].spec, sets["cali40old"].shape), (None, None));
+    let odd = save::parse(
+        "create cali40s:a hash:net family inet hashsize 64 maxelem 9 timeout 5\n\
+         add cali40s:a 10.0.0.1 timeout 3\nadd cali40s:a 10.0.0.2 timeout 3 nomatch\n",
+    );
+    assert_eq!(
+        (odd["cali40s:a"].spec, odd["cali40s:a"].shape),
+        (None, Some((SetType::Net, Family::V4)))
+    );
+    assert_eq!(odd["cali40s:a"].members, HashSet::from([net("10.0.0.1/32")]));
+    assert_eq!(odd["cali40s:a"].negated, HashSet::from([net("10.0.0.2/32")]));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! After the first reading nothing is read on the way of a change: what is known of the kernel is
 //! brought up to date from what it accepted. Whoever has reason to think that somebody else was at
-//! work calls [`FamilyTables::doubt`]: then the next apply reads, compares with what is known, says
+//! work calls [`FamilyTables::forget`]: then the next apply reads, compares with what is known, says
 //! what is different ([`Outcome::drift`]) and puts it right. What we changed ourselves is in what is
 //! known, so it is never reported.
 //!
@@ -67,6 +67,8 @@ struct TableState {
     held: BTreeMap<String, Arc<Chain>>,
     /// What the chains say that are closed because the kernel refused that, and what it said.
     refused: BTreeMap<String, (Arc<Chain>, String)>,
+    /// Chains that should go but cannot, and why.
+    stuck: Vec<(String, String)>,
 }
 
 /// The tables of one family.
@@ -157,17 +159,17 @@ impl FamilyTables {
         state.desired.jumps = jumps;
     }
 
-    /// Somebody else may have been at work: the next apply reads the kernel first, says what is not
-    /// as it was left, and tries refused chains again.
-    pub fn doubt(&mut self) {
+    /// Do not trust what is known, somebody else may have been at work: the next apply reads the
+    /// kernel first, says what is not as it was left, and tries refused chains again.
+    pub fn forget(&mut self) {
         if self.knowledge == Knowledge::Sure {
             self.knowledge = Knowledge::Doubted;
         }
     }
 
-    /// Nothing is known any more, of what others changed neither: the next apply takes what it reads
-    /// as what was there before us.
-    pub fn forget(&mut self) {
+    /// As if new: these are other tables now. The next apply takes what it reads as what was there
+    /// before us.
+    pub fn start_over(&mut self) {
         self.knowledge = Knowledge::Nothing;
         self.spellings = Spellings::default();
         self.drift.clear();
@@ -184,7 +186,7 @@ impl FamilyTables {
         let mut outcome = Outcome::default();
         let mut look = Look::default();
         if self.knowledge != Knowledge::Sure {
-            match self.read(driver, BTreeMap::new()).await {
+            match self.look(driver, BTreeMap::new()).await {
                 Ok(found) => look = found,
                 Err(error) => {
                     outcome.failed.push((Table::Filter, error));
@@ -236,13 +238,17 @@ impl FamilyTables {
             }
             outcome.drift = std::mem::take(&mut self.drift).into_values().collect();
         } else if outcome.failed.iter().all(|(_, error)| error.leaves_all_as_it_was()) {
-            self.doubt();
+            self.forget();
         } else {
             self.knowledge = Knowledge::Nothing;
         }
         for state in self.tables.values() {
             let refused = state.refused.iter();
             outcome.refused.extend(refused.map(|(name, (_, said))| (name.clone(), said.clone())));
+            let there = |(name, _): &&(String, String)| {
+                state.actual.chains.contains_key(name) && !state.desired.chains.contains_key(name)
+            };
+            outcome.stuck.extend(state.stuck.iter().filter(there).cloned());
         }
         outcome
     }
@@ -255,9 +261,25 @@ impl FamilyTables {
         closed: &[String],
         driver: &Driver,
     ) -> Result<(), IptablesError> {
+        let refused = match self.try_close(table, chains, closed, driver).await {
+            Err(error) if error.blames_the_rules() => error,
+            other => return other,
+        };
+        // Somebody was at these chains: what is known of them is not so.
+        debug!(family = %self.family, error = %chain(&refused), "closing refused");
+        self.forget();
+        self.try_close(table, chains, closed, driver).await
+    }
+
+    async fn try_close(
+        &mut self,
+        table: Table,
+        chains: &BTreeSet<String>,
+        closed: &[String],
+        driver: &Driver,
+    ) -> Result<(), IptablesError> {
         if self.knowledge != Knowledge::Sure {
-            let look = self.read(driver, BTreeMap::new()).await?;
-            self.note(look);
+            self.read(driver).await?;
         }
         let family = self.family;
         let Some(state) = self.tables.get_mut(&table) else { return Ok(()) };

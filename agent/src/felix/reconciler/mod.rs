@@ -246,9 +246,6 @@ impl Reconciler for Felix {
         let Phases { before, after } = phases.unwrap_or_default();
         self.sets_known = ready;
 
-        if check_tables {
-            self.families.iter_mut().for_each(|one| one.tables.doubt());
-        }
         self.closed |= !close.is_empty();
         if self.closed {
             ready &= self.close(&close, &driver, &mut run).await;
@@ -260,6 +257,9 @@ impl Reconciler for Felix {
         self.shut_incomplete(state, !self.closed);
         let mut filter_in_force = false;
         if ready {
+            if check_tables {
+                self.families.iter_mut().for_each(|one| one.tables.forget());
+            }
             let outcomes = self.write_tables(&driver).await;
             filter_in_force = self.judge_tables(outcomes, &mut run);
         }

@@ -32,7 +32,7 @@ impl Felix {
             && old.flavour != probed.chosen.flavour
         {
             // What was known is of the other tables.
-            self.families.iter_mut().for_each(|family| family.tables.forget());
+            self.families.iter_mut().for_each(|family| family.tables.start_over());
         }
         self.abandoned = probed.abandoned;
         self.dataplane = Some((wanted, probed.chosen.clone()));

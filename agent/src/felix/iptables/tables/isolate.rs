@@ -22,7 +22,7 @@ impl FamilyTables {
     /// 2. Our jumps, one chain of the kernel after the other.
     /// 3. The policies and profiles, halving the group that is refused until one is left: that one
     ///    is closed.
-    /// 4. What should go, halving in the same way: what rules of others lead to stays.
+    /// 4. What should go, halving in the same way: what rules of others lead to stays, empty.
     ///
     /// Nothing here relies on how a rule is spelled but the jumps, which stand among the rules of
     /// others: a chain that differs is written from its beginning.
@@ -104,7 +104,7 @@ impl FamilyTables {
             outcome.failed.push((table, error));
             return;
         }
-        if let Err(error) = delete(state, table, driver, family, outcome).await {
+        if let Err(error) = sweep(state, table, driver, family).await {
             outcome.failed.push((table, error));
             return;
         }
@@ -138,51 +138,55 @@ async fn jumps(
     refused.map_or(Ok(()), Err)
 }
 
-/// Deletes our chains that should not be there.
-async fn delete(
+/// Empties what should go, so that it has no effect on whoever uses it, and deletes what nobody uses,
+/// halving the group that is refused. What is left is noted.
+async fn sweep(
     state: &mut TableState,
     table: Table,
     driver: &Driver,
     family: Family,
-    outcome: &mut Outcome,
 ) -> Result<(), IptablesError> {
-    let goes = |name: &&String| !state.desired.chains.contains_key(*name);
-    let mut groups: Vec<Vec<String>> =
-        vec![state.actual.chains.keys().filter(goes).cloned().collect()];
-    let mut stuck = Vec::new();
-    // Twice: a chain that goes may hold the jump to another one, which was tried before it.
-    for _ in 0..2 {
-        while let Some(group) = groups.pop() {
-            let only: BTreeSet<String> = group.iter().cloned().collect();
-            let scope = Scope { only: Some(&only), jumps: Jumps::Stay, ..Scope::EVERYTHING };
-            let step = plan(table, &state.desired, &state.actual, scope);
-            let Err(error) = commit(step, driver, family, &mut state.actual).await else {
-                continue;
-            };
-            if !error.blames_the_rules() {
-                return Err(error);
-            }
-            match group.as_slice() {
-                [] => {}
-                [name] => stuck.push((name.clone(), chain(&error))),
-                many => {
-                    let (low, high) = many.split_at(many.len() / 2);
-                    groups.extend([low.to_vec(), high.to_vec()]);
-                }
-            }
+    let TableState { desired, actual, stuck, .. } = state;
+    let gone: Vec<String> =
+        actual.chains.keys().filter(|name| !desired.chains.contains_key(*name)).cloned().collect();
+    stuck.clear();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    // Those that go may jump to each other, in whichever group they are.
+    let mut emptied = desired.clone();
+    for name in &gone {
+        emptied.chains.insert(name.clone(), Arc::new(Chain::new(name, Vec::new())));
+    }
+    let scope = Scope { jumps: Jumps::Stay, anew: true, ..Scope::NO_DELETES };
+    commit(plan(table, &emptied, actual, scope), driver, family, actual).await?;
+    let mut groups = vec![gone];
+    while let Some(group) = groups.pop() {
+        let only: BTreeSet<String> = group.iter().cloned().collect();
+        let scope = Scope { only: Some(&only), jumps: Jumps::Stay, ..Scope::EVERYTHING };
+        let Err(error) = commit(plan(table, desired, actual, scope), driver, family, actual).await
+        else {
+            continue;
+        };
+        if !error.blames_the_rules() {
+            return Err(error);
         }
-        groups.extend(stuck.drain(..).map(|(name, _)| vec![name]).collect::<Vec<_>>());
-        if groups.is_empty() {
-            return Ok(());
+        match group.as_slice() {
+            [] => {}
+            [name] => {
+                let said = match actual.entered.get(name) {
+                    Some(from) => {
+                        format!("a rule of somebody else in the chain {from} leads to it")
+                    }
+                    None => format!("does a rule of somebody else use it? {}", chain(&error)),
+                };
+                stuck.push((name.clone(), said));
+            }
+            many => {
+                let (low, high) = many.split_at(many.len() / 2);
+                groups.extend([low.to_vec(), high.to_vec()]);
+            }
         }
     }
-    let left = groups.into_iter().flatten();
-    outcome.stuck.extend(left.map(|name| {
-        let said = match state.actual.entered.get(&name) {
-            Some(from) => format!("a rule of somebody else in the chain {from} leads to it"),
-            None => "does a rule of somebody else lead to it?".to_owned(),
-        };
-        (name, said)
-    }));
     Ok(())
 }

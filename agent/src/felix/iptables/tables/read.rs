@@ -49,8 +49,16 @@ impl Look {
 }
 
 impl FamilyTables {
-    /// Reads all tables. `or`: what they may hold as well, because we were just writing it.
-    pub(super) async fn read(
+    /// Reads all tables.
+    pub(super) async fn read(&mut self, driver: &Driver) -> Result<(), IptablesError> {
+        let look = self.look(driver, BTreeMap::new()).await?;
+        self.note(look);
+        Ok(())
+    }
+
+    /// The same, and what it found. `or`: what they may hold as well, because we were just writing
+    /// it.
+    pub(super) async fn look(
         &mut self,
         driver: &Driver,
         or: BTreeMap<Table, ActualTable>,
@@ -73,7 +81,7 @@ impl FamilyTables {
             plan.done(&mut after);
             or.insert(table, after);
         }
-        self.read(driver, or).await
+        self.look(driver, or).await
     }
 
     fn take_in(
@@ -161,7 +169,7 @@ impl FamilyTables {
         look.compared.extend(later.compared);
         if !self.plans().is_empty() {
             // Somebody was at it again. The next run looks.
-            self.doubt();
+            self.forget();
         }
     }
 
