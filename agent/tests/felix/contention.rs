@@ -1,12 +1,18 @@
 //! Other programs that write the same tables, hold what we want to change, or left what we cannot
 //! use: what is refused is named and kept apart, and everything else is in force.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use calico_agent::config::IptablesBackend;
 use calico_agent::desired::{AddressSet, Member, SetId, SetKind};
+use calico_agent::exec::Exec;
+use calico_agent::felix::counters::Counters;
+use calico_agent::felix::iptables::driver::Driver;
+use calico_agent::felix::iptables::save::Table;
+use calico_agent::felix::iptables::tables::FamilyTables;
+use calico_agent::felix::probe;
 use calico_agent::reconcile::{EndpointState, Report, Wake};
-use calico_datastore::model::{Action, Protocol, TierAction};
+use calico_datastore::model::{Action, Family, Protocol, TierAction};
 
 use crate::host::{each_flavour, v4};
 use crate::netns::sh;
@@ -160,5 +166,61 @@ fn sets_of_another_type_under_our_names_are_replaced_also_where_old_rules_use_th
         assert!(sets.contains("create cali40s:friends hash:net family inet"), "{sets}");
         assert!(!sets.contains("timeout") && !sets.contains("10.65.0.99"), "{sets}");
         place.works();
+    });
+}
+
+#[test]
+fn very_many_refused_policies_take_many_short_runs() {
+    each_flavour(|host, flavour| {
+        let exec = Exec::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let dataplane = runtime.block_on(probe(&exec, flavour)).unwrap().chosen;
+        let driver = Driver::new(exec, dataplane, Counters::default());
+        let patience = Duration::from_millis(50);
+        let mut tables = FamilyTables::new(Family::V4, Counters::default()).with_patience(patience);
+        let name = |n: u32| format!("cali-pi-{n}");
+        for n in 0..80 {
+            let set = if n % 4 == 0 { "" } else { "-m set --match-set cali40s:nowhere src " };
+            tables.put(Table::Filter, name(n), vec![format!("{set}--jump ACCEPT")]);
+        }
+        let closed = ["--jump DROP".to_owned()];
+        let begin = Instant::now();
+        let mut runs = 0;
+        let outcome = loop {
+            runs += 1;
+            let outcome = runtime.block_on(tables.apply(&driver, &closed));
+            // What is not yet tried lets nothing through.
+            let saved = host.saved(4);
+            for n in (0..80).filter(|n| n % 4 != 0) {
+                let rules: Vec<&str> = saved
+                    .lines()
+                    .filter(|line| line.starts_with(&format!("-A {} ", name(n))))
+                    .collect();
+                assert!(matches!(rules.as_slice(), [one] if one.ends_with("-j DROP")), "{rules:?}");
+            }
+            match outcome.failed.as_slice() {
+                [] => break outcome,
+                [(Table::Filter, error)] => {
+                    assert!(error.to_string().contains("still to be tried"), "{error}");
+                }
+                other => panic!("{other:?}"),
+            }
+            tables.forget();
+            assert!(begin.elapsed() < Duration::from_secs(60));
+        };
+        assert!(runs > 1, "{runs}");
+        assert_eq!(outcome.refused.len(), 60);
+        let open = (0..80).filter(|n| n % 4 == 0).all(|n| {
+            host.saved(4).lines().any(|line| {
+                line.starts_with(&format!("-A {} ", name(n))) && line.ends_with("-j ACCEPT")
+            })
+        });
+        assert!(open);
+        // The set comes, and the next reading tries them all again.
+        sh("ipset create cali40s:nowhere hash:net");
+        tables.forget();
+        let outcome = runtime.block_on(tables.apply(&driver, &closed));
+        assert!(outcome.failed.is_empty() && outcome.refused.is_empty(), "{outcome:?}");
+        assert!(!host.saved(4).contains("-j DROP"));
     });
 }

@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
+use tracing::debug;
+
 use super::{ActualSet, Command, Entry, save};
 use crate::exec::{Exec, ExecError};
 use crate::felix::counters::Counters;
+use crate::felix::iptables::names::owns_set;
+use crate::telemetry::chain;
 
 /// How many refused lines one write may have before it is given up.
 const MOST_REFUSED: usize = 512;
@@ -60,13 +64,40 @@ impl Sets {
         Self { exec, counters }
     }
 
-    /// Reads all sets that are ours.
+    /// Reads all sets that are ours. A set that the tool cannot print is one that we did not make: it
+    /// comes without type and members.
     ///
     /// # Errors
     /// When the tool fails.
     pub async fn read(&self) -> Result<BTreeMap<String, ActualSet>, SetError> {
+        let error = match self.save(None).await {
+            // A set of somebody else that this tool does not understand (it is older than what made
+            // the set) ends the output in the middle.
+            Err(error @ ExecError::Failed { .. }) => error,
+            other => return other.map_err(SetError::Read),
+        };
+        let names = match self.exec.run("ipset", &["list", "-name"], b"").await {
+            Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+            Err(_) => return Err(SetError::Read(error)),
+        };
+        debug!(error = %chain(&error), "reading sets one by one");
+        let mut sets = BTreeMap::new();
+        for name in names.lines().filter(|name| owns_set(name)) {
+            match self.save(Some(name)).await {
+                Ok(one) => sets.extend(one),
+                Err(ExecError::Failed { .. }) => {
+                    sets.insert(name.to_owned(), ActualSet::default());
+                }
+                Err(error) => return Err(SetError::Read(error)),
+            }
+        }
+        Ok(sets)
+    }
+
+    async fn save(&self, name: Option<&str>) -> Result<BTreeMap<String, ActualSet>, ExecError> {
         self.counters.ipset_saves.count(1);
-        let output = self.exec.run("ipset", &["save"], b"").await.map_err(SetError::Read)?;
+        let args: Vec<&str> = ["save"].into_iter().chain(name).collect();
+        let output = self.exec.run("ipset", &args, b"").await?;
         Ok(save::parse(&String::from_utf8_lossy(&output.stdout)))
     }
 

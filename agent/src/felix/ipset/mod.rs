@@ -75,7 +75,7 @@ impl fmt::Display for Entry {
 }
 
 /// A set as the kernel has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ActualSet {
     /// What it is; `None` when it is not one that we would make.
     pub spec: Option<SetSpec>,

@@ -30,6 +30,14 @@ pub enum IptablesError {
         /// The program, as far as this host tells.
         holder: Option<String>,
     },
+    /// So much was refused that the search for what is bad took too long. It goes on in the next run.
+    #[error("the kernel refuses many {family} rules; {left} chains are still to be tried")]
+    Unfinished {
+        /// The family.
+        family: Family,
+        /// How many chains wait, as they were or closed.
+        left: usize,
+    },
     /// The kernel did not take a transaction. It holds what it held before.
     #[error("cannot write the {family} tables")]
     Restore {
@@ -55,7 +63,11 @@ impl IptablesError {
     /// True when the rules themselves were refused, so that leaving some out may help. A program
     /// that is missing or hangs, or a lock that somebody holds, says nothing about any rule.
     pub fn blames_the_rules(&self) -> bool {
-        matches!(self, Self::Restore { source: ExecError::Failed { code: Some(_), .. }, .. })
+        match self {
+            Self::Restore { source: ExecError::Failed { code, .. }, .. } => code.is_some(),
+            Self::Unfinished { .. } => true,
+            Self::Save { .. } | Self::Locked { .. } | Self::Restore { .. } => false,
+        }
     }
 
     /// True when the kernel surely holds what it held, but for tables that were taken before.

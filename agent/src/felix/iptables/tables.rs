@@ -16,6 +16,7 @@ mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use calico_datastore::model::Family;
 use tracing::debug;
@@ -67,6 +68,8 @@ struct TableState {
     held: BTreeMap<String, Arc<Chain>>,
     /// What the chains say that are closed because the kernel refused that, and what it said.
     refused: BTreeMap<String, (Arc<Chain>, String)>,
+    /// The search for refused chains goes on in the next run.
+    unfinished: bool,
     /// Chains that should go but cannot, and why.
     stuck: Vec<(String, String)>,
 }
@@ -80,8 +83,13 @@ pub struct FamilyTables {
     spellings: Spellings,
     /// What was found changed and is not yet put right, by subject.
     drift: BTreeMap<String, Drift>,
+    /// How long one apply looks for what the kernel refuses in a table.
+    patience: Duration,
     counters: Counters,
 }
+
+/// Long enough for hundreds of refused chains, and short against any watchdog.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl FamilyTables {
     /// Tables that should hold nothing of ours, and of which nothing is known.
@@ -93,8 +101,15 @@ impl FamilyTables {
             knowledge: Knowledge::Nothing,
             spellings: Spellings::default(),
             drift: BTreeMap::new(),
+            patience: PATIENCE,
             counters,
         }
+    }
+
+    /// The same with another patience, for tests: how long one apply looks for what the kernel
+    /// refuses in a table.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Forgets what should be, to be told anew.
@@ -102,6 +117,7 @@ impl FamilyTables {
         for state in self.tables.values_mut() {
             state.desired = DesiredTable::default();
             state.refused.clear();
+            state.unfinished = false;
             state.held.clear();
             state.all = true;
         }
@@ -235,6 +251,7 @@ impl FamilyTables {
             for state in self.tables.values_mut() {
                 state.dirty.clear();
                 state.all = false;
+                state.unfinished = false;
             }
             outcome.drift = std::mem::take(&mut self.drift).into_values().collect();
         } else if outcome.failed.iter().all(|(_, error)| error.leaves_all_as_it_was()) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use calico_datastore::model::Family;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{FamilyTables, Outcome, TableState, commit};
@@ -24,6 +25,8 @@ impl FamilyTables {
     ///    is closed.
     /// 4. What should go, halving in the same way: what rules of others lead to stays, empty.
     ///
+    /// A search that takes too long ends: what was found bad stays closed, and the next run goes on.
+    ///
     /// Nothing here relies on how a rule is spelled but the jumps, which stand among the rules of
     /// others: a chain that differs is written from its beginning.
     pub(super) async fn isolate(
@@ -33,7 +36,7 @@ impl FamilyTables {
         closed: &[String],
         outcome: &mut Outcome,
     ) {
-        let family = self.family;
+        let (family, patience) = (self.family, self.patience);
         let Some(state) = self.tables.get_mut(&table) else { return };
         let Some(all) = plan(table, &state.desired, &state.actual, Scope::EVERYTHING) else {
             return;
@@ -71,7 +74,15 @@ impl FamilyTables {
         }
 
         let mut groups = vec![suspects];
+        let begin = Instant::now();
+        state.unfinished = false;
         while let Some(group) = groups.pop() {
+            if begin.elapsed() > patience {
+                let left = group.len() + groups.iter().map(Vec::len).sum::<usize>();
+                state.unfinished = true;
+                outcome.failed.push((table, IptablesError::Unfinished { family, left }));
+                return;
+            }
             let only: BTreeSet<String> = group.iter().cloned().collect();
             let scope = Scope { only: Some(&only), ..chains_only };
             let step = plan(table, &state.desired, &state.actual, scope);

@@ -94,9 +94,11 @@ impl FamilyTables {
         for (table, state) in &mut self.tables {
             let mut now = saved.remove(table).unwrap_or_default();
             state.all = true;
-            // What the kernel refused then it may take now.
-            for (name, (chain, _)) in std::mem::take(&mut state.refused) {
-                state.desired.chains.insert(name, chain);
+            // What the kernel refused then it may take now; but a search comes to its end first.
+            if !state.unfinished {
+                for (name, (chain, _)) in std::mem::take(&mut state.refused) {
+                    state.desired.chains.insert(name, chain);
+                }
             }
             let before = std::mem::take(&mut state.actual);
             let candidates: Vec<ActualTable> =
