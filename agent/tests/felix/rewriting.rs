@@ -212,6 +212,10 @@ fn stir_and_compare(host: &mut Host, flavour: IptablesBackend, mut dice: Dice) {
         by_line += u32::from(counters.iptables_lines.get() - lines < rules.len() as u64);
         state = after;
         if round % 10 == 9 {
+            // However the tool prints these rules, they are known again.
+            let writes = counters.writes();
+            assert_eq!(host.apply(&state, Wake::Retry).drift, []);
+            assert_eq!(counters.writes(), writes, "round {round}: {rules:#?}");
             let by_rule = held(host);
             // Everything of ours is emptied, so that the next start writes it anew.
             let tool = host.tool();

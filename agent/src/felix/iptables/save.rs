@@ -130,7 +130,8 @@ impl ActualTable {
                     Some(here) if *here == hash => Some(place),
                     _ => chain.hashes.iter().position(|one| *one == hash),
                 };
-                rule.proven = at.is_some_and(|at| spellings.is(hash, &chain.rule(at), &rule.text));
+                rule.proven =
+                    at.is_some_and(|at| spellings.is(hash, || chain.rule(at), &rule.text));
             }
             if chain.is(found) {
                 *held = Held::Known(Arc::clone(chain));

@@ -28,11 +28,11 @@ pub struct Spellings {
 
 impl Spellings {
     /// True when `theirs` is how the kernel's tool spells `ours`, the rule of this hash.
-    pub fn is(&mut self, hash: RuleHash, ours: &str, theirs: &str) -> bool {
+    pub fn is(&mut self, hash: RuleHash, ours: impl FnOnce() -> String, theirs: &str) -> bool {
         let digest = digest(theirs);
         let known = self.right.get(&hash) == Some(&digest)
             || self.learned.get(&hash) == Some(&digest)
-            || same(ours, theirs);
+            || same(&ours(), theirs);
         if known {
             self.right.insert(hash, digest);
         }
@@ -330,7 +330,8 @@ mod tests {
     fn what_was_learned_is_one_text_of_one_rule() {
         let hash = |text: &str| RuleHash::of_comment(&format!("cali:{text}")).unwrap();
         let (a, b) = (hash("aaaaaaaaaaaaaaaa"), hash("bbbbbbbbbbbbbbbb"));
-        let (ours, theirs) = ("-p tcp --jump DROP", "-p tcp -m new --way -j DROP");
+        let ours = || "-p tcp --jump DROP".to_owned();
+        let theirs = "-p tcp -m new --way -j DROP";
         let mut spellings = Spellings::default();
         assert!(!spellings.is(a, ours, theirs));
         spellings.learn(a, theirs);

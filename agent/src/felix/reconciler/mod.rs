@@ -232,13 +232,13 @@ impl Reconciler for Felix {
 
         let Rendered { changes, phases, close } = self.render(state);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
-        let left_right = self.sets_known;
+        let were_right = self.sets_known;
         self.sets_known &= !check_sets && !phases.before.iter().any(|command| {
             matches!(command, Command::Create(set, _) if self.doomed.contains_key(set))
         });
         let read_sets = !self.sets_known;
         let phases = if read_sets {
-            self.read_sets(state, left_right.then_some(&phases), &mut run).await
+            self.read_sets(state, were_right.then_some(&phases), &mut run).await
         } else {
             Some(phases)
         };
