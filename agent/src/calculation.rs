@@ -8,16 +8,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use calico_datastore::backend::{Batch, SyncEvent};
+use calico_datastore::layout::Rejection;
 use calico_datastore::model::{FelixConfiguration, Name, Update};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::acl::Calculator;
 use crate::config::{Env, FileConfig, Resolution, Settings, Sources, announce, resolve};
 use crate::desired::DesiredState;
 use crate::status::overview::SyncState;
 use crate::status::systemd::Heartbeat;
+use crate::telemetry::sparing::{Say, Sparing};
 
 /// How many waiting batches are taken in one go, so that a flood cannot keep the dataplane waiting
 /// for ever.
@@ -94,6 +97,16 @@ pub async fn run(
     }
 }
 
+/// What follows from one complete snapshot, for those who only look: nothing is published.
+pub fn once(node: Name, layers: Layers, batch: Batch) -> (Arc<DesiredState>, SyncState) {
+    let mut calculation = Calculation::new(node, Arc::new(layers));
+    calculation.apply(batch);
+    calculation.resolve();
+    let settings = Arc::clone(&calculation.settings);
+    let desired = calculation.calculator.desired(settings, calculation.sync.revision);
+    (desired, calculation.sync)
+}
+
 struct Calculation {
     node_configuration: Name,
     calculator: Calculator,
@@ -103,10 +116,19 @@ struct Calculation {
     resolution: Option<Resolution>,
     settings_stale: bool,
     sync: SyncState,
+    said: Said,
+}
+
+/// What was said of things of which there may be thousands.
+struct Said {
+    refused: Sparing,
+    accepted: Sparing,
+    notices: Sparing,
 }
 
 impl Calculation {
     fn new(node: Name, layers: Arc<Layers>) -> Self {
+        let now = Instant::now();
         Self {
             node_configuration: FelixConfiguration::name_of(&node),
             calculator: Calculator::new(node),
@@ -116,6 +138,11 @@ impl Calculation {
             resolution: None,
             settings_stale: true,
             sync: SyncState::default(),
+            said: Said {
+                refused: Sparing::new(now),
+                accepted: Sparing::new(now),
+                notices: Sparing::new(now),
+            },
         }
     }
 
@@ -149,21 +176,7 @@ impl Calculation {
         self.sync.complete = true;
         self.sync.waiting = None;
         self.sync.revision = batch.revision;
-        for rejection in batch.rejections {
-            if self.sync.rejected.get(&rejection.key) != Some(&rejection.reason) {
-                tracing::error!(
-                    key = rejection.key,
-                    reason = rejection.reason,
-                    "refused a value; the object counts as absent"
-                );
-            }
-            self.sync.rejected.insert(rejection.key, rejection.reason);
-        }
-        for key in batch.accepted {
-            if self.sync.rejected.remove(&key).is_some() {
-                tracing::info!(key, "a refused key is gone or right again");
-            }
-        }
+        self.note_refused(batch.rejections, batch.accepted);
         for (kind, count) in batch.unsupported {
             if count == 0 {
                 self.sync.unsupported.remove(&kind);
@@ -185,6 +198,32 @@ impl Calculation {
             }
         }
         self.calculator.apply(updates);
+    }
+
+    /// Remembers which keys are refused, and says it.
+    fn note_refused(&mut self, rejections: Vec<Rejection>, accepted: Vec<String>) {
+        let now = Instant::now();
+        for Rejection { key, reason, .. } in rejections {
+            if self.sync.rejected.get(&key) != Some(&reason) {
+                match self.said.refused.ask(now) {
+                    Say::This => {
+                        tracing::error!(key, reason, "refused a value; the object counts as absent")
+                    }
+                    Say::More => tracing::error!("refused more values; see calico-agent status"),
+                    Say::Nothing => {}
+                }
+            }
+            self.sync.rejected.insert(key, reason);
+        }
+        for key in accepted {
+            if self.sync.rejected.remove(&key).is_some() {
+                match self.said.accepted.ask(now) {
+                    Say::This => tracing::info!(key, "a refused key is gone or right again"),
+                    Say::More => tracing::info!("more refused keys are gone or right again"),
+                    Say::Nothing => {}
+                }
+            }
+        }
     }
 
     fn publish(&mut self, outputs: &Outputs) {
@@ -210,7 +249,7 @@ impl Calculation {
                     );
                     let before = current.as_ref().map(|old| &old.notices);
                     for news in notice_news(before.unwrap_or(&Notices::new()), &desired.notices) {
-                        news.log();
+                        news.log(&mut self.said.notices);
                     }
                     *current = Some(desired);
                 }
@@ -253,10 +292,12 @@ enum News<'a> {
 }
 
 impl News<'_> {
-    fn log(&self) {
-        match self {
-            Self::Raised(subject, message) => tracing::warn!(subject, "{message}"),
-            Self::Over(subject) => tracing::info!(subject, "is in force, or gone"),
+    fn log(&self, sparing: &mut Sparing) {
+        match (sparing.ask(Instant::now()), self) {
+            (Say::This, Self::Raised(subject, message)) => tracing::warn!(subject, "{message}"),
+            (Say::This, Self::Over(subject)) => tracing::info!(subject, "is in force, or gone"),
+            (Say::More, _) => tracing::warn!("more news of this kind; see calico-agent status"),
+            (Say::Nothing, _) => {}
         }
     }
 }

@@ -16,18 +16,23 @@ pub mod exit {
     /// It does not work: configuration, no dataplane, no right to program it. The reason is the
     /// last line of the log.
     pub const FAILURE: u8 = 1;
-    /// The command line is wrong (clap's own code).
-    pub const USAGE: u8 = 2;
+    /// `plan`: the agent would write something.
+    pub const CHANGES: u8 = 2;
     /// `status`: the agent answers, and something keeps the host from being as it should be.
     pub const DEGRADED: u8 = 3;
     /// `status`: no agent answers.
     pub const NOT_RUNNING: u8 = 4;
+    /// The command line is wrong: `EX_USAGE` of sysexits(3). clap's own code is 2, which is what
+    /// `plan` says when there is something to do.
+    pub const USAGE: u8 = 64;
 }
 
 const AFTER_HELP: &str = "\
 In a hurry:
   calico-agent run --ip 172.18.18.101 --etcd-endpoints http://172.18.18.1:2379
   calico-agent status
+  calico-agent check                      what this host lacks, and what to do about it
+  calico-agent plan                       what the agent would write now
   systemctl status calico-agent; journalctl -u calico-agent
   journalctl CALICO_ENDPOINT=<endpoint>   what happened to one endpoint
 
@@ -36,11 +41,12 @@ FELIX_<Parameter>), agent.toml in the configuration directory, FelixConfiguratio
 default in the datastore.
 
 Exit codes:
-  0  well (status: the host is as it should be)
-  1  it does not work; the last line says why
-  2  wrong command line
+  0  well (status: the host is as it should be; check: nothing failed; plan: nothing to do)
+  1  it does not work; the last line says why (check: something failed; plan: it could not tell)
+  2  plan: the agent would write something
   3  status: degraded, the output says what is missing
-  4  status: no agent is running";
+  4  status: no agent is running
+  64  wrong command line";
 
 /// Enforces Calico's policy on this host and distributes its routes.
 #[derive(Clone, Debug, Parser)]
@@ -58,6 +64,10 @@ pub enum Command {
     Run(RunArgs),
     /// Ask the running agent how this host is.
     Status(StatusArgs),
+    /// Look for what this host lacks, and say what to do. Changes nothing; needs no running agent.
+    Check(CheckArgs),
+    /// Show what the agent would write now. Writes nothing; needs no running agent.
+    Plan(PlanArgs),
     /// Print the version.
     Version,
 }
@@ -124,7 +134,29 @@ pub struct StatusArgs {
     pub run_dir: PathBuf,
 }
 
-/// How `status` prints.
+/// `calico-agent check`: the options of `run`, to look at what a run with them would find.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// As `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// `calico-agent plan`: the options of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct PlanArgs {
+    /// As `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// How an answer is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For people.
@@ -163,7 +195,8 @@ mod tests {
     #[test]
     fn the_help_names_each_exit_code() {
         let help = Cli::command().render_help().to_string();
-        for code in [exit::OK, exit::FAILURE, exit::USAGE, exit::DEGRADED, exit::NOT_RUNNING] {
+        let codes = [exit::OK, exit::FAILURE, exit::CHANGES, exit::DEGRADED, exit::NOT_RUNNING];
+        for code in codes.into_iter().chain([exit::USAGE]) {
             assert!(help.contains(&format!("\n  {code}  ")), "{code} is missing in\n{help}");
         }
         assert!(Cli::try_parse_from(["calico-agent", "status", "--output", "yaml"]).is_err());

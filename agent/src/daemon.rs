@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use calico_datastore::backend::SyncEvent;
-use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, EtcdError};
+use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, EtcdError, SourceStatus};
 use calico_datastore::layout::v3;
 use tokio::sync::{mpsc, watch};
 
@@ -154,6 +154,7 @@ struct Running {
     /// Asks nobody when systemd does not want to hear from us, but the loops wait for it.
     _watchdog: Option<Watchdog>,
     _lock: lock::Lock,
+    _programs: Option<lock::Programs>,
 }
 
 /// Makes all parts and connects them.
@@ -165,6 +166,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     }
     // Before anything is touched that another agent may be using.
     let lock = lock::take(&paths.lock()).map_err(DaemonError::Lock)?;
+    // Before anything is read that they may still be writing.
+    let programs = lock::outlive(&paths.programs_lock()).await.map_err(DaemonError::Lock)?;
     let first = layers.resolve(None, None, None).settings;
     let files = empty_files(first.endpoint_status_prefix.as_deref());
     let (node, _) = name::determine(&local.node, &paths.nodename()).map_err(DaemonError::Name)?;
@@ -195,6 +198,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let (settings_tx, settings) = watch::channel(Arc::new(first));
     let (events_tx, events) = mpsc::channel(EVENTS);
     let source = Etcd3Source::new(client.clone(), v3::LAYOUT);
+    let read = source.status();
     tasks.spawn("datastore", follow(source, events_tx, watchdog.register("datastore")));
     tasks.spawn(
         "calculation",
@@ -231,9 +235,9 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         set_locally(&layers.env, &layers.file, "DefaultEndpointToHostAction")
     };
     let identity = Identity::new(node.clone(), &local.node, overridden);
-    tasks.spawn_once(
+    tasks.spawn(
         "registration",
-        registration_task(client.clone(), identity, paths.clone(), registration_tx),
+        registration_task(client.clone(), identity, paths.clone(), read, registration_tx),
     );
 
     let (problems_tx, problems) = watch::channel(Vec::new());
@@ -280,7 +284,14 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         None => Some(watchdog),
     };
     let reloader = Reloader { paths, flags, local };
-    Ok(Running { tasks, layers: layers_tx, reloader, _watchdog: watchdog, _lock: lock })
+    Ok(Running {
+        tasks,
+        layers: layers_tx,
+        reloader,
+        _watchdog: watchdog,
+        _lock: lock,
+        _programs: programs,
+    })
 }
 
 /// What an earlier run said about endpoints holds no longer: they may have been deleted and made
@@ -318,10 +329,12 @@ async fn follow_log_level(logs: Logs, mut settings: watch::Receiver<Arc<Settings
     }
 }
 
+/// Registers this host, and again whenever the whole store was read again.
 async fn registration_task(
     client: Etcd3,
-    identity: Identity,
+    mut identity: Identity,
     paths: Paths,
+    mut read: watch::Receiver<SourceStatus>,
     result: watch::Sender<Registration>,
 ) {
     let interfaces = match addresses::host_addresses().await {
@@ -332,26 +345,36 @@ async fn registration_task(
             Vec::new()
         }
     };
-    let registered = register::register_until_done(
-        &client,
-        &identity,
-        &interfaces,
-        &paths.nodename(),
-        |problem| {
-            let text = problem.message.clone();
-            result.send_replace(Registration { text, done: false, problems: vec![problem] });
-        },
-    )
-    .await;
-    let addresses = registered.addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let text = match &addresses[..] {
-        [] => "registered without an address".to_owned(),
-        _ => format!("registered with {}", addresses.join(" and ")),
-    };
-    result.send_replace(Registration { text, done: true, problems: registered.problems });
+    loop {
+        // The first listing is that of the store in which we register for the first time.
+        let known = read.borrow_and_update().listings.max(1);
+        let registered = register::register_until_done(
+            &client,
+            &identity,
+            &interfaces,
+            &paths.nodename(),
+            |problem| {
+                let text = problem.message.clone();
+                result.send_replace(Registration { text, done: false, problems: vec![problem] });
+            },
+        )
+        .await;
+        let addresses = registered.addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let text = match &addresses[..] {
+            [] => "registered without an address".to_owned(),
+            _ => format!("registered with {}", addresses.join(" and ")),
+        };
+        result.send_replace(Registration { text, done: true, problems: registered.problems });
+        // Listed again: the store may have been wiped or restored, and not know us any more.
+        // Whether it is ready is not for us to say then: its content may be on its way.
+        identity.may_initialise = false;
+        if read.wait_for(|status| status.listings > known).await.is_err() {
+            return;
+        }
+    }
 }
 
-fn etcd_config(config: &DatastoreConfig) -> Etcd3Config {
+pub(crate) fn etcd_config(config: &DatastoreConfig) -> Etcd3Config {
     Etcd3Config {
         endpoints: config.endpoints.clone(),
         ca_cert: config.ca.clone(),

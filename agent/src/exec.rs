@@ -1,13 +1,19 @@
 //! The only place that starts processes: bounded in time, killed when dropped, errors captured.
+//!
+//! Input is handed over as a whole, as a file in memory. Through a pipe it would come in pieces,
+//! and a program that outlives us would take for complete what had arrived by then: `ipset restore`
+//! carries out a last line that was cut off, and `10.0.0.0/2` is not `10.0.0.0/24`.
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// What a finished program left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +36,7 @@ pub enum ExecError {
         #[source]
         source: std::io::Error,
     },
-    /// Reading or writing its pipes failed.
+    /// Its input could not be prepared, or its output not be read.
     #[error("cannot talk to {program}")]
     Pipe {
         /// The program.
@@ -112,33 +118,21 @@ impl Exec {
         stdin: &[u8],
     ) -> Result<Output, ExecError> {
         let name = || program.to_owned();
+        let stdin = input(stdin).map_err(|source| ExecError::Pipe { program: name(), source })?;
         self.spawned.fetch_add(1, Ordering::Relaxed);
         #[expect(clippy::disallowed_methods, reason = "this is the place")]
-        let mut child = tokio::process::Command::new(program)
+        let child = tokio::process::Command::new(program)
             .args(args)
             .env("LC_ALL", "C")
-            .stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| ExecError::Start { program: name(), source })?;
-        let pipe = child.stdin.take();
-        let write = async {
-            if let Some(mut pipe) = pipe {
-                // A program that ends early closes the pipe; its exit status says more than EPIPE.
-                match pipe.write_all(stdin).await {
-                    Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => return Err(e),
-                    _ => {}
-                }
-            }
-            Ok(())
-        };
-        let both = async { tokio::join!(write, child.wait_with_output()) };
-        let (written, output) = tokio::time::timeout(self.limit, both)
+        let output = tokio::time::timeout(self.limit, child.wait_with_output())
             .await
             .map_err(|_| ExecError::TimedOut { program: name(), limit: self.limit })?;
-        written.map_err(|source| ExecError::Pipe { program: name(), source })?;
         let output = output.map_err(|source| ExecError::Pipe { program: name(), source })?;
         let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         if output.status.success() {
@@ -151,6 +145,17 @@ impl Exec {
             stderr,
         })
     }
+}
+
+/// A standard input that holds all of `bytes` from the start.
+fn input(bytes: &[u8]) -> std::io::Result<Stdio> {
+    if bytes.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let mut file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 #[cfg(test)]

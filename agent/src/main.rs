@@ -3,38 +3,44 @@
 use std::process::ExitCode;
 
 use calico_agent::api::{client, table};
-use calico_agent::calculation::Layers;
-use calico_agent::cli::{Cli, Command, Output, RunArgs, StatusArgs, exit};
-use calico_agent::config::{Env, FileConfig, Local, Settings};
+use calico_agent::check;
+use calico_agent::check::finding::{self, Level};
+use calico_agent::cli::{CheckArgs, Cli, Command, Output, PlanArgs, RunArgs, StatusArgs, exit};
+use calico_agent::config::Env;
 use calico_agent::daemon::{self, Options};
+use calico_agent::preview;
+use calico_agent::startup::Startup;
 use calico_agent::status::document::Overall;
 use calico_agent::telemetry;
 use clap::Parser;
+use serde::Serialize;
 
 fn main() -> ExitCode {
-    let code = match Cli::parse().command {
-        Command::Run(args) => run(&args),
-        Command::Status(args) => status(&args),
-        Command::Version => {
-            say(concat!("calico-agent ", env!("CARGO_PKG_VERSION"), "\n"));
-            exit::OK
+    let code = match Cli::try_parse() {
+        Ok(Cli { command }) => match command {
+            Command::Run(args) => run(&args),
+            Command::Status(args) => status(&args),
+            Command::Check(args) => check(&args),
+            Command::Plan(args) => plan(&args),
+            Command::Version => {
+                say(concat!("calico-agent ", env!("CARGO_PKG_VERSION"), "\n"));
+                exit::OK
+            }
+        },
+        Err(error) => {
+            // Help and version are answers, and go to standard output.
+            let _ = error.print();
+            if error.use_stderr() { exit::USAGE } else { exit::OK }
         }
     };
     ExitCode::from(code)
 }
 
 fn run(args: &RunArgs) -> u8 {
-    let paths = args.paths();
-    let env = Env::of_process();
     let prepared = (|| -> anyhow::Result<_> {
-        let file = FileConfig::load(&paths.agent_toml())?;
-        let flags = args.flags();
-        let local = Local::resolve(&flags, &env, &file)?;
-        let defaults =
-            Settings { endpoint_status_prefix: Some(paths.run_dir.clone()), ..Settings::default() };
-        let layers = Layers { env: env.clone(), file, defaults };
+        let Startup { paths, flags, local, layers } = Startup::read(args, Env::of_process())?;
         let level = layers.resolve(None, None, None).settings.log_level;
-        let logs = telemetry::init(&env, &level)?;
+        let logs = telemetry::init(&layers.env, &level)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("calico-agent")
@@ -64,15 +70,8 @@ fn run(args: &RunArgs) -> u8 {
 
 fn status(args: &StatusArgs) -> u8 {
     let paths = calico_agent::paths::Paths { run_dir: args.run_dir.clone(), ..Default::default() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let answer = match runtime {
-        Ok(runtime) => runtime.block_on(client::status(&paths.api_socket())),
-        Err(error) => {
-            complain(&error.to_string());
-            return exit::FAILURE;
-        }
-    };
-    let status = match answer {
+    let Some(runtime) = small_runtime() else { return exit::FAILURE };
+    let status = match runtime.block_on(client::status(&paths.api_socket())) {
         Ok(status) => status,
         Err(error) => {
             complain(&telemetry::chain(&error));
@@ -82,20 +81,71 @@ fn status(args: &StatusArgs) -> u8 {
             };
         }
     };
-    match args.output {
-        Output::Table => say(&table::render(&status)),
-        Output::Json => match serde_json::to_string_pretty(&status) {
-            Ok(text) => say(&(text + "\n")),
-            Err(error) => {
-                complain(&error.to_string());
-                return exit::FAILURE;
-            }
-        },
+    if !answer_with(args.output, &status, table::render) {
+        return exit::FAILURE;
     }
     match status.state {
         Overall::Ready => exit::OK,
         Overall::Starting | Overall::Degraded => exit::DEGRADED,
     }
+}
+
+fn check(args: &CheckArgs) -> u8 {
+    let Some(runtime) = small_runtime() else { return exit::FAILURE };
+    let found = runtime.block_on(check::check(&args.run, Env::of_process()));
+    // A trial that hangs would be waited for otherwise.
+    runtime.shutdown_background();
+    if !answer_with(args.output, &found, |found| finding::render(found)) {
+        return exit::FAILURE;
+    }
+    match finding::worst(&found) {
+        Level::Ok | Level::Warn => exit::OK,
+        Level::Fail => exit::FAILURE,
+    }
+}
+
+fn plan(args: &PlanArgs) -> u8 {
+    let startup = match Startup::read(&args.run, Env::of_process()) {
+        Ok(startup) => startup,
+        Err(error) => {
+            complain(&error.to_string());
+            return exit::FAILURE;
+        }
+    };
+    let Some(runtime) = small_runtime() else { return exit::FAILURE };
+    let made = runtime.block_on(preview::preview(startup));
+    runtime.shutdown_background();
+    let plan = match made {
+        Ok(plan) => plan,
+        Err(error) => {
+            complain(&telemetry::chain(&error));
+            return exit::FAILURE;
+        }
+    };
+    if !answer_with(args.output, &plan, preview::render::render) {
+        return exit::FAILURE;
+    }
+    if plan.is_empty() { exit::OK } else { exit::CHANGES }
+}
+
+fn small_runtime() -> Option<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.inspect_err(|error| complain(&error.to_string())).ok()
+}
+
+/// Prints it as asked; false when that cannot be done.
+fn answer_with<T: Serialize>(output: Output, value: &T, table: impl Fn(&T) -> String) -> bool {
+    match output {
+        Output::Table => say(&table(value)),
+        Output::Json => match serde_json::to_string_pretty(value) {
+            Ok(text) => say(&(text + "\n")),
+            Err(error) => {
+                complain(&error.to_string());
+                return false;
+            }
+        },
+    }
+    true
 }
 
 /// Writes to standard output; a closed pipe (`| head`) is not an error.

@@ -40,6 +40,11 @@ impl Paths {
         self.run_dir.join("agent.lock")
     }
 
+    /// Locked as long as a program runs that an agent started.
+    pub fn programs_lock(&self) -> PathBuf {
+        self.run_dir.join("programs.lock")
+    }
+
     /// The file that holds this host's name; the CNI plugin refuses to work without it.
     pub fn nodename(&self) -> PathBuf {
         self.state_dir.join("nodename")

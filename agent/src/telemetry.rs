@@ -4,6 +4,7 @@
 //! `journalctl CALICO_ENDPOINT=…` finds everything about one endpoint.
 
 mod journal;
+pub mod sparing;
 
 use std::error::Error;
 use std::fs::File;

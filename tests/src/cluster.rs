@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::etcd::Etcd;
+use crate::etcd_cluster::Members;
 use crate::host::{Flavour, Host};
+use crate::kernel;
 use crate::matrix::{Expected, Family, Measured, Site};
 use crate::netns::Netns;
 use crate::pod::Pod;
@@ -37,6 +39,8 @@ pub struct Cluster {
     pub hosts: Vec<Host>,
     /// The datastore.
     pub etcd: Etcd,
+    /// Its members, where it has three.
+    pub members: Option<Members>,
     outside: Netns,
     _wire: Netns,
     run: Run,
@@ -48,15 +52,24 @@ impl Cluster {
     /// # Errors
     /// Without root, or when a part cannot be made.
     pub fn new(label: &str) -> Result<Self> {
-        let run = Run::new(label)?;
-        let wire = Netns::new(&run, "wire")?;
-        wire.ip(&format!(
-            "link add wire type bridge\n\
-             link set wire up\n\
-             addr add {ETCD}/24 dev wire\n"
-        ))?;
+        let (run, wire) = begin(label)?;
         let mut etcd = Etcd::new(&run, &wire, ETCD);
         etcd.start()?;
+        Self::around(run, wire, etcd, None)
+    }
+
+    /// The same with an etcd of three members, each in a namespace of its own.
+    ///
+    /// # Errors
+    /// As [`Cluster::new`].
+    pub fn with_members(label: &str) -> Result<Self> {
+        let (run, wire) = begin(label)?;
+        let members = Members::start(&run, &wire)?;
+        let etcd = Etcd::of(&wire, members.endpoints());
+        Self::around(run, wire, etcd, Some(members))
+    }
+
+    fn around(run: Run, wire: Netns, etcd: Etcd, members: Option<Members>) -> Result<Self> {
         let hosts = HOSTS.iter().map(|spec| Host::new(&run, spec, etcd.endpoint()));
         let hosts = hosts.collect::<Result<Vec<_>>>()?;
         for host in &hosts {
@@ -65,7 +78,7 @@ impl Cluster {
         let outside = Netns::new(&run, "outside")?;
         plug(&wire, "outside", &outside, OUTSIDE_V4, OUTSIDE_V6)?;
         let (servers, pods) = (BTreeMap::new(), BTreeMap::new());
-        let cluster = Self { servers, pods, hosts, etcd, outside, _wire: wire, run };
+        let cluster = Self { servers, pods, hosts, etcd, members, outside, _wire: wire, run };
         let mut cluster = cluster;
         let mut sites: Vec<Site> = cluster.hosts.iter().map(Host::site).collect();
         sites.push(cluster.outside_site());
@@ -82,13 +95,21 @@ impl Cluster {
     /// When a part does not come up; carries the agents' logs.
     pub fn tutorial(label: &str, flavour: Flavour) -> Result<Self> {
         let mut cluster = Self::new(label)?;
-        cluster.etcd.put_all(&tutorial::base())?;
-        cluster.start_agents(flavour)?;
-        for pod in &PODS {
-            cluster.add_pod(pod)?;
-        }
-        cluster.wait_until_programmed()?;
+        cluster.follow_the_tutorial(flavour)?;
         Ok(cluster)
+    }
+
+    /// As [`Cluster::tutorial`], in a cluster where nothing was done yet.
+    ///
+    /// # Errors
+    /// When a part does not come up; carries the agents' logs.
+    pub fn follow_the_tutorial(&mut self, flavour: Flavour) -> Result<()> {
+        self.etcd.put_all(&tutorial::base())?;
+        self.start_agents(flavour)?;
+        for pod in &PODS {
+            self.add_pod(pod)?;
+        }
+        self.wait_until_programmed()
     }
 
     /// The name that all its namespaces begin with.
@@ -254,6 +275,33 @@ impl Cluster {
         .with_context(|| self.logs())
     }
 
+    /// Waits until every host has learned the way to the other's pods.
+    ///
+    /// # Errors
+    /// When BIRD has not brought it within [`CONVERGENCE`].
+    pub fn wait_for_routes(&self) -> Result<()> {
+        for host in &self.hosts {
+            for other in HOSTS.iter().filter(|other| other.name != host.spec.name) {
+                let wanted = [
+                    ("-4", format!("{}/26 ", other.block4)),
+                    ("-6", format!("{}/122 ", other.block6)),
+                ];
+                for (family, block) in wanted {
+                    wait::until(
+                        &format!("route to {block}on {}", host.spec.name),
+                        CONVERGENCE,
+                        || {
+                            let routes = kernel::routes(host.ns(), family)?;
+                            Ok(routes.iter().any(|route| route.starts_with(&block)).then_some(()))
+                        },
+                    )
+                    .with_context(|| self.logs())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes keys and waits until every agent has them in force.
     ///
     /// # Errors
@@ -335,8 +383,20 @@ fn eprint_logs(logs: &str) {
     eprintln!("{logs}");
 }
 
+/// A run with its wire: a bridge in a namespace.
+fn begin(label: &str) -> Result<(Run, Netns)> {
+    let run = Run::new(label)?;
+    let wire = Netns::new(&run, "wire")?;
+    wire.ip(&format!(
+        "link add wire type bridge\n\
+         link set wire up\n\
+         addr add {ETCD}/24 dev wire\n"
+    ))?;
+    Ok((run, wire))
+}
+
 /// A cable from the bridge to `eth0` of a namespace.
-fn plug(wire: &Netns, port: &str, ns: &Netns, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
+pub(crate) fn plug(wire: &Netns, port: &str, ns: &Netns, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
     wire.ip(&format!(
         "link add {port} type veth peer name eth0 netns {}\n\
          link set {port} master wire up\n",

@@ -2,15 +2,15 @@
 //!
 //! A client lives for one call: a connection belongs to the namespace in which it was made.
 
-use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use etcd_client::{Client, DeleteOptions, GetOptions, Txn, TxnOp};
 
-use crate::netns::{Netns, enter};
+use crate::netns::{Netns, Place, enter};
 use crate::process::{Command, Process};
 use crate::run::Run;
 use crate::wait;
@@ -18,14 +18,20 @@ use crate::wait;
 /// etcd refuses more operations than this in one transaction.
 const MAX_OPERATIONS: usize = 128;
 const LIMIT: Duration = Duration::from_secs(5);
+/// How long one of several members may take: the next one is asked then.
+const MEMBER_LIMIT: Duration = Duration::from_millis(1500);
 
-/// An etcd of one member. Its data survives [`Etcd::stop`] and [`Etcd::start`].
+/// An etcd of one member, whose data survives [`Etcd::stop`] and [`Etcd::start`]; or the way to a
+/// cluster whose members somebody else runs ([`crate::etcd_cluster`]).
 #[derive(Debug)]
 pub struct Etcd {
     netns: String,
-    command: Command,
+    command: Option<Command>,
     log: PathBuf,
-    endpoint: String,
+    /// With commas between, as `ETCD_ENDPOINTS` has them.
+    endpoints: String,
+    /// The member that answered last is asked first.
+    first: AtomicUsize,
     process: Option<Process>,
 }
 
@@ -49,7 +55,20 @@ impl Etcd {
             .arg("--data-dir")
             .arg(run.dir().join("etcd"));
         let log = run.dir().join("etcd.log");
-        Self { netns: ns.name().to_owned(), command, log, endpoint: client, process: None }
+        Self { command: Some(command), log, ..Self::of(ns, client) }
+    }
+
+    /// The way to members that run elsewhere: their client URLs with commas between. Reads and
+    /// writes are made from inside `ns`, of the first member that answers.
+    pub fn of(ns: &Place, endpoints: String) -> Self {
+        Self {
+            netns: ns.name().to_owned(),
+            command: None,
+            log: PathBuf::new(),
+            endpoints,
+            first: AtomicUsize::new(0),
+            process: None,
+        }
     }
 
     /// Starts it and waits until it answers.
@@ -57,7 +76,8 @@ impl Etcd {
     /// # Errors
     /// When it does not within 10 s.
     pub fn start(&mut self) -> Result<()> {
-        self.process = Some(self.command.start(&self.log)?);
+        let command = self.command.as_ref().context("the members are somebody else's")?;
+        self.process = Some(command.start(&self.log)?);
         let answer =
             wait::until("answer of etcd", Duration::from_secs(10), || self.get("health").map(Some));
         answer.map(drop).with_context(|| format!("see {}", self.log.display()))
@@ -81,9 +101,9 @@ impl Etcd {
         }
     }
 
-    /// Its client URL, valid in every namespace on the wire.
+    /// Its client URLs, with commas between; valid in every namespace on the wire.
     pub fn endpoint(&self) -> &str {
-        &self.endpoint
+        &self.endpoints
     }
 
     /// Writes one key. Returns the revision.
@@ -172,7 +192,8 @@ impl Etcd {
         enter(&self.netns, || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let client = runtime.block_on(async {
-                let mut client = Client::connect([&self.endpoint], None).await?;
+                let all: Vec<&str> = self.endpoints.split(',').collect();
+                let mut client = Client::connect(all, None).await?;
                 client.get("health", None).await.map(|_| client)
             })?;
             Ok(Writer { runtime, client })
@@ -181,21 +202,35 @@ impl Etcd {
 
     fn read(&self, key: &str, options: Option<GetOptions>) -> Result<Vec<(String, String)>> {
         self.with(async |mut client| {
-            let answer = client.get(key, options).await?;
+            let answer = client.get(key, options.clone()).await?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             Ok(answer.kvs().iter().map(|kv| (text(kv.key()), text(kv.value()))).collect())
         })
     }
 
-    fn with<T: Send, F>(&self, work: impl FnOnce(Client) -> F + Send) -> Result<T>
-    where
-        F: Future<Output = Result<T, etcd_client::Error>>,
-    {
-        enter(&self.netns, || {
+    fn with<T: Send>(
+        &self,
+        work: impl AsyncFn(Client) -> Result<T, etcd_client::Error> + Send,
+    ) -> Result<T> {
+        enter(&self.netns, move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let all = async { work(Client::connect([&self.endpoint], None).await?).await };
-            let answer = runtime.block_on(async { tokio::time::timeout(LIMIT, all).await });
-            answer.context("etcd did not answer in time")?.context("etcd")
+            let all: Vec<&str> = self.endpoints.split(',').collect();
+            let limit = if all.len() == 1 { LIMIT } else { MEMBER_LIMIT };
+            let first = self.first.load(Ordering::Relaxed);
+            let mut result = Err(anyhow::anyhow!("no endpoint"));
+            for index in (0..all.len()).map(|offset| (first + offset) % all.len()) {
+                let call = async { work(Client::connect([all[index]], None).await?).await };
+                let answer = runtime.block_on(async { tokio::time::timeout(limit, call).await });
+                result = match answer {
+                    Ok(Ok(value)) => {
+                        self.first.store(index, Ordering::Relaxed);
+                        return Ok(value);
+                    }
+                    Ok(Err(error)) => Err(error).context("etcd"),
+                    Err(_) => Err(anyhow::anyhow!("etcd did not answer in time")),
+                };
+            }
+            result
         })
     }
 }

@@ -99,6 +99,11 @@ impl Host {
         self.dir.join("agent.log")
     }
 
+    /// The lock of the legacy tables, as this host's programs know it.
+    pub fn xtables_lock(&self) -> PathBuf {
+        self.dir.join("xtables.lock")
+    }
+
     /// Where the host is asked.
     pub fn site(&self) -> Site {
         let HostSpec { name, v4, v6, .. } = self.spec;
@@ -124,7 +129,7 @@ impl Host {
             .args(["--etcd-endpoints", &self.etcd])
             .env("FELIX_IPTABLESBACKEND", self.flavour.setting())
             // Otherwise all hosts of all tests on this machine share one lock file.
-            .env("XTABLES_LOCKFILE", self.dir.join("xtables.lock"));
+            .env("XTABLES_LOCKFILE", self.xtables_lock());
         for (key, value) in &self.env {
             command = command.env(key, value);
         }

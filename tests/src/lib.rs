@@ -12,12 +12,14 @@
 //!
 //! [`run`] names and cleans up, [`netns`] and [`process`] are the only modules that make namespaces
 //! and processes, [`cluster`] puts hosts together, [`world`] writes what today's calicoctl and CNI
-//! plugin would write, [`probe`] sends packets, [`matrix`] compares what passed with what should,
+//! plugin would write, [`probe`] sends packets, [`flow`] sends them all the time, [`matrix`] compares what passed with what should,
 //! and [`kernel`] reads back with the system's own tools what the agent programmed.
 
 pub mod cluster;
 pub mod etcd;
+pub mod etcd_cluster;
 pub mod evaluator;
+pub mod flow;
 pub mod host;
 pub mod kernel;
 pub mod machine;

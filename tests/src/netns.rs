@@ -127,6 +127,11 @@ impl Drop for Netns {
     }
 }
 
+/// A namespace that somebody else owns.
+pub fn place(name: &str) -> Place {
+    Place { name: name.to_owned() }
+}
+
 fn path(name: &str) -> PathBuf {
     PathBuf::from(DIRECTORY).join(name)
 }

@@ -261,6 +261,16 @@ impl Process {
         self.kept = true;
     }
 
+    /// How many children it has right now.
+    pub fn children(&self) -> usize {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let children = |task: std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("children")).unwrap_or_default()
+        };
+        let tasks = tasks.into_iter().flatten().flatten().map(children);
+        tasks.map(|pids| pids.split_whitespace().count()).sum()
+    }
+
     /// Everything it said so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Policies and profiles in force: those that a class in use names.
+//! Policies and profiles in force: those that a class in use names, or a host endpoint.
 //!
 //! Counts who uses them and keeps the sets that their rules use alive. What is no longer used is
 //! dropped only in [`ActiveTable::sweep`], so that a policy that moves from one class to another
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::rules::Resolved;
-use super::sets::SetIndex;
+use super::sets::{Audience, SetIndex};
 use crate::desired::{ActiveRules, SetId};
 
 /// Something in force.
@@ -23,17 +23,17 @@ struct Entry {
 /// What is in force, by id.
 #[derive(Debug)]
 pub(super) struct ActiveTable<K> {
+    audience: Audience,
     entries: BTreeMap<K, Entry>,
     unused: Vec<K>,
 }
 
-impl<K> Default for ActiveTable<K> {
-    fn default() -> Self {
-        Self { entries: BTreeMap::new(), unused: Vec::new() }
-    }
-}
-
 impl<K: Ord + Clone> ActiveTable<K> {
+    /// A table with nothing in force, whose sets are needed by `audience`.
+    pub(super) fn of(audience: Audience) -> Self {
+        Self { audience, entries: BTreeMap::new(), unused: Vec::new() }
+    }
+
     /// One class more uses it. True when it is the first: then [`Self::set_rules`] has to follow.
     pub(super) fn acquire(&mut self, id: &K) -> bool {
         if let Some(entry) = self.entries.get_mut(id) {
@@ -62,7 +62,7 @@ impl<K: Ord + Clone> ActiveTable<K> {
     /// True when nothing is in force.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.unused.is_empty()
     }
 
     /// Puts rules in force.
@@ -76,11 +76,11 @@ impl<K: Ord + Clone> ActiveTable<K> {
         let Some(entry) = self.entries.get_mut(id) else { return };
         // The new ones first: a set that stays is never unused.
         for spec in resolved.sets.values() {
-            sets.acquire(spec);
+            sets.acquire(spec, self.audience);
         }
         let old = std::mem::replace(&mut entry.sets, resolved.sets.into_keys().collect());
         for set in &old {
-            sets.release(set);
+            sets.release(set, self.audience);
         }
         if desired.get(id).is_none_or(|rules| **rules != resolved.rules) {
             desired.insert(id.clone(), Arc::new(resolved.rules));
@@ -100,7 +100,7 @@ impl<K: Ord + Clone> ActiveTable<K> {
             }
             let Some(entry) = self.entries.remove(&id) else { continue };
             for set in &entry.sets {
-                sets.release(set);
+                sets.release(set, self.audience);
             }
             desired.remove(&id);
             dropped.push(id);

@@ -37,6 +37,12 @@ impl BgpTable {
         old.as_ref() != configuration
     }
 
+    /// True without nodes and configurations.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.configurations.is_empty()
+    }
+
     /// What BIRD on `host` needs.
     pub(super) fn state(&self, host: &Name, pools: Vec<(Cidr, bool)>) -> BgpState {
         let cluster = self.configurations.get("default");

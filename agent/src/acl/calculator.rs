@@ -12,12 +12,13 @@ use super::active::ActiveTable;
 use super::bgp::BgpTable;
 use super::classes::ClassTable;
 use super::endpoints::LocalEndpoints;
+use super::host::{HostTable, is_host};
 use super::item::ItemId;
 use super::notices;
 use super::policies::{PolicyChange, PolicyIndex};
 use super::pools::PoolTable;
-use super::rules::{self, Resolved};
-use super::sets::SetIndex;
+use super::rules;
+use super::sets::{Audience, SetIndex};
 use super::slots::Slot;
 use crate::config::Settings;
 use crate::desired::{AclClass, BgpState, DesiredState};
@@ -34,6 +35,7 @@ pub struct Calculator {
     policies: PolicyIndex,
     sets: SetIndex,
     endpoints: LocalEndpoints,
+    host: HostTable,
     profiles: HashMap<Name, Arc<Profile>>,
     classes: ClassTable,
     active_policies: ActiveTable<PolicyId>,
@@ -58,10 +60,11 @@ impl Calculator {
             policies: PolicyIndex::default(),
             sets: SetIndex::default(),
             endpoints: LocalEndpoints::default(),
+            host: HostTable::default(),
             profiles: HashMap::new(),
             classes: ClassTable::default(),
-            active_policies: ActiveTable::default(),
-            active_profiles: ActiveTable::default(),
+            active_policies: ActiveTable::of(Audience::Workloads),
+            active_profiles: ActiveTable::of(Audience::Workloads),
             pools: PoolTable::default(),
             bgp: BgpTable::default(),
             dirty_policies: BTreeSet::new(),
@@ -108,8 +111,10 @@ impl Calculator {
         assert!(self.policies.is_empty(), "{:#?}", self.policies);
         assert!(self.sets.is_empty(), "{:#?}", self.sets);
         assert!(self.endpoints.is_empty(), "{:#?}", self.endpoints);
+        assert!(self.host.is_empty(), "{:#?}", self.host);
         assert!(self.profiles.is_empty() && self.other_kinds.is_empty());
-        assert!(self.classes.is_empty() && self.pools.is_empty());
+        assert!(self.dirty_policies.is_empty() && self.dirty_profiles.is_empty());
+        assert!(self.classes.is_empty() && self.pools.is_empty() && self.bgp.is_empty());
         assert!(self.active_policies.is_empty() && self.active_profiles.is_empty());
     }
 
@@ -132,7 +137,7 @@ impl Calculator {
             Update::Profile(name, profile) => self.set_profile(name, profile.as_ref()),
             Update::Policy(id, policy) => self.set_policy(id, policy.as_ref()),
             Update::NetworkSet(id, set) => self.set_network_set(id, set.as_deref()),
-            Update::HostEndpoint(id, endpoint) => self.set_host_endpoint(id, endpoint.as_deref()),
+            Update::HostEndpoint(id, endpoint) => self.set_host_endpoint(id, endpoint.as_ref()),
             Update::WorkloadEndpoint(id, endpoint) => {
                 self.set_workload_endpoint(id, endpoint.as_ref());
             }
@@ -164,11 +169,13 @@ impl Calculator {
         self.policies.set_profile(name, &labels);
         self.sets.set_profile(name, &labels);
         self.dirty_profiles.insert(name.clone());
+        self.host.profile_changed(name);
     }
 
     fn set_policy(&mut self, id: &PolicyId, policy: Option<&Arc<Policy>>) {
         if self.policies.set_policy(id, policy) != PolicyChange::Nothing {
             self.dirty_policies.insert(id.clone());
+            self.host.policy_changed(id);
         }
         let notice = policy.and_then(|policy| notices::of_policy(policy));
         let had_one = match notice {
@@ -191,9 +198,9 @@ impl Calculator {
         }
     }
 
-    fn set_host_endpoint(&mut self, id: &HostEndpointId, endpoint: Option<&HostEndpoint>) {
+    fn set_host_endpoint(&mut self, id: &HostEndpointId, endpoint: Option<&Arc<HostEndpoint>>) {
         let item = ItemId::host(id);
-        match endpoint {
+        match endpoint.map(|endpoint| &**endpoint) {
             Some(HostEndpoint { expected_addresses, labels, profiles, ports, .. }) => {
                 let addresses = expected_addresses.iter().map(|ip| (*ip).into()).collect();
                 self.sets.put(item, labels, profiles, addresses, ports.as_slice().into());
@@ -201,6 +208,10 @@ impl Calculator {
             None => self.sets.remove(&item),
         }
         let ours = endpoint.filter(|endpoint| endpoint.node == self.node);
+        match ours {
+            Some(endpoint) => self.host.put(id, endpoint, &mut self.policies),
+            None => self.host.remove(id, &mut self.policies, &mut self.next.host_endpoints),
+        }
         let subject = ResourceId::HostEndpoint(id.clone()).to_string();
         let notice = ours.and_then(|_| notices::of_host_endpoint());
         notices::set(&mut self.next.notices, &subject, notice);
@@ -237,7 +248,9 @@ impl Calculator {
     /// Brings the state in the making up to date with the indexes. Everything is taken into use
     /// before anything is dropped, so what only moves is neither built nor torn down.
     fn calculate(&mut self) {
-        for slot in self.policies.take_dirty() {
+        let (host, pods): (Vec<Slot>, Vec<Slot>) =
+            self.policies.take_dirty().into_iter().partition(|slot| is_host(*slot));
+        for slot in pods {
             self.reclassify(slot);
         }
         for id in std::mem::take(&mut self.dirty_policies) {
@@ -265,7 +278,9 @@ impl Calculator {
             let subject = ResourceId::Profile(name).to_string();
             notices::set(&mut self.next.notices, &subject, None);
         }
-        self.sets.publish(&mut self.next.sets);
+        let next = &mut self.next.host_endpoints;
+        self.host.calculate(host, &self.policies, &self.profiles, &mut self.sets, next);
+        self.sets.publish(&mut self.next.sets, &mut next.sets);
         if std::mem::take(&mut self.bgp_dirty) {
             let state: BgpState = self.bgp.state(&self.node, self.pools.exported());
             if *self.next.bgp != state {
@@ -333,20 +348,8 @@ impl Calculator {
     }
 
     fn resolve_profile(&mut self, name: &Name) {
-        let (resolved, notice) = match self.profiles.get(name) {
-            Some(profile) => {
-                let resolved = rules::resolve(&profile.ingress, &profile.egress);
-                let notice = notices::of_rules(&resolved.problems);
-                (resolved, notice)
-            }
-            None if *name == Profile::DEFAULT_ALLOW => {
-                (Resolved { rules: rules::allow_all(), ..Resolved::default() }, None)
-            }
-            None => {
-                let resolved = Resolved { rules: rules::drop_all(), ..Resolved::default() };
-                (resolved, notices::of_missing_profile())
-            }
-        };
+        let stored = self.profiles.get(name).map(|profile| &**profile);
+        let (resolved, notice) = rules::of_profile(name, stored);
         let subject = ResourceId::Profile(name.clone()).to_string();
         notices::set(&mut self.next.notices, &subject, notice);
         self.active_profiles.set_rules(name, resolved, &mut self.sets, &mut self.next.profiles);

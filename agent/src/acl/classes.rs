@@ -45,7 +45,7 @@ impl ClassTable {
     /// True when no class is in use.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.users.is_empty()
+        self.users.is_empty() && self.unused.is_empty()
     }
 
     /// Drops the classes without endpoints; returns them.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use calico_datastore::model::{InterfaceName, WorkloadEndpoint, WorkloadEndpointId};
+use calico_datastore::model::{InterfaceName, PolicyKind, WorkloadEndpoint, WorkloadEndpointId};
 
 use super::policies::PolicyIndex;
 use super::slots::{Slab, Slot};
@@ -141,7 +141,8 @@ impl Local {
             // Everything is dropped: it needs no policy, and all such endpoints are of one class.
             return AclClass::default();
         }
-        let (ingress, egress) = policies.resolve(self.group);
+        let (ingress, egress) =
+            policies.resolve(self.group, |policy| policy.kind == PolicyKind::Normal);
         // The profiles are part of both directions even when no tier lets a packet reach them: a
         // tier that passes may come at any time, and the class must not depend on guesses.
         let profiles = &self.endpoint.profiles;

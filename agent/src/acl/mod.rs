@@ -6,6 +6,7 @@
 //!        │               (set_spec.rs)
 //!        ├─► policies.rs  this host's endpoints against policies; tiers.rs orders them
 //!        ├─► endpoints.rs this host's endpoints; who has which interface
+//!        ├─► host.rs      this host's host endpoints, a part of the result by itself
 //!        ├─► pools.rs, bgp.rs
 //!        ▼
 //! calculator.rs: endpoint → class (classes.rs) → policies and profiles in force (active.rs)
@@ -22,6 +23,7 @@ mod bgp;
 mod calculator;
 mod classes;
 mod endpoints;
+mod host;
 mod item;
 mod labels;
 mod matching;

@@ -11,12 +11,15 @@ use calico_datastore::model::{
     Profile, ResourceId, Tier, TierAction, Update, WorkloadEndpoint, WorkloadEndpointId,
 };
 
+use imbl::{OrdMap, OrdSet};
+
 use super::bgp::BgpTable;
 use super::notices;
 use super::rules::{self, Resolved};
 use super::set_spec::SetSpec;
 use crate::desired::{
-    AclClass, AddressSet, DesiredState, DirectionAcl, LocalEndpoint, Member, SetKind, TierAcl,
+    AclClass, AddressSet, DesiredState, DirectionAcl, HostEndpoints, HostTiers, LocalEndpoint,
+    LocalHostEndpoint, Member, SetId, SetKind, TierAcl,
 };
 
 /// Every object of the store.
@@ -38,6 +41,11 @@ impl World {
         } else {
             self.0.insert(update.id(), update.clone());
         }
+    }
+
+    /// The update that makes an object what it is now: present or gone.
+    pub(super) fn get(&self, id: &ResourceId) -> Update {
+        self.0.get(id).cloned().unwrap_or_else(|| Update::deleted(id.clone()))
     }
 
     /// Every object, as the updates of a first snapshot.
@@ -111,15 +119,12 @@ impl World {
         self.0.values().filter_map(endpoint).collect()
     }
 
-    fn class(&self, endpoint: &WorkloadEndpoint) -> AclClass {
-        if !endpoint.active {
-            return AclClass::default();
-        }
-        let labels = self.effective(&endpoint.labels, &endpoint.profiles);
+    /// The tiers of the policies that match labels and that `applies` says yes to.
+    fn tiers(&self, labels: &Labels, applies: impl Fn(&Policy) -> bool) -> HostTiers {
         // (how far its tier is from existing, tier's order, tier, policy's order, text) decides.
         let mut ranked = BTreeMap::new();
         for (id, policy) in self.policies() {
-            if policy.kind != PolicyKind::Normal || !policy.selector.matches(&labels) {
+            if !applies(policy) || !policy.selector.matches(labels) {
                 continue;
             }
             let named = policy.tier.as_ref().map(Name::as_str);
@@ -150,13 +155,127 @@ impl World {
                 }
                 tiers.last_mut().unwrap().policies.push(id.clone());
             }
-            DirectionAcl { tiers, profiles: endpoint.profiles.clone() }
+            tiers
         };
-        AclClass {
-            active: true,
+        HostTiers {
             ingress: direction(|policy| policy.governs_ingress),
             egress: direction(|policy| policy.governs_egress),
         }
+    }
+
+    fn class(&self, endpoint: &WorkloadEndpoint) -> AclClass {
+        if !endpoint.active {
+            return AclClass::default();
+        }
+        let labels = self.effective(&endpoint.labels, &endpoint.profiles);
+        let tiers = self.tiers(&labels, |policy| policy.kind == PolicyKind::Normal);
+        let direction = |tiers| DirectionAcl { tiers, profiles: endpoint.profiles.clone() };
+        AclClass {
+            active: true,
+            ingress: direction(tiers.ingress),
+            egress: direction(tiers.egress),
+        }
+    }
+
+    /// The rules of a profile that somebody lists, and what is to be said about it.
+    fn listed_profile(&self, name: &Name) -> (Resolved, Option<String>) {
+        match self.profile(name) {
+            Some(profile) => {
+                let resolved = rules::resolve(&profile.ingress, &profile.egress);
+                let text = notices::of_rules(&resolved.problems);
+                (resolved, text)
+            }
+            None if *name == Profile::DEFAULT_ALLOW => {
+                (Resolved { rules: rules::allow_all(), ..Resolved::default() }, None)
+            }
+            None => (
+                Resolved { rules: rules::drop_all(), ..Resolved::default() },
+                notices::of_missing_profile(),
+            ),
+        }
+    }
+
+    /// The host endpoints of a host.
+    fn host_endpoints(&self, node: &Name) -> HostEndpoints {
+        let mut state = HostEndpoints::default();
+        let mut needed = BTreeMap::new();
+        for update in self.0.values() {
+            let Update::HostEndpoint(id, Some(endpoint)) = update else { continue };
+            if endpoint.node != *node {
+                continue;
+            }
+            let labels = self.effective(&endpoint.labels, &endpoint.profiles);
+            let of = |kind| self.tiers(&labels, move |policy: &Policy| policy.kind == kind);
+            let addresses = BTreeSet::from_iter(endpoint.expected_addresses.iter().copied());
+            let local = LocalHostEndpoint {
+                interface: endpoint.interface.clone(),
+                addresses: addresses.into_iter().collect(),
+                normal: of(PolicyKind::Normal),
+                forward: self.tiers(&labels, |policy| {
+                    policy.apply_on_forward && policy.kind == PolicyKind::Normal
+                }),
+                untracked: of(PolicyKind::Untracked),
+                pre_dnat: of(PolicyKind::PreDnat).ingress,
+                profiles: endpoint.profiles.clone(),
+            };
+            let directions = [
+                (&local.normal.ingress, &local.normal.egress),
+                (&local.forward.ingress, &local.forward.egress),
+                (&local.untracked.ingress, &local.untracked.egress),
+                (&local.pre_dnat, &Vec::new()),
+            ];
+            let tiers =
+                directions.iter().flat_map(|(ingress, egress)| ingress.iter().chain(*egress));
+            for policy in tiers.flat_map(|tier| &tier.policies) {
+                let object = self.policies()[policy];
+                let resolved = rules::resolve(&object.ingress, &object.egress);
+                needed.extend(resolved.sets);
+                state.policies.insert(policy.clone(), Arc::new(resolved.rules));
+            }
+            for name in &local.profiles {
+                let (resolved, _) = self.listed_profile(name);
+                needed.extend(resolved.sets);
+                state.profiles.insert(name.clone(), Arc::new(resolved.rules));
+            }
+            state.endpoints.insert(id.clone(), Arc::new(local));
+        }
+        state.sets = self.sets(needed);
+        state
+    }
+
+    /// The sets that rules need.
+    fn sets(&self, needed: BTreeMap<SetId, SetSpec>) -> OrdMap<SetId, AddressSet> {
+        let items = self.items();
+        let mut sets = OrdMap::new();
+        for (id, spec) in needed {
+            let mut set =
+                AddressSet { kind: SetKind::Net, selector: Arc::from(""), members: OrdSet::new() };
+            match &spec {
+                SetSpec::Addresses(selector) => {
+                    set.selector = Arc::from(selector.canonical());
+                    for item in items.iter().filter(|item| selector.matches(&item.labels)) {
+                        set.members.extend(item.addresses.iter().copied().map(Member::Net));
+                    }
+                }
+                SetSpec::Ports(selector, protocol, name) => {
+                    set.kind = SetKind::Port;
+                    set.selector = Arc::from(format!("{selector}; {protocol}; {name}"));
+                    for item in items.iter().filter(|item| selector.matches(&item.labels)) {
+                        for port in &item.ports {
+                            if port.name != *name || port.protocol != *protocol {
+                                continue;
+                            }
+                            for cidr in &item.addresses {
+                                let address = cidr.address();
+                                set.members.insert(Member::Port(address, *protocol, port.port));
+                            }
+                        }
+                    }
+                }
+            }
+            sets.insert(id, set);
+        }
+        sets
     }
 
     /// The desired state of a host.
@@ -192,20 +311,7 @@ impl World {
                     notice(ResourceId::Policy(policy.clone()), text);
                 }
                 for name in &direction.profiles {
-                    let (resolved, text) = match self.profile(name) {
-                        Some(profile) => {
-                            let resolved = rules::resolve(&profile.ingress, &profile.egress);
-                            let text = notices::of_rules(&resolved.problems);
-                            (resolved, text)
-                        }
-                        None if *name == Profile::DEFAULT_ALLOW => {
-                            (Resolved { rules: rules::allow_all(), ..Resolved::default() }, None)
-                        }
-                        None => (
-                            Resolved { rules: rules::drop_all(), ..Resolved::default() },
-                            notices::of_missing_profile(),
-                        ),
-                    };
+                    let (resolved, text) = self.listed_profile(name);
                     needed.extend(resolved.sets);
                     state.profiles.insert(name.clone(), Arc::new(resolved.rules));
                     notice(ResourceId::Profile(name.clone()), text);
@@ -224,38 +330,8 @@ impl World {
             state.classes.insert(class, Arc::new(acl));
         }
 
-        let items = self.items();
-        for (id, spec) in needed {
-            let mut set = AddressSet {
-                kind: SetKind::Net,
-                selector: Arc::from(""),
-                members: imbl::OrdSet::new(),
-            };
-            match &spec {
-                SetSpec::Addresses(selector) => {
-                    set.selector = Arc::from(selector.canonical());
-                    for item in items.iter().filter(|item| selector.matches(&item.labels)) {
-                        set.members.extend(item.addresses.iter().copied().map(Member::Net));
-                    }
-                }
-                SetSpec::Ports(selector, protocol, name) => {
-                    set.kind = SetKind::Port;
-                    set.selector = Arc::from(format!("{selector}; {protocol}; {name}"));
-                    for item in items.iter().filter(|item| selector.matches(&item.labels)) {
-                        for port in &item.ports {
-                            if port.name != *name || port.protocol != *protocol {
-                                continue;
-                            }
-                            for cidr in &item.addresses {
-                                let address = cidr.address();
-                                set.members.insert(Member::Port(address, *protocol, port.port));
-                            }
-                        }
-                    }
-                }
-            }
-            state.sets.insert(id, set);
-        }
+        state.sets = self.sets(needed);
+        state.host_endpoints = self.host_endpoints(node);
 
         let mut bgp = BgpTable::default();
         let mut pools: BTreeMap<&Name, &Pool> = BTreeMap::new();

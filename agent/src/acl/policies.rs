@@ -1,4 +1,4 @@
-//! Policies and the endpoints of this host that they match.
+//! Policies and the endpoints of this host that they match: those of pods and host endpoints.
 //!
 //! Owns the policies as stored and the tiers. Says which endpoints have to be looked at again; what
 //! their class becomes is not decided here.
@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use calico_datastore::model::{Labels, Name, Policy, PolicyId, PolicyKind, Tier};
 
+use super::host::is_host;
 use super::matching::MatchIndex;
 use super::slots::{Slot, SlotSet};
 use super::tiers::{DEFAULT_TIER, Matched, TierTable, tier_in_name};
 use crate::desired::TierAcl;
 
-/// A policy for workload endpoints.
+/// A policy of any kind.
 #[derive(Debug)]
 struct Entry {
     policy: Arc<Policy>,
@@ -73,8 +74,6 @@ impl PolicyIndex {
         id: &PolicyId,
         policy: Option<&Arc<Policy>>,
     ) -> PolicyChange {
-        // Untracked and pre-DNAT policies never apply to workload endpoints.
-        let policy = policy.filter(|policy| policy.kind == PolicyKind::Normal);
         match (self.policies.get_mut(id), policy) {
             (None, None) => return PolicyChange::Nothing,
             (Some(entry), Some(policy)) if same_place(&entry.policy, policy) => {
@@ -87,7 +86,7 @@ impl PolicyIndex {
         // The new selector is taken before the old one goes: they may be the same.
         let selector = policy.map(|policy| self.matching.acquire(&policy.selector));
         if let Some(old) = self.policies.remove(id) {
-            self.mark_matched(old.selector);
+            self.mark_matched(old.selector, for_hosts_only(&old.policy));
             self.matching.release(old.selector);
             remove_from(&mut self.by_selector, &old.selector, id);
             for tier in tiers_to_watch(id, &old.policy) {
@@ -99,7 +98,7 @@ impl PolicyIndex {
             for tier in tiers_to_watch(id, policy) {
                 self.by_tier.entry(tier).or_default().insert(id.clone());
             }
-            self.mark_matched(selector);
+            self.mark_matched(selector, for_hosts_only(policy));
             let sort_name = Arc::from(id.to_string());
             let policy = Arc::clone(policy);
             self.policies.insert(id.clone(), Entry { policy, sort_name, selector });
@@ -113,25 +112,36 @@ impl PolicyIndex {
             return;
         }
         let policies = self.by_tier.get(name).into_iter().flatten();
-        let selectors: BTreeSet<Slot> =
-            policies.filter_map(|id| Some(self.policies.get(id)?.selector)).collect();
-        for selector in selectors {
-            self.mark_matched(selector);
+        let place = |entry: &Entry| (entry.selector, for_hosts_only(&entry.policy));
+        let places: BTreeSet<(Slot, bool)> =
+            policies.filter_map(|id| self.policies.get(id).map(place)).collect();
+        for (selector, host_only) in places {
+            self.mark_matched(selector, host_only);
         }
     }
 
     /// The policy, when it is one for workload endpoints.
     pub(super) fn get(&self, id: &PolicyId) -> Option<&Arc<Policy>> {
+        self.any(id).filter(|policy| !for_hosts_only(policy))
+    }
+
+    /// The policy, of whatever kind.
+    pub(super) fn any(&self, id: &PolicyId) -> Option<&Arc<Policy>> {
         self.policies.get(id).map(|entry| &entry.policy)
     }
 
-    /// The tiers that govern the endpoints of a group: (ingress, egress).
-    pub(super) fn resolve(&self, group: Slot) -> (Vec<TierAcl>, Vec<TierAcl>) {
+    /// The tiers that govern the endpoints of a group: (ingress, egress). Only of policies that
+    /// `applies` says yes to.
+    pub(super) fn resolve(
+        &self,
+        group: Slot,
+        applies: impl Fn(&Policy) -> bool,
+    ) -> (Vec<TierAcl>, Vec<TierAcl>) {
         let selectors = self.matching.matches(group).iter();
         let ids = selectors.filter_map(|selector| self.by_selector.get(selector)).flatten();
         let matched = ids.filter_map(|id| {
             let Entry { policy, sort_name, .. } = self.policies.get(id)?;
-            Some(Matched { id, sort_name, policy })
+            applies(policy).then_some(Matched { id, sort_name, policy })
         });
         self.tiers.resolve(matched.collect())
     }
@@ -157,20 +167,31 @@ impl PolicyIndex {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let tables = self.by_selector.is_empty() && self.by_tier.is_empty();
-        self.matching.is_empty() && self.policies.is_empty() && tables && self.dirty.is_empty()
+        let objects = self.policies.is_empty() && self.tiers.is_empty();
+        self.matching.is_empty() && objects && tables && self.dirty.is_empty()
     }
 
-    fn mark_matched(&mut self, selector: Slot) {
+    /// Marks the endpoints that a policy is about. Untracked and pre-DNAT policies never apply to
+    /// those of pods.
+    fn mark_matched(&mut self, selector: Slot, host_only: bool) {
         for endpoint in self.matching.matched_items(selector) {
-            self.dirty.insert(endpoint);
+            if !host_only || is_host(endpoint) {
+                self.dirty.insert(endpoint);
+            }
         }
     }
+}
+
+/// True when a policy is not for the endpoints of pods.
+fn for_hosts_only(policy: &Policy) -> bool {
+    policy.kind != PolicyKind::Normal
 }
 
 /// True when both apply to the same endpoints at the same place in the order.
 fn same_place(a: &Policy, b: &Policy) -> bool {
     (&a.tier, a.order, &a.selector, a.governs_ingress, a.governs_egress)
         == (&b.tier, b.order, &b.selector, b.governs_ingress, b.governs_egress)
+        && (a.kind, a.apply_on_forward) == (b.kind, b.apply_on_forward)
 }
 
 /// The tiers whose coming and going concerns a policy.

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use calico_datastore::model::{Action, Name, Peer, Ports, Protocol, Rule, Selector, Unevaluable};
+use calico_datastore::model::{
+    Action, Name, Peer, Ports, Profile, Protocol, Rule, Selector, Unevaluable,
+};
 
+use super::notices;
 use super::set_spec::SetSpec;
 use crate::desired::{ActiveRule, ActiveRules, SetId, SideMatch};
 
@@ -16,6 +19,20 @@ pub(super) struct Resolved {
     pub(super) sets: BTreeMap<SetId, SetSpec>,
     /// Rules that were left out, for people.
     pub(super) problems: Vec<String>,
+}
+
+/// The rules of a profile, and what is to be said about it. `stored` is the object of that name.
+pub(super) fn of_profile(name: &Name, stored: Option<&Profile>) -> (Resolved, Option<String>) {
+    let built_in = |rules| Resolved { rules, ..Resolved::default() };
+    match stored {
+        Some(profile) => {
+            let resolved = resolve(&profile.ingress, &profile.egress);
+            let notice = notices::of_rules(&resolved.problems);
+            (resolved, notice)
+        }
+        None if *name == Profile::DEFAULT_ALLOW => (built_in(allow_all()), None),
+        None => (built_in(drop_all()), notices::of_missing_profile()),
+    }
 }
 
 /// The rules of a profile that does not exist: everything is dropped. Nothing falls through to the

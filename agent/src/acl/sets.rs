@@ -27,6 +27,31 @@ struct Item {
     ports: Box<[NamedPort]>,
 }
 
+/// Who needs a set. What each needs is published apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Audience {
+    /// The endpoints of pods.
+    Workloads,
+    /// The host endpoints.
+    Host,
+}
+
+/// How many rules use a set, by audience.
+#[derive(Debug, Default)]
+struct References {
+    workloads: u32,
+    host: u32,
+}
+
+impl References {
+    fn of(&mut self, audience: Audience) -> &mut u32 {
+        match audience {
+            Audience::Workloads => &mut self.workloads,
+            Audience::Host => &mut self.host,
+        }
+    }
+}
+
 /// A set that a rule uses.
 #[derive(Debug)]
 struct Entry {
@@ -34,7 +59,7 @@ struct Entry {
     spec: SetSpec,
     description: Arc<str>,
     selector: Slot,
-    references: u32,
+    references: References,
     members: Members,
 }
 
@@ -156,10 +181,17 @@ impl SetIndex {
     }
 
     /// A rule uses a set; its members are found when it is the first.
-    pub(super) fn acquire(&mut self, spec: &SetSpec) {
+    pub(super) fn acquire(&mut self, spec: &SetSpec, audience: Audience) {
         let id = spec.id();
-        if let Some(entry) = self.by_id.get(&id).and_then(|slot| self.sets.get_mut(*slot)) {
-            entry.references += 1;
+        if let Some((&slot, entry)) =
+            self.by_id.get(&id).and_then(|slot| Some((slot, self.sets.get_mut(*slot)?)))
+        {
+            let references = entry.references.of(audience);
+            *references += 1;
+            if *references == 1 {
+                // This audience has not got it.
+                self.dirty.insert(slot);
+            }
             return;
         }
         let selector = self.matching.acquire(spec.selector());
@@ -168,9 +200,10 @@ impl SetIndex {
             spec: spec.clone(),
             description: spec.description(),
             selector,
-            references: 1,
+            references: References::default(),
             members: Members::default(),
         };
+        *entry.references.of(audience) = 1;
         for item in self.matching.matched_items(selector).filter_map(|slot| self.items.get(slot)) {
             for member in spec.members(&item.addresses, &item.ports) {
                 entry.members.add(member);
@@ -183,21 +216,38 @@ impl SetIndex {
     }
 
     /// A rule no longer uses a set. It stays until [`Self::publish`], where another rule may use it.
-    pub(super) fn release(&mut self, id: &SetId) {
+    pub(super) fn release(&mut self, id: &SetId, audience: Audience) {
         let Some(entry) = self.by_id.get(id).and_then(|slot| self.sets.get_mut(*slot)) else {
             return;
         };
-        entry.references -= 1;
-        if entry.references == 0 {
+        let references = entry.references.of(audience);
+        *references -= 1;
+        if *references == 0 {
             self.unused.push(id.clone());
         }
     }
 
-    /// Writes what changed into the desired state.
-    pub(super) fn publish(&mut self, desired: &mut OrdMap<SetId, AddressSet>) {
+    /// Writes what changed into the desired state: what each audience needs.
+    pub(super) fn publish(
+        &mut self,
+        workloads: &mut OrdMap<SetId, AddressSet>,
+        host: &mut OrdMap<SetId, AddressSet>,
+    ) {
         for id in std::mem::take(&mut self.unused) {
             let Some(&slot) = self.by_id.get(&id) else { continue };
-            if self.sets.get(slot).is_none_or(|entry| entry.references > 0) {
+            let Some(References { workloads: pods, host: hosts }) =
+                self.sets.get(slot).map(|entry| &entry.references)
+            else {
+                continue;
+            };
+            // Removing what is not there would unshare the map from the last state's.
+            if *pods == 0 && workloads.contains_key(&id) {
+                workloads.remove(&id);
+            }
+            if *hosts == 0 && host.contains_key(&id) {
+                host.remove(&id);
+            }
+            if *pods > 0 || *hosts > 0 {
                 continue;
             }
             let Some(entry) = self.sets.remove(slot) else { continue };
@@ -210,7 +260,6 @@ impl SetIndex {
                 }
             }
             self.matching.release(entry.selector);
-            desired.remove(&id);
         }
         for slot in std::mem::take(&mut self.dirty).iter() {
             let Some(entry) = self.sets.get(slot) else { continue };
@@ -219,7 +268,12 @@ impl SetIndex {
                 selector: Arc::clone(&entry.description),
                 members: entry.members.present.clone(),
             };
-            desired.insert(entry.id.clone(), set);
+            if entry.references.host > 0 {
+                host.insert(entry.id.clone(), set.clone());
+            }
+            if entry.references.workloads > 0 {
+                workloads.insert(entry.id.clone(), set);
+            }
         }
     }
 
@@ -233,7 +287,8 @@ impl SetIndex {
     pub(super) fn is_empty(&self) -> bool {
         let items = self.items.len() == 0 && self.by_item.is_empty();
         let sets = self.sets.len() == 0 && self.by_id.is_empty() && self.by_selector.is_empty();
-        self.matching.is_empty() && items && sets && self.dirty.is_empty()
+        let work = self.dirty.is_empty() && self.unused.is_empty();
+        self.matching.is_empty() && items && sets && work
     }
 
     /// Adds what an item brings to the sets of selectors.

@@ -48,6 +48,12 @@ impl TierTable {
         old != tier
     }
 
+    /// True without tiers.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.tiers.is_empty()
+    }
+
     /// The tier of a policy: the one it names, else the text before the first dot of its name when
     /// a tier is called so, else `default`.
     pub(super) fn of(&self, id: &PolicyId, policy: &Policy) -> Name {

@@ -164,6 +164,12 @@ impl Local {
         Ok(Self { datastore: ask.datastore(flags)?, node: ask.node(flags)? })
     }
 
+    /// The first mistake about the datastore, and the first about the node.
+    pub fn mistakes(flags: &Flags, env: &Env, file: &FileConfig) -> [Option<LocalError>; 2] {
+        let ask = Ask { env, file };
+        [ask.datastore(flags).err(), ask.node(flags).err()]
+    }
+
     /// What differs, by its name in `agent.toml`: none of it changes while the agent runs.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
         let (store, their_store) = (&self.datastore, &other.datastore);

@@ -13,19 +13,10 @@ use crate::status::systemd::Watchdog;
 /// that hangs must not keep the agent from being restarted.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// Whether a task may end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// It has done its work.
-    Done,
-    /// Only with the daemon.
-    Unexpected,
-}
-
 /// Tasks by name. Dropping it aborts them all.
 #[derive(Default)]
 pub(super) struct Tasks {
-    set: JoinSet<End>,
+    set: JoinSet<()>,
     names: Vec<(Id, &'static str)>,
 }
 
@@ -36,28 +27,6 @@ impl Tasks {
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
-        self.start(name, task, End::Unexpected);
-    }
-
-    /// A task that may end, but not by a panic.
-    pub(super) fn spawn_once(
-        &mut self,
-        name: &'static str,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) {
-        self.start(name, task, End::Done);
-    }
-
-    fn start(
-        &mut self,
-        name: &'static str,
-        task: impl Future<Output = ()> + Send + 'static,
-        end: End,
-    ) {
-        let task = async move {
-            task.await;
-            end
-        };
         self.names.push((self.set.spawn(task).id(), name));
     }
 
@@ -75,21 +44,18 @@ impl Tasks {
         Part { name: R::NAME, report, required }
     }
 
-    /// The name of the next task that ends and should not have. Cancel-safe.
+    /// The name of the next task that ends by itself. Cancel-safe.
     pub(super) async fn ended(&mut self) -> &'static str {
-        loop {
-            let id = match self.set.join_next_with_id().await {
-                Some(Ok((_, End::Done))) => continue,
-                Some(Ok((id, End::Unexpected))) => id,
-                Some(Err(error)) => {
-                    tracing::error!(%error, "a task failed");
-                    error.id()
-                }
-                None => return "last",
-            };
-            let name = self.names.iter().find(|(known, _)| *known == id);
-            return name.map_or("unknown", |(_, name)| name);
-        }
+        let id = match self.set.join_next_with_id().await {
+            Some(Ok((id, ()))) => id,
+            Some(Err(error)) => {
+                tracing::error!(%error, "a task failed");
+                error.id()
+            }
+            None => return "last",
+        };
+        let name = self.names.iter().find(|(known, _)| *known == id);
+        name.map_or("unknown", |(_, name)| name)
     }
 
     /// Ends them all.
@@ -108,12 +74,11 @@ mod tests {
     async fn only_an_end_that_nobody_wanted_counts() {
         let mut tasks = Tasks::default();
         tasks.spawn("for ever", std::future::pending());
-        tasks.spawn_once("done", async {});
         let waited = tokio::time::timeout(Duration::from_millis(50), tasks.ended()).await;
         assert!(waited.is_err(), "{waited:?}");
         tasks.spawn("short", async {});
         assert_eq!(tasks.ended().await, "short");
-        tasks.spawn_once("panics", async { panic!("as it should in this test") });
+        tasks.spawn("panics", async { panic!("as it should in this test") });
         assert_eq!(tasks.ended().await, "panics");
         tasks.end().await;
     }

@@ -9,7 +9,8 @@ use imbl::ordset::DiffItem as SetDiffItem;
 use imbl::{OrdMap, OrdSet};
 
 use super::{
-    AclClass, ActiveRules, AddressSet, ClassId, DesiredState, LocalEndpoint, Member, SetId,
+    AclClass, ActiveRules, AddressSet, ClassId, DesiredState, HostEndpoints, LocalEndpoint, Member,
+    SetId,
 };
 
 /// One object that is new, different or gone.
@@ -54,6 +55,8 @@ pub struct DesiredDiff {
     pub sets_changed: Vec<(SetId, SetChange)>,
     /// Sets that are gone.
     pub sets_removed: Vec<SetId>,
+    /// The host endpoints are not the same, or what they need.
+    pub host_endpoints: bool,
     /// The pools are not the same.
     pub pools: bool,
     /// This host's blocks are not the same.
@@ -74,7 +77,7 @@ impl DesiredDiff {
         endpoints.is_empty()
             && (classes.is_empty() && policies.is_empty() && profiles.is_empty())
             && (sets.0.is_empty() && sets.1.is_empty() && sets.2.is_empty())
-            && !(self.pools || self.blocks || self.bgp || self.settings)
+            && !(self.host_endpoints || self.pools || self.blocks || self.bgp || self.settings)
     }
 }
 
@@ -90,6 +93,7 @@ impl DesiredState {
             policies: map_diff(&old.policies, &self.policies),
             profiles: map_diff(&old.profiles, &self.profiles),
             notices: map_diff(&old.notices, &self.notices),
+            host_endpoints: !same_host(&old.host_endpoints, &self.host_endpoints),
             pools: !same_map(&old.pools, &self.pools),
             blocks: !same_set(&old.blocks, &self.blocks),
             bgp: !same_value(&old.bgp, &self.bgp),
@@ -118,6 +122,7 @@ impl DesiredState {
             && same_map(&self.policies, &other.policies)
             && same_map(&self.profiles, &other.profiles)
             && same_map(&self.sets, &other.sets)
+            && same_host(&self.host_endpoints, &other.host_endpoints)
             && same_map(&self.pools, &other.pools)
             && same_set(&self.blocks, &other.blocks)
             && same_value(&self.bgp, &other.bgp)
@@ -155,6 +160,13 @@ fn set_diff<T: Ord + Clone>(old: &OrdSet<T>, new: &OrdSet<T>) -> (Vec<T>, Vec<T>
 /// shared.
 fn same_map<K: Ord, V: PartialEq>(a: &OrdMap<K, V>, b: &OrdMap<K, V>) -> bool {
     a.ptr_eq(b) || a == b
+}
+
+fn same_host(a: &HostEndpoints, b: &HostEndpoints) -> bool {
+    same_map(&a.endpoints, &b.endpoints)
+        && same_map(&a.policies, &b.policies)
+        && same_map(&a.profiles, &b.profiles)
+        && same_map(&a.sets, &b.sets)
 }
 
 fn same_set<T: Ord>(a: &OrdSet<T>, b: &OrdSet<T>) -> bool {

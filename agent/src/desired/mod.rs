@@ -8,6 +8,7 @@ mod bgp;
 mod class;
 mod diff;
 mod endpoint;
+mod host;
 mod rule;
 mod set;
 
@@ -22,6 +23,7 @@ pub use bgp::{BgpState, MeshPeer};
 pub use class::{AclClass, ClassId, DirectionAcl, TierAcl};
 pub use diff::{Change, DesiredDiff, SetChange};
 pub use endpoint::LocalEndpoint;
+pub use host::{HostEndpoints, HostTiers, LocalHostEndpoint};
 pub use rule::{ActiveRule, ActiveRules, SideMatch};
 pub use set::{AddressSet, Member, SetId, SetKind};
 
@@ -43,6 +45,8 @@ pub struct DesiredState {
     pub profiles: OrdMap<Name, Arc<ActiveRules>>,
     /// The address sets that the rules of those policies and profiles use.
     pub sets: OrdMap<SetId, AddressSet>,
+    /// The host endpoints of this host with all that they need. Nothing of it is in force yet.
+    pub host_endpoints: HostEndpoints,
     /// Every address pool: prefix → is what leaves it for outside all pools masqueraded?
     pub pools: OrdMap<Cidr, bool>,
     /// The allocation blocks that belong to this host (confirmed affinities).

@@ -8,7 +8,8 @@
 //!   difference in one transaction per table;
 //! * [`ipset`] does the same for address sets;
 //! * [`endpoints`] knows what an endpoint is to the kernel: members of sets, and a MAC rule;
-//! * [`sysctl`] and [`conntrack`] are what their names say.
+//! * [`sysctl`] and [`conntrack`] are what their names say;
+//! * [`preview`] makes the plans of a first run and carries none out.
 //!
 //! Nothing here touches routes, and nothing touches what does not carry our name or hash.
 
@@ -17,10 +18,11 @@ pub mod counters;
 pub mod endpoints;
 pub mod ipset;
 pub mod iptables;
+pub mod preview;
 mod reconciler;
 pub mod ruleset;
 mod sets;
 pub mod sysctl;
 
-pub use iptables::probe::{Dataplane, Flavour, ProbeError, Probed, probe};
+pub use iptables::probe::{Dataplane, Flavour, ProbeError, Probed, probe, survey};
 pub use reconciler::Felix;

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 use calico_datastore::model::{Cidr, Family};
 
 use super::endpoints::{InterfaceChanges, Interfaces};
-use super::ipset::{Command, Entry, Phases, SetSpec, SetType, members_gone, members_of};
+use super::ipset::{
+    ActualSet, Command, Entry, Phases, SetSpec, SetType, full, members_gone, members_of,
+};
 use super::iptables::names;
 use crate::desired::{AddressSet, Change, DesiredDiff, DesiredState, Member, SetId, SetKind};
 
@@ -59,6 +61,23 @@ pub(super) fn all(
         }
     }
     out
+}
+
+/// What makes `actual` equal to `desired`, which is [`all`]. The sets of a family that is switched
+/// off go; those of one that this kernel does not know (`known`) stay.
+pub(super) fn full_plan(
+    desired: &BTreeMap<String, (SetSpec, HashSet<Entry>)>,
+    known: &[Family],
+    actual: &BTreeMap<String, ActualSet>,
+) -> Phases {
+    let mut phases = full(desired, actual);
+    phases.after.retain(|command| is_of(known, command.set()));
+    phases
+}
+
+/// True when a set of that name would be of one of these families.
+pub(super) fn is_of(families: &[Family], name: &str) -> bool {
+    families.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
 }
 
 /// What a difference changes.

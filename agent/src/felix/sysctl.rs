@@ -1,5 +1,6 @@
 //! Kernel parameters: forwarding, and what makes a host answer for its pods.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +49,27 @@ const INTERFACE_V6: [(&str, &str); 3] = [
     ("net/ipv6/conf/{}/forwarding", "1"),
 ];
 
+fn forwarding_file(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "net/ipv4/ip_forward",
+        Family::V6 => "net/ipv6/conf/all/forwarding",
+    }
+}
+
+/// What an interface of a pod needs: file and value.
+fn parameters(
+    name: &InterfaceName,
+    families: &[Family],
+) -> impl Iterator<Item = (String, &'static str)> {
+    let lists: [(Family, &[(&str, &'static str)]); 2] =
+        [(Family::V4, &INTERFACE_V4), (Family::V6, &INTERFACE_V6)];
+    lists
+        .into_iter()
+        .filter(|(family, _)| families.contains(family))
+        .flat_map(|(_, list)| list)
+        .map(|(path, value)| (path.replace("{}", name.as_str()), *value))
+}
+
 impl Sysctls {
     /// The files below `root`, `/proc/sys` outside tests.
     pub fn new(root: PathBuf, counters: Counters) -> Self {
@@ -59,31 +81,40 @@ impl Sysctls {
         family == Family::V4 || self.root.join("net/ipv6").is_dir()
     }
 
+    /// What is not as [`Sysctls::forwarding`] (where that is wanted) and [`Sysctls::interface`]
+    /// would have it: file, value, value that it should have. Writes nothing; what cannot be read is
+    /// left out.
+    pub fn pending(
+        &self,
+        interfaces: &BTreeSet<InterfaceName>,
+        families: &[Family],
+        forwarding: bool,
+    ) -> Vec<(PathBuf, String, &'static str)> {
+        let global =
+            families.iter().filter(|_| forwarding).map(|f| (forwarding_file(*f).to_owned(), "1"));
+        let each = interfaces.iter().flat_map(|name| parameters(name, families));
+        global
+            .chain(each)
+            .filter_map(|(path, value)| {
+                let path = self.root.join(path);
+                let is = std::fs::read_to_string(&path).ok()?.trim().to_owned();
+                (is != value).then_some((path, is, value))
+            })
+            .collect()
+    }
+
     /// Switches forwarding on.
     pub fn forwarding(&self, families: &[Family]) -> Vec<SysctlError> {
         families
             .iter()
-            .filter_map(|family| {
-                let file = match family {
-                    Family::V4 => "net/ipv4/ip_forward",
-                    Family::V6 => "net/ipv6/conf/all/forwarding",
-                };
-                self.set(&self.root.join(file), "1").err()
-            })
+            .filter_map(|family| self.set(&self.root.join(forwarding_file(*family)), "1").err())
             .collect()
     }
 
     /// Sets what an interface of a pod needs.
     pub fn interface(&self, name: &InterfaceName, families: &[Family]) -> Vec<SysctlError> {
-        let lists: [(Family, &[(&str, &'static str)]); 2] =
-            [(Family::V4, &INTERFACE_V4), (Family::V6, &INTERFACE_V6)];
-        lists
-            .into_iter()
-            .filter(|(family, _)| families.contains(family))
-            .flat_map(|(_, list)| list)
-            .filter_map(|(path, value)| {
-                self.set(&self.root.join(path.replace("{}", name.as_str())), value).err()
-            })
+        parameters(name, families)
+            .filter_map(|(path, value)| self.set(&self.root.join(path), value).err())
             .collect()
     }
 

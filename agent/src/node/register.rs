@@ -79,10 +79,12 @@ pub async fn register<S: Store>(
     let mut written = vec![];
     let guid = hex(&random()?);
     let kind = &identity.cluster_type;
-    write(store, keys::READY_KEY, &mut written, |stored, birth| {
-        Ok((plan_cluster(stored, &guid, kind, birth), ()))
-    })
-    .await?;
+    if identity.may_initialise {
+        write(store, keys::READY_KEY, &mut written, |stored, birth| {
+            Ok((plan_cluster(stored, &guid, kind, birth), ()))
+        })
+        .await?;
+    }
 
     let nodes = store.list(keys::NODES_PREFIX).await.map_err(RegisterError::Store)?;
     let claims: Vec<_> =
@@ -209,6 +211,7 @@ mod tests {
             skip_address_check: false,
             cluster_type: "bgp".to_owned(),
             host_action_overridden: false,
+            may_initialise: true,
         }
     }
 
@@ -304,6 +307,17 @@ mod tests {
         store.delete(&other).await.unwrap();
         register_until_done(&store, &identity, &[], &nodename, |_| {}).await;
         assert!(nodename.exists());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_was_wiped_is_not_declared_ready_by_a_host_that_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let nodename = dir.path().join("nodename");
+        let store = Memory::default();
+        let again = Identity { may_initialise: false, ..identity() };
+        let registered = register(&store, &again, &[], &nodename).await.unwrap();
+        assert_eq!(registered.written.len(), 2, "{registered:?}");
+        assert_eq!(store.text(keys::READY_KEY), None);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct Identity {
     pub cluster_type: String,
     /// `DefaultEndpointToHostAction` is set on this host, so that the datastore has no say.
     pub host_action_overridden: bool,
+    /// Make the ClusterInformation where there is none, which declares the store ready.
+    pub may_initialise: bool,
 }
 
 impl Identity {
@@ -46,6 +48,7 @@ impl Identity {
             skip_address_check: config.skip_address_check,
             cluster_type: config.cluster_type.clone().unwrap_or_else(|| "bgp".to_owned()),
             host_action_overridden,
+            may_initialise: true,
         }
     }
 }

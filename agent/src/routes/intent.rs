@@ -13,7 +13,7 @@ use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 
 use super::monitor::Links;
-use super::plan::{Rules, Want, Wanted, is_link_scope};
+use super::plan::{CALICO_PROTOCOL, Route, Rules, Want, Wanted, is_link_scope};
 use crate::config::Settings;
 use crate::desired::LocalEndpoint;
 use crate::reconcile::{EndpointState, World};
@@ -170,6 +170,15 @@ impl Intent {
     /// True when somebody wants that destination.
     pub fn is_claimed(&self, destination: &Cidr) -> bool {
         self.claims.contains_key(destination) || self.blocks.contains(destination)
+    }
+
+    /// True for a route that is to be looked at: on a pod interface, with one of our protocols, or
+    /// where somebody wants one.
+    pub fn concerns(&self, route: &Route) -> bool {
+        route.device.is_some_and(|device| self.pods.contains_key(&device))
+            || route.protocol == CALICO_PROTOCOL
+            || route.protocol == self.settings.route_protocol
+            || self.is_claimed(&route.destination)
     }
 
     /// Who wants that destination.

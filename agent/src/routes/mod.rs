@@ -2,7 +2,7 @@
 //!
 //! [`intent`] knows which routes should be, [`plan`] (pure) what must change, [`kernel`] (dull)
 //! changes it, [`Routes`] ties them together; [`monitor`] says when to look again, and [`changes`]
-//! where. Only the main table is looked at, and only what is ours is ever changed: see [`plan`].
+//! where; [`preview`] shows what a first run would do. Only the main table is looked at, and only what is ours is ever changed: see [`plan`].
 
 pub mod bird;
 pub mod changes;
@@ -10,6 +10,7 @@ pub mod intent;
 pub mod kernel;
 pub mod monitor;
 pub mod plan;
+pub mod preview;
 mod reconcile;
 
 pub use changes::Changes;

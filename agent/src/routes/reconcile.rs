@@ -221,14 +221,7 @@ impl Routes {
         self.reads += 1;
         let kernel = open(&mut self.kernel, &self.changes)?;
         let intent = &self.intent;
-        let own = intent.settings().route_protocol;
-        let keep = |route: &Route| {
-            route.device.is_some_and(|device| intent.pods().contains_key(&device))
-                || route.protocol == CALICO_PROTOCOL
-                || route.protocol == own
-                || intent.is_claimed(&route.destination)
-        };
-        let routes = kernel.routes(RouteFilter::All, keep).await?;
+        let routes = kernel.routes(RouteFilter::All, |route| intent.concerns(route)).await?;
         let neighbours =
             kernel.neighbours(None, |device| intent.pods().contains_key(&device)).await?;
         self.actual.set_all(routes, neighbours, now);

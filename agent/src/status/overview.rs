@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use calico_datastore::model::WorkloadEndpointId;
+use imbl::OrdMap;
 use tokio::sync::watch;
 
 use crate::desired::{DesiredState, LocalEndpoint};
@@ -27,8 +28,8 @@ pub struct SyncState {
     pub revision: i64,
     /// A complete snapshot was read at least once.
     pub complete: bool,
-    /// Refused keys.
-    pub rejected: BTreeMap<String, String>,
+    /// Refused keys, and why. There may be many, and every reader has a copy.
+    pub rejected: OrdMap<String, String>,
     /// Kinds not supported yet.
     pub unsupported: BTreeMap<String, usize>,
     /// Settings that were refused.

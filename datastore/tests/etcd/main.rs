@@ -18,5 +18,6 @@ mod cluster;
 mod latency;
 mod outages;
 mod readiness;
+mod slow;
 mod tls;
 mod writes;

@@ -105,5 +105,14 @@ async fn a_user_without_the_right_password_is_refused_and_not_retried_as_an_outa
     let mut reader = Reader::start(user("felix", "wrong"));
     let reason = reader.waiting().await;
     assert!(reason.contains("authentication failed"), "{reason}");
+    assert!(reason.ends_with("check ETCD_USERNAME and ETCD_PASSWORD"), "{reason}");
     assert!(reader.quiet(Duration::from_secs(2)).await);
+    // No user at all: what to set is named.
+    let nobody = Etcd3::new(etcd.config()).unwrap().get(READY_KEY).await.unwrap_err();
+    assert!(nobody.is_refused() && !nobody.is_unavailable(), "{}", nobody.chain());
+    let reason = Reader::start(etcd.config()).waiting().await;
+    assert!(
+        reason.contains("user name is empty: etcd wants a user: set ETCD_USERNAME"),
+        "{reason}"
+    );
 }

@@ -1,11 +1,16 @@
 //! Tests of the calculation as a whole.
 
+mod graft;
+mod host;
 mod make;
+mod patch;
 mod properties;
 mod semantics;
 mod sets;
 mod show;
+mod strategies;
 mod tiers;
+mod walk;
 mod work;
 
 use std::sync::Arc;
@@ -55,6 +60,7 @@ fn assert_same(state: &DesiredState, expected: &DesiredState) {
     assert_eq!(state.policies, expected.policies, "policies");
     assert_eq!(state.profiles, expected.profiles, "profiles");
     assert_eq!(state.sets, expected.sets, "sets");
+    assert_eq!(state.host_endpoints, expected.host_endpoints, "host endpoints");
     assert_eq!(state.pools, expected.pools, "pools");
     assert_eq!(state.blocks, expected.blocks, "blocks");
     assert_eq!(state.bgp, expected.bgp, "bgp");

@@ -150,6 +150,18 @@ pub struct Probed {
 /// # Errors
 /// When no iptables works, or ipset is missing: nothing can be enforced on this host.
 pub async fn probe(exec: &Exec, wanted: IptablesBackend) -> Result<Probed, ProbeError> {
+    choose(exec, wanted, true).await
+}
+
+/// The same without trying whether the tables can be written: nothing at all changes.
+///
+/// # Errors
+/// When no iptables is there that can be read, or ipset is missing.
+pub async fn survey(exec: &Exec, wanted: IptablesBackend) -> Result<Probed, ProbeError> {
+    choose(exec, wanted, false).await
+}
+
+async fn choose(exec: &Exec, wanted: IptablesBackend, try_it: bool) -> Result<Probed, ProbeError> {
     ipset(exec).await?;
     let mut found = Vec::new();
     let mut failed = None;
@@ -173,7 +185,8 @@ pub async fn probe(exec: &Exec, wanted: IptablesBackend) -> Result<Probed, Probe
         found.iter().filter(|c| c.ours).map(|c| c.dataplane.clone()).collect();
     found.retain(|candidate| only.is_none_or(|only| candidate.dataplane.flavour == only));
     for mut chosen in in_order(found, only.is_some()) {
-        match usable(exec, &chosen).await {
+        let tried = if try_it { usable(exec, &chosen).await } else { Ok(()) };
+        match tried {
             Ok(()) => {
                 if failed.is_some() && only.is_none() {
                     chosen.why.push_str(", and the other does not work");

@@ -270,6 +270,15 @@ impl FamilyTables {
         outcome
     }
 
+    /// Reads the kernel and says what [`FamilyTables::apply`] would write, without writing it.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub async fn preview(&mut self, driver: &Driver) -> Result<Vec<(Table, Plan)>, IptablesError> {
+        self.read(driver).await?;
+        Ok(self.plans())
+    }
+
     /// Closes those of `chains` that the kernel holds, at once and until [`FamilyTables::open`].
     pub async fn close(
         &mut self,

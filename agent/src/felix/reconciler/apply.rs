@@ -7,7 +7,7 @@ use tracing::{debug, info};
 
 use super::{DESTROY_PATIENCE, Felix, Run};
 use crate::desired::DesiredState;
-use crate::felix::ipset::{Command, Entry, Phases, Refused, compare, full};
+use crate::felix::ipset::{Command, Entry, Phases, Refused, compare};
 use crate::felix::iptables::driver::Driver;
 use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
@@ -34,17 +34,12 @@ impl Felix {
             }
         };
         let families = self.family_list();
-        let desired = sets::all(state, &self.interfaces, &families);
-        let mut phases = full(&desired, &actual);
-        // Those of a family that is switched off go, those of one that this kernel does not know stay.
         let known: Vec<_> = self.families.iter().map(|one| one.family).collect();
-        let ours = |name: &str| {
-            known.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
-        };
-        phases.after.retain(|command| ours(command.set()));
+        let desired = sets::all(state, &self.interfaces, &families);
+        let phases = sets::full_plan(&desired, &known, &actual);
         if let Some(pending) = pending {
             let unsure = |name: &str| {
-                !ours(name)
+                !sets::is_of(&known, name)
                     || self.doomed.contains_key(name)
                     || self.incomplete.contains_key(name)
                     || self.refused.iter().any(|refused| refused.command.set() == name)

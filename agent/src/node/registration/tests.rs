@@ -24,6 +24,7 @@ fn calico_01() -> Identity {
         skip_address_check: false,
         cluster_type: "bgp".to_owned(),
         host_action_overridden: false,
+        may_initialise: true,
     }
 }
 

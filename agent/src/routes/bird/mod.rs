@@ -5,9 +5,11 @@
 
 pub mod control;
 mod file;
+mod preview;
 mod reconcile;
 pub mod render;
 
 pub use control::{BgpSession, BirdStatus, ControlError, PeerType, sessions, status};
 pub use file::FileError;
+pub use preview::{BirdPreview, preview};
 pub use reconcile::Bird;

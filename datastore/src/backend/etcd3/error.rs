@@ -17,6 +17,11 @@ mod code {
     pub(super) const UNAUTHENTICATED: i32 = 16;
 }
 
+/// What etcd says to a user or password that is wrong.
+const WRONG_USER: &str = "authentication failed";
+/// What it says to a client without a user when its access control is on.
+const NO_USER: &str = "user name is empty";
+
 /// Something that etcd was asked for did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
@@ -127,9 +132,38 @@ impl EtcdError {
         }
         match self.status() {
             Some((code::PERMISSION_DENIED | code::UNAUTHENTICATED, _)) => true,
-            // etcd says InvalidArgument to a wrong password.
-            Some((code::INVALID_ARGUMENT, message)) => message.contains("authentication failed"),
+            // etcd says InvalidArgument to a wrong password, and to none at all.
+            Some((code::INVALID_ARGUMENT, message)) => {
+                message.contains(WRONG_USER) || message.contains(NO_USER)
+            }
             _ => false,
+        }
+    }
+
+    /// What to do about it, where that is known. `text`: what else is said.
+    fn hint(&self, text: &str) -> Option<&'static str> {
+        if let Self::Connect { endpoint, .. } = self
+            && endpoint.starts_with("https://")
+        {
+            // etcd takes a wrong client certificate, or none, by hanging up.
+            if text.contains("connection closed") || text.contains("fatal alert") {
+                return Some("it may want a certificate: see ETCD_CERT_FILE and ETCD_KEY_FILE");
+            }
+            if text.contains("UnknownIssuer") {
+                return Some("see ETCD_CA_CERT_FILE");
+            }
+        }
+        match self.status() {
+            Some((code::INVALID_ARGUMENT, message)) if message.contains(NO_USER) => {
+                Some("etcd wants a user: set ETCD_USERNAME and ETCD_PASSWORD")
+            }
+            Some((code::INVALID_ARGUMENT, message)) if message.contains(WRONG_USER) => {
+                Some("check ETCD_USERNAME and ETCD_PASSWORD")
+            }
+            Some((code::PERMISSION_DENIED, _)) => {
+                Some("the user of ETCD_USERNAME needs a role over the prefix /calico/")
+            }
+            _ => None,
         }
     }
 
@@ -197,6 +231,8 @@ impl EtcdError {
             append(&mut text, &error.to_string());
             cause = error.source();
         }
+        let hint = self.hint(&text).unwrap_or_default();
+        append(&mut text, hint);
         text
     }
 }

@@ -25,6 +25,7 @@ mod config;
 mod error;
 mod history;
 mod list;
+mod member;
 mod session;
 mod source;
 mod watch;

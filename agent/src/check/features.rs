@@ -1,0 +1,244 @@
+//! Every match and target that our rules use, as a rule that shows whether it is there: pure.
+//!
+//! Not a list of modules: what a module is called and whether it is one differs from kernel to
+//! kernel. A test renders everything that the renderer can say and holds this list against it.
+
+use calico_datastore::model::Family;
+
+use super::judge::kernel::Need;
+use crate::config::{DenyAction, Settings};
+use crate::felix::iptables::save::Table;
+
+/// The chain that the rules stand in.
+pub const CHAIN: &str = "cali-check";
+
+/// A rule that needs one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// Its table.
+    pub table: Table,
+    /// What it needs, as iptables calls it.
+    pub name: &'static str,
+    /// How much depends on it.
+    pub need: Need,
+    /// The rule, without chain.
+    pub line: String,
+    /// It names a set.
+    pub uses_set: bool,
+}
+
+/// The sets that rules of that family may name: of prefixes, of ports, of interfaces.
+pub fn sets(family: Family) -> [String; 3] {
+    ["net", "port", "iface"].map(|what| format!("cali{}check-{what}", family.number()))
+}
+
+/// What is needed with these settings. `set`: a set that exists, of (prefix, interface) pairs.
+pub fn features(
+    family: Family,
+    settings: &Settings,
+    random_fully: bool,
+    set: &str,
+) -> Vec<Feature> {
+    let (icmp, everyone) = match family {
+        Family::V4 => ("-p icmp -m icmp --icmp-type 8", "192.0.2.0/24"),
+        Family::V6 => ("-p icmpv6 -m icmp6 --icmpv6-type 135", "2001:db8::/32"),
+    };
+    let icmp_name = match family {
+        Family::V4 => "icmp",
+        Family::V6 => "icmp6",
+    };
+    let mut out = Vec::new();
+    let mut add = |table, name, need, line: String| {
+        let uses_set = line.contains("--match-set");
+        out.push(Feature { table, name, need, line, uses_set });
+    };
+    let in_set = format!("-m set --match-set {set} src,src");
+    for table in [Table::Raw, Table::Filter] {
+        add(table, "comment", Need::Always, "-m comment --comment \"cali:x\" -j RETURN".into());
+        add(table, "set", Need::Always, format!("{in_set} -j DROP"));
+        add(table, icmp_name, Need::Always, format!("{icmp} -j RETURN"));
+    }
+    let mac = "-i cali+ -m mac ! --mac-source 02:00:00:00:00:01 -j DROP";
+    add(Table::Raw, "mac", Need::For("checking the Ethernet address of a pod"), mac.into());
+    let filter = |name, need, line: &str| (Table::Filter, name, need, line.to_owned());
+    let always = [
+        filter("conntrack", Need::Always, "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+        filter("mark", Need::Always, "-m mark --mark 0x0/0x10000 -j RETURN"),
+        filter("MARK", Need::Always, "-j MARK --set-mark 0x10000/0x10000"),
+        filter("udp", Need::Always, "-p udp -m udp --dport 4789 -j DROP"),
+        filter(
+            "multiport",
+            Need::For("a rule with ports"),
+            "-p tcp -m multiport --destination-ports 80,443:444 -j RETURN",
+        ),
+        filter(
+            "LOG",
+            Need::For("a rule with the action Log"),
+            "-j LOG --log-prefix \"check: \" --log-level 5",
+        ),
+    ];
+    for (table, name, need, line) in always {
+        add(table, name, need, line);
+    }
+    if settings.filter_deny == DenyAction::Reject {
+        add(Table::Filter, "REJECT", Need::Always, "-j REJECT".into());
+    }
+    let leaves = format!("{in_set} -d {everyone}");
+    let need = Need::For("a pool with natOutgoing");
+    match settings.nat_outgoing_address {
+        Some(address) if Family::of(address) == family => {
+            add(Table::Nat, "SNAT", need, format!("{leaves} -j SNAT --to-source {address}"));
+        }
+        _ if random_fully => {
+            let line = format!("{leaves} -j MASQUERADE --random-fully");
+            add(Table::Nat, "MASQUERADE --random-fully", need, line);
+        }
+        _ => add(Table::Nat, "MASQUERADE", need, format!("{leaves} -j MASQUERADE")),
+    }
+    out
+}
+
+/// One transaction with all of them.
+pub fn transaction<'a>(features: impl Iterator<Item = &'a Feature> + Clone) -> String {
+    let mut text = String::new();
+    for table in Table::ALL {
+        let mut lines = features.clone().filter(|feature| feature.table == table).peekable();
+        if lines.peek().is_none() {
+            continue;
+        }
+        text.push_str(&format!("*{}\n:{CHAIN} - [0:0]\n", table.name()));
+        for feature in lines {
+            text.push_str(&format!("-A {CHAIN} {}\n", feature.line));
+        }
+        text.push_str("COMMIT\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::desired::SideMatch;
+    use crate::felix::iptables::chains;
+    use crate::felix::iptables::marks::Marks;
+    use crate::felix::iptables::rules::{Style, lines};
+    use crate::felix::ruleset::Rule;
+    use calico_datastore::model::{Action, IcmpMatch, Mac, PortRange, Protocol};
+
+    /// Matches, and targets that are no chain and no verdict: (table, name).
+    fn used(table: Table, line: &str) -> BTreeSet<(&'static str, String)> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let mut found = BTreeSet::new();
+        for pair in words.windows(2) {
+            let verdict =
+                ["DROP", "ACCEPT", "RETURN"].contains(&pair[1]) || pair[1].starts_with("cali");
+            match pair[0] {
+                "-m" => found.insert((table.name(), pair[1].to_owned())),
+                "--jump" | "-j" if !verdict => found.insert((table.name(), pair[1].to_owned())),
+                _ => false,
+            };
+        }
+        found
+    }
+
+    /// One rule with every criterion that there is.
+    fn full_rule(action: Action, family: Family, icmp: bool) -> Rule {
+        let ports: Vec<PortRange> = (1..40).map(|p| PortRange::new(p, p).unwrap()).collect();
+        let nets = match family {
+            Family::V4 => ["10.0.0.0/8", "11.0.0.0/8"],
+            Family::V6 => ["fd00::/16", "fd01::/16"],
+        };
+        let nets: Vec<_> = nets.iter().map(|net| net.parse().unwrap()).collect();
+        let side = SideMatch {
+            nets: nets.clone(),
+            not_nets: nets,
+            ports: if icmp { vec![] } else { ports.clone() },
+            not_ports: if icmp { vec![] } else { ports },
+            ..SideMatch::default()
+        };
+        let own = if family == Family::V4 { Protocol::ICMP } else { Protocol::ICMPV6 };
+        Rule {
+            action,
+            protocol: Some(if icmp { own } else { Protocol::TCP }),
+            not_protocol: None,
+            icmp: icmp.then_some(IcmpMatch { icmp_type: 8, code: None }),
+            not_icmp: None,
+            source: side.clone(),
+            destination: side,
+        }
+    }
+
+    #[test]
+    fn everything_that_the_renderer_says_is_tried() {
+        for family in Family::ALL {
+            for deny in [DenyAction::Drop, DenyAction::Reject] {
+                for snat in
+                    [None, Some(if family == Family::V4 { "192.0.2.1" } else { "2001:db8::1" })]
+                {
+                    let settings = Settings {
+                        filter_deny: deny,
+                        nat_outgoing_address: snat.map(|text| text.parse().unwrap()),
+                        ..Settings::default()
+                    };
+                    let style = Style {
+                        family,
+                        marks: Marks::of_mask(settings.mark_mask).unwrap(),
+                        deny: if deny == DenyAction::Drop {
+                            "--jump DROP"
+                        } else {
+                            "--jump REJECT"
+                        },
+                        log_prefix: "x: ".into(),
+                    };
+                    let mut rendered: BTreeSet<(&str, String)> = BTreeSet::new();
+                    let mut take = |table, lines: Vec<String>| {
+                        for line in lines {
+                            rendered.extend(used(table, &line));
+                        }
+                    };
+                    for (_, lines) in chains::filter(&settings, &style) {
+                        take(Table::Filter, lines);
+                    }
+                    let macs = [("cali1".parse().unwrap(), Mac::new([2, 0, 0, 0, 0, 1]))].into();
+                    let tree = crate::felix::iptables::mac::tree(&macs);
+                    for (_, lines) in
+                        chains::raw(&settings, family, Some("cali-mac")).into_iter().chain(tree)
+                    {
+                        take(Table::Raw, lines);
+                    }
+                    for (_, lines) in chains::nat(&settings, family, true, true) {
+                        take(Table::Nat, lines);
+                    }
+                    for action in [Action::Allow, Action::Pass, Action::Deny, Action::Log] {
+                        for icmp in [false, true] {
+                            take(Table::Filter, lines(&full_rule(action, family, icmp), &style));
+                        }
+                    }
+                    take(Table::Filter, chains::closed(&style));
+                    let tried: BTreeSet<(&str, String)> = features(family, &settings, true, "s")
+                        .iter()
+                        .flat_map(|feature| used(feature.table, &feature.line))
+                        .collect();
+                    let missing: Vec<_> = rendered.difference(&tried).collect();
+                    assert!(
+                        missing.is_empty(),
+                        "{family} {deny:?} {snat:?}: never tried: {missing:?}"
+                    );
+                    assert!(rendered.len() > 8, "{rendered:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_transaction_a_table() {
+        let all = features(Family::V4, &Settings::default(), true, "s");
+        let text = transaction(all.iter());
+        assert_eq!(text.matches("COMMIT").count(), 3);
+        assert!(text.starts_with("*raw\n:cali-check - [0:0]\n-A cali-check -m comment"), "{text}");
+        let one = transaction(all.iter().filter(|feature| feature.name == "mac"));
+        assert_eq!(one.lines().count(), 4, "{one}");
+    }
+}

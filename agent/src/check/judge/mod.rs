@@ -1,0 +1,17 @@
+//! From facts to findings: pure. One file an area, with the facts that it judges; [`super::probe`]
+//! collects them. [`ruleset`] and [`nft`] read what the firewalls' tools print.
+
+pub mod agents;
+pub mod bird;
+pub mod config;
+pub mod etcd;
+pub mod firewall;
+pub mod interfaces;
+pub mod kernel;
+pub mod nft;
+pub mod node;
+pub mod programs;
+pub mod rights;
+pub mod ruleset;
+pub mod sysctls;
+pub mod systemd;

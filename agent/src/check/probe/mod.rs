@@ -1,0 +1,9 @@
+//! Collects facts. It judges nothing, changes nothing on the host, and bounds everything in time;
+//! what cannot be read is a fact as well.
+
+pub mod bird;
+pub mod etcd;
+pub mod host;
+pub mod kernel;
+pub mod managers;
+pub mod tools;

@@ -1,0 +1,68 @@
+//! One complete snapshot of the datastore and what follows from it. Nothing is written, and the
+//! connection ends with the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calico_datastore::backend::SyncEvent;
+use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, EtcdError};
+use calico_datastore::layout::v3;
+use calico_datastore::model::Name;
+
+use crate::calculation::{self, Layers};
+use crate::desired::DesiredState;
+use crate::status::overview::SyncState;
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What should be.
+    pub desired: Arc<DesiredState>,
+    /// What was refused on the way there.
+    pub sync: SyncState,
+}
+
+/// There is no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// etcd's configuration cannot work.
+    #[error("cannot use the datastore configuration")]
+    Configuration(#[source] EtcdError),
+    /// It could not be read in time.
+    #[error("no complete snapshot of the datastore within {} s: {reason}", limit.as_secs())]
+    Waiting {
+        /// How long it was waited for.
+        limit: Duration,
+        /// What the agent would be waiting for.
+        reason: String,
+    },
+}
+
+/// Reads one snapshot as the agent does, for the host `node`.
+///
+/// # Errors
+/// When the datastore cannot be read within `limit`, or says that it is not ready.
+pub async fn read(
+    config: Etcd3Config,
+    node: Name,
+    layers: Layers,
+    limit: Duration,
+) -> Result<Snapshot, SnapshotError> {
+    let client = Etcd3::new(config).map_err(SnapshotError::Configuration)?;
+    let (mut events, task) = Etcd3Source::new(client, v3::LAYOUT).start();
+    let mut reason = "it does not answer".to_owned();
+    let first = async {
+        while let Some(event) = events.recv().await {
+            match event {
+                SyncEvent::Changes(batch) => return Some(batch),
+                SyncEvent::Waiting { reason: why } => reason = why,
+            }
+        }
+        None
+    };
+    let batch = tokio::time::timeout(limit, first).await.ok().flatten();
+    task.abort();
+    let batch = batch.ok_or(SnapshotError::Waiting { limit, reason })?;
+    let (desired, sync) = calculation::once(node, layers, batch);
+    Ok(Snapshot { desired, sync })
+}

@@ -1,0 +1,152 @@
+//! What a reconciler that knows nothing yet would do to routes and neighbours. It reads the kernel
+//! and writes nothing.
+
+use std::time::Duration;
+
+use calico_datastore::model::{Cidr, Family};
+use serde::Serialize;
+
+use super::changes::Changes;
+use super::intent::Intent;
+use super::kernel::{Kernel, KernelError, RouteFilter};
+use super::plan::{Actual, GRACE, Neighbour, Op, Route, RouteKind, Scope, plan};
+use crate::reconcile::{Problem, World};
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteChange {
+    /// As `ip` would be told.
+    pub command: String,
+    /// Nobody knows yet whose it is: it is done after this time, if it is still wanted then. 0: at
+    /// once.
+    pub after_seconds: u64,
+}
+
+/// What a first run would do, and what is in its way.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub async fn preview(world: &World) -> Result<(Vec<RouteChange>, Vec<Problem>), KernelError> {
+    let mut intent = Intent::default();
+    intent.update(world);
+    let kernel = Kernel::open(&Changes::default())?;
+    let routes = kernel.routes(RouteFilter::All, |route| intent.concerns(route)).await?;
+    let pods = intent.pods();
+    let neighbours = kernel.neighbours(None, |device| pods.contains_key(&device)).await?;
+    let mut actual = Actual::default();
+    actual.set_all(routes, neighbours, Duration::ZERO);
+
+    let first = plan(&intent, &actual, &Scope::All, &intent.rules(Duration::ZERO));
+    let later = plan(&intent, &actual, &Scope::All, &intent.rules(GRACE));
+    let change =
+        |op: &Op, after_seconds| RouteChange { command: command(op, &intent), after_seconds };
+    let mut changes: Vec<RouteChange> = first.ops.iter().map(|op| change(op, 0)).collect();
+    let delayed = later.ops.iter().filter(|op| !first.ops.contains(op));
+    changes.extend(delayed.map(|op| change(op, GRACE.as_secs())));
+    let problems = later.conflicts.iter().map(|conflict| Problem {
+        subject: format!("route {}", conflict.destination),
+        message: format!(
+            "a route of somebody else is in the way: {}",
+            route(&conflict.foreign, &intent)
+        ),
+    });
+    Ok((changes, problems.collect()))
+}
+
+fn command(op: &Op, intent: &Intent) -> String {
+    match op {
+        Op::AddRoute(new) => format!("ip{} route add {}", six(new), route(new, intent)),
+        Op::ReplaceRoute { new, .. } => {
+            format!("ip{} route replace {}", six(new), route(new, intent))
+        }
+        Op::DeleteRoute(old) => format!("ip{} route del {}", six(old), route(old, intent)),
+        Op::SetNeighbour(new) => format!("ip neigh replace {}", neighbour(new, intent)),
+        Op::DeleteNeighbour(old) => format!("ip neigh del {}", neighbour(old, intent)),
+    }
+}
+
+fn six(route: &Route) -> &'static str {
+    if route.destination.family() == Family::V6 { " -6" } else { "" }
+}
+
+fn device(index: u32, intent: &Intent) -> String {
+    // One that has no name any more is named by its number.
+    intent.interface_name(index).map_or_else(|| format!("if{index}"), ToString::to_string)
+}
+
+fn route(route: &Route, intent: &Intent) -> String {
+    let kind = match route.kind {
+        RouteKind::Unicast => String::new(),
+        RouteKind::Blackhole => "blackhole ".to_owned(),
+        RouteKind::Other(number) => format!("type {number} "),
+    };
+    let mut text = format!("{kind}{}", route.destination);
+    if let Some(index) = route.device {
+        text += &format!(" dev {}", device(index, intent));
+    }
+    text += &format!(" proto {}", route.protocol);
+    let plain = route.kind == RouteKind::Unicast && !route.indirect;
+    if plain && route.destination.family() == Family::V4 {
+        text += " scope link";
+    }
+    if let Some(source) = route.source {
+        text += &format!(" src {source}");
+    }
+    if route.metric != Route::default_metric(route.destination.family()) {
+        text += &format!(" metric {}", route.metric);
+    }
+    text
+}
+
+fn neighbour(neighbour: &Neighbour, intent: &Intent) -> String {
+    let address = Cidr::host(neighbour.address).address();
+    let mac = neighbour.mac.map_or_else(String::new, |mac| format!(" lladdr {mac}"));
+    format!("{address}{mac} dev {} nud permanent", device(neighbour.device, intent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_ip_takes_it() {
+        let intent = Intent::default();
+        let pod = Route {
+            destination: "10.0.0.1/32".parse().unwrap(),
+            metric: 0,
+            tos: 0,
+            kind: RouteKind::Unicast,
+            device: Some(7),
+            indirect: false,
+            protocol: 80,
+            source: Some("192.0.2.1".parse().unwrap()),
+        };
+        let block = Route {
+            destination: "fd00::/122".parse().unwrap(),
+            metric: 1024,
+            kind: RouteKind::Blackhole,
+            device: None,
+            source: None,
+            ..pod
+        };
+        assert_eq!(
+            command(&Op::AddRoute(pod), &intent),
+            "ip route add 10.0.0.1/32 dev if7 proto 80 scope link src 192.0.2.1"
+        );
+        assert_eq!(
+            command(&Op::DeleteRoute(block), &intent),
+            "ip -6 route del blackhole fd00::/122 proto 80"
+        );
+        let mac = calico_datastore::model::Mac::new([2, 0, 0, 0, 0, 1]);
+        let entry = Neighbour {
+            device: 7,
+            address: "10.0.0.1".parse().unwrap(),
+            mac: Some(mac),
+            marked: true,
+        };
+        assert_eq!(
+            command(&Op::SetNeighbour(entry), &intent),
+            "ip neigh replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev if7 nud permanent"
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! What a host has in force, in a form that two agents can be compared by.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use calico_e2e::host::Host;
+use calico_e2e::netns::Netns;
+
+/// Chains with their rules in order, sets, routes, neighbours, files.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Picture(BTreeMap<String, Vec<String>>);
+
+impl Picture {
+    pub(crate) fn take(host: &Host) -> Result<Self> {
+        let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let ns = host.ns();
+        for family in ["iptables", "ip6tables"] {
+            for flavour in ["legacy", "nft"] {
+                let program = format!("{family}-{flavour}-save");
+                let mut table = "";
+                for line in ns.command(&program).run()?.lines() {
+                    if let Some(name) = line.strip_prefix('*') {
+                        table = name;
+                    } else if let Some((chain, rule)) =
+                        line.strip_prefix("-A ").and_then(|rule| rule.split_once(' '))
+                    {
+                        // Order counts within a chain only.
+                        let chain = format!("{program} {table} {chain}");
+                        all.entry(chain).or_default().push(rule.to_owned());
+                    } else if let Some(chain) = line.strip_prefix(":cali") {
+                        let chain = chain.split(' ').next().unwrap_or_default();
+                        all.entry(format!("{program} {table} cali{chain}")).or_default();
+                    }
+                }
+            }
+        }
+        let lists: [(&str, &[&str]); 5] = [
+            ("ipset", &["save"]),
+            ("ip", &["-4", "route", "show", "proto", "80"]),
+            ("ip", &["-6", "route", "show", "proto", "80"]),
+            ("ip", &["-4", "neigh", "show", "nud", "permanent"]),
+            ("ip", &["-6", "neigh", "show", "nud", "permanent"]),
+        ];
+        for (program, args) in lists {
+            let text = ns.command(program).args(args).run()?;
+            let mut lines: Vec<String> = text.lines().map(steady).collect();
+            lines.sort();
+            all.insert(format!("{program} {args:?}"), lines);
+        }
+        for (name, text) in files(&host.state_dir())? {
+            all.insert(name, text.lines().map(str::to_owned).collect());
+        }
+        Ok(Self(all))
+    }
+
+    /// What one has and the other has not.
+    pub(crate) fn difference(&self, other: &Self) -> Vec<String> {
+        let mut all = Vec::new();
+        let keys = self.0.keys().chain(other.0.keys()).collect::<std::collections::BTreeSet<_>>();
+        for key in keys {
+            let (a, b) = (self.0.get(key), other.0.get(key));
+            if a != b {
+                all.push(format!("{key}:\n  {a:?}\n  {b:?}"));
+            }
+        }
+        all
+    }
+}
+
+/// A set's size grows with its history, and is nobody's decision.
+fn steady(line: &str) -> String {
+    let mut words = line.split(' ').filter(|word| !word.is_empty()).peekable();
+    let mut kept = Vec::new();
+    while let Some(word) = words.next() {
+        if matches!(word, "hashsize" | "initval" | "bucketsize") {
+            words.next();
+        } else {
+            kept.push(word);
+        }
+    }
+    kept.join(" ")
+}
+
+/// What the agent keeps over a reboot and what both must agree on: BIRD's configuration.
+fn files(dir: &Path) -> Result<Vec<(String, String)>> {
+    let bird = "bird/bird.cfg";
+    let text = std::fs::read_to_string(dir.join(bird)).with_context(|| bird.to_owned())?;
+    Ok(vec![(bird.to_owned(), text)])
+}
+
+/// Takes everything away that an agent may have written: what comes next begins anew. The agent
+/// must not run.
+pub(crate) fn wipe(host: &Host) -> Result<()> {
+    let ns = host.ns();
+    ns.command("nft").args(["flush", "ruleset"]).run()?;
+    for program in ["iptables-legacy", "ip6tables-legacy"] {
+        for table in ["raw", "mangle", "nat", "filter"] {
+            for verb in ["-F", "-X"] {
+                let command = ns.command(program).args(["-t", table, verb]);
+                command.env("XTABLES_LOCKFILE", host.run_dir().join("wipe.lock")).run()?;
+            }
+        }
+    }
+    ns.command("ipset").arg("destroy").run()?;
+    flush(ns)?;
+    std::fs::remove_dir_all(host.state_dir().join("bird")).context("BIRD's directory")
+}
+
+fn flush(ns: &Netns) -> Result<()> {
+    for family in ["-4", "-6"] {
+        ns.command("ip").args([family, "route", "flush", "proto", "80"]).run()?;
+        // Without any entry it complains.
+        ns.command("ip").args([family, "neigh", "flush", "nud", "permanent"]).output()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! What must not change on a host while its agent comes and goes: routes, BGP sessions, counters of
+//! rules that stay, and in the end everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use calico_e2e::host::{Flavour, Host};
+use calico_e2e::kernel::Snapshot;
+use calico_e2e::process::Process;
+use calico_e2e::tutorial::{HOSTS, PODS};
+
+/// Chains that no change of this test touches, by what their names begin with: those that the
+/// kernel's own chains call, and those of the two policies that never change.
+const STEADY: [&str; 7] = [
+    "cali-FORWARD",
+    "cali-INPUT",
+    "cali-OUTPUT",
+    "cali-PREROUTING",
+    "cali-POSTROUTING",
+    "cali-pi-security.no-udp",
+    "cali-pi-default.http",
+];
+
+/// Watches a host.
+pub(super) struct Witness {
+    monitor: Process,
+    sessions: Vec<String>,
+    counters: BTreeMap<(String, String), u64>,
+    /// How many counters were compared in all.
+    pub(super) compared: usize,
+}
+
+impl Witness {
+    pub(super) fn start(host: &Host, dir: &Path) -> Result<Self> {
+        let log = dir.join(format!("{}-routes.log", host.spec.name));
+        let monitor = host.ns().command("ip").args(["monitor", "route"]).start(&log)?;
+        let sessions = sessions(host)?;
+        ensure!(!sessions.is_empty(), "no BGP session on {}", host.spec.name);
+        Ok(Self { monitor, sessions, counters: BTreeMap::new(), compared: 0 })
+    }
+
+    /// Compares the counters with those of the last time. Nothing may be writing.
+    pub(super) fn compare_counters(&mut self, host: &Host) -> Result<Vec<String>> {
+        let now = counters(host)?;
+        let mut wrong = Vec::new();
+        for (rule, before) in &self.counters {
+            if let Some(after) = now.get(rule) {
+                self.compared += 1;
+                if after < before {
+                    wrong.push(format!(
+                        "{}: {rule:?} went from {before} to {after}",
+                        host.spec.name
+                    ));
+                }
+            }
+        }
+        self.counters = now;
+        Ok(wrong)
+    }
+
+    /// What became of routes and sessions.
+    pub(super) fn complaints(&mut self, host: &Host) -> Result<Vec<String>> {
+        let name = host.spec.name;
+        ensure!(self.monitor.ended().is_none(), "nobody watched the routes of {name}");
+        let log = self.monitor.log();
+        let pods = PODS.iter().flat_map(|pod| [pod.v4.to_string(), pod.v6.to_string()]);
+        let blocks = HOSTS
+            .iter()
+            .flat_map(|host| [format!("{}/26", host.block4), format!("{}/122", host.block6)]);
+        let steady: Vec<String> = pods.chain(blocks).map(|to| format!("{to} ")).collect();
+        let lost = |line: &&str| {
+            line.strip_prefix("Deleted ").is_some_and(|rest| {
+                let rest = rest.strip_prefix("blackhole ").unwrap_or(rest);
+                steady.iter().any(|to| rest.starts_with(to))
+            })
+        };
+        let mut all: Vec<String> =
+            log.lines().filter(lost).map(|line| format!("{name}: {line}")).collect();
+        let sessions = sessions(host)?;
+        if sessions != self.sessions {
+            all.push(format!("{name}: {:?} became {sessions:?}", self.sessions));
+        }
+        Ok(all)
+    }
+}
+
+/// BIRD's BGP sessions: name, state, and since when.
+fn sessions(host: &Host) -> Result<Vec<String>> {
+    let socket = host.bird_socket();
+    let command = host.ns().command("birdc").arg("-s").arg(socket).args(["show", "protocols"]);
+    let text = command.run()?;
+    let lines = text.lines().filter(|line| line.contains(" BGP "));
+    Ok(lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
+}
+
+fn tool(host: &Host, family: &str, verb: &str) -> String {
+    let flavour = if host.flavour == Flavour::Nft { "nft" } else { "legacy" };
+    format!("{family}-{flavour}{verb}")
+}
+
+/// Packets by table and rule, of rules that exist once in a steady chain.
+fn counters(host: &Host) -> Result<BTreeMap<(String, String), u64>> {
+    let (mut all, mut twice) = (BTreeMap::new(), BTreeSet::new());
+    for family in ["iptables", "ip6tables"] {
+        let text = host.ns().command(tool(host, family, "-save")).arg("-c").run()?;
+        let mut table = "";
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                table = name;
+            }
+            let Some((count, rule)) = line.strip_prefix('[').and_then(|l| l.split_once("] -A "))
+            else {
+                continue;
+            };
+            if !STEADY.iter().any(|chain| rule.starts_with(chain)) {
+                continue;
+            }
+            let packets = count.split(':').next().and_then(|count| count.parse().ok());
+            let key = (format!("{family} {table}"), rule.to_owned());
+            if all.insert(key.clone(), packets.context("no counter")?).is_some() {
+                twice.insert(key);
+            }
+        }
+    }
+    all.retain(|key, _| !twice.contains(key));
+    Ok(all)
+}
+
+/// Everything that the agent of a host wrote, in an order that does not depend on its history.
+pub(super) fn everything(host: &Host) -> Result<BTreeSet<String>> {
+    let snapshot = Snapshot::take(host.ns())?.without_counters().to_string();
+    // What nft shows is what iptables shows, with numbers that depend on the order of writing.
+    let mut text = String::new();
+    let mut part = "";
+    let mut table = "";
+    for line in snapshot.lines() {
+        if let Some(name) = line.strip_prefix("## ") {
+            part = name;
+        }
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        }
+        // Tables and chains of the kernel's own: that a table was looked at makes it.
+        let own = line.starts_with(['*', '#']) || line == "COMMIT";
+        if part == "nft" || own || line.starts_with(':') && !line.contains("cali") {
+            continue;
+        }
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        if part == "ipset" {
+            // How a set grew, and its random seed.
+            for key in ["hashsize", "initval", "bucketsize"] {
+                if let Some(at) = words.iter().position(|word| *word == key) {
+                    words.drain(at..(at + 2).min(words.len()));
+                }
+            }
+        }
+        let place = if part.contains("save") { table } else { "" };
+        text += &format!("{part} {place} {}\n", words.join(" "));
+    }
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Removes everything that the agent of a host wrote, for one that begins with nothing.
+pub(super) fn wipe(host: &Host) -> Result<()> {
+    let ns = host.ns();
+    for family in ["iptables", "ip6tables"] {
+        for table in ["filter", "nat", "mangle", "raw"] {
+            for verb in ["-F", "-X"] {
+                ns.command(tool(host, family, "")).args(["-w", "-t", table, verb]).run()?;
+            }
+        }
+    }
+    ns.command("ipset").arg("destroy").run()?;
+    for family in ["-4", "-6"] {
+        ns.command("ip").args([family, "route", "flush", "proto", "80"]).run()?;
+    }
+    for pod in PODS.iter().filter(|pod| pod.host == host.spec.name) {
+        ns.command("ip")
+            .args(["neigh", "flush", "dev", &pod.interface(), "nud", "permanent"])
+            .run()?;
+    }
+    Ok(())
+}
