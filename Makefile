@@ -4,6 +4,8 @@ SHELL   := /bin/sh
 DESTDIR ?=
 export PATH := $(PATH):/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
+SECONDS ?= 60
+
 # make demo POLICY=1 KEEP=1 FLAVOUR=legacy|nft RELEASE=1
 POLICY  ?=
 KEEP    ?=
@@ -15,7 +17,7 @@ TARGET  := target/$(if $(RELEASE),release,debug)
 # End-to-end tests wait more than they calculate, but the whole of one is a dozen processes.
 E2E_THREADS ?= 2
 
-.PHONY: help setup build test bench demo demo-clean lint fmt doc install
+.PHONY: help setup build test bench fuzz demo demo-clean lint fmt doc install
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +26,7 @@ help:
 	@echo 'make build     the release binary    make install   DESTDIR='
 	@echo 'make lint      formatting, clippy, documentation, all warnings are errors'
 	@echo 'make bench     the calculation, and a new endpoint beside what the raw tools take'
+	@echo 'make fuzz      every decoder, SECONDS=60 in all'
 	@echo 'make setup fmt doc demo-clean'
 
 setup:
@@ -52,6 +55,9 @@ bench: setup
 	CALICO_AGENT_BIN=target/release/calico-agent target/debug/calico-bench
 	cargo test --release --locked -p calico-agent --test felix budget -- --ignored --nocapture
 
+fuzz: setup
+	scripts/fuzz $(SECONDS)
+
 demo: setup
 	cargo build --locked $(PROFILE_FLAG) --workspace --bins
 	@$(TARGET)/calico-demo --flavour $(FLAVOUR) $(if $(POLICY),--policy) $(if $(KEEP),--keep)
@@ -61,6 +67,7 @@ demo-clean:
 
 lint: setup
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 

@@ -1,11 +1,15 @@
 //! The task between the datastore and the dataplane: feeds the pure calculation and publishes
 //! what it says.
 //!
+//! Before the first complete snapshot it publishes nothing, or the last good policy when the host was
+//! booted since that was written; what the datastore says then takes its place.
+//!
 //! It acts at once when idle. While it is busy, batches pile up in its queue and are taken in one
 //! go, so that a burst costs one new state and not one per batch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use calico_datastore::backend::{Batch, SyncEvent};
 use calico_datastore::layout::Rejection;
@@ -20,6 +24,7 @@ use crate::config::{Env, FileConfig, Resolution, Settings, Sources, announce, re
 use crate::desired::DesiredState;
 use crate::status::overview::SyncState;
 use crate::status::systemd::Heartbeat;
+use crate::stored::{StoreSettings, StoredPolicy, describe};
 use crate::telemetry::sparing::{Say, Sparing};
 
 /// How many waiting batches are taken in one go, so that a flood cannot keep the dataplane waiting
@@ -49,28 +54,43 @@ impl Layers {
         let sources = Sources { env: &self.env, file: &self.file, node, global };
         resolve(&sources, &self.defaults, last)
     }
+
+    /// The state that is kept, with the settings that follow from it and from these layers.
+    pub fn state_of(&self, stored: &StoredPolicy) -> DesiredState {
+        let StoreSettings { node, cluster } = &stored.settings;
+        let settings = self.resolve(node.as_deref(), cluster.as_deref(), None).settings;
+        let settings = Arc::new(settings);
+        DesiredState { origin: stored.origin(), settings, ..DesiredState::clone(&stored.state) }
+    }
 }
 
 /// Where the results go.
 #[derive(Debug)]
 pub struct Outputs {
-    /// The desired state; `None` before the first complete snapshot.
+    /// The desired state; `None` before the first complete snapshot when there is none on disk.
     pub desired: watch::Sender<Option<Arc<DesiredState>>>,
     /// What the reading of the datastore has come to.
     pub sync: watch::Sender<SyncState>,
     /// The settings, as far as they are known: before the first snapshot those of this host alone.
     pub settings: watch::Sender<Arc<Settings>>,
+    /// What the datastore says about settings.
+    pub store_settings: watch::Sender<StoreSettings>,
 }
 
-/// Feeds the calculation until the queue ends.
+/// Feeds the calculation until the queue ends. `stored` is in force until the first complete
+/// snapshot.
 pub async fn run(
     node: Name,
     mut layers: watch::Receiver<Arc<Layers>>,
     mut events: mpsc::Receiver<SyncEvent>,
+    stored: Option<StoredPolicy>,
     outputs: Outputs,
     mut heartbeat: Heartbeat,
 ) {
-    let mut calculation = Calculation::new(node, layers.borrow_and_update().clone());
+    let mut calculation = Calculation::new(node, layers.borrow_and_update().clone(), stored);
+    if calculation.stored.is_some() {
+        calculation.publish(&outputs);
+    }
     loop {
         tokio::select! {
             // Cancel-safe: `recv` and `changed` lose nothing when dropped before they are ready,
@@ -99,7 +119,7 @@ pub async fn run(
 
 /// What follows from one complete snapshot, for those who only look: nothing is published.
 pub fn once(node: Name, layers: Layers, batch: Batch) -> (Arc<DesiredState>, SyncState) {
-    let mut calculation = Calculation::new(node, Arc::new(layers));
+    let mut calculation = Calculation::new(node, Arc::new(layers), None);
     calculation.apply(batch);
     calculation.resolve();
     let settings = Arc::clone(&calculation.settings);
@@ -117,6 +137,8 @@ struct Calculation {
     settings_stale: bool,
     sync: SyncState,
     said: Said,
+    /// In force until the first complete snapshot.
+    stored: Option<StoredPolicy>,
 }
 
 /// What was said of things of which there may be thousands.
@@ -127,13 +149,18 @@ struct Said {
 }
 
 impl Calculation {
-    fn new(node: Name, layers: Arc<Layers>) -> Self {
+    fn new(node: Name, layers: Arc<Layers>, stored: Option<StoredPolicy>) -> Self {
         let now = Instant::now();
+        // The settings of then are those of the datastore only; this host's are those of now.
+        let StoreSettings { node: of_node, cluster } =
+            stored.as_ref().map(|stored| stored.settings.clone()).unwrap_or_default();
+        let names = [FelixConfiguration::name_of(&node), FelixConfiguration::CLUSTER.into()];
+        let felix = names.into_iter().zip([of_node, cluster]);
         Self {
             node_configuration: FelixConfiguration::name_of(&node),
             calculator: Calculator::new(node),
             layers,
-            felix: BTreeMap::new(),
+            felix: felix.filter_map(|(name, value)| Some((name, value?))).collect(),
             settings: Arc::default(),
             resolution: None,
             settings_stale: true,
@@ -143,6 +170,7 @@ impl Calculation {
                 accepted: Sparing::new(now),
                 notices: Sparing::new(now),
             },
+            stored,
         }
     }
 
@@ -170,6 +198,10 @@ impl Calculation {
                 objects = batch.updates.len(),
                 "read the datastore"
             );
+            // Every object that there is comes with the first batch.
+            self.felix.clear();
+            self.settings_stale = true;
+            self.stored = None;
         } else if self.sync.waiting.is_some() {
             tracing::info!(revision = batch.revision, "in sync with the datastore again");
         }
@@ -236,6 +268,15 @@ impl Calculation {
                 }
                 changed
             });
+            let settings = self.store_settings();
+            outputs.store_settings.send_if_modified(|current| {
+                let changed = *current != settings;
+                if changed {
+                    *current = settings;
+                }
+                changed
+            });
+            self.publish_stored(outputs);
         }
         if self.sync.complete {
             let desired = self.calculator.desired(Arc::clone(&self.settings), self.sync.revision);
@@ -263,6 +304,32 @@ impl Calculation {
             }
             changed
         });
+    }
+
+    /// Publishes the last good policy, with the settings as they are now.
+    fn publish_stored(&mut self, outputs: &Outputs) {
+        let Some(stored) = &self.stored else { return };
+        let state = Arc::new(self.layers.state_of(stored));
+        outputs.desired.send_if_modified(|current| {
+            let changed = current.as_ref().is_none_or(|old| old.settings != state.settings);
+            if current.is_none()
+                && let Some(what) = describe(state.origin, SystemTime::now())
+            {
+                let (endpoints, revision) = (state.endpoints.len(), state.revision);
+                tracing::warn!(endpoints, revision, "{what}, waiting for etcd");
+            }
+            if changed {
+                *current = Some(state);
+            }
+            changed
+        });
+    }
+
+    fn store_settings(&self) -> StoreSettings {
+        StoreSettings {
+            node: self.felix.get(&self.node_configuration).cloned(),
+            cluster: self.felix.get(FelixConfiguration::CLUSTER).cloned(),
+        }
     }
 
     fn resolve(&mut self) {

@@ -65,8 +65,17 @@ pub enum Command {
     /// Ask the running agent how this host is.
     Status(StatusArgs),
     /// Look for what this host lacks, and say what to do. Changes nothing; needs no running agent.
+    ///
+    /// What the agent does to a kernel is tried in a network namespace that is gone afterwards. Each
+    /// line is `ok`, `warn` or `fail`; the exit code is 1 when anything failed. Beside its own
+    /// environment it counts what the unit gets from calico.env in the configuration directory.
     Check(CheckArgs),
     /// Show what the agent would write now. Writes nothing; needs no running agent.
+    ///
+    /// Rules as iptables-restore takes them, address sets as ipset restore does, routes and neighbours
+    /// as ip does, kernel parameters, and a diff of BIRD's configuration. The exit code is 0 when
+    /// nothing is to be done, 2 when something is, 1 when it cannot be told. What is written to the
+    /// datastore is not shown. It counts calico.env as `check` does.
     Plan(PlanArgs),
     /// Print the version.
     Version,

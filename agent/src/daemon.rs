@@ -38,6 +38,8 @@ use crate::status::files::EndpointFiles;
 use crate::status::overview::{Overview, Registration, SyncState};
 use crate::status::systemd::{Heartbeat, Notifier, Watchdog};
 use crate::status::{aggregate, report};
+use crate::stored::start::{self, Found};
+use crate::stored::{StoreSettings, keeper};
 use crate::telemetry::{Logs, chain};
 
 /// Where the kernel's settings are.
@@ -171,9 +173,19 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let first = layers.resolve(None, None, None).settings;
     let files = empty_files(first.endpoint_status_prefix.as_deref());
     let (node, _) = name::determine(&local.node, &paths.nodename()).map_err(DaemonError::Name)?;
+    let boot = start::boot_id(Path::new(start::BOOT_ID));
+    let (found, kept) = start::find(&paths, &node, &boot).await;
     let exec = Exec::default();
     felix::probe(&exec, first.iptables_backend).await.map_err(DaemonError::Dataplane)?;
-    let felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS));
+    let mut felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS));
+    let stored = match found {
+        Found::Nothing => None,
+        Found::Publish(stored) => Some(stored),
+        Found::InKernel(stored) => {
+            felix.expect(Arc::new(layers.state_of(&stored)));
+            None
+        }
+    };
     let (monitor, monitor_task) =
         Monitor::start(first.interface_prefixes.clone()).await.map_err(DaemonError::Monitor)?;
     let client = Etcd3::new(etcd_config(&local.datastore)).map_err(DaemonError::Datastore)?;
@@ -196,6 +208,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let (desired_tx, desired) = watch::channel(None);
     let (sync_tx, sync) = watch::channel(SyncState::default());
     let (settings_tx, settings) = watch::channel(Arc::new(first));
+    let (store_settings_tx, store_settings) = watch::channel(StoreSettings::default());
     let (events_tx, events) = mpsc::channel(EVENTS);
     let source = Etcd3Source::new(client.clone(), v3::LAYOUT);
     let read = source.status();
@@ -206,7 +219,13 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
             node.clone(),
             layers_rx,
             events,
-            Outputs { desired: desired_tx, sync: sync_tx, settings: settings_tx },
+            stored,
+            Outputs {
+                desired: desired_tx,
+                sync: sync_tx,
+                settings: settings_tx,
+                store_settings: store_settings_tx,
+            },
             watchdog.register("calculation"),
         ),
     );
@@ -241,6 +260,25 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     );
 
     let (problems_tx, problems) = watch::channel(Vec::new());
+    let (kept_tx, kept) = watch::channel(kept);
+    let place = keeper::Place {
+        file: paths.stored_policy(),
+        marker: paths.policy_marker(),
+        node: node.clone(),
+        boot,
+    };
+    let keeping = keeper::Inputs {
+        desired: desired.clone(),
+        settings: store_settings,
+        sync: sync.clone(),
+        reports: parts
+            .iter()
+            .filter(|part| part.required)
+            .map(|part| part.report.clone())
+            .collect(),
+        heartbeat: watchdog.register("policy on disk"),
+    };
+    tasks.spawn("policy on disk", keeper::run(place, keeping, kept_tx));
     let (ready_tx, ready) = watch::channel(false);
     let overview = Arc::new(Overview {
         node: node.to_string(),
@@ -251,6 +289,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         parts,
         ready,
         files: problems,
+        kept,
         bird_socket: paths.bird_socket(),
     });
     let (states_tx, states) = watch::channel(None);

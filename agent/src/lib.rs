@@ -34,5 +34,6 @@ pub mod signals;
 pub mod startup;
 pub mod status;
 pub mod store;
+pub mod stored;
 pub mod telemetry;
 pub mod timestamp;

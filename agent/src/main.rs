@@ -9,7 +9,7 @@ use calico_agent::cli::{CheckArgs, Cli, Command, Output, PlanArgs, RunArgs, Stat
 use calico_agent::config::Env;
 use calico_agent::daemon::{self, Options};
 use calico_agent::preview;
-use calico_agent::startup::Startup;
+use calico_agent::startup::{self, Startup};
 use calico_agent::status::document::Overall;
 use calico_agent::telemetry;
 use clap::Parser;
@@ -92,7 +92,8 @@ fn status(args: &StatusArgs) -> u8 {
 
 fn check(args: &CheckArgs) -> u8 {
     let Some(runtime) = small_runtime() else { return exit::FAILURE };
-    let found = runtime.block_on(check::check(&args.run, Env::of_process()));
+    let env = startup::environment(&args.run.paths(), Env::of_process());
+    let found = runtime.block_on(check::check(&args.run, env));
     // A trial that hangs would be waited for otherwise.
     runtime.shutdown_background();
     if !answer_with(args.output, &found, |found| finding::render(found)) {
@@ -105,7 +106,8 @@ fn check(args: &CheckArgs) -> u8 {
 }
 
 fn plan(args: &PlanArgs) -> u8 {
-    let startup = match Startup::read(&args.run, Env::of_process()) {
+    let env = startup::environment(&args.run.paths(), Env::of_process());
+    let startup = match Startup::read(&args.run, env) {
         Ok(startup) => startup,
         Err(error) => {
             complain(&error.to_string());

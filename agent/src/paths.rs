@@ -50,6 +50,16 @@ impl Paths {
         self.state_dir.join("nodename")
     }
 
+    /// The last good policy: what was in force, for a start without the datastore.
+    pub fn stored_policy(&self) -> PathBuf {
+        self.state_dir.join("policy.json")
+    }
+
+    /// Says that the kernel was given something newer than [`Self::stored_policy`] since the boot.
+    pub fn policy_marker(&self) -> PathBuf {
+        self.run_dir.join("policy.boot")
+    }
+
     /// BIRD's configuration: in the state directory, so that BGP starts after a reboot with what
     /// it had.
     pub fn bird_config(&self) -> PathBuf {

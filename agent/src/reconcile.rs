@@ -83,6 +83,8 @@ pub struct Report {
     pub drift: Vec<Drift>,
     /// What was put right since the start. Filled by the loop from `drift`.
     pub repairs: Repairs,
+    /// The run was about a state from disk. Filled by the loop.
+    pub stored: bool,
     /// Run again after this time, even when nothing changes (refresh, a grace that ends).
     pub wake_after: Option<Duration>,
     /// True: what failed may work if tried again soon; the loop backs off.
@@ -151,6 +153,7 @@ pub async fn run<R: Reconciler>(
         let mut report = reconciler.reconcile(&world, wake).await;
         repairs.note(R::NAME, &report.drift, SystemTime::now());
         report.repairs = repairs.clone();
+        report.stored = world.desired.origin.is_stored();
         retry.after_run(report.retry, Instant::now());
         let timer = next_wake(retry.due, report.wake_after.map(|time| Instant::now() + time));
         log_problems(R::NAME, reports.borrow().as_ref(), &report);

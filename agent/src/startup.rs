@@ -1,6 +1,8 @@
 //! What a start reads before anything else: command line, environment and `agent.toml`, put
 //! together once for every command that works as `run` does. It reads one file and writes nothing.
 
+use std::path::Path;
+
 use crate::calculation::Layers;
 use crate::cli::RunArgs;
 use crate::config::{Env, FileConfig, FileError, Flags, Local, LocalError, Settings};
@@ -44,9 +46,41 @@ impl Startup {
     }
 }
 
+/// Files that the unit of the agent gets its environment from, the weakest first, beside
+/// `calico.env` in the configuration directory.
+const ENVIRONMENT_FILES: [&str; 2] = ["/etc/default/calico-agent", "/etc/sysconfig/calico-agent"];
+
+/// The environment that the unit would run in, for commands that are typed by hand: what this
+/// process has, and below that what the unit's files say. A file that is not there says nothing.
+pub fn environment(paths: &Paths, process: Env) -> Env {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let mut env = Env::of_file(&read(&paths.config_dir.join("calico.env")));
+    // Somebody else's directories are not those of the unit.
+    if paths.config_dir == Paths::default().config_dir {
+        for path in ENVIRONMENT_FILES.iter().rev() {
+            env = env.or(Env::of_file(&read(Path::new(path))));
+        }
+    }
+    process.or(env)
+}
+
 /// The layers of the settings that this host holds.
 pub fn layers(paths: &Paths, env: Env, file: FileConfig) -> Layers {
     let defaults =
         Settings { endpoint_status_prefix: Some(paths.run_dir.clone()), ..Settings::default() };
     Layers { env, file, defaults }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_the_unit_is_below_the_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { config_dir: dir.path().to_owned(), ..Paths::default() };
+        std::fs::write(dir.path().join("calico.env"), "IP=10.0.0.1\nAS=64513\n").unwrap();
+        let env = environment(&paths, Env::from([("AS", "64514"), ("IP", "")]));
+        assert_eq!((env.get("IP"), env.get("AS")), (Some("10.0.0.1"), Some("64514")));
+    }
 }

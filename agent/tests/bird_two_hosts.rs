@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use calico_agent::desired::MeshPeer;
+use calico_agent::drift::Change;
 use calico_agent::exec::Exec;
 use calico_agent::reconcile::{Reconciler as _, Report, Wake};
 use calico_agent::routes::bird::{BgpSession, Bird, PeerType, sessions, status};
@@ -278,6 +279,56 @@ fn a_bird_that_ends_and_comes_back_is_noticed() {
         let report = host.reconcile(Wake::Timer).await;
         assert!(report.problems.is_empty(), "{:?}", report.problems);
         assert_eq!(fact(&report.facts, "writes"), 1);
+    });
+}
+
+#[test]
+fn a_configuration_that_others_change_is_put_right_and_told() {
+    in_namespace(|| async {
+        let mut host = Host::new(1, 2);
+        host.reconcile(Wake::Start).await;
+        let _daemon = host.start_bird();
+        let socket = host.socket();
+        eventually("BIRD answers", || async { status(&socket).await.is_ok() }).await;
+        let report = host.reconcile(Wake::Timer).await;
+        assert!(report.problems.is_empty() && report.drift.is_empty(), "{report:?}");
+        let path = config(host.dir.path());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let reloads = fact(&report.facts, "reloads");
+        let report = host.reconcile(Wake::Timer).await;
+        assert!(report.wake_after.unwrap() < std::time::Duration::from_secs(3), "{report:?}");
+        assert_eq!(fact(&report.facts, "reloads"), reloads, "reloaded without need");
+
+        let edited = text.replacen("router id 172.17.0.1", "router id 1.2.3.4", 1);
+        assert_ne!(edited, text);
+        for (broken, change) in [
+            (Some(edited.as_str()), Change::Modified),
+            (Some("not a configuration"), Change::Modified),
+            (None, Change::Missing),
+            (Some(""), Change::Missing),
+        ] {
+            match broken {
+                Some(broken) => std::fs::write(&path, broken).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            let report = host.reconcile(Wake::Timer).await;
+            let told: Vec<_> = report.drift.iter().map(|one| one.change).collect();
+            assert_eq!(told, [change], "{:?}", report.drift);
+            assert!(report.drift[0].subject.ends_with("bird.cfg"), "{:?}", report.drift);
+            assert!(report.problems.is_empty(), "{report:?}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+            assert!(host.reconcile(Wake::Timer).await.drift.is_empty());
+        }
+        // Again and again: put right each time, but ever more seldom, and somebody is named.
+        let mut report = Report::default();
+        for _ in 0..8 {
+            std::fs::write(&path, &edited).unwrap();
+            report = host.reconcile(Wake::Timer).await;
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        assert!(report.problems[0].message.contains("again and again"), "{report:?}");
+        assert!(report.wake_after.unwrap() > std::time::Duration::from_secs(10), "{report:?}");
+        assert!(host.reconcile(Wake::Timer).await.problems.is_empty(), "it is over");
     });
 }
 

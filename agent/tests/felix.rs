@@ -16,6 +16,8 @@ mod churn;
 mod connections;
 #[path = "felix/contention.rs"]
 mod contention;
+#[path = "felix/disk.rs"]
+mod disk;
 #[path = "felix/economy.rs"]
 mod economy;
 #[path = "felix/host.rs"]

@@ -130,6 +130,20 @@ impl Etcd {
         })
     }
 
+    /// Deletes keys and writes others, all at one revision, which is returned.
+    ///
+    /// # Errors
+    /// When etcd does not take it.
+    pub fn exchange(&self, deletes: &[String], puts: &[(String, String)]) -> Result<i64> {
+        self.with(async |mut client| {
+            let deletes = deletes.iter().map(|key| TxnOp::delete(key.as_str(), None));
+            let puts = puts.iter().map(|(k, v)| TxnOp::put(k.as_str(), v.as_str(), None));
+            let all: Vec<_> = deletes.chain(puts).collect();
+            let answer = client.txn(Txn::new().and_then(all)).await?;
+            Ok(answer.header().map_or(0, etcd_client::ResponseHeader::revision))
+        })
+    }
+
     /// Deletes one key. Returns the revision.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! A host: a namespace on the wire, the agent's three directories, the agent, BIRD.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -94,6 +95,11 @@ impl Host {
         self.dir.join("lib")
     }
 
+    /// The last good policy, as the agent keeps it on disk; see [`crate::reboot::content`].
+    pub fn stored_policy(&self) -> PathBuf {
+        self.state_dir().join("policy.json")
+    }
+
     /// The agent's log.
     pub fn agent_log(&self) -> PathBuf {
         self.dir.join("agent.log")
@@ -115,10 +121,22 @@ impl Host {
     /// # Errors
     /// When the agent is not built.
     pub fn agent_command(&self) -> Result<Command> {
+        self.command("run", &[])
+    }
+
+    /// `run`, `check` or `plan`, which take the same options, started by `how` (`setpriv …`).
+    ///
+    /// # Errors
+    /// When the agent is not built.
+    pub fn command(&self, what: &str, how: &[&str]) -> Result<Command> {
+        let words = how.iter().map(OsString::from).chain([agent_binary()?.into_os_string()]);
+        let mut words = words.collect::<Vec<_>>().into_iter();
+        let program = words.next().context("no program")?;
         let mut command = self
             .ns
-            .command(agent_binary()?)
-            .arg("run")
+            .command(program)
+            .args(words)
+            .arg(what)
             .arg("--config-dir")
             .arg(self.config_dir())
             .arg("--run-dir")

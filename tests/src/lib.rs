@@ -28,6 +28,7 @@ pub mod netns;
 pub mod pod;
 pub mod probe;
 pub mod process;
+pub mod reboot;
 pub mod run;
 pub mod server;
 pub mod status;

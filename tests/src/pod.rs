@@ -33,15 +33,24 @@ impl Pod {
     /// # Errors
     /// When the kernel refuses.
     pub fn create(run: &Run, host: &Host, spec: &PodSpec) -> Result<Self> {
-        let ns = Netns::new(run, spec.name)?;
-        let (interface, mac, name) = (spec.interface(), spec.mac, ns.name());
+        let pod = Self { spec: *spec, ns: Netns::new(run, spec.name)? };
+        pod.wire(host)?;
+        Ok(pod)
+    }
+
+    /// Makes the veth pair: for the first time, or again after it was deleted.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn wire(&self, host: &Host) -> Result<()> {
+        let (interface, mac, name) = (self.spec.interface(), self.spec.mac, self.ns.name());
         host.ns().ip(&format!(
             "link add {interface} address {HOST_MAC} type veth \
              peer name eth0 address {mac} netns {name}\n\
              link set {interface} up\n"
         ))?;
-        let (v4, v6) = (spec.v4, spec.v6);
-        ns.ip(&format!(
+        let (v4, v6) = (self.spec.v4, self.spec.v6);
+        self.ns.ip(&format!(
             "link set eth0 up\n\
              addr add {v4}/32 dev eth0\n\
              route add {GATEWAY_V4} dev eth0 scope link\n\
@@ -49,9 +58,7 @@ impl Pod {
              addr add {v6}/128 dev eth0 nodad\n\
              route add default via {GATEWAY_V6} dev eth0\n"
         ))?;
-        let pod = Self { spec: *spec, ns };
-        pod.set_neighbours()?;
-        Ok(pod)
+        self.set_neighbours()
     }
 
     /// Writes the routes that the original CNI plugin writes on the host: protocol boot.

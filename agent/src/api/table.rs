@@ -33,6 +33,11 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         (None, true) => writeln!(out, "Datastore   in sync at revision {}", store.revision)?,
         (None, false) => writeln!(out, "Datastore   reading")?,
     }
+    if let Some(stored) = &status.stored {
+        let age = stored.age_seconds.map(|age| format!(" ({} old)", duration(age)));
+        let (since, age) = (&stored.since, age.unwrap_or_default());
+        writeln!(out, "Policy      of {since}{age} from disk, until the datastore answers")?;
+    }
     writeln!(out, "Node entry  {}", store.registration)?;
     for part in &status.parts {
         let applied = match part.applied {
@@ -41,7 +46,8 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
             None if status.state == Overall::Starting => "not programmed yet".to_owned(),
             None => "not in force".to_owned(),
         };
-        let fact = part.facts.get("dataplane").map_or(String::new(), |fact| format!(", {fact}"));
+        let facts = ["dataplane", "configuration"].map(|name| part.facts.get(name));
+        let fact: String = facts.into_iter().flatten().map(|fact| format!(", {fact}")).collect();
         writeln!(out, "{:<11} {applied}{fact}", part.name)?;
     }
 

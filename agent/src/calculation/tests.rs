@@ -21,12 +21,14 @@ fn outputs() -> (Outputs, Rig) {
     let (desired_tx, desired) = watch::channel(None);
     let (sync_tx, sync) = watch::channel(SyncState::default());
     let (settings_tx, settings) = watch::channel(Arc::default());
+    let (store_settings_tx, _) = watch::channel(StoreSettings::default());
     let make = || Outputs {
         desired: desired_tx.clone(),
         sync: sync_tx.clone(),
         settings: settings_tx.clone(),
+        store_settings: store_settings_tx.clone(),
     };
-    let calculation = Calculation::new("calico-01".into(), layers(&[]));
+    let calculation = Calculation::new("calico-01".into(), layers(&[]), None);
     (make(), Rig { calculation, outputs: make(), desired, sync, settings })
 }
 
@@ -179,7 +181,7 @@ async fn what_piled_up_becomes_one_state_and_the_end_of_the_queue_ends_the_task(
         events.try_send(SyncEvent::Changes(batch)).unwrap();
     }
     let heartbeat = Watchdog::new().register("calculation");
-    let task = tokio::spawn(run("n".into(), layers_rx, events_rx, outputs, heartbeat));
+    let task = tokio::spawn(run("n".into(), layers_rx, events_rx, None, outputs, heartbeat));
     rig.desired.changed().await.unwrap();
     assert_eq!((rig.state().generation, rig.state().revision), (1, 50));
     assert_eq!(rig.state().settings.log_level, "debug");
@@ -204,4 +206,51 @@ fn a_notice_is_told_when_it_comes_changes_or_goes_and_not_again() {
         ]
     );
     assert_eq!(notice_news(&now, &now), []);
+}
+
+/// A policy from disk with that log level in the FelixConfiguration of then.
+fn stored(level: &str) -> StoredPolicy {
+    let parameters = [("LogSeverityScreen".into(), level.into())].into();
+    let block = "10.0.0.0/26".parse().unwrap();
+    let state =
+        DesiredState { revision: 5, blocks: imbl::OrdSet::unit(block), ..Default::default() };
+    StoredPolicy {
+        node: "calico-01".into(),
+        boot: "before".to_owned(),
+        written: SystemTime::UNIX_EPOCH,
+        state: Arc::new(state),
+        settings: StoreSettings {
+            node: None,
+            cluster: Some(Arc::new(FelixConfiguration { parameters })),
+        },
+    }
+}
+
+#[test]
+fn the_policy_from_disk_is_in_force_until_the_first_snapshot() {
+    let mut rig = Rig::new();
+    rig.calculation = Calculation::new("calico-01".into(), layers(&[]), Some(stored("error")));
+    rig.calculation.publish(&rig.outputs);
+    let state = rig.state();
+    assert_eq!((state.generation, state.revision, state.blocks.len()), (0, 5, 1));
+    assert_eq!(state.origin, crate::desired::Origin::Stored { since: 0 });
+    // The datastore of then; this host of now.
+    assert_eq!(state.settings.log_level, "error");
+    rig.take(waiting("etcd: away"));
+    assert!(!rig.desired.has_changed().unwrap(), "nothing new is known");
+    assert_eq!(rig.settings.borrow().log_level, "error");
+    rig.calculation.set_layers(layers(&[("FELIX_LOGSEVERITYSCREEN", "debug")]));
+    rig.take(waiting("etcd: still away"));
+    assert_eq!(rig.state().settings.log_level, "debug");
+    assert!(rig.state().origin.is_stored() && !rig.sync.borrow().complete);
+    // An object that is not in the snapshot is not there, whatever was on disk.
+    rig.calculation.set_layers(layers(&[]));
+    rig.changes(Batch { revision: 9, ..Batch::default() });
+    let state = rig.state();
+    assert_eq!((state.generation, state.revision, state.blocks.len()), (1, 9, 0));
+    assert_eq!((state.origin.is_stored(), state.settings.log_level.as_str()), (false, "info"));
+    rig.calculation.set_layers(layers(&[("FELIX_LOGSEVERITYSCREEN", "error")]));
+    rig.take(waiting("etcd: away again"));
+    assert!(!rig.state().origin.is_stored());
+    assert_eq!(rig.state().settings.log_level, "error");
 }

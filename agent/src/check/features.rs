@@ -99,10 +99,10 @@ pub fn features(
 }
 
 /// One transaction with all of them.
-pub fn transaction<'a>(features: impl Iterator<Item = &'a Feature> + Clone) -> String {
+pub fn transaction(features: &[&Feature]) -> String {
     let mut text = String::new();
     for table in Table::ALL {
-        let mut lines = features.clone().filter(|feature| feature.table == table).peekable();
+        let mut lines = features.iter().filter(|feature| feature.table == table).peekable();
         if lines.peek().is_none() {
             continue;
         }
@@ -235,10 +235,11 @@ mod tests {
     #[test]
     fn one_transaction_a_table() {
         let all = features(Family::V4, &Settings::default(), true, "s");
-        let text = transaction(all.iter());
+        let text = transaction(&all.iter().collect::<Vec<_>>());
         assert_eq!(text.matches("COMMIT").count(), 3);
         assert!(text.starts_with("*raw\n:cali-check - [0:0]\n-A cali-check -m comment"), "{text}");
-        let one = transaction(all.iter().filter(|feature| feature.name == "mac"));
+        let one: Vec<_> = all.iter().filter(|feature| feature.name == "mac").collect();
+        let one = transaction(&one);
         assert_eq!(one.lines().count(), 4, "{one}");
     }
 }

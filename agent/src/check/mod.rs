@@ -69,8 +69,11 @@ pub async fn check(args: &RunArgs, env: Env) -> Vec<Finding> {
         Some(local) => probe::etcd::probe(&etcd_config(&local.datastore)).await,
         None => (Vec::new(), None),
     };
-    // Not waited for where nobody answers.
-    let answers = store.0.iter().any(|member| member.answer.is_ok());
+    // Not waited for where nobody answers, or where there is nothing to be read yet.
+    let is_ready = |member: &judge::etcd::Member| {
+        member.answer.as_ref().is_ok_and(|answer| answer.ready == Some(true))
+    };
+    let answers = store.0.iter().any(is_ready);
     let read = match (&local, name) {
         (Some(local), Some(name)) if answers => read_store(local, name, layers).await,
         _ => None,

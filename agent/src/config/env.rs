@@ -24,6 +24,28 @@ impl Env {
         std::env::vars_os().filter_map(text).collect()
     }
 
+    /// The variables of a file as systemd reads it (`EnvironmentFile=`): `NAME=value`, with or without
+    /// quotes, comment lines with `#` or `;`, a backslash at the end of a line that goes on.
+    pub fn of_file(text: &str) -> Self {
+        let joined = text.replace("\\\n", " ");
+        let lines = joined.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
+        let pairs = lines.filter_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            let value = value.trim();
+            let quoted = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
+            let value = quoted('"').or_else(|| quoted('\'')).unwrap_or(value);
+            Some((name.trim().to_owned(), value.to_owned()))
+        });
+        pairs.collect()
+    }
+
+    /// These variables, and those of `weaker` where these say nothing.
+    #[must_use]
+    pub fn or(self, mut weaker: Self) -> Self {
+        weaker.0.extend(self.0.into_iter().filter(|(_, value)| !value.trim().is_empty()));
+        weaker
+    }
+
     /// The value of `name` without spaces around it. Empty counts as not set: that is what
     /// environment files and container tools make of "nothing".
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -68,6 +90,25 @@ impl<const N: usize> From<[(&str, &str); N]> for Env {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_as_systemd_reads_it() {
+        let text = "# comment\n; another\n\nA=1\n B = two words \nC=\"quo ted\"\nD='x'\nE=\"odd\n\
+                    F=a\\\n  b\nno assignment\n";
+        let env = Env::of_file(text);
+        let expected = [
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "quo ted"),
+            ("D", "x"),
+            ("E", "\"odd"),
+            ("F", "a   b"),
+        ];
+        assert_eq!(env, Env::from(expected));
+        let own = Env::from([("A", "mine"), ("B", " ")]);
+        let both = own.or(env);
+        assert_eq!((both.get("A"), both.get("B")), (Some("mine"), Some("two words")));
+    }
 
     #[test]
     fn empty_is_not_set_and_upper_case_wins() {

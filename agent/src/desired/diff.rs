@@ -114,7 +114,7 @@ impl DesiredState {
         diff
     }
 
-    /// True when everything but generation, revision and settings is equal, at the cost of what
+    /// True when everything but generation, revision, origin and settings is equal, at the cost of what
     /// differs.
     pub fn has_content_of(&self, other: &Self) -> bool {
         same_map(&self.endpoints, &other.endpoints)

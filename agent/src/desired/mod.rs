@@ -9,6 +9,7 @@ mod class;
 mod diff;
 mod endpoint;
 mod host;
+mod origin;
 mod rule;
 mod set;
 
@@ -24,6 +25,7 @@ pub use class::{AclClass, ClassId, DirectionAcl, TierAcl};
 pub use diff::{Change, DesiredDiff, SetChange};
 pub use endpoint::LocalEndpoint;
 pub use host::{HostEndpoints, HostTiers, LocalHostEndpoint};
+pub use origin::Origin;
 pub use rule::{ActiveRule, ActiveRules, SideMatch};
 pub use set::{AddressSet, Member, SetId, SetKind};
 
@@ -34,6 +36,8 @@ pub struct DesiredState {
     pub generation: u64,
     /// The revision of the store that it was calculated from.
     pub revision: i64,
+    /// Where it comes from. One from disk has the generation 0.
+    pub origin: Origin,
     /// The endpoints of this host.
     pub endpoints: OrdMap<WorkloadEndpointId, Arc<LocalEndpoint>>,
     /// The ACL classes that the endpoints use.

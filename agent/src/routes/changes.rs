@@ -5,9 +5,11 @@
 //! reconciler never believes it and reads the place instead. It does no I/O.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use calico_datastore::model::Cidr;
+use imbl::OrdSet;
 use tokio::sync::Notify;
 
 /// Places that are to be read again.
@@ -19,6 +21,12 @@ pub struct Touched {
     pub marked: bool,
     /// Routes and neighbours on these pod interfaces, by index.
     pub interfaces: BTreeSet<u32>,
+    /// Routes to these destinations, wherever they lead.
+    pub destinations: BTreeSet<Cidr>,
+    /// These pod interfaces went down, came up, or got another Ethernet address: the kernel has
+    /// dropped routes and neighbours there, IPv4 routes without a word. They may be up again before
+    /// anybody sees them down.
+    pub flapped: BTreeSet<u32>,
 }
 
 impl Touched {
@@ -37,6 +45,24 @@ pub struct Interest {
     pub protocols: BTreeSet<u8>,
     /// Destinations that a foreign route keeps us from.
     pub contested: BTreeSet<Cidr>,
+    /// Destinations that a pod wants.
+    pub claimed: OrdSet<Cidr>,
+    /// Destinations of our blocks.
+    pub blocks: OrdSet<Cidr>,
+    /// Addresses whose neighbour entries are permanent.
+    pub fixed: OrdSet<IpAddr>,
+    /// Places where somebody works against us: looked at again when their time has come, not when
+    /// he writes again.
+    pub ignored: BTreeSet<Place>,
+}
+
+/// Something that is one way or another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The routes to a destination.
+    Route(Cidr),
+    /// The neighbour entry of an address on an interface.
+    Neighbour(u32, IpAddr),
 }
 
 #[derive(Debug, Default)]

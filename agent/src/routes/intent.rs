@@ -15,7 +15,7 @@ use imbl::{OrdMap, OrdSet};
 use super::monitor::Links;
 use super::plan::{CALICO_PROTOCOL, Route, Rules, Want, Wanted, is_link_scope};
 use crate::config::Settings;
-use crate::desired::LocalEndpoint;
+use crate::desired::{LocalEndpoint, Origin};
 use crate::reconcile::{EndpointState, World};
 
 /// What a change of the world makes stale.
@@ -42,10 +42,17 @@ pub struct Intent {
     links: Links,
     blocks: OrdSet<Cidr>,
     settings: Arc<Settings>,
+    origin: Origin,
     /// Who wants a destination. More than one: the first that can have it gets it.
     claims: BTreeMap<Cidr, BTreeSet<WorkloadEndpointId>>,
     users: BTreeMap<InterfaceName, BTreeSet<WorkloadEndpointId>>,
     pods: BTreeMap<u32, InterfaceName>,
+    /// Interfaces that were pods' until they got another name.
+    former: BTreeSet<u32>,
+    /// The keys of `claims`, for the monitor.
+    claimed: OrdSet<Cidr>,
+    /// Addresses of endpoints whose Ethernet address is known.
+    fixed: OrdSet<IpAddr>,
     /// Interfaces that died under an operation; the monitor will say so in a moment.
     dead: BTreeSet<u32>,
 }
@@ -64,6 +71,7 @@ impl Intent {
         let desired = &world.desired;
         stale.everything = !same_routes(&self.settings, &desired.settings);
         self.settings = Arc::clone(&desired.settings);
+        self.origin = desired.origin;
 
         let old = std::mem::replace(&mut self.endpoints, desired.endpoints.clone());
         for change in old.diff(&desired.endpoints) {
@@ -133,6 +141,7 @@ impl Intent {
             stale.destinations.insert(*block);
         }
         stale.gone.retain(|index| !self.pods.contains_key(index));
+        self.note_former(&mut stale);
         stale
     }
 
@@ -141,10 +150,17 @@ impl Intent {
         Rules {
             protocol: self.settings.route_protocol,
             remove_external: self.settings.remove_external_routes,
+            keep: self.origin.is_stored(),
             ipv6: self.settings.ipv6,
             pods: &self.pods,
+            former: &self.former,
             now,
         }
+    }
+
+    /// Where what is wanted comes from.
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// The settings in force.
@@ -155,6 +171,22 @@ impl Intent {
     /// The pod interfaces by index.
     pub fn pods(&self) -> &BTreeMap<u32, InterfaceName> {
         &self.pods
+    }
+
+    /// True for an interface on which routes of ours may be.
+    pub fn is_watched(&self, device: u32) -> bool {
+        self.pods.contains_key(&device) || self.former.contains(&device)
+    }
+
+    /// Interfaces that were pods' and have another name now.
+    pub fn former(&self) -> &BTreeSet<u32> {
+        &self.former
+    }
+
+    /// Every destination that an endpoint wants, every block, and every address whose neighbour
+    /// entry is permanent: for the monitor, which must know them all.
+    pub fn watched(&self) -> (OrdSet<Cidr>, OrdSet<Cidr>, OrdSet<IpAddr>) {
+        (self.claimed.clone(), self.blocks.clone(), self.fixed.clone())
     }
 
     /// The name of any interface; for messages, it searches.
@@ -172,10 +204,10 @@ impl Intent {
         self.claims.contains_key(destination) || self.blocks.contains(destination)
     }
 
-    /// True for a route that is to be looked at: on a pod interface, with one of our protocols, or
-    /// where somebody wants one.
+    /// True for a route that is to be looked at: on an interface where ours may be, with one of our
+    /// protocols, or where somebody wants one.
     pub fn concerns(&self, route: &Route) -> bool {
-        route.device.is_some_and(|device| self.pods.contains_key(&device))
+        route.device.is_some_and(|device| self.is_watched(device))
             || route.protocol == CALICO_PROTOCOL
             || route.protocol == self.settings.route_protocol
             || self.is_claimed(&route.destination)
@@ -210,6 +242,17 @@ impl Intent {
             if let Some(name) = self.pods.get(&device).cloned() {
                 self.mark_interface(&name, Some(device), &mut stale);
             }
+        }
+        stale
+    }
+
+    /// As [`Intent::revive`] for one interface that came up again.
+    pub fn revive_one(&mut self, device: u32) -> Stale {
+        let mut stale = Stale::default();
+        self.dead.remove(&device);
+        stale.read.insert(device);
+        if let Some(name) = self.pods.get(&device).cloned() {
+            self.mark_interface(&name, Some(device), &mut stale);
         }
         stale
     }
@@ -299,8 +342,35 @@ impl Intent {
         })
     }
 
+    /// An interface that left its name behind still exists, and what we put there with it.
+    fn note_former(&mut self, stale: &mut Stale) {
+        if stale.gone.is_empty() && self.former.is_empty() {
+            return;
+        }
+        let there: BTreeSet<u32> = self.links.values().map(|link| link.index).collect();
+        for index in &stale.gone {
+            if there.contains(index) {
+                self.former.insert(*index);
+                stale.read.insert(*index);
+            }
+        }
+        stale.gone.retain(|index| !there.contains(index));
+        let former = std::mem::take(&mut self.former);
+        for index in former {
+            if !there.contains(&index) {
+                stale.gone.insert(index);
+            } else if !self.pods.contains_key(&index) {
+                self.former.insert(index);
+            }
+        }
+    }
+
     fn claim(&mut self, id: &WorkloadEndpointId, endpoint: &LocalEndpoint) {
         for destination in &endpoint.addresses {
+            self.claimed.insert(*destination);
+            if endpoint.mac.is_some() {
+                self.fixed.insert(destination.address());
+            }
             self.claims.entry(*destination).or_default().insert(id.clone());
         }
         let users = self.users.entry(endpoint.interface.clone()).or_default();
@@ -314,8 +384,15 @@ impl Intent {
         for destination in &endpoint.addresses {
             if let Some(claimants) = self.claims.get_mut(destination) {
                 claimants.remove(id);
+                let another = |id: &WorkloadEndpointId| {
+                    self.endpoints.get(id).is_some_and(|other| other.mac.is_some())
+                };
+                if !claimants.iter().any(another) {
+                    self.fixed.remove(&destination.address());
+                }
                 if claimants.is_empty() {
                     self.claims.remove(destination);
+                    self.claimed.remove(destination);
                 }
             }
         }

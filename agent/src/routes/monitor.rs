@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use futures::channel::mpsc::UnboundedReceiver;
 use imbl::OrdMap;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket as _, SocketAddr};
@@ -23,7 +26,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use super::changes::{Changes, Interest};
+use super::changes::{Changes, Interest, Place};
 use super::kernel::destination_of;
 
 /// Bytes of receive buffer asked for; the kernel grants at most `net.core.rmem_max`, doubled.
@@ -137,7 +140,7 @@ impl Source {
             let mut all = LinkTable::default();
             let mut links = self.handle.link().get().execute().boxed();
             while let Some(link) = links.next().await {
-                all.set(&link.map_err(MonitorError::Links)?);
+                let _ = all.set(&link.map_err(MonitorError::Links)?);
             }
             Ok(all)
         };
@@ -237,16 +240,25 @@ fn handle_message(
     match message.payload {
         NetlinkPayload::Overrun(_) => return true,
         NetlinkPayload::InnerMessage(inner) => match inner {
-            RouteNetlinkMessage::NewLink(link) => table.set(&link),
+            RouteNetlinkMessage::NewLink(link) => {
+                let index = link.header.index;
+                if table.set(&link) && table.is_pod(index, interest) {
+                    changes.touch(|touched| {
+                        touched.flapped.insert(index);
+                    });
+                }
+            }
             RouteNetlinkMessage::DelLink(link) => table.remove(&link),
             _ if own => {}
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 route_event(&route, table, interest, changes);
             }
             // Reachable, stale, probe… come and go all the time; only permanent entries are
-            // somebody's decision.
+            // somebody's decision, and what takes their place.
             RouteNetlinkMessage::NewNeighbour(neighbour)
-                if neighbour.header.state != NeighbourState::Permanent => {}
+                if neighbour.header.state != NeighbourState::Permanent
+                    && !neighbour_address(&neighbour)
+                        .is_some_and(|address| interest.fixed.contains(&address)) => {}
             RouteNetlinkMessage::NewNeighbour(neighbour)
             | RouteNetlinkMessage::DelNeighbour(neighbour) => {
                 neighbour_event(&neighbour, table, interest, changes);
@@ -271,14 +283,27 @@ fn route_event(route: &RouteMessage, table: &LinkTable, interest: &Interest, cha
     if id != u32::from(RouteHeader::RT_TABLE_MAIN) {
         return;
     }
+    let destination = destination_of(route);
+    if destination.is_some_and(|to| interest.ignored.contains(&Place::Route(to))) {
+        return;
+    }
+    // A route that replaces another names only itself: the other may have been anywhere.
+    let wanted =
+        destination.filter(|to| interest.claimed.contains(to) || interest.blocks.contains(to));
     if let Some(index) = oif.filter(|index| table.is_pod(*index, interest)) {
         changes.touch(|touched| {
             touched.interfaces.insert(index);
+            touched.destinations.extend(wanted);
         });
-    } else if destination_of(route).is_some_and(|to| interest.contested.contains(&to)) {
+    } else if destination.is_some_and(|to| interest.contested.contains(&to)) {
         changes.touch(|touched| touched.everything = true);
     } else if interest.protocols.contains(&u8::from(route.header.protocol)) {
-        changes.touch(|touched| touched.marked = true);
+        changes.touch(|touched| {
+            touched.marked = true;
+            touched.destinations.extend(wanted);
+        });
+    } else if wanted.is_some() {
+        changes.touch(|touched| touched.everything = true);
     }
 }
 
@@ -290,11 +315,21 @@ fn neighbour_event(
 ) {
     let index = neighbour.header.ifindex;
     let routed = matches!(neighbour.header.family, AddressFamily::Inet | AddressFamily::Inet6);
-    if routed && table.is_pod(index, interest) {
+    let ignored = neighbour_address(neighbour)
+        .is_some_and(|address| interest.ignored.contains(&Place::Neighbour(index, address)));
+    if routed && !ignored && table.is_pod(index, interest) {
         changes.touch(|touched| {
             touched.interfaces.insert(index);
         });
     }
+}
+
+fn neighbour_address(neighbour: &NeighbourMessage) -> Option<IpAddr> {
+    neighbour.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    })
 }
 
 /// The links by index, and the same as published.
@@ -306,10 +341,11 @@ struct LinkTable {
 }
 
 impl LinkTable {
-    fn set(&mut self, message: &LinkMessage) {
+    /// True when a known interface went down, came up, or got another Ethernet address.
+    fn set(&mut self, message: &LinkMessage) -> bool {
         // Bridges repeat their ports under their own family, with half of the attributes.
         if message.header.interface_family != AddressFamily::Unspec {
-            return;
+            return false;
         }
         let index = message.header.index;
         let known = self.names.get(&index).and_then(|name| self.published.get(name));
@@ -329,14 +365,16 @@ impl LinkTable {
         let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::Running);
         let link = Link { index, up, mac, mtu };
         if name.is_some() && name.as_ref() == self.names.get(&index) && known == Some(&link) {
-            return;
+            return false;
         }
+        let flapped = known.is_some_and(|known| (known.up, known.mac) != (link.up, link.mac));
         self.forget(index);
         // A name that we could not write into a rule can belong to no endpoint.
-        let Some(name) = name else { return };
+        let Some(name) = name else { return false };
         self.names.insert(index, name.clone());
         self.published.insert(name, link);
         self.changed = true;
+        flapped
     }
 
     fn remove(&mut self, message: &LinkMessage) {

@@ -5,7 +5,8 @@
 //!
 //! | route | whose | what happens when it is not wanted |
 //! |---|---|---|
-//! | our protocol on a pod interface; a blackhole of protocol 80 | ours | removed at once |
+//! | our protocol on a pod interface, or on one that was and has another name now; a blackhole of protocol 80 | ours | removed at once |
+//! | what somebody put in the place of ours | ours | replaced at once |
 //! | protocol boot, where we want a route: the original CNI plugin's | ours once adopted | removed at once |
 //! | anything else on a pod interface | unknown | removed after [`GRACE`], if the settings say so |
 //! | our protocol, elsewhere (a Felix was here) | left over | removed after [`GRACE`]: BIRD needs a moment to bring its own |
@@ -34,6 +35,8 @@ pub const GRACE: Duration = Duration::from_secs(10);
 pub const CALICO_PROTOCOL: u8 = 80;
 /// `RTPROT_BOOT`: what the original CNI plugin, and `ip route` by default, write.
 pub const BOOT_PROTOCOL: u8 = 3;
+/// `RT_SCOPE_LINK`: the destination is on the wire itself.
+const LINK_SCOPE: u8 = 253;
 /// `RTPROT_KERNEL`.
 const KERNEL_PROTOCOL: u8 = 2;
 /// `RTPROT_STATIC`: up to here a number says nothing about the program that wrote the route.
@@ -59,6 +62,8 @@ pub struct Route {
     pub metric: u32,
     /// The type of service it is for; ours: 0.
     pub tos: u8,
+    /// How far away the destination is (`RT_SCOPE_…`); IPv6 has none: 0.
+    pub scope: u8,
     /// What it does.
     pub kind: RouteKind,
     /// The interface; none for blackholes and routes over several.
@@ -80,8 +85,16 @@ impl Route {
         }
     }
 
+    /// The scope of a route to a pod.
+    pub fn pod_scope(family: Family) -> u8 {
+        match family {
+            Family::V4 => LINK_SCOPE,
+            Family::V6 => 0,
+        }
+    }
+
     /// Two routes with the same key replace each other.
-    fn key(&self) -> (Cidr, u8, u32) {
+    pub fn key(&self) -> (Cidr, u8, u32) {
         (self.destination, self.tos, self.metric)
     }
 }
@@ -120,10 +133,15 @@ pub struct Rules<'a> {
     pub protocol: u8,
     /// Remove unknown routes after the grace.
     pub remove_external: bool,
+    /// Only give: what is not wanted stays, whoever wrote it. For a state from disk, which may be
+    /// old.
+    pub keep: bool,
     /// Look after IPv6; when not, what is unknown there is left alone.
     pub ipv6: bool,
     /// The pod interfaces.
     pub pods: &'a BTreeMap<u32, InterfaceName>,
+    /// Interfaces that were pods' and have another name now; what we put there is still ours.
+    pub former: &'a BTreeSet<u32>,
     /// Time since some fixed moment.
     pub now: Duration,
 }
@@ -263,9 +281,10 @@ fn owner(route: &Route, sight: &Sight, rules: &Rules<'_>) -> Owner {
     let mark = route.protocol == CALICO_PROTOCOL
         || (route.protocol == rules.protocol && rules.protocol > LAST_COMMON_PROTOCOL);
     let on_pod = route.device.is_some_and(|device| rules.pods.contains_key(&device));
+    let on_former = route.device.is_some_and(|device| rules.former.contains(&device));
     if route.protocol == KERNEL_PROTOCOL || is_link_scope(route.destination.address()) {
         Owner::Foreign
-    } else if on_pod && (sight.adopted || (mark && !route.indirect)) {
+    } else if sight.adopted || ((on_pod || on_former) && mark && !route.indirect) {
         Owner::Ours
     } else if on_pod {
         Owner::Unknown
@@ -290,13 +309,21 @@ pub(crate) fn is_link_scope(address: IpAddr) -> bool {
 fn satisfies(route: &Route, want: &Want, rules: &Rules<'_>) -> bool {
     match want {
         Want::Pod { device, source } => {
-            let known = [rules.protocol, CALICO_PROTOCOL, BOOT_PROTOCOL].contains(&route.protocol);
+            // As we write it; the metric of a CNI plugin's does not matter.
+            let metric = Route::default_metric(route.destination.family());
+            let marked = route.protocol == CALICO_PROTOCOL
+                || route.protocol == rules.protocol && rules.protocol > LAST_COMMON_PROTOCOL;
+            let known = match marked {
+                true => route.metric == metric,
+                false => [rules.protocol, BOOT_PROTOCOL].contains(&route.protocol),
+            };
             route.kind == RouteKind::Unicast
                 && route.device == Some(*device)
                 && !route.indirect
                 && route.tos == 0
+                && route.scope == Route::pod_scope(route.destination.family())
                 && known
-                && (source.is_none() || route.source == *source)
+                && route.source == *source
         }
         // Whoever drops these packets, they are dropped: a BIRD of the original keeps its own.
         Want::Blackhole => route.kind != RouteKind::Unicast && route.tos == 0,
@@ -313,6 +340,7 @@ pub fn wanted_route(destination: &Cidr, want: &Want, rules: &Rules<'_>) -> Route
         destination: *destination,
         metric: Route::default_metric(destination.family()),
         tos: 0,
+        scope: if device.is_some() { Route::pod_scope(destination.family()) } else { 0 },
         kind,
         device,
         indirect: false,
@@ -375,6 +403,7 @@ fn plan_destination(
         .map(|(route, sight)| (route, sight, owner(route, sight, rules)))
         .collect();
     let mut settled = None;
+    let mut decides_before = None;
     if let Some(want) = want {
         // Ours first: a foreign one may vanish at any time; then the one that decides.
         let kept = there
@@ -397,8 +426,12 @@ fn plan_destination(
         };
         // A better metric decides even where both fit. A blackhole only has to be the last resort.
         if let (Some(metric), Want::Pod { .. }) = (metric, want) {
+            decides_before = Some(metric);
+            let stays = |owner: Owner| {
+                owner == Owner::Foreign || owner == Owner::Unknown && !rules.remove_external
+            };
             let shadow = there.iter().find(|(route, _, owner)| {
-                *owner == Owner::Foreign && route.tos == 0 && route.metric < metric
+                stays(*owner) && route.tos == 0 && route.metric < metric && settled != Some(**route)
             });
             if let Some((foreign, ..)) = shadow {
                 plan.conflicts.push(Conflict { destination: *destination, foreign: **foreign });
@@ -410,12 +443,14 @@ fn plan_destination(
             continue;
         }
         let graced = match owner {
+            _ if rules.keep => continue,
             Owner::Foreign => continue,
             Owner::Ours => false,
             Owner::LeftOver => true,
             Owner::Unknown if !rules.remove_external => continue,
             Owner::Unknown if !rules.ipv6 && destination.family() == Family::V6 => continue,
-            Owner::Unknown => true,
+            // The pod that it should lead to is known: nobody can be about to announce another.
+            Owner::Unknown => decides_before.is_none_or(|metric| route.metric >= metric),
         };
         let end = sight.since + GRACE;
         if graced && rules.now < end {
@@ -446,6 +481,7 @@ fn plan_neighbour(
             let new = Neighbour { device, address, mac: Some(mac), marked: true };
             plan.ops.push(Op::SetNeighbour(new));
         }
+        (None, Some(_)) if rules.keep => {}
         (None, Some((old, sight))) => {
             let end = sight.since + GRACE;
             if old.marked || sight.adopted {
@@ -453,6 +489,7 @@ fn plan_neighbour(
             } else if !rules.remove_external
                 || is_link_scope(address)
                 || (address.is_ipv6() && !rules.ipv6)
+                || !rules.pods.contains_key(&device)
             {
                 // Somebody else's.
             } else if rules.now < end {

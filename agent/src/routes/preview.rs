@@ -85,9 +85,11 @@ fn route(route: &Route, intent: &Intent) -> String {
         text += &format!(" dev {}", device(index, intent));
     }
     text += &format!(" proto {}", route.protocol);
-    let plain = route.kind == RouteKind::Unicast && !route.indirect;
-    if plain && route.destination.family() == Family::V4 {
-        text += " scope link";
+    // rtnetlink(7): 0 is the whole world, which IPv6 knows alone and nobody writes; 253 is the link.
+    match route.scope {
+        0 => {}
+        253 => text += " scope link",
+        other => text += &format!(" scope {other}"),
     }
     if let Some(source) = route.source {
         text += &format!(" src {source}");
@@ -115,6 +117,7 @@ mod tests {
             destination: "10.0.0.1/32".parse().unwrap(),
             metric: 0,
             tos: 0,
+            scope: Route::pod_scope(Family::V4),
             kind: RouteKind::Unicast,
             device: Some(7),
             indirect: false,
@@ -124,6 +127,7 @@ mod tests {
         let block = Route {
             destination: "fd00::/122".parse().unwrap(),
             metric: 1024,
+            scope: 0,
             kind: RouteKind::Blackhole,
             device: None,
             source: None,

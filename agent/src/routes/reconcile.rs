@@ -4,6 +4,7 @@
 //! changed. Everything is read again at the start, on the slow timer, after a failure, and when
 //! events were lost; single interfaces when their link changed or somebody else wrote there.
 
+mod drift;
 mod notes;
 mod report;
 
@@ -15,11 +16,13 @@ use calico_datastore::model::{Cidr, WorkloadEndpointId};
 use imbl::OrdMap;
 use tracing::{debug, info};
 
+use self::drift::{Before, Fight};
 use self::notes::Trouble;
-use super::changes::{Changes, Interest};
+use super::changes::{Changes, Interest, Place, Touched};
 use super::intent::{Intent, Stale};
 use super::kernel::{Failure, Kernel, KernelError, RouteFilter};
 use super::plan::{Actual, CALICO_PROTOCOL, Plan, Route, Scope, plan};
+use crate::drift::Drift;
 use crate::reconcile::{EndpointState, Reconciler, Report, Wake, World};
 use crate::telemetry::chain;
 
@@ -53,6 +56,12 @@ pub struct Routes {
     failing: BTreeSet<WorkloadEndpointId>,
     writes: u64,
     reads: u64,
+    /// When everything was read for the first time.
+    first_look: Duration,
+    /// What this run found changed by others.
+    drift: Vec<Drift>,
+    /// Places that others changed lately.
+    fights: BTreeMap<Place, Fight>,
 }
 
 /// What is to be done after operations were applied.
@@ -101,7 +110,7 @@ impl Reconciler for Routes {
     async fn reconcile(&mut self, world: &World, wake: Wake) -> Report {
         let now = self.started.elapsed();
         let outcome = self.run(world, wake, now).await;
-        self.report(world, &outcome, now)
+        Report { drift: std::mem::take(&mut self.drift), ..self.report(world, &outcome, now) }
     }
 }
 
@@ -125,11 +134,20 @@ impl Routes {
             failing: BTreeSet::new(),
             writes: 0,
             reads: 0,
+            first_look: Duration::MAX,
+            drift: Vec::new(),
+            fights: BTreeMap::new(),
         }
     }
 
     async fn run(&mut self, world: &World, wake: Wake, now: Duration) -> Outcome {
+        let from_disk = self.intent.origin().is_stored();
         let stale = self.intent.update(world);
+        if from_disk && !self.intent.origin().is_stored() {
+            // What was left alone is judged now, and its grace begins now: as at a first look.
+            self.actual = Actual::default();
+            self.complete = false;
+        }
         let mut work = Work {
             all: stale.everything,
             destinations: BTreeSet::new(),
@@ -147,10 +165,15 @@ impl Routes {
             work.add(revived);
         }
         self.add_graced(&mut work, now);
-        let touched = self.changes.take();
-        read.extend(
-            touched.interfaces.iter().filter(|index| self.intent.pods().contains_key(index)),
-        );
+        let mut touched = self.changes.take();
+        self.end_truces(now).into_iter().for_each(|place| touch(&mut touched, place));
+        for &device in &touched.flapped {
+            let stale = self.intent.revive_one(device);
+            work.add(stale);
+        }
+        self.expand(&mut touched);
+        read.extend(touched.interfaces.iter().filter(|index| self.intent.is_watched(**index)));
+        let mut before = Before::new(touched.flapped.clone());
         let refresh = self.intent.settings().route_refresh;
         let due = !refresh.is_zero() && now >= self.refreshed + refresh;
         let full = matches!(wake, Wake::Start | Wake::Retry)
@@ -161,8 +184,14 @@ impl Routes {
             || read.len() > READ_ALL_ABOVE;
         self.watch();
 
-        let outcome = match self.read(full, &read, touched.marked, &mut work, now).await {
-            Ok(()) => self.settle(&mut work, now).await,
+        let known = self.complete;
+        let reading = self.read(full, &read, touched.marked, (&mut work, &mut before), now);
+        let outcome = match reading.await {
+            Ok(()) => {
+                let before = if known { before } else { Before::default() };
+                let drifted = self.find_drifted(before, now);
+                self.settle(&mut work, drifted, now).await
+            }
             Err(error) => {
                 self.complete = false;
                 self.kernel = None;
@@ -184,17 +213,27 @@ impl Routes {
         full: bool,
         devices: &BTreeSet<u32>,
         marked: bool,
-        work: &mut Work,
+        (work, before): (&mut Work, &mut Before),
         now: Duration,
     ) -> Result<(), KernelError> {
         if full {
-            return self.read_all(work, now).await;
+            let known = self.actual.clone();
+            self.read_all(work, now).await?;
+            for actual in [&known, &self.actual] {
+                let destinations = actual.destinations().collect();
+                before.remember(&known, destinations, actual.neighbour_keys().collect());
+            }
+            return Ok(());
         }
         for &device in devices {
             self.reads += 1;
             let kernel = open(&mut self.kernel, &self.changes)?;
             let routes = kernel.routes(RouteFilter::Device(device), |_| true).await?;
             let neighbours = kernel.neighbours(Some(device), |_| true).await?;
+            let (mut places, mut keys) = self.actual.places_on(device);
+            places.extend(routes.iter().map(|route| route.destination));
+            keys.extend(neighbours.iter().map(|entry| (entry.device, entry.address)));
+            before.remember(&self.actual, places, keys);
             work.add_places(self.actual.set_device(device, routes, neighbours, now));
         }
         if marked {
@@ -209,6 +248,9 @@ impl Routes {
                     route.protocol == protocol
                         && !route.device.is_some_and(|device| pods.contains_key(&device))
                 };
+                let known = self.actual.routes().filter(|route| belongs(route));
+                let places = known.chain(&routes).map(|route| route.destination).collect();
+                before.remember(&self.actual, places, BTreeSet::new());
                 let changed = self.actual.set_matching(belongs, routes, now);
                 work.destinations.extend(changed);
             }
@@ -222,17 +264,22 @@ impl Routes {
         let kernel = open(&mut self.kernel, &self.changes)?;
         let intent = &self.intent;
         let routes = kernel.routes(RouteFilter::All, |route| intent.concerns(route)).await?;
-        let neighbours =
-            kernel.neighbours(None, |device| intent.pods().contains_key(&device)).await?;
+        let neighbours = kernel.neighbours(None, |device| intent.is_watched(device)).await?;
         self.actual.set_all(routes, neighbours, now);
         self.complete = true;
+        self.first_look = self.first_look.min(now);
         self.refreshed = now;
         work.all = true;
         Ok(())
     }
 
     /// Plans and applies until nothing is left that another look could settle.
-    async fn settle(&mut self, work: &mut Work, now: Duration) -> Outcome {
+    async fn settle(
+        &mut self,
+        work: &mut Work,
+        drifted: BTreeSet<Place>,
+        now: Duration,
+    ) -> Outcome {
         let mut outcome = Outcome::default();
         for round in 1..=ROUNDS {
             let scope = if work.all {
@@ -243,8 +290,12 @@ impl Routes {
                     neighbours: work.neighbours.clone(),
                 }
             };
-            let plan = plan(&self.intent, &self.actual, &scope, &self.intent.rules(now));
+            let mut plan = plan(&self.intent, &self.actual, &scope, &self.intent.rules(now));
             self.actual.adopt(&plan);
+            self.withhold(&mut plan, now);
+            if round == 1 {
+                self.note_drift(&drifted, &plan, now);
+            }
             self.take_notes(&scope, &plan);
             let next = self.apply(&plan, work, now, &mut outcome).await;
             if next == Next::Done || outcome.retry {
@@ -331,17 +382,47 @@ impl Routes {
             .extend(self.grace_neighbours.iter().filter(|(_, end)| due(end)).map(|(key, _)| *key));
     }
 
+    /// Adds the interfaces over which, as far as is known, touched destinations are reached: what
+    /// took their place says nothing of them.
+    fn expand(&self, touched: &mut Touched) {
+        for destination in &touched.destinations {
+            for (route, _) in self.actual.at(destination) {
+                match route.device {
+                    Some(device) if self.intent.is_watched(device) => {
+                        touched.interfaces.insert(device);
+                    }
+                    Some(_) => touched.everything = true,
+                    None => touched.marked = true,
+                }
+            }
+        }
+    }
+
     /// Tells the monitor what to look for.
     fn watch(&self) {
         let settings = self.intent.settings();
+        let (claimed, blocks, fixed) = self.intent.watched();
+        let left_alone = self.fights.iter().filter(|(_, fight)| fight.until.is_some());
         let interest = Interest {
             prefixes: settings.interface_prefixes.clone(),
             protocols: BTreeSet::from([CALICO_PROTOCOL, settings.route_protocol]),
             contested: self.route_troubles.keys().copied().collect(),
+            claimed,
+            blocks,
+            fixed,
+            ignored: left_alone.map(|(place, _)| *place).collect(),
         };
         if *self.changes.interest() != interest {
             self.changes.set_interest(interest);
         }
+    }
+}
+
+/// Marks a place to be read again.
+fn touch(touched: &mut Touched, place: Place) {
+    match place {
+        Place::Route(_) => touched.everything = true,
+        Place::Neighbour(device, _) => drop(touched.interfaces.insert(device)),
     }
 }
 

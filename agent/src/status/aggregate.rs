@@ -93,7 +93,8 @@ impl Aggregate {
         };
         let mut changed = Vec::new();
         for part in self.overview.parts.iter().filter(|part| part.required) {
-            if let Some(report) = &*part.report.borrow() {
+            // What is in force from disk is told nobody: not that a pod may start, nor that it runs.
+            if let Some(report) = part.report.borrow().as_ref().filter(|report| !report.stored) {
                 changed.extend(self.combined.update(part.name, &report.endpoints));
             }
         }

@@ -36,6 +36,10 @@ pub struct StatusDocument {
     pub state: Overall,
     /// The datastore.
     pub datastore: DatastoreStatus,
+    /// Set while what is in force comes from disk, because the datastore has not answered since the
+    /// host was started.
+    #[serde(default)]
+    pub stored: Option<StoredStatus>,
     /// The number of the newest calculated state; 0 before the first.
     pub generation: u64,
     /// The parts of the dataplane.
@@ -67,6 +71,15 @@ pub struct DatastoreStatus {
     pub unsupported: BTreeMap<String, usize>,
     /// What the registration of this host has come to.
     pub registration: String,
+}
+
+/// A policy from disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredStatus {
+    /// When it was last known to be what the datastore says: RFC 3339.
+    pub since: String,
+    /// How long ago that was; `None` when this host's clock says that it is still to come.
+    pub age_seconds: Option<u64>,
 }
 
 /// A refused key.

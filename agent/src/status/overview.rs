@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use calico_datastore::model::WorkloadEndpointId;
 use imbl::OrdMap;
 use tokio::sync::watch;
 
-use crate::desired::{DesiredState, LocalEndpoint};
+use crate::desired::{DesiredState, LocalEndpoint, Origin};
 use crate::drift::Repair;
 use crate::reconcile::{EndpointState, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
-    DatastoreStatus, EndpointStatus, Overall, PartStatus, RejectedKey, RepairStatus, StatusDocument,
+    DatastoreStatus, EndpointStatus, Overall, PartStatus, RejectedKey, RepairStatus,
+    StatusDocument, StoredStatus,
 };
+use crate::stored::describe;
 use crate::timestamp::rfc3339;
 
 /// What the reading of the datastore has come to.
@@ -34,6 +36,13 @@ pub struct SyncState {
     pub unsupported: BTreeMap<String, usize>,
     /// Settings that were refused.
     pub settings: Vec<Problem>,
+}
+
+impl SyncState {
+    /// True when a complete snapshot was read and nothing is waited for.
+    pub fn is_in_sync(&self) -> bool {
+        self.complete && self.waiting.is_none()
+    }
 }
 
 /// A part of the dataplane and what it said last.
@@ -89,6 +98,8 @@ pub struct Overview {
     pub ready: watch::Receiver<bool>,
     /// Files that cannot be written.
     pub files: watch::Receiver<Vec<Problem>>,
+    /// The policy on disk cannot be read or written.
+    pub kept: watch::Receiver<Vec<Problem>>,
     /// BIRD's control socket.
     pub bird_socket: PathBuf,
 }
@@ -117,14 +128,19 @@ impl Overview {
             && sync.rejected.is_empty()
             && sync.settings.is_empty()
             && self.files.borrow().is_empty()
+            && self.kept.borrow().is_empty()
             && desired.notices.is_empty()
             && self.registration.borrow().is_clean();
         if clean { Overall::Ready } else { Overall::Degraded }
     }
 
-    /// True when the newest desired state is in force in every required part.
+    /// True when the newest desired state is in force in every required part. A policy from disk
+    /// does not count: it may be old.
     pub fn complete(&self) -> bool {
         let Some(desired) = self.desired.borrow().clone() else { return false };
+        if desired.origin.is_stored() {
+            return false;
+        }
         self.reports().iter().filter(|(part, _)| part.required).all(|(_, report)| {
             report.as_ref().is_some_and(|report| report.applied >= Some(desired.generation))
         })
@@ -135,7 +151,16 @@ impl Overview {
         // Cloned: a second borrow of the same channel while the first is held waits for a writer
         // that came between the two, and the writer waits for the first.
         let sync = self.sync.borrow().clone();
-        let endpoints = self.desired.borrow().as_ref().map_or(0, |desired| desired.endpoints.len());
+        let desired = self.desired.borrow().clone();
+        let stored =
+            desired.as_ref().and_then(|desired| describe(desired.origin, SystemTime::now()));
+        if let Some(stored) = stored {
+            return match &sync.waiting {
+                Some(reason) => format!("{stored}, waiting for etcd: {reason}"),
+                None => format!("{stored}, waiting for etcd"),
+            };
+        }
+        let endpoints = desired.map_or(0, |desired| desired.endpoints.len());
         match (&sync.waiting, sync.complete) {
             (Some(reason), false) => format!("waiting for the datastore: {reason}"),
             (Some(reason), true) => {
@@ -177,6 +202,7 @@ impl Overview {
         let desired = self.desired.borrow().clone();
         let mut notices = sync.settings.clone();
         notices.extend(self.files.borrow().iter().cloned());
+        notices.extend(self.kept.borrow().iter().cloned());
         let registration = self.registration.borrow().clone();
         notices.extend(registration.problems);
         let registration = registration.text;
@@ -206,7 +232,7 @@ impl Overview {
             uptime_seconds: self.started.elapsed().as_secs(),
             state: self.overall(),
             datastore: DatastoreStatus {
-                in_sync: sync.complete && sync.waiting.is_none(),
+                in_sync: sync.is_in_sync(),
                 waiting: sync.waiting,
                 revision: sync.revision,
                 rejected: sync
@@ -217,6 +243,7 @@ impl Overview {
                 unsupported: sync.unsupported,
                 registration,
             },
+            stored: desired.as_ref().and_then(|desired| stored_status(desired.origin)),
             generation: desired.as_ref().map_or(0, |desired| desired.generation),
             parts: self
                 .reports()
@@ -271,6 +298,13 @@ impl Overview {
             state: self.endpoint_state(id),
         }
     }
+}
+
+fn stored_status(origin: Origin) -> Option<StoredStatus> {
+    let Origin::Stored { since } = origin else { return None };
+    let since = UNIX_EPOCH.checked_add(Duration::from_secs(since))?;
+    let age = SystemTime::now().duration_since(since).ok();
+    Some(StoredStatus { since: rfc3339(since), age_seconds: age.map(|age| age.as_secs()) })
 }
 
 fn repair_status(repair: &Repair) -> RepairStatus {

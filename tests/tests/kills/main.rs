@@ -10,6 +10,7 @@
 #[allow(dead_code, reason = "another test uses all of it")]
 mod chance;
 mod churn;
+mod orphan;
 mod scene;
 mod witness;
 
@@ -81,6 +82,13 @@ fn number(name: &str) -> Option<u64> {
 
 /// Everything in place for the flows.
 fn prepared(label: &str, flavour: Flavour) -> Result<Cluster> {
+    let mut cluster = prepared_and_served(label, flavour)?;
+    scene::prepare(&mut cluster)?;
+    Ok(cluster)
+}
+
+/// The policies in force, and everybody answers.
+fn prepared_and_served(label: &str, flavour: Flavour) -> Result<Cluster> {
     let mut cluster = Cluster::new(label)?;
     cluster.etcd.put_all(&tutorial::base())?;
     cluster.start_agents(flavour)?;
@@ -88,7 +96,6 @@ fn prepared(label: &str, flavour: Flavour) -> Result<Cluster> {
         cluster.add_pod(pod)?;
     }
     cluster.wait_until_programmed()?;
-    scene::prepare(&mut cluster)?;
     cluster.put_and_wait(&scene::policies())?;
     cluster.wait_until_ready()?;
     cluster.wait_for_routes()?;

@@ -8,6 +8,7 @@ mod properties;
 mod semantics;
 mod sets;
 mod show;
+mod stored;
 mod strategies;
 mod tiers;
 mod walk;

@@ -49,6 +49,7 @@ async fn questions_and_answers_over_the_socket() {
         parts: Vec::new(),
         ready: ready_rx,
         files,
+        kept: watch::channel(Vec::new()).1,
         bird_socket: dir.path().join("bird.ctl"),
     };
     tokio::spawn(serve(listener, Arc::new(overview)));

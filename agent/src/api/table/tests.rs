@@ -49,6 +49,7 @@ fn document() -> StatusDocument {
             registration: "registered with 172.18.18.101".to_owned(),
             ..DatastoreStatus::default()
         },
+        stored: None,
         generation: 5,
         parts: vec![
             part("felix", Some(5), &[("dataplane", "iptables-nft: in use already")]),

@@ -111,7 +111,7 @@ mod tests {
         let other = Some(PathBuf::from("/etc/bird/bird.conf"));
         for (facts, level) in [
             (fresh.clone(), Level::Ok),
-            (BirdFacts { configured: true, ..fresh.clone() }, Level::Warn),
+            (BirdFacts { configured: true, ..fresh }, Level::Warn),
             (runs.clone(), Level::Ok),
             (BirdFacts { reads: other, ..runs.clone() }, Level::Fail),
             (BirdFacts { reads: None, ..runs.clone() }, Level::Ok),

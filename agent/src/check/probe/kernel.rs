@@ -21,7 +21,7 @@ use crate::felix::conntrack::Conntrack;
 use crate::felix::counters::Counters;
 use crate::felix::ipset::{Command, Entry, SetSpec, SetType, Sets};
 use crate::felix::iptables::names;
-use crate::felix::sysctl::Sysctls;
+use crate::felix::sysctl::{SysctlError, Sysctls};
 use crate::routes::changes::Changes;
 use crate::routes::kernel::{Kernel, RouteFilter};
 use crate::routes::plan::{CALICO_PROTOCOL, Neighbour, Op, Route, RouteKind};
@@ -155,14 +155,16 @@ async fn rules(request: &Request, dry: bool) -> Vec<Tried> {
             args.extend(dry.then_some("--test"));
             request.exec.run(&program, &args, text.as_bytes()).await
         };
-        let whole = ask(features::transaction(all.iter().filter(usable))).await.is_ok();
+        let whole = ask(features::transaction(&all.iter().filter(usable).collect::<Vec<_>>()))
+            .await
+            .is_ok();
         for feature in &all {
             let outcome = if !usable(&feature) {
                 Outcome::NotTried
             } else if whole {
                 Outcome::Works
             } else {
-                match ask(features::transaction(std::iter::once(feature))).await {
+                match ask(features::transaction(&[feature])).await {
                     Ok(_) => Outcome::Works,
                     Err(error) => Outcome::Refused(error.to_string()),
                 }
@@ -201,6 +203,12 @@ async fn network(request: &Request) -> Vec<Tried> {
     let sysctls = Sysctls::new(request.proc_sys.clone(), Counters::default());
     let mut errors = sysctls.forwarding(&request.families);
     errors.extend(sysctls.interface(&interface(), &request.families));
+    // A read-only /proc/sys is told among the rights.
+    let forbidden = |error: &SysctlError| {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        [PermissionDenied, ReadOnlyFilesystem].contains(&error.source.kind())
+    };
+    errors.retain(|error| !forbidden(error));
     let result = errors.first().map_or(Ok(()), |error| Err(chain(error)));
     add("interfaces", "parameters of a pod's interface", Need::Always, result);
 
@@ -213,10 +221,11 @@ async fn network(request: &Request) -> Vec<Tried> {
     };
     for &family in &request.families {
         let address = example(family);
-        let route = |destination: Cidr, kind, device, protocol| Route {
+        let route = |destination: Cidr, kind, device: Option<u32>, protocol| Route {
             destination,
             metric: Route::default_metric(family),
             tos: 0,
+            scope: if device.is_some() { Route::pod_scope(family) } else { 0 },
             kind,
             device,
             indirect: false,

@@ -51,9 +51,15 @@ async fn version(exec: &Exec, program: &str, args: &[&str]) -> Program {
     let version = match exec.run(program, args, b"").await {
         Ok(output) => {
             let out = String::from_utf8_lossy(&output.stdout).into_owned();
-            // BIRD prints its version to standard error.
-            let said = if out.trim().is_empty() { output.stderr } else { out };
-            Ok(said.trim().to_owned())
+            // BIRD prints its version to standard error, behind what the libraries say; ipset warns
+            // there of a kernel that speaks another protocol.
+            let warning = output.stderr.lines().find(|line| line.starts_with("Warning: Kernel"));
+            let said = match (out.trim(), warning) {
+                ("", _) => output.stderr.lines().last().unwrap_or_default().to_owned(),
+                (out, None) => out.to_owned(),
+                (out, Some(warning)) => format!("{out}; {warning}"),
+            };
+            Ok(said)
         }
         Err(error) if error.is_missing() => Err(Absent::Missing),
         Err(error) => Err(Absent::Broken(chain(&error))),

@@ -5,7 +5,7 @@
 mod compare;
 mod driver;
 mod plan;
-mod save;
+pub mod save;
 #[cfg(test)]
 mod tests;
 

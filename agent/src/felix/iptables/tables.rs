@@ -85,6 +85,8 @@ pub struct FamilyTables {
     drift: BTreeMap<String, Drift>,
     /// How long one apply looks for what the kernel refuses in a table.
     patience: Duration,
+    /// Chains of ours that should not be there stay for now.
+    keep: bool,
     counters: Counters,
 }
 
@@ -102,6 +104,7 @@ impl FamilyTables {
             spellings: Spellings::default(),
             drift: BTreeMap::new(),
             patience: PATIENCE,
+            keep: false,
             counters,
         }
     }
@@ -189,6 +192,25 @@ impl FamilyTables {
         self.knowledge = Knowledge::Nothing;
         self.spellings = Spellings::default();
         self.drift.clear();
+    }
+
+    /// With `true` chains of ours that should not be there stay.
+    pub fn keep_unknown(&mut self, keep: bool) {
+        self.keep = keep;
+    }
+
+    /// Reads the kernel. True when every chain of the filter table that should be there is, and
+    /// says what it should.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn is_in_kernel(&mut self, driver: &Driver) -> Result<bool, IptablesError> {
+        self.read(driver).await?;
+        let Some(state) = self.tables.get(&Table::Filter) else { return Ok(false) };
+        let holds = |(name, chain): (&String, &Arc<Chain>)| {
+            state.actual.chains.get(name).is_some_and(|held| chain.is_held(held))
+        };
+        Ok(state.desired.chains.iter().all(holds))
     }
 
     /// Every chain as it should be, for tests and for people.
@@ -352,7 +374,7 @@ impl FamilyTables {
             .filter(|(_, state)| state.all || !state.dirty.is_empty())
             .filter_map(|(table, state)| {
                 let only = (!state.all).then_some(&state.dirty);
-                let scope = Scope { only, ..Scope::EVERYTHING };
+                let scope = Scope { only, delete: !self.keep, ..Scope::EVERYTHING };
                 Some((*table, plan(*table, &state.desired, &state.actual, scope)?))
             })
             .collect()

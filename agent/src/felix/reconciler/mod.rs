@@ -18,11 +18,16 @@
 //! member through until 2, and back again until 3. Such policies are closed before 1 and opened
 //! after 3: established connections are not asked, new ones wait for some milliseconds.
 //!
+//! What changed while the agent was down is treated in the same way, when the kernel proves to hold
+//! what was put on disk last ([`expect`]). A state from disk only gives: what it does not know stays
+//! until the datastore has answered.
+//!
 //! A set that the kernel does not fill (`maxelem`) closes the policies and profiles that name it: its
 //! "deny" would leak, and so would its "not in". A tool that fails as a whole leaves the old rules,
 //! and the classes that they know, as they are.
 
 mod apply;
+mod expect;
 mod judge;
 mod prepare;
 
@@ -77,6 +82,8 @@ pub struct Felix {
     families: Vec<OneFamily>,
     /// The state that the tables were rendered from.
     rendered: Option<Arc<DesiredState>>,
+    /// What the tables may have been rendered from before this process was started.
+    expected: Option<Arc<DesiredState>>,
     links: Links,
     interfaces: Interfaces,
     /// The sets are as `rendered` wants them.
@@ -157,6 +164,7 @@ impl Felix {
             abandoned: None,
             families: Vec::new(),
             rendered: None,
+            expected: None,
             links: Links::new(),
             interfaces: Interfaces::default(),
             sets_known: false,
@@ -216,7 +224,8 @@ impl Reconciler for Felix {
             Ok(dataplane) => dataplane,
             Err(error) => return self.helpless(world, "dataplane", chain(&error)),
         };
-        let again = matches!(wake, Wake::Start | Wake::Retry);
+        let from_disk = self.comes_from_disk_no_more(state);
+        let again = matches!(wake, Wake::Start | Wake::Retry) || from_disk;
         let check_tables = again || due(self.check_tables);
         let check_sets = again || due(self.check_sets);
         let settings_differ =
@@ -228,11 +237,16 @@ impl Reconciler for Felix {
         }
         let driver = Driver::new(self.exec.clone(), dataplane, self.counters.clone());
         let mut run = Run::default();
+        self.recognise(state, &driver).await;
+        for one in &mut self.families {
+            one.tables.keep_unknown(state.origin.is_stored());
+        }
         let writes = self.counters.writes();
 
         let Rendered { changes, phases, close } = self.render(state);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
-        let were_right = self.sets_known;
+        // What a state from disk left alone is no change of somebody else.
+        let were_right = self.sets_known && !from_disk;
         self.sets_known &= !check_sets && !phases.before.iter().any(|command| {
             matches!(command, Command::Create(set, _) if self.doomed.contains_key(set))
         });
@@ -301,7 +315,7 @@ impl Reconciler for Felix {
             .filter(|name| self.links.contains_key(name) && self.interfaces.owner(name).is_some())
             .collect();
         self.set_sysctls(present, everything, &mut run);
-        if run.failed.is_none() {
+        if run.failed.is_none() && !state.origin.is_stored() {
             self.clean_abandoned(&mut run).await;
         }
         self.judge_endpoints(&touched, &run);

@@ -99,24 +99,54 @@ async fn ask_within(
 }
 
 async fn read_reply(stream: &mut UnixStream) -> Result<Vec<Line>, ControlError> {
-    let mut bytes = Vec::new();
-    let mut lines = Vec::new();
-    let mut parsed = 0;
+    let mut reply = Reply::default();
+    let mut bytes = Vec::with_capacity(8 << 10);
     loop {
         let read = stream.read_buf(&mut bytes).await.map_err(ControlError::Broken)?;
         if read == 0 {
             return Err(ControlError::Broken(io::ErrorKind::UnexpectedEof.into()));
         }
-        while let Some(len) = bytes[parsed..].iter().position(|byte| *byte == b'\n') {
-            let line = String::from_utf8_lossy(&bytes[parsed..parsed + len]).into_owned();
-            parsed += len + 1;
-            if parse_line(&line, &mut lines)? {
-                return Ok(lines);
+        if let Some(lines) = reply.feed(&bytes)? {
+            return Ok(lines);
+        }
+        bytes.clear();
+    }
+}
+
+/// An answer that is coming in, in any portions.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// Everything so far.
+    len: usize,
+    /// The beginning of a line.
+    rest: Vec<u8>,
+    lines: Vec<Line>,
+}
+
+impl Reply {
+    /// Takes the next portion. The whole answer once its last line is there; what comes behind that
+    /// is not looked at, since BIRD says nothing that it was not asked.
+    ///
+    /// # Errors
+    /// When it is not in BIRD's protocol, or too long.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Vec<Line>>, ControlError> {
+        self.len += bytes.len();
+        let mut portions = bytes.split(|byte| *byte == b'\n').peekable();
+        while let Some(portion) = portions.next() {
+            self.rest.extend_from_slice(portion);
+            // The last portion is the beginning of a line that is still to come.
+            if portions.peek().is_none() {
+                break;
+            }
+            let line = std::mem::take(&mut self.rest);
+            if parse_line(&String::from_utf8_lossy(&line), &mut self.lines)? {
+                return Ok(Some(std::mem::take(&mut self.lines)));
             }
         }
-        if bytes.len() > MAX_REPLY {
+        if self.len > MAX_REPLY {
             return Err(ControlError::Malformed(format!("more than {MAX_REPLY} bytes")));
         }
+        Ok(None)
     }
 }
 
@@ -181,8 +211,13 @@ pub struct BirdStatus {
 /// # Errors
 /// As [`ask`].
 pub async fn status(socket: &Path) -> Result<BirdStatus, ControlError> {
+    Ok(parse_status(ask(socket, "show status").await?))
+}
+
+/// Reads the answer to `show status`.
+pub fn parse_status(lines: Vec<Line>) -> BirdStatus {
     let mut status = BirdStatus::default();
-    for Line { code, text } in ask(socket, "show status").await? {
+    for Line { code, text } in lines {
         match code {
             1000 => status.version = text,
             24 => status.graceful_restart = true,
@@ -201,7 +236,7 @@ pub async fn status(socket: &Path) -> Result<BirdStatus, ControlError> {
             _ => {}
         }
     }
-    Ok(status)
+    status
 }
 
 /// Why a session exists; named as `calicoctl node status` names it.
@@ -268,7 +303,8 @@ pub fn protocol_name(kind: &str, address: IpAddr) -> String {
     format!("{kind}_{}", address.to_string().replace(['.', ':'], "_"))
 }
 
-fn parse_sessions(lines: &[Line]) -> Vec<BgpSession> {
+/// Reads the answer to `show protocols all`.
+pub fn parse_sessions(lines: &[Line]) -> Vec<BgpSession> {
     let mut sessions: Vec<BgpSession> = Vec::new();
     // Details belong to the last row, which may be of another kind.
     let mut inside = false;
@@ -326,81 +362,4 @@ fn parse_row(text: &str) -> Option<BgpSession> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const REPLY: &str = "2002-Name       Proto      Table      State  Since         Info\n\
-        1002-device1    Device     ---        up     00:25:58.989  \n\
-        1006-\n\
-        1002-Mesh_10_0_0_2 BGP        ---        up     00:26:03.001  Established   \n\
-        1006-  Description:    Mesh: calico-02\n\
-        \x20  BGP state:          Established\n\
-        \x20    Neighbor address: 10.0.0.2\n\
-        \x20    Neighbor AS:      65001\n\
-        \x20  Channel ipv4\n\
-        \n\
-        1002-Node_fd00__2_port_1790 BGP        ---        start  2026-11-20  Active        Socket: Connection refused\n\
-        1006-  BGP state:          Active\n\
-        \x20    Neighbor AS:      64512\n\
-        \x20\n\
-        1002-mine       BGP        ---        up     00:26:03.001  Established\n\
-        1006-  BGP state:          Established\n\
-        \x20    Neighbor address: 10.0.0.9\n\
-        0000 \n";
-
-    fn lines(reply: &str) -> Vec<Line> {
-        let mut lines = Vec::new();
-        let mut last = false;
-        for line in reply.lines().filter(|line| !line.is_empty()) {
-            assert!(!last, "a line behind the last one: {line}");
-            last = parse_line(line, &mut lines).unwrap();
-        }
-        assert!(last, "no last line");
-        lines
-    }
-
-    #[test]
-    fn sessions_are_read_and_others_left_out() {
-        let sessions = parse_sessions(&lines(REPLY));
-        assert_eq!(sessions.len(), 2);
-        let [mesh, node] = &sessions[..] else { panic!("{sessions:?}") };
-        assert_eq!(mesh.name, "Mesh_10_0_0_2");
-        assert_eq!((mesh.peer_type, mesh.as_number), (PeerType::Mesh, Some(65001)));
-        assert_eq!((mesh.state.as_str(), mesh.since.as_str()), ("up", "00:26:03.001"));
-        assert!(mesh.is_established());
-        assert_eq!(node.peer_type, PeerType::Node);
-        assert_eq!(node.address, "fd00::2".parse::<IpAddr>().unwrap());
-        assert_eq!(node.info, "Active Socket: Connection refused");
-        assert!(!node.is_established());
-    }
-
-    #[test]
-    fn names_are_those_of_the_original() {
-        assert_eq!(protocol_name("Mesh", "10.0.0.2".parse().unwrap()), "Mesh_10_0_0_2");
-        assert_eq!(protocol_name("Mesh", "fd00::2".parse().unwrap()), "Mesh_fd00__2");
-    }
-
-    #[test]
-    fn what_is_not_bird_is_refused() {
-        for line in ["", "abc", "12", "0001xBIRD", " continues nothing", "\u{e9}\u{e9}\u{e9}"] {
-            assert!(parse_line(line, &mut Vec::new()).is_err(), "{line:?} was accepted");
-        }
-    }
-
-    #[tokio::test]
-    async fn nobody_listening_is_told_apart() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = ask(&dir.path().join("bird.ctl"), "show status").await.unwrap_err();
-        assert!(matches!(error, ControlError::Connect { .. }), "{error:?}");
-    }
-
-    #[tokio::test]
-    async fn a_silent_peer_is_left() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("bird.ctl");
-        let _listener = tokio::net::UnixListener::bind(&path).unwrap();
-        let limit = Duration::from_millis(50);
-        let error = ask_within(limit, &path, "show status").await.unwrap_err();
-        assert!(matches!(error, ControlError::TimedOut(_)), "{error:?}");
-    }
-}
+mod tests;

@@ -1,7 +1,9 @@
 //! BIRD's configuration file: checked before it is swapped in, swapped in at once or not at all.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tokio::fs;
 use tokio::io::AsyncWriteExt as _;
@@ -56,6 +58,31 @@ pub(super) async fn read(path: &Path) -> Result<String, FileError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         Err(source) => Err(FileError::Read { path: path.to_owned(), source }),
     }
+}
+
+/// What tells a file from the one that was there before: place, size and times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// The stamp of a file; `None` when it is not there or cannot be asked for.
+pub(super) async fn stamp(path: &Path) -> Option<Stamp> {
+    let file = fs::metadata(path).await.ok()?;
+    Some(Stamp {
+        inode: file.ino(),
+        size: file.len(),
+        modified: (file.mtime(), file.mtime_nsec()),
+        changed: (file.ctime(), file.ctime_nsec()),
+    })
+}
+
+/// When the file was last changed; `None` when nobody can say.
+pub(super) async fn changed(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).await.ok()?.modified().ok()
 }
 
 /// Puts `text` into `path` after `program -p` has accepted it.

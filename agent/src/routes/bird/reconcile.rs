@@ -1,26 +1,34 @@
-//! Keeps BIRD's configuration as it should be.
+//! Keeps BIRD's configuration as it should be. While the policy comes from disk the configuration
+//! does too: the one that is there stays as it is.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use calico_datastore::model::Cidr;
 use imbl::{OrdMap, OrdSet};
 use tracing::info;
 
 use super::control::{self, ControlError};
-use super::file::{self, FileError};
+use super::file::{self, FileError, Stamp};
 use super::render::{Input, RenderError, render};
 use crate::desired::BgpState;
+use crate::drift::{Change, Drift};
 use crate::exec::Exec;
 use crate::reconcile::{Problem, Reconciler, Report, Wake, World};
+use crate::stored::dated;
 use crate::telemetry::chain;
 
 /// BIRD's program when nothing else is asked for: found in `PATH`.
 pub(super) const PROGRAM: &str = "bird";
-/// How often BIRD is asked whether it runs and what it last read.
+/// How often something that does not change by itself is looked at.
 const PROBE: Duration = Duration::from_secs(30);
+/// How often the file is looked at (stat(2), nothing more as long as it is the same), since others
+/// may have edited or removed it, and BIRD is asked whether it runs.
+const LOOK: Duration = Duration::from_secs(1);
+/// So many times in a row a file that others changed is put right at once; then ever more seldom.
+const FREELY: u32 = 4;
 /// How soon after a failure it is tried again: BIRD may be starting just now.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -38,8 +46,15 @@ pub struct Bird {
     version: String,
     /// The text that BIRD refused: it need not be asked again.
     refused: Option<(Arc<str>, String)>,
+    /// The configuration is one from before the boot: of when.
+    from_disk: Option<String>,
     writes: u64,
     reloads: u64,
+    /// The file when it held the text that is wanted.
+    seen: Option<Stamp>,
+    /// How many looks in a row found the file changed.
+    changed: u32,
+    drift: Vec<Drift>,
 }
 
 /// A text and what it was made from.
@@ -78,10 +93,25 @@ impl Reconciler for Bird {
                 ("writes".to_owned(), self.writes.to_string()),
                 ("reloads".to_owned(), self.reloads.to_string()),
             ]),
-            wake_after: Some(PROBE),
+            drift: std::mem::take(&mut self.drift),
+            wake_after: Some(self.look_again()),
             retry: false,
             ..Report::default()
         };
+        if self.changed > FREELY {
+            report.problems.push(Problem {
+                subject: "bird".to_owned(),
+                message: format!(
+                    "{} is changed again and again by another program: put right {} times; stop \
+                     that program (confd of calico/node?)",
+                    self.config.display(),
+                    self.changed
+                ),
+            });
+        }
+        if let Some(dated) = &self.from_disk {
+            report.facts.insert("configuration".to_owned(), format!("{dated} from disk"));
+        }
         match outcome {
             Ok(()) => report.applied = Some(world.desired.generation),
             Err(error) => {
@@ -90,9 +120,7 @@ impl Reconciler for Bird {
                     error,
                     BirdError::Render(_) | BirdError::File(FileError::Refused { .. })
                 );
-                if !standing {
-                    report.wake_after = Some(RETRY);
-                }
+                report.wake_after = Some(if standing { PROBE } else { RETRY });
                 report.problems.push(describe(&error));
             }
         }
@@ -113,8 +141,12 @@ impl Bird {
             loaded: None,
             version: String::new(),
             refused: None,
+            from_disk: None,
             writes: 0,
             reloads: 0,
+            seen: None,
+            changed: 0,
+            drift: Vec::new(),
         }
     }
 
@@ -126,16 +158,51 @@ impl Bird {
     }
 
     async fn run(&mut self, world: &World, wake: Wake) -> Result<(), BirdError> {
-        let text = self.render(world)?;
+        let text = match self.kept(world).await? {
+            Some(text) => text,
+            None => self.render(world)?,
+        };
         let quiet = matches!(wake, Wake::Desired | Wake::Links | Wake::Kernel);
         if quiet && self.loaded.as_ref() == Some(&text) {
             return Ok(());
         }
+        let same = self.seen.is_some() && self.seen == file::stamp(&self.config).await;
+        if same && self.loaded.as_ref() == Some(&text) && wake == Wake::Timer {
+            self.changed = 0;
+            return self.probe().await;
+        }
         self.write(&text).await?;
+        self.seen = file::stamp(&self.config).await;
         if self.loaded.as_ref() == Some(&text) {
             return self.probe().await;
         }
         self.load(&text).await
+    }
+
+    /// When to look at the file the next time.
+    fn look_again(&self) -> Duration {
+        LOOK.saturating_mul(1 << self.changed.saturating_sub(FREELY).min(8)).min(PROBE)
+    }
+
+    /// The text that is on disk, when it is to stay: BIRD runs with it since the boot, and it may be
+    /// newer than the policy.
+    async fn kept(&mut self, world: &World) -> Result<Option<Arc<str>>, BirdError> {
+        let before = self.from_disk.take();
+        if !world.desired.origin.is_stored() {
+            return Ok(None);
+        }
+        let text = file::read(&self.config).await.map_err(BirdError::File)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if let Some(changed) = file::changed(&self.config).await {
+            let dated = dated(changed, SystemTime::now());
+            if before.is_none() {
+                info!("BIRD's configuration is the one {dated} from disk");
+            }
+            self.from_disk = Some(dated);
+        }
+        Ok(Some(text.into()))
     }
 
     /// The text for that world, rendered again only when what it depends on has changed.
@@ -163,9 +230,12 @@ impl Bird {
 
     /// Brings the text to the disk, unless it is there.
     async fn write(&mut self, text: &Arc<str>) -> Result<(), BirdError> {
-        if file::read(&self.config).await.map_err(BirdError::File)? == **text {
+        let there = file::read(&self.config).await.map_err(BirdError::File)?;
+        if there == **text {
             return Ok(());
         }
+        // BIRD runs with this text, so the file held it.
+        let drifted = self.loaded.as_ref() == Some(text);
         if let Some((refused, message)) = &self.refused
             && refused == text
         {
@@ -176,6 +246,10 @@ impl Bird {
                 self.writes += 1;
                 self.refused = None;
                 self.loaded = None;
+                if drifted {
+                    self.changed += 1;
+                    self.drift.push(describe_drift(&self.config, &there, text));
+                }
                 info!(file = %self.config.display(), "BIRD's configuration was written");
                 Ok(())
             }
@@ -218,6 +292,18 @@ impl Bird {
             }
         }
     }
+}
+
+fn describe_drift(path: &Path, there: &str, wanted: &str) -> Drift {
+    let change = if there.is_empty() { Change::Missing } else { Change::Modified };
+    let differs = there.lines().zip(wanted.lines()).position(|(there, wanted)| there != wanted);
+    let first = differs.unwrap_or_else(|| there.lines().count().min(wanted.lines().count()));
+    let detail = match there.lines().nth(first) {
+        _ if there.is_empty() => String::new(),
+        Some(line) => format!("line {} was {:?}", first + 1, line.trim()),
+        None => format!("it ended after line {first}"),
+    };
+    Drift { subject: format!("file {}", path.display()), change, detail }
 }
 
 fn describe(error: &BirdError) -> Problem {

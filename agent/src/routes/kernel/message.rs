@@ -45,6 +45,7 @@ pub(super) fn parse_route(message: &RouteMessage) -> Option<Route> {
         destination: destination_of(message)?,
         metric: 0,
         tos: header.tos,
+        scope: header.scope.into(),
         kind: match header.kind {
             RouteType::Unicast => RouteKind::Unicast,
             RouteType::BlackHole => RouteKind::Blackhole,
@@ -94,12 +95,7 @@ pub(super) fn route_message(route: &Route) -> RouteMessage {
         RouteKind::Blackhole => RouteType::BlackHole,
         RouteKind::Other(kind) => RouteType::from(kind),
     };
-    // IPv6 has no scopes. IPv4's `link` says that the destination is on the wire itself.
-    header.scope = if v4 && route.device.is_some() && !route.indirect {
-        RouteScope::Link
-    } else {
-        RouteScope::Universe
-    };
+    header.scope = RouteScope::from(route.scope);
     let attributes = &mut message.attributes;
     attributes.push(RouteAttribute::Destination(address(route.destination.address())));
     attributes.extend(route.device.map(RouteAttribute::Oif));

@@ -157,14 +157,47 @@ impl Actual {
         (destinations, keys)
     }
 
-    /// Records what the plan adopts.
-    pub fn adopt(&mut self, plan: &Plan) {
-        for route in &plan.adopt {
-            let there = self.routes.get_mut(&route.destination);
-            if let Some(sight) = there.and_then(|there| there.get_mut(route)) {
-                sight.adopted = true;
+    /// A copy of what is known of some places.
+    pub fn excerpt(&self, destinations: &BTreeSet<Cidr>, keys: &BTreeSet<(u32, IpAddr)>) -> Self {
+        let mut copy = Self::default();
+        for destination in destinations {
+            for (route, sight) in self.at(destination) {
+                copy.insert(*route, Some(*sight), sight.since);
             }
         }
+        for key in keys {
+            if let Some((neighbour, sight)) = self.neighbour(*key) {
+                copy.insert_neighbour(*neighbour, Some(*sight), sight.since);
+            }
+        }
+        copy
+    }
+
+    /// Takes in what another one knows of other places.
+    pub fn add(&mut self, other: Self) {
+        for (route, sight) in other.routes.into_values().flatten() {
+            self.insert(route, Some(sight), sight.since);
+        }
+        self.neighbours.extend(other.neighbours);
+    }
+
+    /// Where something is on an interface.
+    pub fn places_on(&self, device: u32) -> (BTreeSet<Cidr>, BTreeSet<(u32, IpAddr)>) {
+        let keys = self.device_neighbours(device).map(|(key, _)| *key).collect();
+        (self.devices.get(&device).cloned().unwrap_or_default(), keys)
+    }
+
+    /// A route counts as ours from now on, whoever wrote it.
+    pub fn take_over(&mut self, route: &Route) {
+        let there = self.routes.get_mut(&route.destination);
+        if let Some(sight) = there.and_then(|there| there.get_mut(route)) {
+            sight.adopted = true;
+        }
+    }
+
+    /// Records what the plan adopts.
+    pub fn adopt(&mut self, plan: &Plan) {
+        plan.adopt.iter().for_each(|route| self.take_over(route));
         for neighbour in &plan.adopt_neighbours {
             if let Some((_, sight)) =
                 self.neighbours.get_mut(&(neighbour.device, neighbour.address))

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 const PODS: [u32; 2] = [1, 2];
 const HOST: u32 = 9;
+static NOTHING: BTreeSet<u32> = BTreeSet::new();
 
 #[derive(Clone, Debug, Default)]
 struct Wants {
@@ -39,8 +40,10 @@ fn rules(pods: &BTreeMap<u32, InterfaceName>, now: u64) -> Rules<'_> {
     Rules {
         protocol: CALICO_PROTOCOL,
         remove_external: true,
+        keep: false,
         ipv6: true,
         pods,
+        former: &NOTHING,
         now: Duration::from_secs(now),
     }
 }
@@ -51,6 +54,7 @@ fn route(destination: &str, device: u32, protocol: u8) -> Route {
         destination,
         metric: Route::default_metric(destination.family()),
         tos: 0,
+        scope: Route::pod_scope(destination.family()),
         kind: RouteKind::Unicast,
         device: Some(device),
         indirect: false,
@@ -60,7 +64,7 @@ fn route(destination: &str, device: u32, protocol: u8) -> Route {
 }
 
 fn blackhole(destination: &str, protocol: u8) -> Route {
-    Route { kind: RouteKind::Blackhole, device: None, ..route(destination, 0, protocol) }
+    Route { kind: RouteKind::Blackhole, device: None, scope: 0, ..route(destination, 0, protocol) }
 }
 
 fn pod(destination: &str, device: u32) -> Wants {
@@ -122,6 +126,31 @@ fn ours_goes_at_once_and_unknown_after_its_grace() {
         let late = planned(&Wants::default(), &[unknown], 10);
         assert_eq!((late.ops, late.grace_routes.len()), (vec![Op::DeleteRoute(unknown)], 0));
     }
+}
+
+#[test]
+fn a_state_from_disk_gives_and_takes_nothing() {
+    let pods = pods();
+    let other = "10.65.0.9/32";
+    let unknown = [
+        route(other, 1, 80),
+        route(other, 2, BOOT_PROTOCOL),
+        blackhole("10.65.0.0/26", 80),
+        route("10.65.0.8/32", 99, 80),
+    ];
+    let address = "10.65.0.9".parse().unwrap();
+    let neighbour = Neighbour { device: 1, address, mac: None, marked: true };
+    let mut actual = Actual::default();
+    actual.set_all(unknown.to_vec(), vec![neighbour], Duration::ZERO);
+    let of = |keep| {
+        let rules = Rules { keep, ..rules(&pods, 3600) };
+        plan(&pod(POD, 1), &actual, &Scope::All, &rules)
+    };
+    let kept = of(true);
+    assert_eq!(kept.ops, [Op::AddRoute(route(POD, 1, 80))]);
+    assert!(kept.grace_routes.is_empty() && kept.grace_neighbours.is_empty());
+    // What the datastore does not know goes, all five.
+    assert_eq!(of(false).ops.len(), 6);
 }
 
 #[test]
@@ -246,7 +275,18 @@ fn any_route() -> impl Strategy<Value = Route> {
             let device = device.filter(|_| kind == RouteKind::Unicast);
             let metric = if destination.family() == Family::V6 { metric.max(1) } else { metric };
             let indirect = indirect || (kind == RouteKind::Unicast && device.is_none());
-            Route { destination, metric, tos: 0, kind, device, indirect, protocol, source: None }
+            let scope = if device.is_some() { Route::pod_scope(destination.family()) } else { 0 };
+            Route {
+                destination,
+                metric,
+                tos: 0,
+                scope,
+                kind,
+                device,
+                indirect,
+                protocol,
+                source: None,
+            }
         },
     )
 }

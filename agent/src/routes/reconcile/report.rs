@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use calico_datastore::model::WorkloadEndpointId;
+use std::net::IpAddr;
 
+use calico_datastore::model::{Cidr, WorkloadEndpointId};
+
+use super::super::changes::Place;
 use super::super::plan::RouteKind;
 use super::{DEAD_RETRY, Outcome, Routes, Work};
 use crate::reconcile::{EndpointState, Problem, Report, World};
@@ -47,12 +50,20 @@ impl Routes {
             return state;
         }
         let (mut destinations, keys) = self.intent.places(id);
+        let at_route = |destination: Cidr| {
+            let trouble = self.route_troubles.get(&destination).map(|one| one.message.clone());
+            trouble.or_else(|| self.fight_at(&Place::Route(destination)))
+        };
+        let at_neighbour = |&(device, address): &(u32, IpAddr)| {
+            let trouble = self.neighbour_troubles.get(&(device, address));
+            let trouble = trouble.map(|one| one.message.clone());
+            trouble.or_else(|| self.fight_at(&Place::Neighbour(device, address)))
+        };
         let trouble = destinations
-            .find_map(|destination| self.route_troubles.get(&destination))
-            .or_else(|| keys.iter().find_map(|key| self.neighbour_troubles.get(key)))
-            .map(|trouble| &trouble.message)
-            .or(outcome.error.as_ref());
-        trouble.map_or(EndpointState::Up, |reason| EndpointState::Error(reason.clone()))
+            .find_map(at_route)
+            .or_else(|| keys.iter().find_map(at_neighbour))
+            .or_else(|| outcome.error.clone());
+        trouble.map_or(EndpointState::Up, EndpointState::Error)
     }
 
     pub(super) fn report(&self, world: &World, outcome: &Outcome, now: Duration) -> Report {
@@ -74,6 +85,17 @@ impl Routes {
         for ((device, address), trouble) in &self.neighbour_troubles {
             if !self.intent.users(*device).any(|id| self.failing.contains(id)) {
                 problem(format!("neighbour {address}"), &trouble.message);
+            }
+        }
+        for place in self.fights.keys() {
+            let told = match place {
+                Place::Route(to) => self.intent.claimants(to).any(|id| self.failing.contains(id)),
+                Place::Neighbour(device, _) => {
+                    self.intent.users(*device).any(|id| self.failing.contains(id))
+                }
+            };
+            if let Some(message) = self.fight_at(place).filter(|_| !told) {
+                problem(self.subject(*place, None), &message);
             }
         }
         if let Some(error) = &outcome.error {
@@ -113,7 +135,8 @@ impl Routes {
         let refresh = (!refresh.is_zero()).then(|| self.refreshed + refresh);
         let dead = self.intent.has_dead().then(|| now + DEAD_RETRY);
         let grace = self.grace_routes.values().chain(self.grace_neighbours.values()).min().copied();
-        [refresh, dead, grace]
+        let truce = self.fights.values().filter_map(|fight| fight.until).min();
+        [refresh, dead, grace, truce]
             .into_iter()
             .flatten()
             .min()

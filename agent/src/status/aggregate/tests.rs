@@ -54,6 +54,7 @@ impl Rig {
             ],
             ready: ready.clone(),
             files: problems.clone(),
+            kept: watch::channel(Vec::new()).1,
             bird_socket: run_dir.path().join("bird.ctl"),
         };
         let mut watchdog = Watchdog::new();
@@ -145,6 +146,33 @@ async fn a_file_is_there_while_every_required_part_says_up() {
     rig.routes.send_replace(report(1, &["a", "b"]));
     settle().await;
     assert_eq!(rig.files(&rig.path()), ["cni b eth0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_force_from_disk_is_told_nobody() {
+    let rig = Rig::start(|run| EndpointFiles::open(run).ok());
+    rig.want(0, Some(rig.path()));
+    rig.desired.send_modify(|desired| {
+        let state = Arc::make_mut(desired.as_mut().unwrap());
+        state.origin = crate::desired::Origin::Stored { since: 0 };
+    });
+    let stored = |up: &[&str]| report(0, up).map(|report| Report { stored: true, ..report });
+    rig.felix.send_replace(stored(&["a", "b"]));
+    rig.routes.send_replace(stored(&["a", "b"]));
+    settle().await;
+    assert_eq!(rig.files(&rig.path()), [""; 0], "a pod was started by an old policy");
+    assert!(!*rig.ready.borrow() && rig.states.borrow().is_none());
+    // The datastore is back: it counts what was done about what it says.
+    rig.want(1, Some(rig.path()));
+    settle().await;
+    assert_eq!(rig.files(&rig.path()), [""; 0]);
+    rig.felix.send_replace(report(1, &["a"]));
+    settle().await;
+    assert!(!*rig.ready.borrow());
+    rig.routes.send_replace(report(1, &["a", "b"]));
+    settle().await;
+    assert_eq!(rig.files(&rig.path()), ["cni a eth0"]);
+    assert!(*rig.ready.borrow());
 }
 
 #[tokio::test(start_paused = true)]

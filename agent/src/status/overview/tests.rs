@@ -9,6 +9,7 @@ struct Rig {
     bird: watch::Sender<Option<Report>>,
     ready: watch::Sender<bool>,
     files: watch::Sender<Vec<Problem>>,
+    kept: watch::Sender<Vec<Problem>>,
 }
 
 fn rig() -> Rig {
@@ -19,6 +20,7 @@ fn rig() -> Rig {
     let (bird, bird_rx) = watch::channel(None);
     let (ready, ready_rx) = watch::channel(false);
     let (files, files_rx) = watch::channel(Vec::new());
+    let (kept, kept_rx) = watch::channel(Vec::new());
     let overview = Overview {
         node: "calico-01".to_owned(),
         started: Instant::now(),
@@ -31,9 +33,10 @@ fn rig() -> Rig {
         ],
         ready: ready_rx,
         files: files_rx,
+        kept: kept_rx,
         bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
     };
-    Rig { overview, sync, registration, desired, felix, bird, ready, files }
+    Rig { overview, sync, registration, desired, felix, bird, ready, files, kept }
 }
 
 fn applied(generation: u64) -> Option<Report> {
@@ -61,13 +64,14 @@ fn well() -> Rig {
 fn anything_that_is_missing_degrades() {
     assert_eq!(well().overview.overall(), Overall::Ready);
     type Damage = (&'static str, fn(&Rig));
-    let damages: [Damage; 10] = [
+    let damages: [Damage; 11] = [
         ("waiting", |rig| rig.sync.send_modify(|s| s.waiting = Some("away".to_owned()))),
         ("rejected", |rig| {
             rig.sync.send_modify(|s| drop(s.rejected.insert("/k".to_owned(), "bad".to_owned())));
         }),
         ("settings", |rig| rig.sync.send_modify(|s| s.settings.push(problem()))),
         ("files", |rig| rig.files.send_modify(|files| files.push(problem()))),
+        ("kept", |rig| rig.kept.send_modify(|kept| kept.push(problem()))),
         ("unregistered", |rig| drop(rig.registration.send_replace(Registration::default()))),
         ("registered badly", |rig| {
             rig.registration.send_modify(|registration| registration.problems.push(problem()));
@@ -111,6 +115,32 @@ fn it_is_starting_until_everything_required_was_in_force() {
 }
 
 #[tokio::test]
+async fn a_policy_from_disk_is_never_ready_and_says_how_old_it_is() {
+    let rig = rig();
+    let since = SystemTime::now() - Duration::from_secs(3 * 3600 + 60);
+    let seconds = since.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let origin = Origin::Stored { since: seconds };
+    rig.desired.send_replace(Some(Arc::new(DesiredState { origin, ..DesiredState::default() })));
+    rig.felix.send_replace(Some(Report { stored: true, ..applied(0).unwrap() }));
+    assert!(!rig.overview.complete());
+    assert_eq!(rig.overview.overall(), Overall::Starting);
+    let line = rig.overview.summary();
+    let text = rfc3339(since);
+    assert_eq!(line, format!("policy of {text} (3 h old) from disk, waiting for etcd"));
+    rig.sync.send_modify(|sync| sync.waiting = Some("no member answers".to_owned()));
+    assert_eq!(rig.overview.summary(), format!("{line}: no member answers"));
+    let stored = rig.overview.document().await.stored.unwrap();
+    assert_eq!((stored.since, stored.age_seconds.unwrap() / 3600), (text, 3));
+    // What the datastore says takes its place: it counts from the first report about it.
+    rig.desired
+        .send_replace(Some(Arc::new(DesiredState { generation: 1, ..DesiredState::default() })));
+    assert!(!rig.overview.complete(), "the report is about the policy from disk");
+    assert_eq!(rig.overview.document().await.stored, None);
+    rig.felix.send_replace(applied(1));
+    assert!(rig.overview.complete());
+}
+
+#[tokio::test]
 async fn the_document_shows_every_problem_of_the_registration() {
     let rig = well();
     let other = Problem { subject: "IP".to_owned(), message: "other".to_owned() };
@@ -144,6 +174,6 @@ fn readers_never_stop_a_writer() {
         });
         done.send(())
     });
-    let limit = std::time::Duration::from_secs(60);
+    let limit = Duration::from_secs(60);
     over.recv_timeout(limit).expect("readers and writer wait for each other");
 }

@@ -173,9 +173,9 @@ fn parse_block(family: &str, text: &str) -> Result<Cidr, String> {
     let bad = || format!("{text:?} is not an {family} block with a dash for the slash");
     let (address, len) = text.rsplit_once('-').ok_or_else(bad)?;
     let cidr: Cidr = format!("{address}/{len}").parse().map_err(|_| bad())?;
-    // Host bits would make two keys name one block.
-    let exact = address.parse() == Ok(cidr.address());
-    if exact && family_directory(cidr) == family { Ok(cidr) } else { Err(bad()) }
+    // Host bits, or another spelling of the address, would make two keys name one block.
+    let exact = block_segment(cidr) == format!("{family}/block/{text}");
+    if exact { Ok(cidr) } else { Err(bad()) }
 }
 
 fn family_directory(cidr: Cidr) -> &'static str {

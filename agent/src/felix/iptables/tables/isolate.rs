@@ -36,9 +36,14 @@ impl FamilyTables {
         closed: &[String],
         outcome: &mut Outcome,
     ) {
-        let (family, patience) = (self.family, self.patience);
+        let (family, patience, keep) = (self.family, self.patience, self.keep);
         let Some(state) = self.tables.get_mut(&table) else { return };
-        let Some(all) = plan(table, &state.desired, &state.actual, Scope::EVERYTHING) else {
+        let Some(all) = plan(
+            table,
+            &state.desired,
+            &state.actual,
+            Scope { delete: !keep, ..Scope::EVERYTHING },
+        ) else {
             return;
         };
         let suspects: Vec<String> = all
@@ -113,6 +118,9 @@ impl FamilyTables {
         let shut = plan(table, &state.desired, &state.actual, chains_only);
         if let Err(error) = commit(shut, driver, family, &mut state.actual).await {
             outcome.failed.push((table, error));
+            return;
+        }
+        if keep {
             return;
         }
         if let Err(error) = sweep(state, table, driver, family).await {

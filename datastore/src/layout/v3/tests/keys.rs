@@ -78,6 +78,10 @@ fn malformed_blocks() {
         "assignment/ipv4/block/192.168.0.0-+26",
         "assignment/ipv4/block/fd80::-122",
         "assignment/ipv6/block/192.168.0.0-26",
+        // Other spellings of fd80::40-122.
+        "assignment/ipv6/block/FD80::40-122",
+        "assignment/ipv6/block/fd80:0::40-122",
+        "host/a/ipv6/block/fd80::0040-122",
         "host/a b/ipv4/block/192.168.0.0-26",
         "host/a/ipv4/block/x-26",
     ] {

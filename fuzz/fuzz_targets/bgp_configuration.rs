@@ -1,0 +1,4 @@
+//! BGPConfiguration.
+#![no_main]
+
+calico_fuzz::resource!("bgpconfigurations/default");

@@ -1,0 +1,4 @@
+//! ClusterInformation.
+#![no_main]
+
+calico_fuzz::resource!("clusterinformations/default");

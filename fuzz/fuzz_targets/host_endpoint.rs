@@ -1,0 +1,4 @@
+//! HostEndpoint.
+#![no_main]
+
+calico_fuzz::resource!("hostendpoints/h");

@@ -1,0 +1,4 @@
+//! NetworkPolicy.
+#![no_main]
+
+calico_fuzz::resource!("networkpolicies/n/default.p");

@@ -1,0 +1,4 @@
+//! Node.
+#![no_main]
+
+calico_fuzz::resource!("nodes/n");

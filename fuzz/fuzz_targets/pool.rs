@@ -1,0 +1,4 @@
+//! IPPool.
+#![no_main]
+
+calico_fuzz::resource!("ippools/p");

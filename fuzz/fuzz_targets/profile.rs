@@ -1,0 +1,4 @@
+//! Profile.
+#![no_main]
+
+calico_fuzz::resource!("profiles/p");

@@ -1,0 +1,4 @@
+//! Tier.
+#![no_main]
+
+calico_fuzz::resource!("tiers/t");
