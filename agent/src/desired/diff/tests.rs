@@ -180,7 +180,7 @@ fn parts_without_a_list_are_flags() {
     let settings = crate::config::Settings { ipv6: false, ..Default::default() };
     let settings = DesiredState { settings: Arc::new(settings), ..old.clone() };
     let profiles = OrdMap::unit("p".into(), Arc::default());
-    let host = super::super::HostEndpoints { profiles, ..Default::default() };
+    let host = HostEndpoints { profiles, ..Default::default() };
     let host = DesiredState { host_endpoints: host, ..old.clone() };
     for (new, expected) in [
         (&old, [false; 5]),

@@ -25,7 +25,7 @@ use self::read::Look;
 use super::chain::Chain;
 use super::driver::{Driver, IptablesError};
 use super::plan::{DesiredTable, Jump, Jumps, Plan, Scope, plan};
-use super::save::{ActualTable, Held, Table};
+use super::save::{ActualTable, Table};
 use super::spelling::Spellings;
 use crate::drift::Drift;
 use crate::felix::counters::Counters;
@@ -79,14 +79,14 @@ struct TableState {
 pub struct FamilyTables {
     family: Family,
     tables: BTreeMap<Table, TableState>,
-    /// Chains of ours that should not be there stay for now.
-    keep: bool,
     knowledge: Knowledge,
     spellings: Spellings,
     /// What was found changed and is not yet put right, by subject.
     drift: BTreeMap<String, Drift>,
     /// How long one apply looks for what the kernel refuses in a table.
     patience: Duration,
+    /// Chains of ours that should not be there stay for now.
+    keep: bool,
     counters: Counters,
 }
 
@@ -100,11 +100,11 @@ impl FamilyTables {
         Self {
             family,
             tables,
-            keep: false,
             knowledge: Knowledge::Nothing,
             spellings: Spellings::default(),
             drift: BTreeMap::new(),
             patience: PATIENCE,
+            keep: false,
             counters,
         }
     }
@@ -208,8 +208,7 @@ impl FamilyTables {
         self.read(driver).await?;
         let Some(state) = self.tables.get(&Table::Filter) else { return Ok(false) };
         let holds = |(name, chain): (&String, &Arc<Chain>)| {
-            let held = state.actual.chains.get(name);
-            matches!(held, Some(Held::Known(held)) if held.hashes == chain.hashes)
+            state.actual.chains.get(name).is_some_and(|held| chain.is_held(held))
         };
         Ok(state.desired.chains.iter().all(holds))
     }

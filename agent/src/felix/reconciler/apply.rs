@@ -39,11 +39,8 @@ impl Felix {
         let known: Vec<_> = self.families.iter().map(|one| one.family).collect();
         let desired = sets::all(state, &self.interfaces, &families);
         let mut phases = sets::full_plan(&desired, &known, &actual);
-        if state.origin.is_stored() {
-            // It may be old: what it does not know may have come since.
-            phases.after.clear();
-        }
-        if let Some(pending) = pending {
+        // What a state from disk does not know may have come since.
+        if let Some(pending) = pending.filter(|_| !state.origin.is_stored()) {
             let unsure = |name: &str| {
                 !sets::is_of(&known, name)
                     || self.doomed.contains_key(name)
@@ -51,6 +48,10 @@ impl Felix {
                     || self.refused.iter().any(|refused| refused.command.set() == name)
             };
             run.drift.extend(compare(&desired, &actual, pending, unsure));
+        }
+        if state.origin.is_stored() {
+            // It may be old: what it does not know may have come since.
+            phases.after.clear();
         }
         for command in &phases.after {
             if let Command::Delete(set, Entry::NetIface(net, _)) = command

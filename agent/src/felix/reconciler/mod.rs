@@ -255,8 +255,8 @@ impl Reconciler for Felix {
         // The watch looks at nothing while this run writes.
         let mut turn = self.changes.turn().await;
         self.changes.set_flavour(dataplane.flavour, &mut turn);
-        let taken_over = self.comes_from_disk_no_more(state);
-        let again = matches!(wake, Wake::Start | Wake::Retry) || taken_over;
+        let from_disk = self.comes_from_disk_no_more(state);
+        let again = matches!(wake, Wake::Start | Wake::Retry) || from_disk;
         let check_tables = again || due(self.check_tables);
         let told = self.told(again, now);
         let doubtful = self.doubtful(&told, again, check_tables, now);
@@ -279,7 +279,8 @@ impl Reconciler for Felix {
 
         let Rendered { changes, phases, close } = self.render(state);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
-        let were_right = self.sets_known;
+        // What a state from disk left alone is no change of somebody else.
+        let were_right = self.sets_known && !from_disk;
         self.sets_known &= !check_sets && !phases.before.iter().any(|command| {
             matches!(command, Command::Create(set, _) if self.doomed.contains_key(set))
         });
@@ -391,7 +392,7 @@ impl Reconciler for Felix {
         }
         run.problems.sort();
         run.problems.dedup();
-        if taken_over {
+        if from_disk {
             // What the policy from disk let be goes now: that is nobody's doing.
             run.drift.clear();
         }

@@ -114,7 +114,10 @@ impl FamilyTables {
             outcome.failed.push((table, error));
             return;
         }
-        if !keep && let Err(error) = sweep(state, table, driver, family).await {
+        if keep {
+            return;
+        }
+        if let Err(error) = sweep(state, table, driver, family).await {
             outcome.failed.push((table, error));
             return;
         }
