@@ -8,10 +8,14 @@
 mod abuse;
 #[path = "felix/budget.rs"]
 mod budget;
+#[path = "felix/chaos.rs"]
+mod chaos;
 #[path = "felix/churn.rs"]
 mod churn;
 #[path = "felix/connections.rs"]
 mod connections;
+#[path = "felix/contention.rs"]
+mod contention;
 #[path = "felix/economy.rs"]
 mod economy;
 #[path = "felix/host.rs"]
@@ -20,6 +24,8 @@ mod host;
 mod neighbours;
 #[path = "felix/netns.rs"]
 mod netns;
+#[path = "felix/others_bugs.rs"]
+mod others_bugs;
 #[path = "felix/policy.rs"]
 mod policy;
 #[path = "felix/probing.rs"]
@@ -28,6 +34,8 @@ mod probing;
 mod rewriting;
 #[path = "felix/spoofing.rs"]
 mod spoofing;
+#[path = "felix/tampering.rs"]
+mod tampering;
 #[path = "felix/tools.rs"]
 mod tools;
 #[path = "felix/watching.rs"]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use calico_agent::config::IptablesBackend;
 use calico_agent::desired::{DesiredState, SetId};
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Protocol, TierAction};
@@ -69,7 +70,7 @@ fn udp(action: Action, ports: &[u16]) -> calico_agent::desired::ActiveRule {
 
 /// Another state in which pod 1 may send to ports 53 and 54 of pod 2 and not to port 55. A rule and
 /// the members of a set that it names do not change in one step: such a policy is closed between.
-fn vary(state: &mut DesiredState, round: u32, a: &Pod, b: &Pod, others: &[Pod]) {
+pub(crate) fn vary(state: &mut DesiredState, round: u32, a: &Pod, b: &Pod, others: &[Pod]) {
     match round % 6 {
         0 => {
             // The allowing set: others come and go.
@@ -117,6 +118,23 @@ fn vary(state: &mut DesiredState, round: u32, a: &Pod, b: &Pod, others: &[Pod]) 
     }
 }
 
+/// What [`vary`] begins with.
+pub(crate) fn churned(flavour: IptablesBackend, a: &Pod, b: &Pod) -> DesiredState {
+    let mut state = empty(flavour);
+    profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
+    profile(&mut state, "none", vec![], vec![]);
+    policy(&mut state, "pass", vec![tcp(Action::Pass, &[1])]);
+    set(&mut state, "s:allowed", &[1]);
+    set(&mut state, "s:two", &[1]);
+    let allow = |set: &str| vec![from_set(udp(Action::Allow, &[53, 54]), set)];
+    policy(&mut state, "one", allow("s:allowed"));
+    policy(&mut state, "two", allow("s:two"));
+    endpoint(&mut state, a, &profiles(&["all"]), true);
+    let class = ingress_tiers(vec![tier("t", &["one"], TierAction::Deny)], "all");
+    endpoint(&mut state, b, &class, true);
+    state
+}
+
 fn seconds() -> u64 {
     std::env::var("CHURN_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
 }
@@ -126,18 +144,7 @@ fn no_packet_gets_another_verdict_while_everything_around_it_changes() {
     each_flavour(|host: &mut Host, flavour| {
         let (a, b) = (host.pod(1), host.pod(2));
         let others = [host.pod(3), host.pod(4)];
-        let mut state = empty(flavour);
-        profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
-        profile(&mut state, "none", vec![], vec![]);
-        policy(&mut state, "pass", vec![tcp(Action::Pass, &[1])]);
-        set(&mut state, "s:allowed", &[1]);
-        set(&mut state, "s:two", &[1]);
-        let allow = |set: &str| vec![from_set(udp(Action::Allow, &[53, 54]), set)];
-        policy(&mut state, "one", allow("s:allowed"));
-        policy(&mut state, "two", allow("s:two"));
-        endpoint(&mut state, &a, &profiles(&["all"]), true);
-        let class = ingress_tiers(vec![tier("t", &["one"], TierAction::Deny)], "all");
-        endpoint(&mut state, &b, &class, true);
+        let mut state = churned(flavour, &a, &b);
         host.apply(&state, Wake::Start);
 
         let (received, sent) = (Counts::default(), Counts::default());
@@ -158,7 +165,8 @@ fn no_packet_gets_another_verdict_while_everything_around_it_changes() {
                 }
                 _ => Wake::Desired,
             };
-            host.run(&after, wake);
+            let report = host.run(&after, wake);
+            assert_eq!(report.drift, [], "round {round}");
             state = after;
             round += 1;
         }

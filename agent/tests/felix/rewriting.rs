@@ -17,13 +17,13 @@ use crate::world::*;
 /// A small generator (the constants of Knuth's MMIX): the same rules each time.
 ///
 /// Plain rules are one line each and not two alike, so that a chain of them is changed line by line.
-struct Dice {
-    state: u64,
-    plain: bool,
+pub(crate) struct Dice {
+    pub(crate) state: u64,
+    pub(crate) plain: bool,
 }
 
 impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.state = self
             .state
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -35,7 +35,7 @@ impl Dice {
         self.below(n) == 0
     }
 
-    fn of<T: Clone>(&mut self, items: &[T]) -> T {
+    pub(crate) fn of<T: Clone>(&mut self, items: &[T]) -> T {
         items[self.below(items.len() as u64) as usize].clone()
     }
 

@@ -8,7 +8,9 @@ use crate::exec::{Exec, ExecError};
 use crate::felix::counters::Counters;
 
 /// How many refused lines one write may have before it is given up.
-const MOST_REFUSED: usize = 64;
+const MOST_REFUSED: usize = 512;
+/// How many members of one set may be refused before the others of it are not asked for any more.
+const MOST_OF_ONE: usize = 8;
 /// How many lines go into one call.
 const CHUNK: usize = 50_000;
 
@@ -119,7 +121,11 @@ impl Sets {
                 hopeless.insert(command.set());
             }
             let one = Refused { command: command.clone(), message };
-            if one.is_full() && full.insert(command.set()) {
+            let adds = |one: &&Refused| {
+                one.command.set() == command.set() && matches!(one.command, Command::Add(..))
+            };
+            let enough = one.is_full() || refused.iter().filter(adds).count() + 1 >= MOST_OF_ONE;
+            if enough && matches!(command, Command::Add(..)) && full.insert(command.set()) {
                 // None of the others is asked for: there may be a hundred thousand of them. Those
                 // that are an endpoint are told one by one.
                 let others = rest[at + 1..].iter().filter(|other| {

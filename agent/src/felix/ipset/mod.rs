@@ -2,6 +2,7 @@
 //! commands. Today `ipset save` and `ipset restore` do it; netlink can take their place without
 //! anybody else noticing.
 
+mod compare;
 mod driver;
 mod plan;
 mod save;
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 
 use calico_datastore::model::{Cidr, Family, InterfaceName, Protocol};
 
+pub use compare::compare;
 pub use driver::{Refused, SetError, Sets};
 pub(crate) use plan::members_gone;
 pub use plan::{Phases, full, members_of};

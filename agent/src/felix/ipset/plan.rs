@@ -85,8 +85,17 @@ pub fn full(
                 phases.before.extend(added.into_iter().map(add));
                 phases.after.extend(gone.into_iter().map(delete));
             }
+            Some(set)
+                if !set.spec.is_some_and(|is| is.kind == spec.kind && is.family == spec.family) =>
+            {
+                // What somebody else made under our name. Only sets of one type change places, and
+                // a rule that uses it can only be one that we know to close (it cannot be filled).
+                phases.before.push(Command::Destroy(name.clone()));
+                phases.before.push(Command::Create(name.clone(), *spec));
+                fill(name, &mut phases.before);
+            }
             Some(_) => {
-                // Another size, or what somebody else made under our name.
+                // Another size.
                 let mut temporary = names::temporary(spec.family, temporaries);
                 while actual.contains_key(&temporary) {
                     temporaries += 1;

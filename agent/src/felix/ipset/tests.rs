@@ -77,6 +77,54 @@ fn a_full_plan_says_only_what_differs() {
     destroy cali40c:x
     destroy cali40old
     ");
+
+    // A type that cannot be swapped in.
+    let old = spec(SetType::Net, Family::V4, 10);
+    let desired = [("cali40old".to_owned(), (old, HashSet::from([net("10.0.0.0/8")])))].into();
+    insta::assert_snapshot!(text(&full(&desired, &actual).before), @r"
+    destroy cali40old
+    create cali40old hash:net family inet maxelem 10
+    add cali40old 10.0.0.0/8
+    ");
+}
+
+#[test]
+fn what_others_changed_is_told_and_what_we_are_about_to_change_is_not() {
+    let actual = save::parse(SAVED);
+    let mut desired: BTreeMap<String, (SetSpec, HashSet<Entry>)> = actual
+        .iter()
+        .filter_map(|(name, set)| Some((name.clone(), (set.spec?, set.members.clone()))))
+        .collect();
+    let told = |desired: &_, pending: &Phases, unsure: &str| -> Vec<String> {
+        let drift = compare(desired, &actual, pending, |name| name == unsure);
+        drift.iter().map(|d| format!("{} {}: {}", d.subject, d.change, d.detail)).collect()
+    };
+    let nothing = Phases::default();
+    assert_eq!(told(&desired, &nothing, "cali40old"), [""; 0]);
+    assert_eq!(told(&desired, &nothing, ""), ["address set cali40old unexpected: 0 members"]);
+
+    desired.get_mut("cali40s:abc").unwrap().1 =
+        (0..5).map(|n| net(&format!("10.2.{n}.0/24"))).collect();
+    desired.get_mut("cali60n:p").unwrap().0.max = 20;
+    desired.remove("cali40c:x");
+    let new = spec(SetType::Net, Family::V6, 10);
+    desired.insert("cali60s:new".to_owned(), (new, HashSet::from([net("fd00::/64")])));
+    insta::assert_snapshot!(told(&desired, &nothing, "cali40old").join("\n"), @r"
+    address set cali40s:abc modified: missing 5 members: 10.2.0.0/24, 10.2.1.0/24, 10.2.2.0/24, …; unexpected 2 members: 10.0.0.1/32, 10.1.0.0/16
+    address set cali60n:p modified: it is of another type, family or size
+    address set cali60s:new missing: 1 member
+    address set cali40c:x unexpected: 1 member
+    ");
+    // The same as our own work.
+    let mut pending = full(&desired, &actual);
+    pending.after.retain(|command| command.set() != "cali40old");
+    assert_eq!(told(&desired, &pending, "cali40old"), [""; 0]);
+    // And half of it.
+    pending.before.retain(|command| !matches!(command, Command::Add(_, Entry::Net(n)) if n.to_string() == "10.2.4.0/24"));
+    assert_eq!(
+        told(&desired, &pending, "cali40old"),
+        ["address set cali40s:abc missing: 1 member: 10.2.4.0/24"]
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A chain with the hashes of its rules: what is compared, written, and remembered.
 
 use super::hash::{self, RuleHash};
+use super::save::{Found, Held};
 
 /// A chain of ours as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +27,17 @@ impl Chain {
         }
     }
 
-    pub(super) fn is(&self, actual: &[Option<RuleHash>]) -> bool {
-        self.hashes.len() == actual.len()
-            && self.hashes.iter().zip(actual).all(|(a, b)| Some(*a) == *b)
+    /// True when these are its rules, in its order.
+    pub(super) fn is(&self, found: &[Found]) -> bool {
+        self.hashes.len() == found.len()
+            && self.hashes.iter().zip(found).all(|(a, b)| b.proven && Some(*a) == b.hash)
+    }
+
+    /// True when the kernel holds it.
+    pub(super) fn is_held(&self, held: &Held) -> bool {
+        match held {
+            Held::Known(chain) => chain.hashes == self.hashes,
+            Held::Other(found) => self.is(found),
+        }
     }
 }

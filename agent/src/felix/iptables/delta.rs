@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::chain::Chain;
+use super::hash::RuleHash;
 
 /// The most comparisons that are spent on finding out which rules of the middle stay.
 const MOST_COMPARISONS: usize = 10_000;
@@ -15,24 +16,34 @@ const MOST_COMPARISONS: usize = 10_000;
 /// The lines that change the chain `name` from `old` to `new` and how many they are; `None` when it
 /// is better written anew: when that is not longer, or when equal rules stand in it, since the
 /// kernel's tools delete by text and find the first.
-pub(super) fn delta(name: &str, old: &Chain, new: &Chain) -> Option<(String, u64)> {
-    let distinct: BTreeSet<_> = old.hashes.iter().collect();
-    if distinct.len() != old.hashes.len() {
+///
+/// `old`: the hash of each rule that is as it was written, and a text by which it is found.
+pub(super) fn delta(
+    name: &str,
+    old: &[(Option<RuleHash>, String)],
+    new: &Chain,
+) -> Option<(String, u64)> {
+    let distinct: BTreeSet<&str> = old.iter().map(|(_, text)| text.as_str()).collect();
+    if distinct.len() != old.len() {
         return None;
     }
-    let stays = common(&old.hashes, &new.hashes);
+    let (had, wanted): (Vec<_>, Vec<_>) = (
+        old.iter().map(|(hash, _)| *hash).collect(),
+        new.hashes.iter().copied().map(Some).collect(),
+    );
+    let stays = common(&had, &wanted);
     let kept: BTreeSet<usize> = stays.iter().map(|(_, at)| *at).collect();
-    let changed = old.hashes.len() + new.hashes.len() - 2 * stays.len();
-    if changed > new.hashes.len() {
+    let changed = had.len() + wanted.len() - 2 * stays.len();
+    if changed > wanted.len() {
         return None;
     }
     let mut text = String::new();
     let left: BTreeSet<usize> = stays.iter().map(|(at, _)| *at).collect();
-    for at in (0..old.hashes.len()).filter(|at| !left.contains(at)) {
-        let _ = writeln!(text, "-D {name} {}", old.rule(at));
+    for (_, (_, rule)) in old.iter().enumerate().filter(|(at, _)| !left.contains(at)) {
+        let _ = writeln!(text, "-D {name} {rule}");
     }
     // Front to back: everything before a rule stands already when it is put in.
-    let fresh = (0..new.hashes.len()).filter(|at| !kept.contains(at));
+    let fresh = (0..wanted.len()).filter(|at| !kept.contains(at));
     for (len, at) in (stays.len()..).zip(fresh) {
         if at == len {
             let _ = writeln!(text, "-A {name} {}", new.rule(at));
@@ -82,14 +93,18 @@ fn common<T: PartialEq>(old: &[T], new: &[T]) -> Vec<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::felix::iptables::save::Held;
 
     fn chain(rules: &[&str]) -> Chain {
         Chain::new("cali-x", rules.iter().map(|&rule| rule.to_owned()).collect())
     }
 
     fn commands(old: &[&str], new: &[&str]) -> Option<Vec<String>> {
-        let (text, count) = delta("cali-x", &chain(old), &chain(new))?;
+        let old = Held::Known(Arc::new(chain(old))).rules();
+        let (text, count) = delta("cali-x", &old, &chain(new))?;
         let lines: Vec<String> = text
             .lines()
             .map(|line| {
@@ -118,6 +133,20 @@ mod tests {
     fn what_is_not_shorter_is_written_anew() {
         assert_eq!(commands(&["a", "b"], &["x", "y"]), None);
         assert_eq!(commands(&["a", "b", "c"], &["a"]), None);
+    }
+
+    #[test]
+    fn a_rule_that_was_changed_is_deleted_as_it_is() {
+        let new = chain(&["a", "b", "c"]);
+        let mut old = Held::Known(Arc::new(new.clone())).rules();
+        old[1] = (None, "-m comment --comment \"cali:what it was\" -j ACCEPT".to_owned());
+        let (text, count) = delta("cali-x", &old, &new).unwrap();
+        assert_eq!(count, 2);
+        let put = format!("-I cali-x 2 {}\n", new.rule(1));
+        assert_eq!(text, format!("-D cali-x {}\n{put}", old[1].1));
+        // Two of one text cannot be told apart.
+        old[2] = old[1].clone();
+        assert_eq!(delta("cali-x", &old, &new), None);
     }
 
     #[test]

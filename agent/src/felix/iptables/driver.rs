@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use calico_datastore::model::Family;
 
+use super::lock;
 use super::probe::Dataplane;
 use super::save::{self, ActualTable, Table};
 use crate::exec::{Exec, ExecError};
@@ -20,6 +21,14 @@ pub enum IptablesError {
         /// Why.
         #[source]
         source: ExecError,
+    },
+    /// Somebody held the lock of the legacy tables for too long. Nothing was tried.
+    #[error("cannot write the {family} tables: {} holds the xtables lock", holder.as_deref().unwrap_or("another program"))]
+    Locked {
+        /// The family.
+        family: Family,
+        /// The program, as far as this host tells.
+        holder: Option<String>,
     },
     /// The kernel did not take a transaction. It holds what it held before.
     #[error("cannot write the {family} tables")]
@@ -46,14 +55,18 @@ impl IptablesError {
     /// True when the rules themselves were refused, so that leaving some out may help. A program
     /// that is missing or hangs, or a lock that somebody holds, says nothing about any rule.
     pub fn blames_the_rules(&self) -> bool {
-        match self {
-            Self::Restore { source: ExecError::Failed { code: Some(_), stderr, .. }, .. } => {
-                !stderr.contains("xtables lock")
-            }
-            _ => false,
-        }
+        matches!(self, Self::Restore { source: ExecError::Failed { code: Some(_), .. }, .. })
+    }
+
+    /// True when the kernel surely holds what it held, but for tables that were taken before.
+    pub fn leaves_all_as_it_was(&self) -> bool {
+        self.blames_the_rules() || matches!(self, Self::Locked { .. })
     }
 }
+
+/// How long a call waits for the lock, in seconds. One run waits at most three times, and families
+/// wait side by side: far from what any watchdog allows. The next run comes after a back-off.
+const WAIT: u32 = 3;
 
 /// The programs of one flavour.
 #[derive(Clone, Debug)]
@@ -97,13 +110,19 @@ impl Driver {
         let program = self.dataplane.program(family, "restore");
         let mut args = vec!["--noflush"];
         // The lock is shared with every other user of the legacy tables.
+        let wait = format!("--wait={WAIT}");
         if self.dataplane.waits {
-            args.push("--wait=10");
+            args.push(&wait);
         }
-        self.exec
-            .run(&program, &args, text.as_bytes())
-            .await
-            .map_err(|source| IptablesError::Restore { family, source })?;
-        Ok(())
+        let error = match self.exec.run(&program, &args, text.as_bytes()).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        match &error {
+            ExecError::Failed { stderr, .. } if stderr.contains("xtables lock") => {
+                Err(IptablesError::Locked { family, holder: lock::holder() })
+            }
+            _ => Err(IptablesError::Restore { family, source: error }),
+        }
     }
 }

@@ -1,13 +1,16 @@
 //! The iptables dataplane: neutral rules become chains of the tables raw, filter and nat.
 //!
-//! [`chains`], [`rules`] and [`mac`] make text, [`plan`] compares it by hash with what
-//! [`save`] read, [`tables`] keeps both and drives [`driver`]. [`probe`] says which iptables.
+//! [`chains`], [`rules`] and [`mac`] make text, [`plan`] compares it with what [`save`] read and
+//! [`spelling`] recognised, [`tables`] keeps both and drives [`driver`]. [`compare`] says what others
+//! changed, [`probe`] which iptables.
 
 pub mod chain;
 pub mod chains;
+mod compare;
 mod delta;
 pub mod driver;
 pub mod hash;
+mod lock;
 pub mod mac;
 pub mod marks;
 pub mod names;
@@ -16,6 +19,7 @@ pub mod probe;
 pub mod render;
 pub mod rules;
 pub mod save;
+pub mod spelling;
 pub mod tables;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,8 @@
 //! What has to be written so that a table becomes as it should be: pure.
 //!
 //! The plan is one transaction for `iptables-restore --noflush`. A chain that does not differ is not
-//! mentioned, so its counters live on. One that differs is changed rule by rule when we know the
-//! text of what it holds and that is shorter; else it is declared, which empties it, and written
-//! anew. Chains of others are never declared: rules of ours in them come and go one by
+//! mentioned, so its counters live on. One that differs is changed rule by rule when that is
+//! shorter; else it is declared, which empties it, and written anew. Chains of others are never declared: rules of ours in them come and go one by
 //! one, by their full text.
 
 #[cfg(test)]
@@ -16,7 +15,8 @@ use std::sync::Arc;
 use super::chain::Chain;
 use super::delta::delta;
 use super::hash::{self, RuleHash};
-use super::save::{ActualTable, ForeignChain, OwnRule, Table};
+use super::save::{ActualTable, ForeignChain, Held, OwnRule, Table};
+use super::spelling;
 
 /// Where a jump has to stand in a chain of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +45,20 @@ impl Jump {
         format!("--jump {}", self.to)
     }
 
-    fn hash(&self) -> Option<RuleHash> {
+    /// The hash of its rule.
+    pub(super) fn hash(&self) -> Option<RuleHash> {
         hash::of_chain(self.from, [&self.line()]).next()
+    }
+
+    /// Its rule as the tools take it behind the name of the chain.
+    fn rule(&self) -> String {
+        let hash = self.hash().map(|hash| format!("-m comment --comment \"cali:{hash}\" "));
+        hash.unwrap_or_default() + &self.line()
+    }
+
+    /// True when `own` is its rule, wherever it stands.
+    pub(super) fn is(&self, own: &OwnRule) -> bool {
+        own.hash == self.hash() && spelling::same(&self.rule(), &own.text)
     }
 }
 
@@ -68,6 +80,31 @@ pub struct Scope<'a> {
     pub hold: &'a BTreeSet<String>,
     /// Delete chains that should not be there.
     pub delete: bool,
+    /// Which of our rules in chains of others.
+    pub jumps: Jumps<'a>,
+    /// Write chains from their beginning, whatever is known of them.
+    pub anew: bool,
+}
+
+static NONE: BTreeSet<String> = BTreeSet::new();
+
+impl Scope<'_> {
+    /// The whole table.
+    pub const EVERYTHING: Self =
+        Self { only: None, hold: &NONE, delete: true, jumps: Jumps::All, anew: false };
+    /// The whole table, but nothing is deleted.
+    pub const NO_DELETES: Self = Self { delete: false, ..Self::EVERYTHING };
+}
+
+/// Which of our rules in chains of others a plan looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jumps<'a> {
+    /// All.
+    All,
+    /// Those in this chain.
+    In(&'a str),
+    /// They stay as they are.
+    Stay,
 }
 
 /// A transaction.
@@ -95,40 +132,19 @@ pub fn plan(
     actual: &ActualTable,
     scope: Scope<'_>,
 ) -> Option<Plan> {
-    plan_parts(table, desired, actual, scope, true)
-}
-
-/// The same for our own chains only: jumps stay as they are.
-pub fn plan_chains(
-    table: Table,
-    desired: &DesiredTable,
-    actual: &ActualTable,
-    scope: Scope<'_>,
-) -> Option<Plan> {
-    plan_parts(table, desired, actual, scope, false)
-}
-
-fn plan_parts(
-    table: Table,
-    desired: &DesiredTable,
-    actual: &ActualTable,
-    scope: Scope<'_>,
-    with_jumps: bool,
-) -> Option<Plan> {
     let mut edits = Vec::new();
     let (mut declare, mut rules, mut jumps, mut delete) =
         (String::new(), String::new(), String::new(), String::new());
     let mut lines = 0;
 
-    let written = &actual.written;
     let mut consider = |name: &String| {
         if scope.hold.contains(name) {
             return;
         }
         match (desired.chains.get(name), actual.chains.get(name)) {
-            (Some(chain), actual) if !actual.is_some_and(|a| chain.is(a)) => {
-                let known = written.get(name).filter(|_| actual.is_some());
-                if let Some((text, changed)) = known.and_then(|old| delta(name, old, chain)) {
+            (Some(chain), held) if !held.is_some_and(|held| chain.is_held(held)) => {
+                let held = held.filter(|_| !scope.anew);
+                if let Some((text, changed)) = held.and_then(|h| delta(name, &h.rules(), chain)) {
                     rules.push_str(&text);
                     lines += changed;
                 } else {
@@ -164,7 +180,12 @@ fn plan_parts(
         .iter()
         .copied()
         .chain(actual.foreign.keys().map(String::as_str).filter(|name| !wanted.contains(name)));
-    for name in names.filter(|_| with_jumps) {
+    let inside = |name: &&str| match scope.jumps {
+        Jumps::All => true,
+        Jumps::In(one) => *name == one,
+        Jumps::Stay => false,
+    };
+    for name in names.filter(inside) {
         let before = actual.foreign.get(name);
         if let Some(after) = plan_jumps(name, &desired.jumps, before, &mut jumps, &mut lines) {
             edits.push(Edit::Foreign(name.to_owned(), after));
@@ -191,7 +212,7 @@ fn plan_jumps(
     let wanted: Vec<&Jump> = jumps.iter().filter(|jump| jump.from == name).collect();
     let right = before.own.len() == wanted.len()
         && before.own.iter().zip(&wanted).all(|(own, jump)| {
-            own.hash == jump.hash() && (jump.place != Place::Top || own.index < wanted.len())
+            jump.is(own) && (jump.place != Place::Top || own.index < wanted.len())
         });
     if right {
         return None;
@@ -204,8 +225,7 @@ fn plan_jumps(
     let mut after = ForeignChain { len: before.len - before.own.len(), own: Vec::new() };
     let (end, top): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|j| j.place == Place::End);
     for (index, jump) in top.into_iter().chain(end).enumerate() {
-        let Some(hash) = jump.hash() else { continue };
-        let text = format!("-m comment --comment \"cali:{hash}\" {}", jump.line());
+        let (hash, text) = (jump.hash(), jump.rule());
         let index = if jump.place == Place::End {
             let _ = writeln!(out, "-A {name} {text}");
             after.len
@@ -214,7 +234,7 @@ fn plan_jumps(
             index
         };
         after.len += 1;
-        after.own.push(OwnRule { index, hash: Some(hash), text });
+        after.own.push(OwnRule { index, hash, text });
     }
     *lines += (before.own.len() + after.own.len()) as u64;
     Some(after)
@@ -226,13 +246,10 @@ impl Plan {
         for edit in self.edits {
             match edit {
                 Edit::Chain(name, chain) => {
-                    let hashes = chain.hashes.iter().copied().map(Some).collect();
-                    actual.chains.insert(name.clone(), hashes);
-                    actual.written.insert(name, chain);
+                    actual.chains.insert(name, Held::Known(chain));
                 }
                 Edit::Gone(name) => {
                     actual.chains.remove(&name);
-                    actual.written.remove(&name);
                 }
                 Edit::Foreign(name, chain) => {
                     actual.foreign.insert(name, chain);

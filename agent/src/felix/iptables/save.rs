@@ -1,5 +1,5 @@
-//! Reads what `iptables-save` prints, as far as we need to know it: the hashes of the rules in our
-//! own chains, and where our rules stand in the kernel's. Rules of others are only counted.
+//! Reads what `iptables-save` prints, as far as we need to know it: the rules in our own chains, and
+//! where our rules stand in the kernel's. Rules of others are only counted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::chain::Chain;
 use super::hash::RuleHash;
 use super::names::owns_chain;
+use super::spelling::Spellings;
 
 /// The tables that we look after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,26 +57,110 @@ pub struct ForeignChain {
     pub own: Vec<OwnRule>,
 }
 
+/// A rule in a chain of ours, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The hash in its comment: which rule it was once.
+    pub hash: Option<RuleHash>,
+    /// It still is that rule.
+    pub proven: bool,
+    /// All of it behind `-A CHAIN `, as the kernel's tool prints it.
+    pub text: String,
+}
+
+/// What a chain of ours holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// These rules: we wrote them, or they are as they should be.
+    Known(Arc<Chain>),
+    /// Something else.
+    Other(Vec<Found>),
+}
+
+impl Held {
+    /// How many rules.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Known(chain) => chain.lines.len(),
+            Self::Other(found) => found.len(),
+        }
+    }
+
+    /// The rules in their order: the hash of one that is as it was written, and a text by which the
+    /// kernel's tool finds it.
+    pub(super) fn rules(&self) -> Vec<(Option<RuleHash>, String)> {
+        match self {
+            Self::Known(chain) => {
+                let hashes = chain.hashes.iter().copied().map(Some);
+                hashes.zip((0..chain.lines.len()).map(|at| chain.rule(at))).collect()
+            }
+            Self::Other(found) => found
+                .iter()
+                .map(|rule| (rule.hash.filter(|_| rule.proven), rule.text.clone()))
+                .collect(),
+        }
+    }
+}
+
 /// What a table holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ActualTable {
-    /// Our chains and the hashes of their rules; `None` for a rule that somebody else put there.
-    pub chains: BTreeMap<String, Vec<Option<RuleHash>>>,
-    /// Those of our chains whose text is known, because we wrote them or because they are as they
-    /// should be. What is read back carries the kernel's own spelling, which is not compared.
-    pub written: BTreeMap<String, Arc<Chain>>,
+    /// Our chains.
+    pub chains: BTreeMap<String, Held>,
     /// Chains of others that hold rules.
     pub foreign: BTreeMap<String, ForeignChain>,
+    /// Those of our chains that rules of others lead to, and from where.
+    pub entered: BTreeMap<String, String>,
 }
 
 impl ActualTable {
-    /// Notes which chains are as they should be, so that their text is known from then on.
-    pub fn recognise(&mut self, desired: &BTreeMap<String, Arc<Chain>>) {
-        for (name, chain) in desired {
-            if self.chains.get(name).is_some_and(|hashes| chain.is(hashes)) {
-                self.written.insert(name.clone(), Arc::clone(chain));
+    /// Compares what was read with `chains`, rule by rule, and notes what is the same.
+    pub fn recognise<'a>(
+        &mut self,
+        chains: impl Iterator<Item = (&'a String, &'a Arc<Chain>)>,
+        spellings: &mut Spellings,
+    ) {
+        for (name, chain) in chains {
+            let Some(held) = self.chains.get_mut(name) else { continue };
+            let Held::Other(found) = held else { continue };
+            for (place, rule) in found.iter_mut().enumerate() {
+                let Some(hash) = rule.hash.filter(|_| !rule.proven) else { continue };
+                // Mostly it is where it should be.
+                let at = match chain.hashes.get(place) {
+                    Some(here) if *here == hash => Some(place),
+                    _ => chain.hashes.iter().position(|one| *one == hash),
+                };
+                rule.proven = at.is_some_and(|at| spellings.is(hash, &chain.rule(at), &rule.text));
+            }
+            if chain.is(found) {
+                *held = Held::Known(Arc::clone(chain));
             }
         }
+    }
+
+    /// The chains of which every rule is known.
+    pub(super) fn known(&self) -> impl Iterator<Item = (&String, &Arc<Chain>)> {
+        self.chains.iter().filter_map(|(name, held)| match held {
+            Held::Known(chain) => Some((name, chain)),
+            Held::Other(_) => None,
+        })
+    }
+
+    /// Rules in our chains that are not known to be ours.
+    pub(super) fn unproven(&self) -> impl Iterator<Item = (&String, &Found)> {
+        let others = self.chains.iter().filter_map(|(name, held)| match held {
+            Held::Known(_) => None,
+            Held::Other(found) => Some(found.iter().map(move |rule| (name, rule))),
+        });
+        others.flatten().filter(|(_, rule)| !rule.proven)
+    }
+
+    /// The hashes of all rules in our chains.
+    pub(super) fn hashes(&self) -> impl Iterator<Item = RuleHash> {
+        self.chains.values().flat_map(|held| match held {
+            Held::Known(chain) => chain.hashes.clone(),
+            Held::Other(found) => found.iter().filter_map(|rule| rule.hash).collect(),
+        })
     }
 
     /// How many rules are there that are not ours.
@@ -105,18 +190,25 @@ pub fn parse(text: &str) -> BTreeMap<Table, ActualTable> {
         if let Some(declared) = line.strip_prefix(':') {
             let name = declared.split(' ').next().unwrap_or_default();
             if owns_chain(name) {
-                table.chains.entry(name.to_owned()).or_default();
+                table.chains.entry(name.to_owned()).or_insert(Held::Other(Vec::new()));
             }
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let (chain, text) = rule.split_once(' ').unwrap_or((rule, ""));
             let hash = comment(text).and_then(RuleHash::of_comment);
             if owns_chain(chain) {
-                table.chains.entry(chain.to_owned()).or_default().push(hash);
+                let held = table.chains.entry(chain.to_owned()).or_insert(Held::Other(Vec::new()));
+                if let Held::Other(found) = held {
+                    found.push(Found { hash, proven: false, text: text.to_owned() });
+                }
                 continue;
             }
             let foreign = table.foreign.entry(chain.to_owned()).or_default();
+            let target = target(text).filter(|target| owns_chain(target));
             // The first Felix put no hash on its jumps.
-            let ours = hash.is_some() || target(text).is_some_and(|t| t.starts_with("felix-"));
+            let ours = hash.is_some() || target.is_some_and(|t| t.starts_with("felix-"));
+            if let Some(target) = target.filter(|_| !ours) {
+                table.entered.insert(target.to_owned(), chain.to_owned());
+            }
             if ours {
                 foreign.own.push(OwnRule { index: foreign.len, hash, text: text.to_owned() });
             }
@@ -159,7 +251,7 @@ COMMIT
 -A FORWARD -m comment --comment \"a note: cali:abcdefghijklmnop\" -j ACCEPT
 -A FORWARD -m comment --comment \"cali:abcdefghijklmnop\" -j cali-FORWARD
 -A FORWARD -j felix-FORWARD
--A DOCKER -s 10.0.0.0/8 -j RETURN
+-A DOCKER -s 10.0.0.0/8 -j cali-FORWARD
 -A cali-FORWARD -m comment --comment cali:ABCDEFGHIJKLMNOP -j ACCEPT
 -A cali-FORWARD -j DROP
 COMMIT
@@ -170,10 +262,11 @@ COMMIT
         let tables = parse(SAVED);
         assert_eq!(tables.keys().copied().collect::<Vec<_>>(), [Table::Filter]);
         let table = &tables[&Table::Filter];
-        assert_eq!(table.chains["cali-empty"], []);
-        let hashes = &table.chains["cali-FORWARD"];
-        assert_eq!(hashes[0].unwrap().to_string(), "ABCDEFGHIJKLMNOP");
-        assert_eq!(hashes[1], None);
+        assert_eq!(table.chains["cali-empty"], Held::Other(Vec::new()));
+        let Held::Other(found) = &table.chains["cali-FORWARD"] else { panic!("never compared") };
+        assert_eq!(found[0].hash.unwrap().to_string(), "ABCDEFGHIJKLMNOP");
+        assert_eq!((found[1].hash, found[1].text.as_str()), (None, "-j DROP"));
+        assert_eq!(table.entered["cali-FORWARD"], "DOCKER");
         let forward = &table.foreign["FORWARD"];
         assert_eq!(forward.len, 3);
         assert_eq!(forward.own.iter().map(|r| r.index).collect::<Vec<_>>(), [1, 2]);

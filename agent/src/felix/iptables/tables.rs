@@ -2,19 +2,31 @@
 //! that make the one the other.
 //!
 //! After the first reading nothing is read on the way of a change: what is known of the kernel is
-//! brought up to date from what it accepted. After a failure everything is read again.
+//! brought up to date from what it accepted. Whoever has reason to think that somebody else was at
+//! work calls [`FamilyTables::doubt`]: then the next apply reads, compares with what is known, says
+//! what is different ([`Outcome::drift`]) and puts it right. What we changed ourselves is in what is
+//! known, so it is never reported.
+//!
+//! A rule of ours whose text cannot be explained ([`super::spelling`]) is written again like any that
+//! somebody changed. When it is then read back with the same text it was the tool's way to print it,
+//! and is learned; nothing is reported.
+
+mod isolate;
+mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use calico_datastore::model::Family;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
+use self::read::Look;
 use super::chain::Chain;
 use super::driver::{Driver, IptablesError};
-use super::names;
-use super::plan::{DesiredTable, Jump, Plan, Scope, plan, plan_chains};
+use super::plan::{DesiredTable, Jump, Jumps, Plan, Scope, plan};
 use super::save::{ActualTable, Table};
+use super::spelling::Spellings;
+use crate::drift::Drift;
 use crate::felix::counters::Counters;
 use crate::telemetry::chain;
 
@@ -29,6 +41,19 @@ pub struct Outcome {
     pub refused: Vec<(String, String)>,
     /// Chains that should go but cannot.
     pub stuck: Vec<(String, String)>,
+    /// What others had changed, and is as it should be now.
+    pub drift: Vec<Drift>,
+}
+
+/// What is known of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knowledge {
+    /// Nothing. What the next reading finds is taken as it is.
+    Nothing,
+    /// What it held; somebody may have changed it since.
+    Doubted,
+    /// What it holds.
+    Sure,
 }
 
 #[derive(Debug, Default)]
@@ -49,8 +74,10 @@ struct TableState {
 pub struct FamilyTables {
     family: Family,
     tables: BTreeMap<Table, TableState>,
-    /// What is known of the kernel is true.
-    known: bool,
+    knowledge: Knowledge,
+    spellings: Spellings,
+    /// What was found changed and is not yet put right, by subject.
+    drift: BTreeMap<String, Drift>,
     counters: Counters,
 }
 
@@ -58,7 +85,14 @@ impl FamilyTables {
     /// Tables that should hold nothing of ours, and of which nothing is known.
     pub fn new(family: Family, counters: Counters) -> Self {
         let tables = Table::ALL.map(|table| (table, TableState::default())).into();
-        Self { family, tables, known: false, counters }
+        Self {
+            family,
+            tables,
+            knowledge: Knowledge::Nothing,
+            spellings: Spellings::default(),
+            drift: BTreeMap::new(),
+            counters,
+        }
     }
 
     /// Forgets what should be, to be told anew.
@@ -123,10 +157,20 @@ impl FamilyTables {
         state.desired.jumps = jumps;
     }
 
-    /// Do not trust what is known; the next apply reads the kernel first and tries refused chains
-    /// again.
+    /// Somebody else may have been at work: the next apply reads the kernel first, says what is not
+    /// as it was left, and tries refused chains again.
+    pub fn doubt(&mut self) {
+        if self.knowledge == Knowledge::Sure {
+            self.knowledge = Knowledge::Doubted;
+        }
+    }
+
+    /// Nothing is known any more, of what others changed neither: the next apply takes what it reads
+    /// as what was there before us.
     pub fn forget(&mut self) {
-        self.known = false;
+        self.knowledge = Knowledge::Nothing;
+        self.spellings = Spellings::default();
+        self.drift.clear();
     }
 
     /// Every chain as it should be, for tests and for people.
@@ -138,11 +182,15 @@ impl FamilyTables {
     /// Reads the kernel if needed and writes what differs.
     pub async fn apply(&mut self, driver: &Driver, closed: &[String]) -> Outcome {
         let mut outcome = Outcome::default();
-        if !self.known
-            && let Err(error) = self.read(driver).await
-        {
-            outcome.failed.push((Table::Filter, error));
-            return outcome;
+        let mut look = Look::default();
+        if self.knowledge != Knowledge::Sure {
+            match self.read(driver, BTreeMap::new()).await {
+                Ok(found) => look = found,
+                Err(error) => {
+                    outcome.failed.push((Table::Filter, error));
+                    return outcome;
+                }
+            }
         }
         let plans = self.plans();
         if !plans.is_empty() {
@@ -162,29 +210,35 @@ impl FamilyTables {
                     outcome.failed.push((Table::Filter, error));
                 }
                 Err(error) => {
-                    // Somebody may have changed the tables meanwhile, or one object is bad.
                     debug!(family = %self.family, error = %chain(&error), "transaction refused");
-                    if let Err(error) = self.read(driver).await {
-                        outcome.failed.push((Table::Filter, error));
-                        return outcome;
+                    match self.look_again(driver, plans).await {
+                        Ok(found) => look.follow(found),
+                        Err(error) => outcome.failed.push((Table::Filter, error)),
                     }
                     for table in Table::ALL {
-                        self.isolate(table, driver, closed, &mut outcome).await;
                         // What says nothing about the rules would only be waited for again.
                         if outcome.failed.iter().any(|(_, error)| !error.blames_the_rules()) {
                             break;
                         }
+                        self.isolate(table, driver, closed, &mut outcome).await;
                     }
                 }
             }
         }
+        if outcome.wrote && outcome.failed.is_empty() {
+            self.settle(driver, &mut look).await;
+        }
+        self.note(look);
         if outcome.failed.is_empty() {
             for state in self.tables.values_mut() {
                 state.dirty.clear();
                 state.all = false;
             }
+            outcome.drift = std::mem::take(&mut self.drift).into_values().collect();
+        } else if outcome.failed.iter().all(|(_, error)| error.leaves_all_as_it_was()) {
+            self.doubt();
         } else {
-            self.known = false;
+            self.knowledge = Knowledge::Nothing;
         }
         for state in self.tables.values() {
             let refused = state.refused.iter();
@@ -201,8 +255,9 @@ impl FamilyTables {
         closed: &[String],
         driver: &Driver,
     ) -> Result<(), IptablesError> {
-        if !self.known {
-            self.read(driver).await?;
+        if self.knowledge != Knowledge::Sure {
+            let look = self.read(driver, BTreeMap::new()).await?;
+            self.note(look);
         }
         let family = self.family;
         let Some(state) = self.tables.get_mut(&table) else { return Ok(()) };
@@ -227,10 +282,9 @@ impl FamilyTables {
             jumps: Vec::new(),
         };
         // Only these: what else is to be written may name sets that are not there yet.
-        let nothing = BTreeSet::new();
         let held = state.held.keys().cloned().collect();
-        let scope = Scope { only: Some(&held), hold: &nothing, delete: false };
-        let step = plan_chains(table, &shut, &state.actual, scope);
+        let scope = Scope { only: Some(&held), jumps: Jumps::Stay, ..Scope::NO_DELETES };
+        let step = plan(table, &shut, &state.actual, scope);
         commit(step, driver, family, &mut state.actual).await
     }
 
@@ -244,123 +298,16 @@ impl FamilyTables {
         }
     }
 
-    async fn read(&mut self, driver: &Driver) -> Result<(), IptablesError> {
-        let mut saved = driver.save(self.family).await?;
-        for (table, state) in &mut self.tables {
-            state.actual = saved.remove(table).unwrap_or_default();
-            state.all = true;
-            // What the kernel refused then it may take now.
-            for (name, (chain, _)) in std::mem::take(&mut state.refused) {
-                state.desired.chains.insert(name, chain);
-            }
-            state.actual.recognise(&state.desired.chains);
-        }
-        self.known = true;
-        Ok(())
-    }
-
     fn plans(&self) -> Vec<(Table, Plan)> {
-        let nothing = BTreeSet::new();
         self.tables
             .iter()
             .filter(|(_, state)| state.all || !state.dirty.is_empty())
             .filter_map(|(table, state)| {
                 let only = (!state.all).then_some(&state.dirty);
-                let scope = Scope { only, hold: &nothing, delete: true };
+                let scope = Scope { only, ..Scope::EVERYTHING };
                 Some((*table, plan(*table, &state.desired, &state.actual, scope)?))
             })
             .collect()
-    }
-
-    /// Writes one table after the whole was refused, so that what is good gets in and what is bad
-    /// is found.
-    ///
-    /// 1. Everything but the changed policies and profiles. Those that the kernel holds stay as
-    ///    they are for now; those that are new are closed, so that they can be jumped to.
-    /// 2. The policies and profiles, halving the group that is refused until one is left: that one
-    ///    is closed.
-    /// 3. What should go.
-    async fn isolate(
-        &mut self,
-        table: Table,
-        driver: &Driver,
-        closed: &[String],
-        outcome: &mut Outcome,
-    ) {
-        let family = self.family;
-        let Some(state) = self.tables.get_mut(&table) else { return };
-        let nothing = BTreeSet::new();
-        let whole = Scope { only: None, hold: &nothing, delete: true };
-        let Some(all) = plan(table, &state.desired, &state.actual, whole) else { return };
-        let suspects: Vec<String> = all
-            .touches()
-            .filter(|name| {
-                names::is_policy_or_profile(name) && state.desired.chains.contains_key(*name)
-            })
-            .map(str::to_owned)
-            .collect();
-
-        let mut first = state.desired.clone();
-        let mut hold = BTreeSet::new();
-        for name in &suspects {
-            if state.actual.chains.contains_key(name) {
-                hold.insert(name.clone());
-            } else {
-                first.chains.insert(name.clone(), Arc::new(Chain::new(name, closed.to_vec())));
-            }
-        }
-        let scope = Scope { only: None, hold: &hold, delete: false };
-        let base = plan(table, &first, &state.actual, scope);
-        if let Err(error) = commit(base, driver, family, &mut state.actual).await {
-            warn!(%family, table = table.name(), error = %chain(&error), "table refused");
-            outcome.failed.push((table, error));
-            return;
-        }
-
-        let mut groups = vec![suspects];
-        while let Some(group) = groups.pop() {
-            let only: BTreeSet<String> = group.iter().cloned().collect();
-            let scope = Scope { only: Some(&only), hold: &nothing, delete: false };
-            let step = plan(table, &state.desired, &state.actual, scope);
-            let Err(error) = commit(step, driver, family, &mut state.actual).await else {
-                continue;
-            };
-            if !error.blames_the_rules() {
-                outcome.failed.push((table, error));
-                return;
-            }
-            match group.as_slice() {
-                [] => {}
-                [name] => {
-                    let said = chain(&error);
-                    warn!(%family, chain = %name, error = %said, "chain refused, closing it");
-                    let shut = Arc::new(Chain::new(name, closed.to_vec()));
-                    if let Some(chain) = state.desired.chains.insert(name.clone(), shut) {
-                        state.refused.insert(name.clone(), (chain, said));
-                    }
-                }
-                many => {
-                    let (low, high) = many.split_at(many.len() / 2);
-                    groups.extend([low.to_vec(), high.to_vec()]);
-                }
-            }
-        }
-
-        let scope = Scope { only: None, hold: &nothing, delete: false };
-        let shut = plan(table, &state.desired, &state.actual, scope);
-        if let Err(error) = commit(shut, driver, family, &mut state.actual).await {
-            outcome.failed.push((table, error));
-            return;
-        }
-        let rest = plan(table, &state.desired, &state.actual, whole);
-        if let Err(error) = commit(rest, driver, family, &mut state.actual).await {
-            // Somebody else jumps into a chain of ours. It is empty of effect for everybody else.
-            let said = chain(&error);
-            let left =
-                state.actual.chains.keys().filter(|n| !state.desired.chains.contains_key(*n));
-            outcome.stuck.extend(left.map(|name| (name.clone(), said.clone())));
-        }
-        info!(%family, table = table.name(), "table written piece by piece");
     }
 
     /// True when nothing of ours is or should be there.

@@ -8,7 +8,7 @@ use tracing::{debug, info};
 use super::{DESTROY_PATIENCE, Felix, Run};
 use crate::desired::DesiredState;
 use crate::drift::{Change, Drift};
-use crate::felix::ipset::{Command, Entry, Phases, Refused, full};
+use crate::felix::ipset::{Command, Entry, Phases, Refused, compare, full};
 use crate::felix::iptables::driver::Driver;
 use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
@@ -20,10 +20,12 @@ use crate::telemetry::chain;
 
 impl Felix {
     /// Reads the sets and plans everything. Addresses of endpoints that went away while nobody
-    /// watched are noted.
+    /// watched are noted. `pending`: what this run was going to change, where the sets are known to
+    /// have been as they should be before; whatever else differs somebody else did.
     pub(super) async fn read_sets(
         &mut self,
         state: &DesiredState,
+        pending: Option<&Phases>,
         run: &mut Run,
     ) -> Option<Phases> {
         let actual = match self.sets.read().await {
@@ -34,13 +36,23 @@ impl Felix {
             }
         };
         let families = self.family_list();
-        let mut phases = full(&sets::all(state, &self.interfaces, &families), &actual);
+        let desired = sets::all(state, &self.interfaces, &families);
+        let mut phases = full(&desired, &actual);
         // Those of a family that is switched off go, those of one that this kernel does not know stay.
         let known: Vec<_> = self.families.iter().map(|one| one.family).collect();
         let ours = |name: &str| {
             known.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
         };
         phases.after.retain(|command| ours(command.set()));
+        if let Some(pending) = pending {
+            let unsure = |name: &str| {
+                !ours(name)
+                    || self.doomed.contains_key(name)
+                    || self.incomplete.contains_key(name)
+                    || self.refused.iter().any(|refused| refused.command.set() == name)
+            };
+            run.drift.extend(compare(&desired, &actual, pending, unsure));
+        }
         for command in &phases.after {
             if let Command::Delete(set, Entry::NetIface(net, _)) = command
                 && net.is_host()

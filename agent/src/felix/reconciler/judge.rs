@@ -21,6 +21,7 @@ impl Felix {
         let mut filter_in_force = true;
         for (family, outcome) in outcomes {
             run.wrote_tables |= outcome.wrote;
+            run.drift.extend(outcome.drift);
             let off = self.families.iter().any(|one| one.family == family && one.renderer.is_off());
             for (table, error) in outcome.failed {
                 if off {
@@ -45,7 +46,7 @@ impl Felix {
             for (chain, said) in outcome.stuck {
                 run.problem(
                     format!("chain {chain}"),
-                    format!("cannot be deleted; does a rule of somebody else use it? {said}"),
+                    format!("cannot be deleted from the {family} tables: {said}"),
                 );
             }
         }

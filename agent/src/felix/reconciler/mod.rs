@@ -263,15 +263,22 @@ impl Reconciler for Felix {
 
         let Rendered { changes, phases, close } = self.render(state);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
+        let left_right = self.sets_known;
         self.sets_known &= !check_sets && !phases.before.iter().any(|command| {
             matches!(command, Command::Create(set, _) if self.doomed.contains_key(set))
         });
         let read_sets = !self.sets_known;
-        let phases = if read_sets { self.read_sets(state, &mut run).await } else { Some(phases) };
+        let phases = if read_sets {
+            self.read_sets(state, left_right.then_some(&phases), &mut run).await
+        } else {
+            Some(phases)
+        };
         let mut ready = phases.is_some();
         let Phases { before, after } = phases.unwrap_or_default();
         self.sets_known = ready;
 
+        let doubtful = self.families.iter_mut().filter(|one| doubtful.contains(&one.family));
+        doubtful.for_each(|one| one.tables.doubt());
         self.closed |= !close.is_empty();
         if self.closed {
             ready &= self.close(&close, &driver, &mut run).await;
@@ -283,8 +290,6 @@ impl Reconciler for Felix {
         self.shut_incomplete(state, !self.closed);
         let mut filter_in_force = false;
         if ready {
-            let doubtful = self.families.iter_mut().filter(|one| doubtful.contains(&one.family));
-            doubtful.for_each(|one| one.tables.forget());
             let outcomes = self.write_tables(&driver).await;
             filter_in_force = self.judge_tables(outcomes, &mut run);
         }

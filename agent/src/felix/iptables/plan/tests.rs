@@ -1,12 +1,13 @@
 //! The plan against a model of the kernel that understands the text of a transaction.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::felix::iptables::save::parse;
+use crate::felix::iptables::save::{Found, parse};
+use crate::felix::iptables::spelling::Spellings;
 
 /// A table as text: chains and their rules. `cali-` chains and one chain of the kernel.
 type Model = BTreeMap<String, Vec<String>>;
@@ -57,6 +58,13 @@ fn save(model: &Model) -> ActualTable {
     parse(&text).remove(&Table::Filter).unwrap()
 }
 
+/// The same, compared with what should be.
+fn seen(model: &Model, wanted: &DesiredTable) -> ActualTable {
+    let mut read = save(model);
+    read.recognise(wanted.chains.iter(), &mut Spellings::default());
+    read
+}
+
 fn some_chains() -> impl Strategy<Value = BTreeMap<String, Vec<String>>> {
     let rule = prop::sample::select(vec!["--jump DROP", "-p tcp --jump RETURN", "--jump ACCEPT"]);
     prop::collection::btree_map(
@@ -96,18 +104,24 @@ proptest! {
         place in some_place(),
         foreign in prop::collection::vec(prop::sample::select(vec!["-s 1.2.3.4/32 -j ACCEPT", "-j DOCKER"]), 0..3),
         tampered in prop::bool::ANY,
+        modified in prop::bool::ANY,
         above in prop::bool::ANY,
     ) {
-        let whole = |delete| Scope { only: None, hold: const { &BTreeSet::new() }, delete };
         let mut model: Model = [("FORWARD".to_owned(), foreign.iter().map(|r| (*r).to_owned()).collect())].into();
         // An earlier run…
         let first = desired(&before, before_place);
-        if let Some(plan) = plan(Table::Filter, &first, &save(&model), whole(true)) {
+        if let Some(plan) = plan(Table::Filter, &first, &save(&model), Scope::EVERYTHING) {
             restore(&mut model, &plan.text);
         }
         // …and somebody who was at it meanwhile.
         if tampered && let Some(rules) = model.get_mut("cali-a") {
             rules.push("-j ACCEPT".to_owned());
+        }
+        if modified {
+            // The comment stays.
+            for rule in model.values_mut().flatten() {
+                *rule = rule.replace("--jump DROP", "-j LOG").replace("cali-FORWARD", "cali-b");
+            }
         }
         if above {
             model.get_mut("FORWARD").unwrap().insert(0, "-j ABOVE".to_owned());
@@ -118,16 +132,17 @@ proptest! {
         let untouched = theirs(&model);
 
         let wanted = desired(&after, place);
-        let mut known = save(&model);
-        if let Some(plan) = plan(Table::Filter, &wanted, &known, whole(true)) {
+        let mut known = seen(&model, &wanted);
+        if let Some(plan) = plan(Table::Filter, &wanted, &known, Scope::EVERYTHING) {
             restore(&mut model, &plan.text);
             plan.done(&mut known);
         }
-        let read = save(&model);
+        let read = seen(&model, &wanted);
         prop_assert_eq!(&known.chains, &read.chains);
         for (name, chain) in &wanted.chains {
-            let hashes: Vec<_> = chain.hashes.iter().copied().map(Some).collect();
-            prop_assert_eq!(&read.chains[name], &hashes);
+            prop_assert_eq!(&read.chains[name], &Held::Known(Arc::clone(chain)));
+            let rules: Vec<_> = (0..chain.lines.len()).map(|at| chain.rule(at)).collect();
+            prop_assert_eq!(&model[name], &rules);
         }
         prop_assert_eq!(read.chains.len(), wanted.chains.len());
         prop_assert_eq!(theirs(&model), untouched);
@@ -137,8 +152,8 @@ proptest! {
             prop_assert_eq!(ours, [0]);
         }
         // Done is done, by what is read and by what is remembered.
-        prop_assert!(plan(Table::Filter, &wanted, &read, whole(true)).is_none());
-        prop_assert!(plan(Table::Filter, &wanted, &known, whole(true)).is_none());
+        prop_assert!(plan(Table::Filter, &wanted, &read, Scope::EVERYTHING).is_none());
+        prop_assert!(plan(Table::Filter, &wanted, &known, Scope::EVERYTHING).is_none());
     }
 }
 
@@ -152,7 +167,7 @@ proptest! {
             0..3,
         ), 1..8),
     ) {
-        let scope = Scope { only: None, hold: const { &BTreeSet::new() }, delete: true };
+        let scope = Scope::EVERYTHING;
         let mut model: Model = [("FORWARD".to_owned(), Vec::new())].into();
         let mut known = save(&model);
         for chains in steps {
@@ -161,7 +176,7 @@ proptest! {
                 restore(&mut model, &plan.text);
                 plan.done(&mut known);
             }
-            prop_assert_eq!(&known.chains, &save(&model).chains);
+            prop_assert_eq!(&known.chains, &seen(&model, &wanted).chains);
             for (name, chain) in &wanted.chains {
                 let rules: Vec<_> = (0..chain.lines.len()).map(|at| chain.rule(at)).collect();
                 prop_assert_eq!(&model[name], &rules);
@@ -172,7 +187,7 @@ proptest! {
 
 #[test]
 fn one_rule_more_among_many_is_one_line() {
-    let scope = Scope { only: None, hold: const { &BTreeSet::new() }, delete: true };
+    let scope = Scope::EVERYTHING;
     let rules = |count: u8| (0..count).map(|n| format!("-p {n} --jump DROP")).collect::<Vec<_>>();
     let mut known = ActualTable::default();
     for count in [20, 21] {
@@ -181,10 +196,16 @@ fn one_rule_more_among_many_is_one_line() {
         assert_eq!(plan.lines, if count == 20 { 21 } else { 1 });
         plan.done(&mut known);
     }
-    // After a restart the text is known again as soon as it was seen to be right.
-    let mut read = ActualTable { written: BTreeMap::new(), ..known };
-    let wanted = desired(&[("cali-a".to_owned(), rules(21))].into(), None);
-    read.recognise(&wanted.chains);
+    // After a restart too, by what was read.
+    let old = desired(&[("cali-a".to_owned(), rules(21))].into(), None);
+    let found = |held: &Held| -> Vec<Found> {
+        let rules = held.rules().into_iter();
+        rules.map(|(hash, text)| Found { hash, proven: false, text }).collect()
+    };
+    let mut read = known.clone();
+    read.chains.values_mut().for_each(|held| *held = Held::Other(found(held)));
     let wanted = desired(&[("cali-a".to_owned(), rules(20))].into(), None);
+    read.recognise(old.chains.iter(), &mut Spellings::default());
+    assert_eq!(read.chains, known.chains);
     assert_eq!(plan(Table::Filter, &wanted, &read, scope).unwrap().lines, 1);
 }

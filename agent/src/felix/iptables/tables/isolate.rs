@@ -1,0 +1,188 @@
+//! One table after the whole was refused: what is good gets in, and what is bad is found.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use calico_datastore::model::Family;
+use tracing::{info, warn};
+
+use super::{FamilyTables, Outcome, TableState, commit};
+use crate::felix::iptables::chain::Chain;
+use crate::felix::iptables::driver::{Driver, IptablesError};
+use crate::felix::iptables::names;
+use crate::felix::iptables::plan::{Jumps, Scope, plan};
+use crate::felix::iptables::save::Table;
+use crate::telemetry::chain;
+
+impl FamilyTables {
+    /// Writes one table.
+    ///
+    /// 1. Our own chains but the changed policies and profiles. Those that the kernel holds stay as
+    ///    they are for now; those that are new are closed, so that they can be jumped to.
+    /// 2. Our jumps, one chain of the kernel after the other.
+    /// 3. The policies and profiles, halving the group that is refused until one is left: that one
+    ///    is closed.
+    /// 4. What should go, halving in the same way: what rules of others lead to stays.
+    ///
+    /// Nothing here relies on how a rule is spelled but the jumps, which stand among the rules of
+    /// others: a chain that differs is written from its beginning.
+    pub(super) async fn isolate(
+        &mut self,
+        table: Table,
+        driver: &Driver,
+        closed: &[String],
+        outcome: &mut Outcome,
+    ) {
+        let family = self.family;
+        let Some(state) = self.tables.get_mut(&table) else { return };
+        let Some(all) = plan(table, &state.desired, &state.actual, Scope::EVERYTHING) else {
+            return;
+        };
+        let suspects: Vec<String> = all
+            .touches()
+            .filter(|name| {
+                names::is_policy_or_profile(name) && state.desired.chains.contains_key(*name)
+            })
+            .map(str::to_owned)
+            .collect();
+
+        let mut first = state.desired.clone();
+        let mut hold = BTreeSet::new();
+        for name in &suspects {
+            if state.actual.chains.contains_key(name) {
+                hold.insert(name.clone());
+            } else {
+                first.chains.insert(name.clone(), Arc::new(Chain::new(name, closed.to_vec())));
+            }
+        }
+        let chains_only = Scope { jumps: Jumps::Stay, anew: true, ..Scope::NO_DELETES };
+        let base = plan(table, &first, &state.actual, Scope { hold: &hold, ..chains_only });
+        if let Err(error) = commit(base, driver, family, &mut state.actual).await {
+            warn!(%family, table = table.name(), error = %chain(&error), "table refused");
+            outcome.failed.push((table, error));
+            return;
+        }
+        if let Err(error) = jumps(state, table, driver, family).await {
+            let blames_the_rules = error.blames_the_rules();
+            outcome.failed.push((table, error));
+            if !blames_the_rules {
+                return;
+            }
+        }
+
+        let mut groups = vec![suspects];
+        while let Some(group) = groups.pop() {
+            let only: BTreeSet<String> = group.iter().cloned().collect();
+            let scope = Scope { only: Some(&only), ..chains_only };
+            let step = plan(table, &state.desired, &state.actual, scope);
+            let Err(error) = commit(step, driver, family, &mut state.actual).await else {
+                continue;
+            };
+            if !error.blames_the_rules() {
+                outcome.failed.push((table, error));
+                return;
+            }
+            match group.as_slice() {
+                [] => {}
+                [name] => {
+                    let said = chain(&error);
+                    warn!(%family, chain = %name, error = %said, "chain refused, closing it");
+                    let shut = Arc::new(Chain::new(name, closed.to_vec()));
+                    if let Some(chain) = state.desired.chains.insert(name.clone(), shut) {
+                        state.refused.insert(name.clone(), (chain, said));
+                    }
+                }
+                many => {
+                    let (low, high) = many.split_at(many.len() / 2);
+                    groups.extend([low.to_vec(), high.to_vec()]);
+                }
+            }
+        }
+
+        let shut = plan(table, &state.desired, &state.actual, chains_only);
+        if let Err(error) = commit(shut, driver, family, &mut state.actual).await {
+            outcome.failed.push((table, error));
+            return;
+        }
+        if let Err(error) = delete(state, table, driver, family, outcome).await {
+            outcome.failed.push((table, error));
+            return;
+        }
+        info!(%family, table = table.name(), "table written piece by piece");
+    }
+}
+
+/// Our rules in the chains of others. One chain that does not take them keeps none of the others
+/// from it; the first refusal is told.
+async fn jumps(
+    state: &mut TableState,
+    table: Table,
+    driver: &Driver,
+    family: Family,
+) -> Result<(), IptablesError> {
+    let wanted = state.desired.jumps.iter().map(|jump| jump.from.to_owned());
+    let chains: BTreeSet<String> = wanted.chain(state.actual.foreign.keys().cloned()).collect();
+    let nothing = BTreeSet::new();
+    let mut refused = None;
+    for name in &chains {
+        let scope = Scope { only: Some(&nothing), jumps: Jumps::In(name), ..Scope::NO_DELETES };
+        let step = plan(table, &state.desired, &state.actual, scope);
+        if let Err(error) = commit(step, driver, family, &mut state.actual).await {
+            warn!(%family, table = table.name(), chain = name, error = %chain(&error), "jump refused");
+            if !error.blames_the_rules() {
+                return Err(error);
+            }
+            refused.get_or_insert(error);
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// Deletes our chains that should not be there.
+async fn delete(
+    state: &mut TableState,
+    table: Table,
+    driver: &Driver,
+    family: Family,
+    outcome: &mut Outcome,
+) -> Result<(), IptablesError> {
+    let goes = |name: &&String| !state.desired.chains.contains_key(*name);
+    let mut groups: Vec<Vec<String>> =
+        vec![state.actual.chains.keys().filter(goes).cloned().collect()];
+    let mut stuck = Vec::new();
+    // Twice: a chain that goes may hold the jump to another one, which was tried before it.
+    for _ in 0..2 {
+        while let Some(group) = groups.pop() {
+            let only: BTreeSet<String> = group.iter().cloned().collect();
+            let scope = Scope { only: Some(&only), jumps: Jumps::Stay, ..Scope::EVERYTHING };
+            let step = plan(table, &state.desired, &state.actual, scope);
+            let Err(error) = commit(step, driver, family, &mut state.actual).await else {
+                continue;
+            };
+            if !error.blames_the_rules() {
+                return Err(error);
+            }
+            match group.as_slice() {
+                [] => {}
+                [name] => stuck.push((name.clone(), chain(&error))),
+                many => {
+                    let (low, high) = many.split_at(many.len() / 2);
+                    groups.extend([low.to_vec(), high.to_vec()]);
+                }
+            }
+        }
+        groups.extend(stuck.drain(..).map(|(name, _)| vec![name]).collect::<Vec<_>>());
+        if groups.is_empty() {
+            return Ok(());
+        }
+    }
+    let left = groups.into_iter().flatten();
+    outcome.stuck.extend(left.map(|name| {
+        let said = match state.actual.entered.get(&name) {
+            Some(from) => format!("a rule of somebody else in the chain {from} leads to it"),
+            None => "does a rule of somebody else lead to it?".to_owned(),
+        };
+        (name, said)
+    }));
+    Ok(())
+}

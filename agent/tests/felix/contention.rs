@@ -1,0 +1,163 @@
+//! Other programs that write the same tables, hold what we want to change, or left what we cannot
+//! use: what is refused is named and kept apart, and everything else is in force.
+
+use std::time::Duration;
+
+use calico_agent::config::IptablesBackend;
+use calico_agent::desired::{AddressSet, Member, SetId, SetKind};
+use calico_agent::reconcile::{EndpointState, Report, Wake};
+use calico_datastore::model::{Action, Protocol, TierAction};
+
+use crate::host::{each_flavour, v4};
+use crate::netns::sh;
+use crate::tampering::place;
+use crate::world::*;
+
+fn subjects(report: &Report) -> Vec<&str> {
+    report.problems.iter().map(|problem| problem.subject.as_str()).collect()
+}
+
+#[test]
+fn a_chain_that_somebody_else_leads_to_stays_and_every_other_goes() {
+    each_flavour(|host, flavour| {
+        let mut place = place(host, flavour);
+        for (class, name) in [("x", "one"), ("y", "two"), ("z", "three")] {
+            policy(&mut place.state, name, vec![tcp(Action::Deny, &[class.len() as u16])]);
+        }
+        host.apply(&place.state, Wake::Start);
+        // While they are there somebody begins to use one chain and one set.
+        host.iptables(4, "-N THEIRS");
+        host.iptables(4, "-A THEIRS -j cali-pi-two");
+        sh("ipset create cali40s:old hash:net");
+        host.iptables(4, "-A THEIRS -m set --match-set cali40s:old src -j ACCEPT");
+        let mut after = next(&place.state);
+        for name in ["one", "two", "three"] {
+            after.policies.remove(&policy_id(name));
+        }
+        policy(&mut after, "four", vec![tcp(Action::Deny, &[4])]);
+        let report = host.run(&after, Wake::Retry);
+        assert_eq!(report.applied, Some(after.generation), "{report:#?}");
+        let stuck = report.problems.iter().find(|p| p.subject == "chain cali-pi-two").unwrap();
+        assert!(stuck.message.contains("in the chain THEIRS leads to it"), "{}", stuck.message);
+        let saved = host.saved(4);
+        for (chain, there) in [("one", false), ("two", true), ("three", false), ("four", true)] {
+            assert_eq!(saved.contains(&format!(":cali-pi-{chain} ")), there, "{chain} in {saved}");
+            assert!(!host.saved(6).contains(":cali-pi-two "));
+        }
+        place.works();
+        // It is no reason to write again and again, and no change of somebody else either.
+        let mut again = next(&after);
+        policy(&mut again, "four", vec![tcp(Action::Deny, &[5])]);
+        let restores = host.felix.counters().iptables_restores.get();
+        host.run(&again, Wake::Desired);
+        assert_eq!(host.felix.counters().iptables_restores.get(), restores + 2);
+        for _ in 0..3 {
+            assert_eq!(host.run(&again, Wake::Retry).drift, []);
+        }
+        // Let go, both go.
+        host.iptables(4, "-F THEIRS");
+        host.iptables(4, "-X THEIRS");
+        for _ in 0..20 {
+            let report = host.run(&again, Wake::Retry);
+            if report.problems.is_empty() && !sh("ipset list -n").contains("cali40s:old") {
+                break;
+            }
+            host.sleep(Duration::from_millis(100));
+        }
+        assert!(!host.saved(4).contains("cali-pi-two") && !sh("ipset list -n").contains(":old"));
+        host.apply(&again, Wake::Retry);
+    });
+}
+
+#[test]
+fn a_table_or_a_chain_of_the_kernel_that_cannot_be_used_keeps_no_other_from_being_written() {
+    each_flavour(|host, flavour| {
+        if flavour != IptablesBackend::Nft {
+            return; // Nobody can take the legacy tables away.
+        }
+        let place = place(host, flavour);
+        // What iptables-nft does not take for its own: the hook at another priority, none at all.
+        sh("nft add table ip nat; nft add chain ip nat POSTROUTING '{ type nat hook postrouting priority 50; }'
+            nft add table ip filter; nft add chain ip filter FORWARD");
+        let report = host.run(&place.state, Wake::Start);
+        assert_eq!(subjects(&report), ["IPv4 table filter", "IPv4 table nat"], "{report:#?}");
+        assert!(report.retry && report.applied.is_none());
+        let saved = host.saved(4);
+        for line in ["-A PREROUTING", "-A INPUT", "-A cali-wl-forward", "-A cali-pi-web"] {
+            assert!(saved.lines().any(|l| l.starts_with(line)), "{line} in {saved}");
+        }
+        assert!(!saved.contains("-A FORWARD"));
+        // The other family is whole.
+        assert!(place.a.reaches(place.b.v6(), 80) && !place.a.reaches(place.b.v6(), 81));
+        assert!(place.a.reaches(place.b.v4(), 81), "nothing decides about IPv4, and that is said");
+        assert!(matches!(&report.endpoints[&id(&place.b)], EndpointState::Error(_)));
+        sh("nft delete table ip nat; nft delete chain ip filter FORWARD");
+        host.apply(&place.state, Wake::Retry);
+        place.works();
+    });
+}
+
+#[test]
+fn a_set_that_cannot_be_filled_closes_what_names_it_and_nothing_else() {
+    each_flavour(|host, flavour| {
+        let mut place = place(host, flavour);
+        let c = host.pod(3);
+        c.serve(80);
+        // A thousand members that ipset refuses one by one: IGMP has no ports.
+        let odd: Protocol = "2".parse().unwrap();
+        let mut members: Vec<Member> =
+            (0..1000).map(|i| Member::Port(v4((i % 250) as u8), odd, 1 + i)).collect();
+        members.push(Member::Port(v4(3), Protocol::TCP, 80));
+        let members = members.into_iter().collect();
+        let named = AddressSet { kind: SetKind::Port, selector: "n:odd".into(), members };
+        place.state.sets.insert(SetId::new("n:odd"), named);
+        let mut rule = tcp(Action::Allow, &[]);
+        rule.destination.named_ports = vec![SetId::new("n:odd")];
+        policy(&mut place.state, "odd", vec![rule]);
+        let class = ingress_tiers(vec![tier("t", &["odd"], TierAction::Deny)], "all");
+        endpoint(&mut place.state, &c, &class, true);
+        let report = host.run(&place.state, Wake::Start);
+        assert_eq!(subjects(&report), ["address set cali40n:odd"], "{report:#?}");
+        assert_eq!(report.applied, Some(place.state.generation));
+        place.works();
+        assert!(!place.a.reaches(c.v4(), 80));
+        // Without the odd ones the rest is in force.
+        let mut after = next(&place.state);
+        let members = [Member::Port(v4(3), Protocol::TCP, 80)].into_iter().collect();
+        let named = AddressSet { kind: SetKind::Port, selector: "n:odd".into(), members };
+        after.sets.insert(SetId::new("n:odd"), named);
+        host.run(&after, Wake::Desired);
+        host.apply(&after, Wake::Retry);
+        assert!(place.a.reaches(c.v4(), 80));
+        place.works();
+    });
+}
+
+#[test]
+fn sets_of_another_type_under_our_names_are_replaced_also_where_old_rules_use_them() {
+    each_flavour(|host, flavour| {
+        let place = place(host, flavour);
+        // As an old Felix had them: one in use, others not.
+        sh("ipset create cali40s:friends hash:ip; ipset add cali40s:friends 10.65.0.99
+            ipset create cali40local-endpoints hash:net; ipset create cali60s:friends bitmap:port range 1-9
+            ipset create cali40all-ipam-pools hash:net timeout 5");
+        host.iptables(4, "-N cali-old");
+        host.iptables(4, "-A cali-old -m set --match-set cali40s:friends src -j ACCEPT");
+        let mut report = host.run(&place.state, Wake::Start);
+        // Closed, not open, as long as it is the old one.
+        assert!(!place.a.reaches(place.b.v4(), 81));
+        for _ in 0..30 {
+            if report.problems.is_empty() && !report.retry {
+                break;
+            }
+            host.sleep(Duration::from_millis(100));
+            report = host.run(&place.state, Wake::Retry);
+        }
+        assert_eq!(report.problems, []);
+        assert_eq!(report.drift, []);
+        let sets = sh("ipset save");
+        assert!(sets.contains("create cali40s:friends hash:net family inet"), "{sets}");
+        assert!(!sets.contains("timeout") && !sets.contains("10.65.0.99"), "{sets}");
+        place.works();
+    });
+}
