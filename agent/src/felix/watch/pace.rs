@@ -162,7 +162,8 @@ impl Pace {
             Kind::Sets => !at.sets.is_empty(),
             Kind::Parameters => !at.sysctls.is_empty() || at.forwarding,
         });
-        for kind in asked {
+        let asked: Vec<Kind> = asked.collect();
+        for kind in asked.iter().copied() {
             let state = self.kinds.entry(kind).or_default();
             if state.looked.replace(now).is_none_or(|before| now - before > QUIET) {
                 state.vain = 0;
@@ -175,8 +176,11 @@ impl Pace {
             state.fights.retain(|_, fight| now < fight.end());
         }
         let mut repaired = BTreeMap::new();
-        for drift in found {
-            let kind = Kind::of(drift);
+        // What a look by the clock finds is no fight: that is slow enough.
+        for (drift, kind) in found.iter().map(|drift| (drift, Kind::of(drift))) {
+            if !asked.contains(&kind) {
+                continue;
+            }
             let by = matches!(kind, Kind::Tables(_)).then(|| at.by.clone()).flatten();
             let fights = &mut self.kinds.entry(kind).or_default().fights;
             let fight = fights.entry(drift.subject.clone()).or_insert(Fight {
