@@ -30,7 +30,7 @@ pub enum Wake {
     Desired,
     /// Interfaces came, went, or changed.
     Links,
-    /// Something else in the kernel changed under us (routes, neighbours).
+    /// Something else in the kernel changed under us: routes, neighbours, tables, sets, parameters.
     Kernel,
     /// The time it asked for has come.
     Timer,

@@ -38,7 +38,7 @@ const TAMPERINGS: [Tampering; 14] = [
     by("sysctl -qw net.ipv4.conf.I.rp_filter=0", "sysctl net.ipv4.conf.I.rp_filter"),
     by("T6 -F cali-wl-to-host", "IPv6 filter chain cali-wl-to-host"),
     by("ipset flush cali40all-ipam-pools", "address set cali40all-ipam-pools"),
-    by("T4 -t nat -F POSTROUTING", "IPv4 nat"),
+    by("T4 -t nat -F POSTROUTING", "IPv4 nat jump POSTROUTING"),
     by("sysctl -qw net.ipv4.conf.I.route_localnet=0", "sysctl net.ipv4.conf.I.route_localnet"),
     by("T4 -I cali-from-wl-dispatch -j ACCEPT", "IPv4 filter chain cali-from-wl-dispatch"),
     // One member in the place of another.
@@ -46,7 +46,7 @@ const TAMPERINGS: [Tampering; 14] = [
         "ipset del cali40masq-ipam-pools 192.168.0.0/16; ipset add cali40masq-ipam-pools 10.9.0.0/16",
         "address set cali40masq-ipam-pools",
     ),
-    by("T6 -t raw -D PREROUTING 1", "IPv6 raw"),
+    by("T6 -t raw -D PREROUTING 1", "IPv6 raw jump PREROUTING"),
     by(
         "ipset create x hash:net maxelem 7; ipset swap x cali40all-ipam-pools; ipset destroy x",
         "address set cali40all-ipam-pools",
@@ -57,9 +57,9 @@ const TAMPERINGS: [Tampering; 14] = [
 
 /// Only where tables are nf_tables: what `systemctl restart nftables` does, among others.
 const NFT: [Tampering; 3] = [
-    by("nft flush ruleset", "IPv6 filter chain cali-FORWARD"),
-    by("nft delete table ip filter", "IPv4 filter chain cali-FORWARD"),
-    by("nft delete table ip6 raw", "IPv6 raw"),
+    by("nft flush ruleset", "IPv6 table filter"),
+    by("nft delete table ip filter", "IPv4 table filter"),
+    by("nft delete table ip6 raw", "IPv6 table raw"),
 ];
 
 /// What the kernel holds, as far as it has to be the same afterwards.
@@ -73,6 +73,12 @@ fn kernel(host: &Host) -> Result<Vec<String>> {
     let mut lines: Vec<String> = lines.chain(sysctls.lines().map(str::to_owned)).collect();
     lines.sort();
     Ok(lines)
+}
+
+fn differs(whole: &[String], now: &[String]) -> String {
+    let lost: Vec<_> = whole.iter().filter(|line| !now.contains(line)).collect();
+    let new: Vec<_> = now.iter().filter(|line| !whole.contains(line)).collect();
+    format!("lost {lost:#?}, new {new:#?}")
 }
 
 /// How often `status` says that something was repaired.
@@ -126,7 +132,6 @@ fn holds(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
         };
         let (what, subject) = (fill(tampering.what), fill(tampering.subject));
         let (whole, before) = (kernel(host)?, repairs(host, &subject)?);
-        flows(&cluster, number).with_context(|| format!("before {what}"))?;
         host.ns().command("sh").args(["-ec", &what]).run()?;
         let begin = Instant::now();
         loop {
@@ -136,10 +141,7 @@ fn holds(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
                 break;
             }
             if look > REPAIRED {
-                let lost: Vec<_> = whole.iter().filter(|line| !now.contains(line)).collect();
-                let new: Vec<_> = now.iter().filter(|line| !whole.contains(line)).collect();
-                let logs = cluster.logs();
-                bail!("{what} is not repaired: lost {lost:#?}, new {new:#?}\n{logs}");
+                bail!("{what} is not repaired: {}\n{}", differs(&whole, &now), cluster.logs());
             }
         }
         flows(&cluster, number).with_context(|| format!("after {what}\n{}", cluster.logs()))?;
@@ -170,26 +172,51 @@ fn a_fight_is_told_and_is_not_hot() -> Result<()> {
         return Ok(());
     }
     let cluster = Cluster::tutorial("drifig", Flavour::Nft)?;
+    cluster.check(false)?;
     cluster.wait_until_ready()?;
-    let host = &cluster.hosts[0];
-    let whole = kernel(host)?;
     let name = format!("net.ipv4.conf.{}.rp_filter", tutorial::PODS[0].interface());
-    let script = format!("while :; do sysctl -qw {name}=0; sleep 0.05; done");
-    let log = host.run_dir().join("fighter.log");
-    let mut fighter = host.ns().command("sh").args(["-c", &script]).start(&log)?;
-    let subject = format!("sysctl {name}");
-    let told = |host: &Host| -> Result<Option<String>> {
+    let fights = [
+        (format!("sysctl {name}"), format!("sysctl -qw {name}=0"), ""),
+        (
+            "IPv4 raw jump PREROUTING".to_owned(),
+            "iptables-nft -t raw -F PREROUTING".to_owned(),
+            "first by iptables-nft (process ",
+        ),
+    ];
+    let told = |host: &Host, subject: &str| -> Result<Option<String>> {
         let problems = host.status()?.problems();
-        Ok(problems.into_iter().find(|text| text.contains(&subject)))
+        Ok(problems.into_iter().find(|text| text.contains(subject)))
     };
-    let problem = wait::until("problem about the fight", CONVERGENCE, || told(host))?;
-    ensure!(problem.contains("times in"), "{problem}");
-    let before = repairs(host, &subject)?;
+    let mut fighters = Vec::new();
+    for (host, (_, what, _)) in cluster.hosts.iter().zip(&fights) {
+        let script = format!("while :; do {what}; sleep 0.05; done");
+        let whole = kernel(host)?;
+        let log = host.run_dir().join("fighter.log");
+        fighters.push((whole, host.ns().command("sh").args(["-c", &script]).start(&log)?));
+    }
+    for (host, (subject, _, by)) in cluster.hosts.iter().zip(&fights) {
+        let problem = wait::until("problem about the fight", CONVERGENCE, || told(host, subject))?;
+        ensure!(problem.contains("again each time") && problem.contains(by), "{problem}");
+    }
+    let count = |(host, (subject, ..)): (&Host, &(String, _, _))| repairs(host, subject);
+    let all = || cluster.hosts.iter().zip(&fights).map(count).collect::<Result<Vec<_>>>();
+    let before = all()?;
     std::thread::sleep(Duration::from_secs(4));
-    let hot = repairs(host, &subject)? - before;
-    ensure!((1..=3).contains(&hot), "{hot} repairs in four seconds of a fight");
-    fighter.kill();
+    for ((before, after), (subject, ..)) in before.iter().zip(all()?).zip(&fights) {
+        let hot = after - before;
+        ensure!((1..=3).contains(&hot), "{subject}: {hot} repairs in four seconds of a fight");
+    }
+    fighters.iter_mut().for_each(|(_, fighter)| fighter.kill());
     // It is repaired when its time comes, and forgotten.
-    wait::until("end of the fight", CONVERGENCE, || Ok((kernel(host)? == whole).then_some(())))?;
-    wait::until("`ready`", CONVERGENCE * 2, || Ok(told(host)?.is_none().then_some(())))
+    for ((host, (whole, _)), (subject, ..)) in cluster.hosts.iter().zip(&fighters).zip(&fights) {
+        wait::until("end of the fight", CONVERGENCE, || {
+            let now = kernel(host)?;
+            ensure!(now == *whole, "{}", differs(whole, &now));
+            Ok(Some(()))
+        })
+        .with_context(|| cluster.logs())?;
+        let over = || Ok(told(host, subject)?.is_none().then_some(()));
+        wait::until("end of the problem", CONVERGENCE * 2, over)?;
+    }
+    Ok(())
 }

@@ -236,7 +236,7 @@ pub static PARAMS: &[Param] = &[
         none: Some("0"),
         on_bad: NextSource,
         doc: "Read our rules back this long after a write, in case another program overwrote \
-              them. 0 = never.",
+              them. 0 = never. Only legacy tables need it: of others the kernel tells.",
     },
     Param {
         name: "IpsetsRefreshInterval",

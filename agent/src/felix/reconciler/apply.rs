@@ -243,7 +243,7 @@ impl Felix {
         if wanted && (all || self.forwarding_failed) {
             let outcome = self.sysctls.forwarding(&families);
             if self.kept.forwarding {
-                run.drift.extend(outcome.corrected.into_iter().map(drift));
+                run.drift.extend(outcome.corrected.iter().map(drift));
             }
             errors.extend(outcome.errors);
             self.forwarding_failed = !errors.is_empty();
@@ -257,7 +257,7 @@ impl Felix {
                 self.sysctls.interface(&name, &families);
             failed.retain(|error| !gone(error));
             if self.kept.interfaces.remove(&index).as_ref() == Some(&name) {
-                run.drift.extend(corrected.into_iter().map(drift));
+                run.drift.extend(corrected.iter().map(drift));
             }
             if failed.is_empty() {
                 self.kept.interfaces.insert(index, name);
@@ -275,7 +275,7 @@ impl Felix {
     }
 }
 
-fn drift(one: Corrected) -> Drift {
+fn drift(one: &Corrected) -> Drift {
     Drift {
         subject: format!("sysctl {}", one.name),
         change: Change::Modified,

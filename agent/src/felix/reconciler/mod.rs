@@ -294,6 +294,8 @@ impl Reconciler for Felix {
         let Phases { before, after } = phases.unwrap_or_default();
         self.sets_known = ready;
 
+        let doubtful = self.families.iter_mut().filter(|one| doubtful.contains(&one.family));
+        doubtful.for_each(|one| one.tables.forget());
         self.closed |= !close.is_empty();
         if self.closed {
             ready &= self.close(&close, &driver, &mut run).await;
@@ -305,8 +307,6 @@ impl Reconciler for Felix {
         self.shut_incomplete(state, !self.closed);
         let mut filter_in_force = false;
         if ready {
-            let doubtful = self.families.iter_mut().filter(|one| doubtful.contains(&one.family));
-            doubtful.for_each(|one| one.tables.forget());
             let outcomes = self.write_tables(&driver).await;
             filter_in_force = self.judge_tables(outcomes, &mut run);
         }

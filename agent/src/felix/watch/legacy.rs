@@ -7,7 +7,7 @@
 //! (4.11 and later); in older kernels they stay the same as long as nobody writes the table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{Hash as _, Hasher};
 use std::io;
 
 use calico_datastore::model::Family;
@@ -104,6 +104,40 @@ fn entries(bytes: &[u8], layout: Layout) -> impl Iterator<Item = Entry<'_>> {
     })
 }
 
+/// Some gigabytes a second, where the standard library's hash does one: a table of thousands of
+/// rules is megabytes. Each step can be turned round, so one word that differs is always seen; who
+/// can write the tables need not be kept from making two look the same.
+struct Mix(u64);
+
+impl Mix {
+    fn new() -> Self {
+        Self(0)
+    }
+
+    fn word(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+}
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            self.word(word.try_into().map_or(0, u64::from_ne_bytes));
+        }
+        let rest = words.remainder();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.word(u64::from_ne_bytes(last) ^ (bytes.len() as u64) << 56);
+    }
+
+    fn finish(&self) -> u64 {
+        // Digests of chains are added up: all bits must have had their say.
+        let mixed = (self.0 ^ (self.0 >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 29)
+    }
+}
+
 /// The digest of a table. Equal for equal rules in the chains that concern us, wherever they lie.
 fn digest(bytes: &[u8], hooks: &[Option<u32>; 5], family: Family) -> u64 {
     let layout = Layout::of(family);
@@ -120,15 +154,15 @@ fn digest(bytes: &[u8], hooks: &[Option<u32>; 5], family: Family) -> u64 {
         })
         .collect();
     let mut sum = 0_u64;
-    let mut current: Option<DefaultHasher> = None;
-    let mut finish = |chain: Option<DefaultHasher>| {
+    let mut current: Option<Mix> = None;
+    let mut finish = |chain: Option<Mix>| {
         sum = sum.wrapping_add(chain.map_or(0, |hasher| hasher.finish()));
     };
     for entry in entries(bytes, layout) {
         if let Some(chain) = begins.get(&entry.at).copied().or_else(|| entry.chain()) {
             finish(current.take());
             current = concerns(chain).then(|| {
-                let mut hasher = DefaultHasher::new();
+                let mut hasher = Mix::new();
                 chain.hash(&mut hasher);
                 hasher
             });

@@ -75,9 +75,9 @@ impl fmt::Display for Kind {
 #[derive(Debug)]
 struct Fight {
     repairs: u32,
-    first: Instant,
     last: Instant,
     wait: Duration,
+    /// Who began it.
     by: Option<String>,
 }
 
@@ -162,7 +162,8 @@ impl Pace {
             Kind::Sets => !at.sets.is_empty(),
             Kind::Parameters => !at.sysctls.is_empty() || at.forwarding,
         });
-        for kind in asked {
+        let asked: Vec<Kind> = asked.collect();
+        for kind in asked.iter().copied() {
             let state = self.kinds.entry(kind).or_default();
             if state.looked.replace(now).is_none_or(|before| now - before > QUIET) {
                 state.vain = 0;
@@ -175,13 +176,15 @@ impl Pace {
             state.fights.retain(|_, fight| now < fight.end());
         }
         let mut repaired = BTreeMap::new();
-        for drift in found {
-            let kind = Kind::of(drift);
+        // What a look by the clock finds is no fight: that is slow enough.
+        for (drift, kind) in found.iter().map(|drift| (drift, Kind::of(drift))) {
+            if !asked.contains(&kind) {
+                continue;
+            }
             let by = matches!(kind, Kind::Tables(_)).then(|| at.by.clone()).flatten();
             let fights = &mut self.kinds.entry(kind).or_default().fights;
             let fight = fights.entry(drift.subject.clone()).or_insert(Fight {
                 repairs: 0,
-                first: now,
                 last: now,
                 wait: Duration::ZERO,
                 by: None,
@@ -191,7 +194,7 @@ impl Pace {
                 fight.repairs += 1;
             }
             fight.last = now;
-            fight.by = by.or(fight.by.take());
+            fight.by = fight.by.take().or(by);
             if let Some(doublings) = fight.repairs.checked_sub(FREE + 1) {
                 fight.wait = (WAIT.0 * (1 << doublings.min(8))).min(WAIT.1);
             }
@@ -231,16 +234,16 @@ impl Pace {
             }
         }
         let tell = |(others, subject, fight): (usize, &String, &Fight)| {
-            let by = fight.by.as_ref().map(|by| format!(", last by {by}")).unwrap_or_default();
+            let by = fight.by.as_ref().map(|by| format!(", first by {by}")).unwrap_or_default();
             let more = match others {
                 0 | 1 => String::new(),
                 n => format!(" (and {} others)", n - 1),
             };
-            let (repairs, time) = (fight.repairs, fight.last - fight.first);
+            // Rounded, so that a standing problem is not said again with each repair.
+            let times = 1_u32 << fight.repairs.max(1).ilog2();
             let message = format!(
-                "somebody changed it{more} {repairs} times in {} s{by}; the next repair waits \
-                 {} s. Stop what writes it",
-                time.as_secs(),
+                "somebody changes it{more} again each time that it is repaired, at least {times} \
+                 times so far{by}; now it is repaired every {} s at most. Stop what writes it",
                 fight.wait.as_secs()
             );
             Problem { subject: subject.clone(), message }
@@ -294,8 +297,8 @@ mod tests {
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].subject, "IPv4 filter chain cali-FORWARD");
         let said = &problems[0].message;
-        assert!(said.contains("12 times in 61 s, last by nft (process 7)"), "{said}");
-        assert!(said.contains("waits 30 s"), "{said}");
+        assert!(said.contains("at least 8 times so far, first by nft (process 7)"), "{said}");
+        assert!(said.contains("every 30 s at most"), "{said}");
         // What has nothing to do with it is repaired at once.
         pace.note(Touched { sets: BTreeSet::from(["cali40x".to_owned()]), ..touched() });
         let taken = pace.take(now);
