@@ -83,12 +83,15 @@ fn steady(line: &str) -> String {
 }
 
 /// What the agent keeps over a reboot and what both must agree on: BIRD's configuration, and the
-/// desired state in its canonical form where it is kept.
+/// desired state in its canonical form where it is asked for (`CALICO_COMPARE_POLICY`): it is
+/// written later than the kernel.
 fn files(dir: &Path) -> Result<Vec<(String, String)>> {
     let (bird, policy) = ("bird/bird.cfg", "policy.json");
     let text = std::fs::read_to_string(dir.join(bird)).with_context(|| bird.to_owned())?;
     let mut all = vec![(bird.to_owned(), text)];
-    if let Ok(text) = std::fs::read_to_string(dir.join(policy)) {
+    if std::env::var_os("CALICO_COMPARE_POLICY").is_some()
+        && let Ok(text) = std::fs::read_to_string(dir.join(policy))
+    {
         // The first line says when it was written, the last one is a checksum.
         let lines: Vec<&str> = text.lines().collect();
         let content = lines.get(1..lines.len().saturating_sub(1)).unwrap_or_default();
