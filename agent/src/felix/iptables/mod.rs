@@ -1,7 +1,7 @@
 //! The iptables dataplane: neutral rules become chains of the tables raw, filter and nat.
 //!
 //! [`chains`], [`rules`] and [`mac`] make text, [`plan`] compares it with what [`save`] read and
-//! [`spelling`] recognised, [`tables`] keeps both and drives [`driver`]. [`compare`] says what others
+//! [`spelling`] recognised, [`tables`] keeps both and drives [`driver`]. `compare` says what others
 //! changed, [`probe`] which iptables.
 
 pub mod chain;

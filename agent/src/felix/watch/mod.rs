@@ -5,12 +5,12 @@
 //!
 //! | what | how | within |
 //! |---|---|---|
-//! | nf_tables | the kernel tells each transaction ([`nft`]) | at once |
-//! | legacy tables | `getsockopt(2)` and a digest ([`legacy`]) | 1 s; 2 s for thousands of rules |
-//! | address sets | their heads, and the members of small ones ([`sets`]) | 1 s; 2 s |
-//! | parameters | the kernel tells of some; the others in turn ([`sysctls`]) | 2 s up to 64 pods |
+//! | nf_tables | the kernel tells each transaction (`nft`) | at once |
+//! | legacy tables | `getsockopt(2)` and a digest (`legacy`) | 1 s; 2 s for thousands of rules |
+//! | address sets | their heads, and the members of small ones (`sets`) | 1 s; 2 s |
+//! | parameters | the kernel tells of some; the others in turn (`sysctls`) | 2 s up to 64 pods |
 //!
-//! What is polled is looked at less often when a look costs much ([`budget`]), so that it stays
+//! What is polled is looked at less often when a look costs much (`budget`), so that it stays
 //! below a thousandth of a core.
 
 mod budget;
