@@ -185,14 +185,10 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let exec = || Exec::new(EXEC_LIMIT.min(watched.unwrap_or(watchdog::LIMIT) / 3));
     let (bird_exec, exec) = (exec(), exec());
     felix::probe(&exec, first.iptables_backend).await.map_err(DaemonError::Dataplane)?;
-    let mut felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS));
+    let felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS));
     let stored = match found {
-        Found::Nothing => None,
         Found::Publish(stored) => Some(stored),
-        Found::InKernel(stored) => {
-            felix.expect(Arc::new(layers.state_of(&stored)));
-            None
-        }
+        Found::Nothing | Found::InKernel => None,
     };
     let mut watch = Watch::open(&felix);
     let mut watchdog = Watchdog::new();

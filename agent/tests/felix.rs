@@ -40,6 +40,8 @@ mod spelling;
 mod spoofing;
 #[path = "felix/tampering.rs"]
 mod tampering;
+#[path = "felix/together.rs"]
+mod together;
 #[path = "felix/tools.rs"]
 mod tools;
 #[path = "felix/watching.rs"]

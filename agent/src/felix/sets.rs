@@ -1,6 +1,6 @@
 //! Which sets a desired state needs in the kernel, and what a change of it changes in them: pure.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use calico_datastore::model::{Cidr, Family};
 
@@ -57,6 +57,25 @@ pub(super) fn all(
         for (name, member) in interfaces.members(family) {
             if let Some((_, members)) = out.get_mut(&name) {
                 members.insert(member);
+            }
+        }
+    }
+    out
+}
+
+/// Those of the sets of rules that have one of these names, with every member.
+pub(super) fn some(
+    state: &DesiredState,
+    families: &[Family],
+    wanted: &BTreeSet<String>,
+) -> Vec<(Family, String, SetSpec, Vec<Entry>)> {
+    let mut out = Vec::new();
+    for &family in families {
+        for (id, set) in &state.sets {
+            let name = names::set(family, id);
+            if wanted.contains(&name) {
+                let members = set.members.iter().flat_map(|m| members_of(m, family)).collect();
+                out.push((family, name, spec(state, kind(set), family), members));
             }
         }
     }
@@ -130,7 +149,7 @@ pub(super) fn changed(
     }
     let wanted =
         |name: &str| families.iter().any(|f| name.starts_with(&format!("cali{}", f.number())));
-    let members = |list: &std::collections::BTreeSet<(String, Entry)>| -> Vec<(String, Entry)> {
+    let members = |list: &BTreeSet<(String, Entry)>| -> Vec<(String, Entry)> {
         list.iter().filter(|(name, _)| wanted(name)).cloned().collect()
     };
     out.before.extend(members(&interfaces.added).into_iter().map(|(s, m)| Command::Add(s, m)));

@@ -30,8 +30,8 @@ pub enum Found {
     Nothing,
     /// Publish it: the kernel holds nothing.
     Publish(StoredPolicy),
-    /// It may be what the kernel holds.
-    InKernel(StoredPolicy),
+    /// Nothing: the kernel was given it, or something newer, in this boot.
+    InKernel,
 }
 
 /// Reads what there is, on a thread that may wait for the disk. What cannot be used is a problem
@@ -69,7 +69,7 @@ fn judge(stored: StoredPolicy, node: &Name, boot: &str, marked: &str) -> Found {
         );
         Found::Nothing
     } else if stored.boot == boot {
-        Found::InKernel(stored)
+        Found::InKernel
     } else if marked == boot {
         // The kernel holds something newer, nobody knows what.
         Found::Nothing
@@ -110,7 +110,7 @@ mod tests {
         let judged = |node: &str, boot, marked| match judge(stored(), &node.into(), boot, marked) {
             Found::Nothing => "nothing",
             Found::Publish(_) => "publish",
-            Found::InKernel(_) => "in kernel",
+            Found::InKernel => "in kernel",
         };
         assert_eq!(judged("a", "now", ""), "publish");
         assert_eq!(judged("a", "now", "before"), "publish");

@@ -11,6 +11,7 @@
 //! somebody changed. When it is then read back with the same text it was the tool's way to print it,
 //! and is learned; nothing is reported.
 
+mod copies;
 mod isolate;
 mod read;
 
@@ -24,7 +25,7 @@ use tracing::debug;
 use self::read::Look;
 use super::chain::Chain;
 use super::driver::{Driver, IptablesError};
-use super::plan::{DesiredTable, Jump, Jumps, Plan, Scope, plan};
+use super::plan::{DesiredTable, Jump, Plan, Scope, plan};
 use super::save::{ActualTable, Table};
 use super::spelling::Spellings;
 use crate::drift::Drift;
@@ -64,7 +65,7 @@ struct TableState {
     /// Chains that may differ. Only their plan is made, unless `all`.
     dirty: BTreeSet<String>,
     all: bool,
-    /// What the chains should say that are closed for a while.
+    /// What the chains should say that name copies of sets for a while.
     held: BTreeMap<String, Arc<Chain>>,
     /// What the chains say that are closed because the kernel refused that, and what it said.
     refused: BTreeMap<String, (Arc<Chain>, String)>,
@@ -130,7 +131,7 @@ impl FamilyTables {
     pub fn put(&mut self, table: Table, name: String, lines: Vec<String>) {
         let state = self.tables.entry(table).or_default();
         if let Some(held) = state.held.get_mut(&name) {
-            // It stays closed; this is what it will say.
+            // It still names a copy; this is what it will say.
             *held = Arc::new(Chain::new(&name, lines));
             return;
         }
@@ -197,20 +198,6 @@ impl FamilyTables {
     /// With `true` chains of ours that should not be there stay.
     pub fn keep_unknown(&mut self, keep: bool) {
         self.keep = keep;
-    }
-
-    /// Reads the kernel. True when every chain of the filter table that should be there is, and
-    /// says what it should.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn is_in_kernel(&mut self, driver: &Driver) -> Result<bool, IptablesError> {
-        self.read(driver).await?;
-        let Some(state) = self.tables.get(&Table::Filter) else { return Ok(false) };
-        let holds = |(name, chain): (&String, &Arc<Chain>)| {
-            state.actual.chains.get(name).is_some_and(|held| chain.is_held(held))
-        };
-        Ok(state.desired.chains.iter().all(holds))
     }
 
     /// Every chain as it should be, for tests and for people.
@@ -299,73 +286,6 @@ impl FamilyTables {
     pub async fn preview(&mut self, driver: &Driver) -> Result<Vec<(Table, Plan)>, IptablesError> {
         self.read(driver).await?;
         Ok(self.plans())
-    }
-
-    /// Closes those of `chains` that the kernel holds, at once and until [`FamilyTables::open`].
-    pub async fn close(
-        &mut self,
-        table: Table,
-        chains: &BTreeSet<String>,
-        closed: &[String],
-        driver: &Driver,
-    ) -> Result<(), IptablesError> {
-        let refused = match self.try_close(table, chains, closed, driver).await {
-            Err(error) if error.blames_the_rules() => error,
-            other => return other,
-        };
-        // Somebody was at these chains: what is known of them is not so.
-        debug!(family = %self.family, error = %chain(&refused), "closing refused");
-        self.forget();
-        self.try_close(table, chains, closed, driver).await
-    }
-
-    async fn try_close(
-        &mut self,
-        table: Table,
-        chains: &BTreeSet<String>,
-        closed: &[String],
-        driver: &Driver,
-    ) -> Result<(), IptablesError> {
-        if self.knowledge != Knowledge::Sure {
-            self.read(driver).await?;
-        }
-        let family = self.family;
-        let Some(state) = self.tables.get_mut(&table) else { return Ok(()) };
-        let fresh = |name: &&String| {
-            state.actual.chains.contains_key(*name) && !state.held.contains_key(*name)
-        };
-        let fresh: Vec<_> = chains.iter().filter(fresh).collect();
-        for name in fresh {
-            let shut = Arc::new(Chain::new(name, closed.to_vec()));
-            if let Some(chain) = state.desired.chains.insert(name.clone(), shut) {
-                state.held.insert(name.clone(), chain);
-            }
-        }
-        let shut = DesiredTable {
-            chains: state
-                .held
-                .keys()
-                .filter_map(|name| {
-                    Some((name.clone(), Arc::clone(state.desired.chains.get(name)?)))
-                })
-                .collect(),
-            jumps: Vec::new(),
-        };
-        // Only these: what else is to be written may name sets that are not there yet.
-        let held = state.held.keys().cloned().collect();
-        let scope = Scope { only: Some(&held), jumps: Jumps::Stay, ..Scope::NO_DELETES };
-        let step = plan(table, &shut, &state.actual, scope);
-        commit(step, driver, family, &mut state.actual).await
-    }
-
-    /// What was closed for a while should be as it was told; the next apply writes it.
-    pub fn open(&mut self) {
-        for state in self.tables.values_mut() {
-            for (name, chain) in std::mem::take(&mut state.held) {
-                state.dirty.insert(name.clone());
-                state.desired.chains.insert(name, chain);
-            }
-        }
     }
 
     fn plans(&self) -> Vec<(Table, Plan)> {

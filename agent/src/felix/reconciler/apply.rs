@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use calico_datastore::model::{Family, InterfaceName};
-use tracing::{debug, info};
+use tracing::info;
 
 use super::{DESTROY_PATIENCE, Felix, Run};
 use crate::desired::DesiredState;
@@ -11,7 +11,6 @@ use crate::drift::{Change, Drift};
 use crate::felix::ipset::{Command, Entry, Phases, Refused, compare};
 use crate::felix::iptables::driver::Driver;
 use crate::felix::iptables::names;
-use crate::felix::iptables::save::Table;
 use crate::felix::iptables::tables::{FamilyTables, Outcome};
 use crate::felix::sets;
 use crate::felix::sysctl::{Corrected, Outcome as Parameters, SysctlError};
@@ -114,37 +113,6 @@ impl Felix {
             (one.family, one.tables.apply(driver, &closed).await)
         });
         futures::future::join_all(runs).await
-    }
-
-    /// Step 0: closes `chains`, and those of a run that failed, until [`Felix::open`]. False when
-    /// that failed: then their sets must stay as they are, too.
-    pub(super) async fn close(
-        &mut self,
-        chains: &BTreeSet<String>,
-        driver: &Driver,
-        run: &mut Run,
-    ) -> bool {
-        let mut all = true;
-        debug!(count = chains.len(), "closing policies whose sets change with them");
-        for one in &mut self.families {
-            let closed = one.renderer.closed();
-            if let Err(error) = one.tables.close(Table::Filter, chains, &closed, driver).await {
-                run.fail(&format!("{} table filter", one.family), chain(&error));
-                all = false;
-            }
-        }
-        all
-    }
-
-    /// Opens what [`Felix::close`] closed.
-    pub(super) async fn open(
-        &mut self,
-        state: &DesiredState,
-        driver: &Driver,
-    ) -> Vec<(Family, Outcome)> {
-        self.families.iter_mut().for_each(|one| one.tables.open());
-        self.shut_incomplete(state, true);
-        self.write_tables(driver).await
     }
 
     /// Step 3: what goes from the sets.

@@ -14,21 +14,16 @@
 //!
 //! Between 1 and 3 a set holds the old and the new members. That is harmless for a rule that did
 //! not change: each member comes or goes in one step. A rule that changes together with the members
-//! of a set it names is another matter: "allow S" that becomes "deny S" as S grows would let the new
-//! member through until 2, and back again until 3. Such policies are closed before 1 and opened
-//! after 3: established connections are not asked, new ones wait for some milliseconds.
-//!
-//! What changed while the agent was down is treated in the same way, when the kernel proves to hold
-//! what was put on disk last ([`expect`]). A state from disk only gives: what it does not know stays
-//! until the datastore has answered.
+//! of a set it names is another matter: see `copies`.
 //!
 //! A set that the kernel does not fill (`maxelem`) closes the policies and profiles that name it: its
 //! "deny" would leak, and so would its "not in". A tool that fails as a whole leaves the old rules,
 //! and the classes that they know, as they are.
 
 mod apply;
+mod copies;
 mod due;
-mod expect;
+mod from_disk;
 mod judge;
 mod prepare;
 
@@ -43,6 +38,7 @@ use imbl::OrdMap;
 use tokio::time::Instant;
 use tracing::info;
 
+use self::copies::Copies;
 use super::conntrack::Conntrack;
 use super::counters::Counters;
 use super::endpoints::{InterfaceChanges, Interfaces};
@@ -84,10 +80,6 @@ pub struct Felix {
     families: Vec<OneFamily>,
     /// The state that the tables were rendered from.
     rendered: Option<Arc<DesiredState>>,
-    /// What the tables may have been rendered from before this process was started.
-    expected: Option<Arc<DesiredState>>,
-    /// `rendered` was recognised just now: the chains are proved, what sets hold is not.
-    recognised: bool,
     links: Links,
     interfaces: Interfaces,
     /// The sets are as `rendered` wants them.
@@ -100,8 +92,6 @@ pub struct Felix {
     incomplete: BTreeMap<String, String>,
     /// Policies are closed because of `incomplete`.
     shut: bool,
-    /// Policies are closed until the sets are as they should be.
-    closed: bool,
     /// Interfaces whose parameters could not be set.
     unset: BTreeSet<InterfaceName>,
     /// Forwarding could not be switched on.
@@ -173,8 +163,6 @@ impl Felix {
             abandoned: None,
             families: Vec::new(),
             rendered: None,
-            expected: None,
-            recognised: false,
             links: Links::new(),
             interfaces: Interfaces::default(),
             sets_known: false,
@@ -182,7 +170,6 @@ impl Felix {
             had_refused: false,
             incomplete: BTreeMap::new(),
             shut: false,
-            closed: false,
             unset: BTreeSet::new(),
             forwarding_failed: false,
             doomed: BTreeMap::new(),
@@ -236,7 +223,6 @@ impl Felix {
 struct Rendered {
     changes: InterfaceChanges,
     phases: Phases,
-    close: BTreeSet<String>,
 }
 
 impl Reconciler for Felix {
@@ -270,14 +256,13 @@ impl Reconciler for Felix {
         }
         let driver = Driver::new(self.exec.clone(), dataplane, self.counters.clone());
         let mut run = Run::default();
-        self.recognise(state, &driver).await;
         for one in &mut self.families {
             one.tables.keep_unknown(state.origin.is_stored());
         }
         let writes = self.counters.writes();
         let restores = (self.counters.iptables_restores.get(), self.counters.ipset_restores.get());
 
-        let Rendered { changes, phases, close } = self.render(state);
+        let Rendered { changes, phases } = self.render(state);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
         // What a state from disk left alone is no change of somebody else.
         let were_right = self.sets_known && !from_disk;
@@ -291,31 +276,34 @@ impl Reconciler for Felix {
             Some(phases)
         };
         let mut ready = phases.is_some();
-        let Phases { before, after } = phases.unwrap_or_default();
+        let mut phases = phases.unwrap_or_default();
         self.sets_known = ready;
 
         let doubtful = self.families.iter_mut().filter(|one| doubtful.contains(&one.family));
         doubtful.for_each(|one| one.tables.forget());
-        self.closed |= !close.is_empty();
-        if self.closed {
-            ready &= self.close(&close, &driver, &mut run).await;
+        let mut copies = Copies::default();
+        if ready {
+            match self.plan_copies(&mut phases, state, &driver, &mut run).await {
+                Some(planned) => copies = planned,
+                None => ready = false,
+            }
         }
+        let Phases { before, after } = phases;
         // Without the sets no rule can be written that names them: the old rules stay, and no policy
         // is blamed.
         ready = ready && self.write_sets(&before, &mut run).await;
         self.sets_known &= ready;
-        self.shut_incomplete(state, !self.closed);
+        self.name_copies(&copies, state);
         let mut filter_in_force = false;
         if ready {
             let outcomes = self.write_tables(&driver).await;
             filter_in_force = self.judge_tables(outcomes, &mut run);
         }
-        self.shrink_sets(after, filter_in_force, &mut run).await;
-        if self.closed && ready {
-            self.closed = false;
-            let outcomes = self.open(state, &driver).await;
-            self.judge_tables(outcomes, &mut run);
+        if filter_in_force {
+            self.follow_copies(&mut copies, &mut run).await;
         }
+        self.shrink_sets(after, filter_in_force, &mut run).await;
+        self.settle_copies(copies, state, filter_in_force.then_some(&driver), &mut run).await;
         for (set, said) in &self.incomplete {
             run.problem(format!("address set {set}"), said.clone());
         }

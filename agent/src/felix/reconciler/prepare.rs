@@ -8,13 +8,12 @@ use tracing::info;
 
 use super::{Felix, OneFamily, Rendered};
 use crate::config::Settings;
-use crate::desired::{ActiveRules, Change, DesiredDiff, DesiredState, SetId};
+use crate::desired::{DesiredState, SetId};
 use crate::felix::ipset::Phases;
 use crate::felix::iptables::names;
 use crate::felix::iptables::probe::{Dataplane, ProbeError, probe};
 use crate::felix::iptables::render::Renderer;
 use crate::felix::iptables::tables::FamilyTables;
-use crate::felix::ruleset::{Direction, sets_named};
 use crate::felix::sets;
 
 impl Felix {
@@ -65,16 +64,15 @@ impl Felix {
                 one.renderer.all(state, self.interfaces.macs(), &mut one.tables);
             }
             self.sets_known = false;
-            return Rendered { changes, phases: Phases::default(), close: BTreeSet::new() };
+            return Rendered { changes, phases: Phases::default() };
         };
         let changes = self.interfaces.update(&diff.endpoints, state);
         let macs = changes.macs.then(|| self.interfaces.macs());
-        let close = Self::close_first(&diff, std::mem::take(&mut self.recognised));
         for one in &mut self.families {
             one.renderer.changed(state, &diff, macs, &mut one.tables);
         }
         let phases = sets::changed(&old, state, &diff, &changes, &self.family_list());
-        Rendered { changes, phases, close }
+        Rendered { changes, phases }
     }
 
     /// Closes the policies and profiles that name a set which the kernel did not fill, and with
@@ -90,23 +88,5 @@ impl Felix {
             one.renderer.policies(state, concerned, open_others, &mut one.tables);
         }
         self.shut = !self.incomplete.is_empty() || (self.shut && !open_others);
-    }
-
-    /// The chains whose rules change together with the members of a set that they name, before or
-    /// after; with `any_set` those that name any: each may hold something else than is known.
-    pub(super) fn close_first(diff: &DesiredDiff, any_set: bool) -> BTreeSet<String> {
-        let sets: BTreeSet<&SetId> = diff.sets_changed.iter().map(|(id, _)| id).collect();
-        if sets.is_empty() && !any_set {
-            return BTreeSet::new();
-        }
-        let names_one =
-            |rules: &ActiveRules| sets_named(rules).any(|id| any_set || sets.contains(id));
-        let concerned = |change: &Change<Arc<ActiveRules>>| matches!(change, Change::Updated { old, new } if names_one(old) || names_one(new));
-        let policies = diff.policies.iter().filter(|(_, change)| concerned(change));
-        let profiles = diff.profiles.iter().filter(|(_, change)| concerned(change));
-        policies
-            .flat_map(|(id, _)| Direction::ALL.map(|d| names::policy(id, d)))
-            .chain(profiles.flat_map(|(name, _)| Direction::ALL.map(|d| names::profile(name, d))))
-            .collect()
     }
 }
