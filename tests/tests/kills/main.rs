@@ -281,6 +281,10 @@ fn a_packet_that_slips_through_and_one_that_is_lost_are_counted() -> Result<()> 
         return Ok(());
     }
     let mut cluster = prepared("kilsee", Flavour::Nft)?;
+    // An agent would put it right before it is seen.
+    for host in &mut cluster.hosts {
+        host.stop_agent()?;
+    }
     let flows = Flows::start(&scene::flows(), &cluster.sites())?;
     std::thread::sleep(WARM);
     for (chain, verdict) in [("FORWARD", "ACCEPT"), ("FORWARD", "DROP"), ("INPUT", "DROP")] {
