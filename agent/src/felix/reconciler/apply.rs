@@ -107,60 +107,79 @@ impl Felix {
         }
     }
 
-    /// Writes the tables of all families at once.
-    pub(super) async fn write_tables(&mut self, driver: &Driver) -> Vec<(Family, Outcome)> {
-        let runs = self.families.iter_mut().map(|one| async {
+    /// Writes the tables of all those families at once.
+    pub(super) async fn write_tables(
+        &mut self,
+        driver: &Driver,
+        which: impl Fn(Family) -> bool,
+    ) -> Vec<(Family, Outcome)> {
+        let families = self.families.iter_mut().filter(|one| which(one.family));
+        let runs = families.map(|one| async {
             let closed = one.renderer.closed();
             (one.family, one.tables.apply(driver, &closed).await)
         });
         futures::future::join_all(runs).await
     }
 
-    /// Step 0: closes `chains`, and those of a run that failed, until [`Felix::open`]. False when
-    /// that failed: then their sets must stay as they are, too.
+    /// Step 0: closes `chains`, and those of a run that failed, until [`Felix::open`]. Returns the
+    /// families of which that failed: their tables and sets must stay as they are. A family that is
+    /// switched off has no policies to close.
     pub(super) async fn close(
         &mut self,
         chains: &BTreeSet<String>,
         driver: &Driver,
         run: &mut Run,
-    ) -> bool {
-        let mut all = true;
+    ) -> BTreeSet<Family> {
+        let mut failed = BTreeSet::new();
         debug!(count = chains.len(), "closing policies whose sets change with them");
-        for one in &mut self.families {
+        for one in self.families.iter_mut().filter(|one| !one.renderer.is_off()) {
             let closed = one.renderer.closed();
             if let Err(error) = one.tables.close(Table::Filter, chains, &closed, driver).await {
                 run.fail(&format!("{} table filter", one.family), chain(&error));
-                all = false;
+                failed.insert(one.family);
             }
         }
-        all
+        failed
     }
 
-    /// Opens what [`Felix::close`] closed.
+    /// Opens what [`Felix::close`] closed in the families whose other rules are in force, and whose
+    /// sets are as they should be.
     pub(super) async fn open(
         &mut self,
         state: &DesiredState,
+        in_force: &BTreeSet<Family>,
         driver: &Driver,
     ) -> Vec<(Family, Outcome)> {
-        self.families.iter_mut().for_each(|one| one.tables.open());
+        self.closed = false;
+        for one in &mut self.families {
+            if in_force.contains(&one.family) {
+                one.tables.open();
+            } else {
+                self.closed = true;
+            }
+        }
         self.shut_incomplete(state, true);
-        self.write_tables(driver).await
+        self.write_tables(driver, |family| in_force.contains(&family)).await
     }
 
     /// Step 3: what goes from the sets.
     pub(super) async fn shrink_sets(
         &mut self,
         after: Vec<Command>,
-        filter_in_force: bool,
+        in_force: &BTreeSet<Family>,
         run: &mut Run,
     ) {
-        let (destroy, mut delete): (Vec<_>, Vec<_>) =
+        let (mut destroy, mut delete): (Vec<_>, Vec<_>) =
             after.into_iter().partition(|command| matches!(command, Command::Destroy(_)));
+        // A family that the kernel no longer knows holds nothing back.
+        let mut families = self.families.iter().map(|one| one.family);
+        let held_back: BTreeSet<_> = families.by_ref().filter(|f| !in_force.contains(f)).collect();
+        let stays = |set: &str| sets::is_of(&held_back, set);
         for command in &destroy {
             self.incomplete.remove(command.set());
             self.refused.retain(|refused| refused.command.set() != command.set());
         }
-        if !filter_in_force {
+        if !held_back.is_empty() {
             // The old rules are still there. Taking a member from a set that they deny would open
             // them, and an endpoint taken from the class that they know would be in none. One that
             // leaves altogether is another matter.
@@ -172,26 +191,29 @@ impl Felix {
                     _ => None,
                 })
                 .collect();
-            delete.retain(
-                |command| matches!(command, Command::Delete(_, entry) if leaves.contains(entry)),
-            );
+            delete.retain(|command| {
+                !stays(command.set())
+                    || matches!(command, Command::Delete(_, entry) if leaves.contains(entry))
+            });
+            destroy.retain(|command| !stays(command.set()));
             self.sets_known = false;
-        } else {
-            for command in destroy {
-                self.doomed.entry(command.set().to_owned()).or_insert(0);
-            }
+        }
+        for command in destroy {
+            self.doomed.entry(command.set().to_owned()).or_insert(0);
         }
         self.write_sets(&delete, run).await;
-        if self.doomed.is_empty() || !filter_in_force {
+        let commands: Vec<_> =
+            self.doomed.keys().filter(|set| !stays(set)).cloned().map(Command::Destroy).collect();
+        if commands.is_empty() {
             return;
         }
-        let commands: Vec<_> = self.doomed.keys().cloned().map(Command::Destroy).collect();
         match self.sets.write(&commands).await {
             Ok(refused) => {
                 let refused: BTreeSet<&str> = refused.iter().map(|r| r.command.set()).collect();
                 self.doomed.retain(|set, tries| {
-                    *tries += 1;
-                    refused.contains(set.as_str())
+                    let waits = stays(set);
+                    *tries += u32::from(!waits);
+                    waits || refused.contains(set.as_str())
                 });
             }
             Err(error) => {

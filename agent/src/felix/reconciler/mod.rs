@@ -16,7 +16,9 @@
 //! not change: each member comes or goes in one step. A rule that changes together with the members
 //! of a set it names is another matter: "allow S" that becomes "deny S" as S grows would let the new
 //! member through until 2, and back again until 3. Such policies are closed before 1 and opened
-//! after 3: established connections are not asked, new ones wait for some milliseconds.
+//! after 3: established connections are not asked, new ones wait for some milliseconds. A family whose
+//! tables cannot be written keeps its sets, and what is closed of it stays so until it is tried again;
+//! the other one goes on.
 //!
 //! What changed while the agent was down is treated in the same way, when the kernel proves to hold
 //! what was put on disk last ([`expect`]). A state from disk only gives: what it does not know stays
@@ -51,6 +53,7 @@ use super::iptables::driver::Driver;
 use super::iptables::probe::Dataplane;
 use super::iptables::render::Renderer;
 use super::iptables::tables::FamilyTables;
+use super::sets;
 use super::sysctl::Sysctls;
 use super::watch::{Changes, Kept, Kind, Pace};
 use crate::config::IptablesBackend;
@@ -291,29 +294,30 @@ impl Reconciler for Felix {
             Some(phases)
         };
         let mut ready = phases.is_some();
-        let Phases { before, after } = phases.unwrap_or_default();
+        let Phases { mut before, after } = phases.unwrap_or_default();
         self.sets_known = ready;
 
         let doubtful = self.families.iter_mut().filter(|one| doubtful.contains(&one.family));
         doubtful.for_each(|one| one.tables.forget());
         self.closed |= !close.is_empty();
+        let mut open_still = BTreeSet::new();
         if self.closed {
-            ready &= self.close(&close, &driver, &mut run).await;
+            open_still = self.close(&close, &driver, &mut run).await;
+            before.retain(|command| !sets::is_of(&open_still, command.set()));
         }
         // Without the sets no rule can be written that names them: the old rules stay, and no policy
         // is blamed.
         ready = ready && self.write_sets(&before, &mut run).await;
         self.sets_known &= ready;
         self.shut_incomplete(state, !self.closed);
-        let mut filter_in_force = false;
+        let mut in_force = BTreeSet::new();
         if ready {
-            let outcomes = self.write_tables(&driver).await;
-            filter_in_force = self.judge_tables(outcomes, &mut run);
+            let outcomes = self.write_tables(&driver, |family| !open_still.contains(&family)).await;
+            in_force = self.judge_tables(outcomes, &mut run);
         }
-        self.shrink_sets(after, filter_in_force, &mut run).await;
+        self.shrink_sets(after, &in_force, &mut run).await;
         if self.closed && ready {
-            self.closed = false;
-            let outcomes = self.open(state, &driver).await;
+            let outcomes = self.open(state, &in_force, &driver).await;
             self.judge_tables(outcomes, &mut run);
         }
         for (set, said) in &self.incomplete {
