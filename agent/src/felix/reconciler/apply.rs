@@ -15,7 +15,7 @@ use crate::felix::iptables::save::Table;
 use crate::felix::iptables::tables::{FamilyTables, Outcome};
 use crate::felix::sets;
 use crate::felix::sysctl::{Corrected, Outcome as Parameters, SysctlError};
-use crate::felix::watch::Kept;
+use crate::felix::watch::{Grown, Kept};
 use crate::telemetry::chain;
 
 impl Felix {
@@ -70,7 +70,9 @@ impl Felix {
 
     /// False when the tool failed as a whole; what the kernel refused is noted.
     pub(super) async fn write_sets(&mut self, commands: &[Command], run: &mut Run) -> bool {
-        match self.sets.write(commands).await {
+        let written = self.sets.write(commands).await;
+        self.changes.grew(growth(commands, written.as_deref().ok()));
+        match written {
             Ok(refused) => {
                 for one in refused {
                     self.note_refused(one, commands, run);
@@ -207,7 +209,9 @@ impl Felix {
         if commands.is_empty() {
             return;
         }
-        match self.sets.write(&commands).await {
+        let written = self.sets.write(&commands).await;
+        self.changes.grew(growth(&commands, written.as_deref().ok()));
+        match written {
             Ok(refused) => {
                 let refused: BTreeSet<&str> = refused.iter().map(|r| r.command.set()).collect();
                 self.doomed.retain(|set, tries| {
@@ -295,6 +299,33 @@ impl Felix {
         }
         self.changes.keep(self.kept.clone());
     }
+}
+
+/// What these commands made of the sets; `refused`: unless the tool failed as a whole, what was not
+/// carried out.
+fn growth(commands: &[Command], refused: Option<&[Refused]>) -> Grown {
+    let mut grown = Grown::new();
+    for command in commands {
+        let by = match command {
+            Command::Add(..) => Some(1),
+            Command::Delete(..) => Some(-1),
+            Command::Create(..) | Command::Destroy(_) | Command::Swap(..) => None,
+        };
+        if let Command::Swap(_, to) = command {
+            grown.insert(to.clone(), None);
+        }
+        match grown.get_mut(command.set()) {
+            Some(sum) => *sum = sum.zip(by).map(|(sum, by)| sum + by),
+            None => drop(grown.insert(command.set().to_owned(), by)),
+        }
+    }
+    match refused {
+        Some(refused) => {
+            grown.extend(refused.iter().map(|one| (one.command.set().to_owned(), None)));
+        }
+        None => grown.values_mut().for_each(|by| *by = None),
+    }
+    grown
 }
 
 fn drift(one: &Corrected) -> Drift {
