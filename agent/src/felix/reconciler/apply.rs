@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use calico_datastore::model::{Family, InterfaceName};
+use calico_datastore::model::{Family, InterfaceName, WorkloadEndpointId};
 use tracing::{debug, info};
 
 use super::{DESTROY_PATIENCE, Felix, Run};
@@ -15,7 +15,7 @@ use crate::felix::iptables::save::Table;
 use crate::felix::iptables::tables::{FamilyTables, Outcome};
 use crate::felix::sets;
 use crate::felix::sysctl::{Corrected, Outcome as Parameters, SysctlError};
-use crate::felix::watch::{Grown, Kept};
+use crate::felix::watch::{Grown, Kept, Touched};
 use crate::telemetry::chain;
 
 impl Felix {
@@ -250,6 +250,42 @@ impl Felix {
         }
         info!(flavour = %dataplane.flavour, "rules of an earlier run removed");
         self.abandoned = None;
+    }
+
+    /// Step 4. What could not be forgotten is tried again in the next run.
+    pub(super) async fn forget_connections(&mut self, run: &mut Run) {
+        if let Err(error) = self.conntrack.forget(&self.leaving).await {
+            let message = format!(
+                "connections of addresses that left are not cut: {} (package conntrack)",
+                chain(&error)
+            );
+            run.problem("conntrack", message);
+        } else {
+            self.leaving.clear();
+        }
+    }
+
+    /// The interfaces whose parameters step 5 sets: those that are new, or touched, or all, and those
+    /// of which that failed before; as far as they are there.
+    pub(super) fn whose_parameters(
+        &mut self,
+        appeared: BTreeSet<InterfaceName>,
+        touched: &BTreeSet<WorkloadEndpointId>,
+        told: &Touched,
+        everything: bool,
+    ) -> BTreeSet<InterfaceName> {
+        let mut wanted = appeared;
+        wanted.append(&mut self.unset);
+        if everything {
+            wanted.extend(self.interfaces.names().cloned());
+        } else if let Some(state) = &self.rendered {
+            let owned = touched.iter().filter_map(|id| state.endpoints.get(id));
+            wanted.extend(owned.map(|endpoint| endpoint.interface.clone()));
+            wanted.extend(told.sysctls.iter().cloned());
+        }
+        wanted
+            .retain(|name| self.links.contains_key(name) && self.interfaces.owner(name).is_some());
+        wanted
     }
 
     /// Step 5. Interfaces that are new, or all of them. What was set before and is another now,

@@ -67,8 +67,6 @@ use crate::telemetry::chain;
 /// How soon a set that was still in use is tried again. nf_tables lets go of the sets of a deleted
 /// rule some time after the transaction.
 const DESTROY_AGAIN: Duration = Duration::from_millis(500);
-/// How soon a full set is tried again where the settings want no refresh.
-const FULL_AGAIN: Duration = Duration::from_secs(60);
 /// After how many tries a set that cannot be destroyed is worth telling.
 const DESTROY_PATIENCE: u32 = 10;
 
@@ -325,58 +323,20 @@ impl Reconciler for Felix {
         }
 
         self.leaving.extend(changes.left.iter().copied());
-        if let Err(error) = self.conntrack.forget(&self.leaving).await {
-            let message = format!(
-                "connections of addresses that left are not cut: {} (package conntrack)",
-                chain(&error)
-            );
-            run.problem("conntrack", message);
-        } else {
-            self.leaving.clear();
-        }
+        self.forget_connections(&mut run).await;
 
-        let (mut appeared, mut touched) = self.follow_links(&world.links);
+        let (appeared, mut touched) = self.follow_links(&world.links);
         touched.extend(changes.touched);
         let everything =
             again || settings_differ || (check_tables && !self.pace.rests(Kind::Parameters, now));
-        let wanted: BTreeSet<InterfaceName> = if everything {
-            appeared.extend(self.interfaces.names().cloned());
-            appeared
-        } else {
-            let owned = touched.iter().filter_map(|id| state.endpoints.get(id));
-            appeared.extend(owned.map(|endpoint| endpoint.interface.clone()));
-            appeared.extend(told.sysctls.iter().cloned());
-            appeared
-        };
-        let present = wanted
-            .into_iter()
-            .chain(std::mem::take(&mut self.unset))
-            .filter(|name| self.links.contains_key(name) && self.interfaces.owner(name).is_some())
-            .collect();
+        let present = self.whose_parameters(appeared, &touched, &told, everything);
         self.set_sysctls(present, everything || told.forwarding, &mut run);
         if run.failed.is_none() && !state.origin.is_stored() {
             self.clean_abandoned(&mut run).await;
         }
         self.judge_endpoints(&touched, &run);
 
-        // When to look again: soon after a write, because another writer may have been at work
-        // with what it read before, unless the kernel tells of that; else at the refresh interval.
-        let interval = |after: Duration| (!after.is_zero()).then(|| now + after);
-        let look_soon = !settings.iptables_post_write_check.is_zero()
-            && !run.refused_chains
-            && !self.changes.hears();
-        if run.wrote_tables && look_soon {
-            let soon = interval(settings.iptables_post_write_check);
-            let planned = if check_tables { None } else { self.check_tables };
-            self.check_tables = [soon, planned].into_iter().flatten().min();
-        } else if check_tables || self.check_tables.is_none() {
-            self.check_tables = interval(settings.iptables_refresh);
-        }
-        if read_sets || self.check_sets.is_none() {
-            // A set that was full may have room again, also when no refresh is wanted.
-            let full = (!self.incomplete.is_empty()).then(|| now + FULL_AGAIN);
-            self.check_sets = interval(settings.ipsets_refresh).or(full);
-        }
+        self.plan_looks(check_tables, read_sets, &settings, &run, now);
         // What cannot be destroyed for long is left to the refresh.
         let hope = self.doomed.values().any(|tries| *tries < DESTROY_PATIENCE);
         let doomed = hope.then(|| now + DESTROY_AGAIN);
