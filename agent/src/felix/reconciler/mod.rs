@@ -16,7 +16,9 @@
 //! not change: each member comes or goes in one step. A rule that changes together with the members
 //! of a set it names is another matter: "allow S" that becomes "deny S" as S grows would let the new
 //! member through until 2, and back again until 3. Such policies are closed before 1 and opened
-//! after 3: established connections are not asked, new ones wait for some milliseconds.
+//! after 3: established connections are not asked, new ones wait for some milliseconds. A family whose
+//! tables cannot be written keeps its sets, and what is closed of it stays so until it is tried again;
+//! the other one goes on.
 //!
 //! What changed while the agent was down is treated in the same way, when the kernel proves to hold
 //! what was put on disk last ([`expect`]). A state from disk only gives: what it does not know stays
@@ -51,6 +53,7 @@ use super::iptables::driver::Driver;
 use super::iptables::probe::Dataplane;
 use super::iptables::render::Renderer;
 use super::iptables::tables::FamilyTables;
+use super::sets;
 use super::sysctl::Sysctls;
 use super::watch::{Changes, Kept, Kind, Pace};
 use crate::config::IptablesBackend;
@@ -64,8 +67,6 @@ use crate::telemetry::chain;
 /// How soon a set that was still in use is tried again. nf_tables lets go of the sets of a deleted
 /// rule some time after the transaction.
 const DESTROY_AGAIN: Duration = Duration::from_millis(500);
-/// How soon a full set is tried again where the settings want no refresh.
-const FULL_AGAIN: Duration = Duration::from_secs(60);
 /// After how many tries a set that cannot be destroyed is worth telling.
 const DESTROY_PATIENCE: u32 = 10;
 
@@ -291,29 +292,30 @@ impl Reconciler for Felix {
             Some(phases)
         };
         let mut ready = phases.is_some();
-        let Phases { before, after } = phases.unwrap_or_default();
+        let Phases { mut before, after } = phases.unwrap_or_default();
         self.sets_known = ready;
 
         let doubtful = self.families.iter_mut().filter(|one| doubtful.contains(&one.family));
         doubtful.for_each(|one| one.tables.forget());
         self.closed |= !close.is_empty();
+        let mut open_still = BTreeSet::new();
         if self.closed {
-            ready &= self.close(&close, &driver, &mut run).await;
+            open_still = self.close(&close, &driver, &mut run).await;
+            before.retain(|command| !sets::is_of(&open_still, command.set()));
         }
         // Without the sets no rule can be written that names them: the old rules stay, and no policy
         // is blamed.
         ready = ready && self.write_sets(&before, &mut run).await;
         self.sets_known &= ready;
         self.shut_incomplete(state, !self.closed);
-        let mut filter_in_force = false;
+        let mut in_force = BTreeSet::new();
         if ready {
-            let outcomes = self.write_tables(&driver).await;
-            filter_in_force = self.judge_tables(outcomes, &mut run);
+            let outcomes = self.write_tables(&driver, |family| !open_still.contains(&family)).await;
+            in_force = self.judge_tables(outcomes, &mut run);
         }
-        self.shrink_sets(after, filter_in_force, &mut run).await;
+        self.shrink_sets(after, &in_force, &mut run).await;
         if self.closed && ready {
-            self.closed = false;
-            let outcomes = self.open(state, &driver).await;
+            let outcomes = self.open(state, &in_force, &driver).await;
             self.judge_tables(outcomes, &mut run);
         }
         for (set, said) in &self.incomplete {
@@ -321,58 +323,20 @@ impl Reconciler for Felix {
         }
 
         self.leaving.extend(changes.left.iter().copied());
-        if let Err(error) = self.conntrack.forget(&self.leaving).await {
-            let message = format!(
-                "connections of addresses that left are not cut: {} (package conntrack)",
-                chain(&error)
-            );
-            run.problem("conntrack", message);
-        } else {
-            self.leaving.clear();
-        }
+        self.forget_connections(&mut run).await;
 
-        let (mut appeared, mut touched) = self.follow_links(&world.links);
+        let (appeared, mut touched) = self.follow_links(&world.links);
         touched.extend(changes.touched);
         let everything =
             again || settings_differ || (check_tables && !self.pace.rests(Kind::Parameters, now));
-        let wanted: BTreeSet<InterfaceName> = if everything {
-            appeared.extend(self.interfaces.names().cloned());
-            appeared
-        } else {
-            let owned = touched.iter().filter_map(|id| state.endpoints.get(id));
-            appeared.extend(owned.map(|endpoint| endpoint.interface.clone()));
-            appeared.extend(told.sysctls.iter().cloned());
-            appeared
-        };
-        let present = wanted
-            .into_iter()
-            .chain(std::mem::take(&mut self.unset))
-            .filter(|name| self.links.contains_key(name) && self.interfaces.owner(name).is_some())
-            .collect();
+        let present = self.whose_parameters(appeared, &touched, &told, everything);
         self.set_sysctls(present, everything || told.forwarding, &mut run);
         if run.failed.is_none() && !state.origin.is_stored() {
             self.clean_abandoned(&mut run).await;
         }
         self.judge_endpoints(&touched, &run);
 
-        // When to look again: soon after a write, because another writer may have been at work
-        // with what it read before, unless the kernel tells of that; else at the refresh interval.
-        let interval = |after: Duration| (!after.is_zero()).then(|| now + after);
-        let look_soon = !settings.iptables_post_write_check.is_zero()
-            && !run.refused_chains
-            && !self.changes.hears();
-        if run.wrote_tables && look_soon {
-            let soon = interval(settings.iptables_post_write_check);
-            let planned = if check_tables { None } else { self.check_tables };
-            self.check_tables = [soon, planned].into_iter().flatten().min();
-        } else if check_tables || self.check_tables.is_none() {
-            self.check_tables = interval(settings.iptables_refresh);
-        }
-        if read_sets || self.check_sets.is_none() {
-            // A set that was full may have room again, also when no refresh is wanted.
-            let full = (!self.incomplete.is_empty()).then(|| now + FULL_AGAIN);
-            self.check_sets = interval(settings.ipsets_refresh).or(full);
-        }
+        self.plan_looks(check_tables, read_sets, &settings, &run, now);
         // What cannot be destroyed for long is left to the refresh.
         let hope = self.doomed.values().any(|tries| *tries < DESTROY_PATIENCE);
         let doomed = hope.then(|| now + DESTROY_AGAIN);
