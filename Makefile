@@ -17,12 +17,13 @@ TARGET  := target/$(if $(RELEASE),release,debug)
 # End-to-end tests wait more than they calculate, but the whole of one is a dozen processes.
 E2E_THREADS ?= 2
 
-.PHONY: help setup build test bench fuzz demo demo-clean lint fmt doc install
+.PHONY: help setup build test full bench fuzz demo demo-clean lint fmt doc install
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo      two hosts out of namespaces; POLICY=1, KEEP=1, FLAVOUR=legacy|nft, RELEASE=1'
 	@echo 'make test      all tests (root: some make network namespaces)'
+	@echo 'make full      all tests at length and an hour of fuzzing (about 70 minutes)'
 	@echo 'make build     the release binary    make install   DESTDIR='
 	@echo 'make lint      formatting, clippy, documentation, all warnings are errors'
 	@echo 'make bench     the calculation, and a new endpoint beside what the raw tools take'
@@ -47,6 +48,10 @@ test:
 	    cargo test --locked -p calico-e2e -- --test-threads $(E2E_THREADS); \
 	fi
 
+# What each length is set to, and how to set another: CONTRIBUTING.md.
+full:
+	@E2E_THREADS=$(E2E_THREADS) scripts/full
+
 # Ratios against the system's own tools in the same run; absolute times vary with the machine.
 bench: setup
 	cargo build --release --locked -p calico-agent --bins --example calc_budget --example stored_budget
@@ -70,6 +75,7 @@ lint: setup
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path fuzz/Cargo.toml --target-dir target -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 
 fmt:

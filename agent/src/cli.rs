@@ -90,7 +90,7 @@ pub struct RunArgs {
     /// Sockets and the endpoint files: what is gone after a reboot.
     #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
     pub run_dir: PathBuf,
-    /// The node's name and BIRD's configuration: what survives a reboot.
+    /// The node's name, the last good policy, BIRD's configuration: what survives a reboot.
     #[arg(long, value_name = "DIR", env = "CALICO_STATE_DIR", default_value = "/var/lib/calico")]
     pub state_dir: PathBuf,
     /// This host's name in the cluster [env: NODENAME].

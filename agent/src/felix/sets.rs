@@ -95,8 +95,8 @@ pub(super) fn full_plan(
 }
 
 /// True when a set of that name would be of one of these families.
-pub(super) fn is_of(families: &[Family], name: &str) -> bool {
-    families.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
+pub(super) fn is_of<'a>(families: impl IntoIterator<Item = &'a Family>, name: &str) -> bool {
+    families.into_iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
 }
 
 /// What a difference changes.

@@ -175,8 +175,8 @@ fn tampers() -> Vec<Tamper<'static>> {
             script("for t in raw filter nat; do IPT -t $t -F; IPT -t $t -X; done"),
             vec![
                 ("IPv4 table filter", Missing, "2 jumps of ours"),
-                ("IPv4 table nat", Missing, "all 2 chains and 1 jumps of ours"),
-                ("IPv4 table raw", Missing, "1 jumps of ours"),
+                ("IPv4 table nat", Missing, "all 2 chains and 1 jump of ours"),
+                ("IPv4 table raw", Missing, "1 jump of ours"),
             ],
         ),
         (

@@ -187,6 +187,19 @@ fn what_others_do_to_sets_and_parameters_is_noticed_and_repaired() {
             let what = format!("sysctl -qw {name}={value}");
             world.repaired(&what, &whole, |t| t.sysctls.contains(&pod));
         }
+        // Somebody changes sets between our write of sets and the look that follows it.
+        let before = world.state.clone();
+        world.state = next(&before);
+        set(&mut world.state, "s:net", &[1, 2, 3]);
+        world.host.apply(&world.state, Wake::Desired);
+        sh("ipset del cali40s:net 10.65.0.2; ipset flush cali40all-ipam-pools");
+        let touched = world.notice(LIMIT);
+        let pools = touched.sets.contains("cali40all-ipam-pools");
+        assert!(net(&touched) && pools && touched.sets.len() == 2, "{touched:?}");
+        world.changes.touch(|all| all.merge(touched));
+        assert_eq!(world.apply(Wake::Kernel).drift.len(), 2);
+        world.state = DesiredState { generation: world.state.generation + 1, ..before };
+        world.apply(Wake::Desired);
         let touched = world.noticed("sysctl -qw net.ipv4.ip_forward=0", |t| t.forwarding);
         world.changes.touch(|all| all.merge(touched));
         let report = world.apply(Wake::Kernel);

@@ -205,6 +205,7 @@ fn walk(what: &str, updates: BoxedStrategy<Update>) {
         walk.step();
     }
     walk.clear();
+    println!("{steps} steps in a {what} world, no difference; CALICO_SEED={seed}");
 }
 
 #[test]

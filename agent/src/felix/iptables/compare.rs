@@ -23,7 +23,11 @@ pub(super) fn compare(
         return vec![Drift {
             subject: format!("{family} table {name}"),
             change: Change::Missing,
-            detail: format!("all {} chains and {rules} jumps of ours", before.chains.len()),
+            detail: format!(
+                "all {} and {} of ours",
+                several(before.chains.len(), "chain"),
+                several(rules, "jump")
+            ),
         }];
     }
     let mut out = Vec::new();
@@ -56,7 +60,11 @@ pub(super) fn compare(
 }
 
 fn rules_in(count: usize) -> String {
-    format!("{count} rule{}", if count == 1 { "" } else { "s" })
+    several(count, "rule")
+}
+
+fn several(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// What became of a chain of ours.
@@ -194,7 +202,7 @@ mod tests {
         let jump = "IPv4 filter jump FORWARD → cali-FORWARD";
         assert_eq!(
             with(&|r| r.clear()),
-            ["IPv4 table filter missing: all 1 chains and 1 jumps of ours"]
+            ["IPv4 table filter missing: all 1 chain and 1 jump of ours"]
         );
         assert_eq!(with(&|r| drop(r.remove(1))), [format!("{chain} missing: 1 of 3 rules")]);
         assert_eq!(

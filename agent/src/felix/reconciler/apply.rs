@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use calico_datastore::model::{Family, InterfaceName};
+use calico_datastore::model::{Family, InterfaceName, WorkloadEndpointId};
 use tracing::info;
 
 use super::{DESTROY_PATIENCE, Felix, Run};
@@ -14,7 +14,7 @@ use crate::felix::iptables::names;
 use crate::felix::iptables::tables::{FamilyTables, Outcome};
 use crate::felix::sets;
 use crate::felix::sysctl::{Corrected, Outcome as Parameters, SysctlError};
-use crate::felix::watch::Kept;
+use crate::felix::watch::{Grown, Kept, Touched};
 use crate::telemetry::chain;
 
 impl Felix {
@@ -69,7 +69,9 @@ impl Felix {
 
     /// False when the tool failed as a whole; what the kernel refused is noted.
     pub(super) async fn write_sets(&mut self, commands: &[Command], run: &mut Run) -> bool {
-        match self.sets.write(commands).await {
+        let written = self.sets.write(commands).await;
+        self.changes.grew(growth(commands, written.as_deref().ok()));
+        match written {
             Ok(refused) => {
                 for one in refused {
                     self.note_refused(one, commands, run);
@@ -106,9 +108,14 @@ impl Felix {
         }
     }
 
-    /// Writes the tables of all families at once.
-    pub(super) async fn write_tables(&mut self, driver: &Driver) -> Vec<(Family, Outcome)> {
-        let runs = self.families.iter_mut().map(|one| async {
+    /// Writes the tables of all those families at once.
+    pub(super) async fn write_tables(
+        &mut self,
+        driver: &Driver,
+        which: impl Fn(Family) -> bool,
+    ) -> Vec<(Family, Outcome)> {
+        let families = self.families.iter_mut().filter(|one| which(one.family));
+        let runs = families.map(|one| async {
             let closed = one.renderer.closed();
             (one.family, one.tables.apply(driver, &closed).await)
         });
@@ -119,16 +126,20 @@ impl Felix {
     pub(super) async fn shrink_sets(
         &mut self,
         after: Vec<Command>,
-        filter_in_force: bool,
+        in_force: &BTreeSet<Family>,
         run: &mut Run,
     ) {
-        let (destroy, mut delete): (Vec<_>, Vec<_>) =
+        let (mut destroy, mut delete): (Vec<_>, Vec<_>) =
             after.into_iter().partition(|command| matches!(command, Command::Destroy(_)));
+        // A family that the kernel no longer knows holds nothing back.
+        let mut families = self.families.iter().map(|one| one.family);
+        let held_back: BTreeSet<_> = families.by_ref().filter(|f| !in_force.contains(f)).collect();
+        let stays = |set: &str| sets::is_of(&held_back, set);
         for command in &destroy {
             self.incomplete.remove(command.set());
             self.refused.retain(|refused| refused.command.set() != command.set());
         }
-        if !filter_in_force {
+        if !held_back.is_empty() {
             // The old rules are still there. Taking a member from a set that they deny would open
             // them, and an endpoint taken from the class that they know would be in none. One that
             // leaves altogether is another matter.
@@ -140,26 +151,31 @@ impl Felix {
                     _ => None,
                 })
                 .collect();
-            delete.retain(
-                |command| matches!(command, Command::Delete(_, entry) if leaves.contains(entry)),
-            );
+            delete.retain(|command| {
+                !stays(command.set())
+                    || matches!(command, Command::Delete(_, entry) if leaves.contains(entry))
+            });
+            destroy.retain(|command| !stays(command.set()));
             self.sets_known = false;
-        } else {
-            for command in destroy {
-                self.doomed.entry(command.set().to_owned()).or_insert(0);
-            }
+        }
+        for command in destroy {
+            self.doomed.entry(command.set().to_owned()).or_insert(0);
         }
         self.write_sets(&delete, run).await;
-        if self.doomed.is_empty() || !filter_in_force {
+        let commands: Vec<_> =
+            self.doomed.keys().filter(|set| !stays(set)).cloned().map(Command::Destroy).collect();
+        if commands.is_empty() {
             return;
         }
-        let commands: Vec<_> = self.doomed.keys().cloned().map(Command::Destroy).collect();
-        match self.sets.write(&commands).await {
+        let written = self.sets.write(&commands).await;
+        self.changes.grew(growth(&commands, written.as_deref().ok()));
+        match written {
             Ok(refused) => {
                 let refused: BTreeSet<&str> = refused.iter().map(|r| r.command.set()).collect();
                 self.doomed.retain(|set, tries| {
-                    *tries += 1;
-                    refused.contains(set.as_str())
+                    let waits = stays(set);
+                    *tries += u32::from(!waits);
+                    waits || refused.contains(set.as_str())
                 });
             }
             Err(error) => {
@@ -192,6 +208,42 @@ impl Felix {
         }
         info!(flavour = %dataplane.flavour, "rules of an earlier run removed");
         self.abandoned = None;
+    }
+
+    /// Step 4. What could not be forgotten is tried again in the next run.
+    pub(super) async fn forget_connections(&mut self, run: &mut Run) {
+        if let Err(error) = self.conntrack.forget(&self.leaving).await {
+            let message = format!(
+                "connections of addresses that left are not cut: {} (package conntrack)",
+                chain(&error)
+            );
+            run.problem("conntrack", message);
+        } else {
+            self.leaving.clear();
+        }
+    }
+
+    /// The interfaces whose parameters step 5 sets: those that are new, or touched, or all, and those
+    /// of which that failed before; as far as they are there.
+    pub(super) fn whose_parameters(
+        &mut self,
+        appeared: BTreeSet<InterfaceName>,
+        touched: &BTreeSet<WorkloadEndpointId>,
+        told: &Touched,
+        everything: bool,
+    ) -> BTreeSet<InterfaceName> {
+        let mut wanted = appeared;
+        wanted.append(&mut self.unset);
+        if everything {
+            wanted.extend(self.interfaces.names().cloned());
+        } else if let Some(state) = &self.rendered {
+            let owned = touched.iter().filter_map(|id| state.endpoints.get(id));
+            wanted.extend(owned.map(|endpoint| endpoint.interface.clone()));
+            wanted.extend(told.sysctls.iter().cloned());
+        }
+        wanted
+            .retain(|name| self.links.contains_key(name) && self.interfaces.owner(name).is_some());
+        wanted
     }
 
     /// Step 5. Interfaces that are new, or all of them. What was set before and is another now,
@@ -241,6 +293,33 @@ impl Felix {
         }
         self.changes.keep(self.kept.clone());
     }
+}
+
+/// What these commands made of the sets; `refused`: unless the tool failed as a whole, what was not
+/// carried out.
+fn growth(commands: &[Command], refused: Option<&[Refused]>) -> Grown {
+    let mut grown = Grown::new();
+    for command in commands {
+        let by = match command {
+            Command::Add(..) => Some(1),
+            Command::Delete(..) => Some(-1),
+            Command::Create(..) | Command::Destroy(_) | Command::Swap(..) => None,
+        };
+        if let Command::Swap(_, to) = command {
+            grown.insert(to.clone(), None);
+        }
+        match grown.get_mut(command.set()) {
+            Some(sum) => *sum = sum.zip(by).map(|(sum, by)| sum + by),
+            None => drop(grown.insert(command.set().to_owned(), by)),
+        }
+    }
+    match refused {
+        Some(refused) => {
+            grown.extend(refused.iter().map(|one| (one.command.set().to_owned(), None)));
+        }
+        None => grown.values_mut().for_each(|by| *by = None),
+    }
+    grown
 }
 
 fn drift(one: &Corrected) -> Drift {

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use calico_datastore::model::Family;
 use tracing::debug;
 
 use super::{Felix, Run};
@@ -26,18 +27,19 @@ pub(super) struct Copies {
     of: BTreeMap<String, String>,
     /// Members that come to the sets themselves after the rules.
     late: Vec<Command>,
+    /// Families whose tables could not be read: their sets and tables must stay as they are.
+    pub(super) unread: BTreeSet<Family>,
 }
 
 impl Felix {
-    /// Finds the sets that need a copy, and plans the copies. `None`: the kernel cannot be read, and
-    /// the sets must stay as they are.
+    /// Finds the sets that need a copy, and plans the copies.
     pub(super) async fn plan_copies(
         &mut self,
         phases: &mut Phases,
         state: &DesiredState,
         driver: &Driver,
         run: &mut Run,
-    ) -> Option<Copies> {
+    ) -> Copies {
         let mut copies = Copies::default();
         let made: BTreeSet<&str> = phases
             .before
@@ -59,20 +61,22 @@ impl Felix {
             .map(|command| command.set().to_owned())
             .collect();
         if changed.is_empty() {
-            return Some(copies);
+            return copies;
         }
         let mut entangled = BTreeSet::new();
-        for one in &mut self.families {
+        // A family that is switched off has no policies.
+        for one in self.families.iter_mut().filter(|one| !one.renderer.is_off()) {
             match one.tables.entangled(&changed, driver).await {
                 Ok(found) => entangled.extend(found),
                 Err(error) => {
-                    run.fail(&format!("{} tables", one.family), chain(&error));
-                    return None;
+                    run.fail(&format!("{} table filter", one.family), chain(&error));
+                    copies.unread.insert(one.family);
                 }
             }
         }
+        phases.before.retain(|command| !sets::is_of(&copies.unread, command.set()));
         if entangled.is_empty() {
-            return Some(copies);
+            return copies;
         }
         debug!(count = entangled.len(), "policies change together with members of their sets");
         let (late, before) = std::mem::take(&mut phases.before).into_iter().partition(
@@ -94,7 +98,7 @@ impl Felix {
             phases.before.extend(members.into_iter().map(|m| Command::Add(copy.clone(), m)));
             copies.of.insert(set, copy);
         }
-        Some(copies)
+        copies
     }
 
     /// The copies are made: rules may name them. One that the kernel did not fill stands for its set,
@@ -111,37 +115,42 @@ impl Felix {
         }
     }
 
-    /// The rules that name copies are in force: the sets themselves follow.
-    pub(super) async fn follow_copies(&mut self, copies: &mut Copies, run: &mut Run) {
-        let late = std::mem::take(&mut copies.late);
-        if late.is_empty() {
-            return;
+    /// Where the rules that name copies are in force the sets themselves follow.
+    pub(super) async fn follow_copies(
+        &mut self,
+        copies: &mut Copies,
+        in_force: &BTreeSet<Family>,
+        run: &mut Run,
+    ) {
+        let mut late = std::mem::take(&mut copies.late);
+        late.retain(|command| sets::is_of(in_force, command.set()));
+        if !late.is_empty() {
+            self.sets_known &= self.write_sets(&late, run).await;
         }
-        self.sets_known &= self.write_sets(&late, run).await;
     }
 
-    /// The sets are as they should be: the rules name them again, and the copies go. Without a driver
-    /// the rules that name copies did not come into force: what is in the kernel is read again by
-    /// the next run, which goes on from there.
+    /// The sets are as they should be: the rules name them again, and the copies go. Where the rules
+    /// that name copies did not come into force, what is in the kernel is read again by the next run,
+    /// which goes on from there.
     pub(super) async fn settle_copies(
         &mut self,
         copies: Copies,
         state: &DesiredState,
-        driver: Option<&Driver>,
+        in_force: &BTreeSet<Family>,
+        driver: &Driver,
         run: &mut Run,
     ) {
         if copies.of.is_empty() {
             return;
         }
         self.families.iter_mut().for_each(|one| one.tables.settle_copies());
-        let Some(driver) = driver else {
-            self.sets_known = false;
-            return;
-        };
+        let (done, open): (Vec<_>, Vec<_>) =
+            copies.of.into_values().partition(|copy| sets::is_of(in_force, copy));
+        self.sets_known &= open.is_empty();
         self.shut_incomplete(state, true);
-        let outcomes = self.write_tables(driver).await;
+        let outcomes = self.write_tables(driver, |family| in_force.contains(&family)).await;
         let in_force = self.judge_tables(outcomes, run);
-        let copies = copies.of.into_values().map(Command::Destroy).collect();
-        self.shrink_sets(copies, in_force, run).await;
+        let commands = done.into_iter().map(Command::Destroy).collect();
+        self.shrink_sets(commands, &in_force, run).await;
     }
 }

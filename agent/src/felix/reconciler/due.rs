@@ -1,12 +1,17 @@
 //! What a run reads back, and when the next one does.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use calico_datastore::model::Family;
 use tokio::time::Instant;
 
 use super::{Felix, Run};
+use crate::config::Settings;
 use crate::felix::watch::{Kind, Touched};
+
+/// How soon a full set is tried again where the settings want no refresh.
+const FULL_AGAIN: Duration = Duration::from_secs(60);
 
 impl Felix {
     /// What the watch wants to be read back in this run. `all`: this run reads everything anyway.
@@ -34,6 +39,35 @@ impl Felix {
             }
         }
         families
+    }
+
+    /// When to look by the clock again.
+    pub(super) fn plan_looks(
+        &mut self,
+        checked_tables: bool,
+        read_sets: bool,
+        settings: &Settings,
+        run: &Run,
+        now: Instant,
+    ) {
+        // Soon after a write, because another writer may have been at work
+        // with what it read before, unless the kernel tells of that; else at the refresh interval.
+        let interval = |after: Duration| (!after.is_zero()).then(|| now + after);
+        let look_soon = !settings.iptables_post_write_check.is_zero()
+            && !run.refused_chains
+            && !self.changes.hears();
+        if run.wrote_tables && look_soon {
+            let soon = interval(settings.iptables_post_write_check);
+            let planned = if checked_tables { None } else { self.check_tables };
+            self.check_tables = [soon, planned].into_iter().flatten().min();
+        } else if checked_tables || self.check_tables.is_none() {
+            self.check_tables = interval(settings.iptables_refresh);
+        }
+        if read_sets || self.check_sets.is_none() {
+            // A set that was full may have room again, also when no refresh is wanted.
+            let full = (!self.incomplete.is_empty()).then(|| now + FULL_AGAIN);
+            self.check_sets = interval(settings.ipsets_refresh).or(full);
+        }
     }
 
     /// Notes what was found, tells of fights, and says when the next look is due. `began`: when

@@ -17,9 +17,15 @@ use crate::routes::monitor::Links;
 use crate::telemetry::chain;
 
 impl Felix {
-    pub(super) fn judge_tables(&mut self, outcomes: Vec<(Family, Outcome)>, run: &mut Run) -> bool {
-        let mut filter_in_force = true;
+    /// Notes what became of the tables. Returns the families whose policy is in force.
+    pub(super) fn judge_tables(
+        &mut self,
+        outcomes: Vec<(Family, Outcome)>,
+        run: &mut Run,
+    ) -> BTreeSet<Family> {
+        let mut in_force = BTreeSet::new();
         for (family, outcome) in outcomes {
+            in_force.insert(family);
             run.wrote_tables |= outcome.wrote;
             run.drift.extend(outcome.drift);
             let off = self.families.iter().any(|one| one.family == family && one.renderer.is_off());
@@ -32,7 +38,9 @@ impl Felix {
                     run.problem(format!("{family} table {}", table.name()), said);
                     continue;
                 }
-                filter_in_force &= table != Table::Filter;
+                if table == Table::Filter {
+                    in_force.remove(&family);
+                }
                 run.fail(&format!("{family} table {}", table.name()), chain(&error));
             }
             run.refused_chains |= !outcome.refused.is_empty();
@@ -50,7 +58,7 @@ impl Felix {
                 );
             }
         }
-        filter_in_force
+        in_force
     }
 
     /// The policy or profile that a chain was made of.

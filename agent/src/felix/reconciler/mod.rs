@@ -15,6 +15,8 @@
 //! Between 1 and 3 a set holds the old and the new members. That is harmless for a rule that did
 //! not change: each member comes or goes in one step. A rule that changes together with the members
 //! of a set it names is another matter: see `copies`.
+//! A family whose tables cannot be read or written keeps its sets; the other one goes on. A state from
+//! disk only gives: what it does not know stays until the datastore has answered.
 //!
 //! A set that the kernel does not fill (`maxelem`) closes the policies and profiles that name it: its
 //! "deny" would leak, and so would its "not in". A tool that fails as a whole leaves the old rules,
@@ -60,8 +62,6 @@ use crate::telemetry::chain;
 /// How soon a set that was still in use is tried again. nf_tables lets go of the sets of a deleted
 /// rule some time after the transaction.
 const DESTROY_AGAIN: Duration = Duration::from_millis(500);
-/// How soon a full set is tried again where the settings want no refresh.
-const FULL_AGAIN: Duration = Duration::from_secs(60);
 /// After how many tries a set that cannot be destroyed is worth telling.
 const DESTROY_PATIENCE: u32 = 10;
 
@@ -283,10 +283,7 @@ impl Reconciler for Felix {
         doubtful.for_each(|one| one.tables.forget());
         let mut copies = Copies::default();
         if ready {
-            match self.plan_copies(&mut phases, state, &driver, &mut run).await {
-                Some(planned) => copies = planned,
-                None => ready = false,
-            }
+            copies = self.plan_copies(&mut phases, state, &driver, &mut run).await;
         }
         let Phases { before, after } = phases;
         // Without the sets no rule can be written that names them: the old rules stay, and no policy
@@ -294,73 +291,34 @@ impl Reconciler for Felix {
         ready = ready && self.write_sets(&before, &mut run).await;
         self.sets_known &= ready;
         self.name_copies(&copies, state);
-        let mut filter_in_force = false;
+        let mut in_force = BTreeSet::new();
         if ready {
-            let outcomes = self.write_tables(&driver).await;
-            filter_in_force = self.judge_tables(outcomes, &mut run);
+            let outcomes =
+                self.write_tables(&driver, |family| !copies.unread.contains(&family)).await;
+            in_force = self.judge_tables(outcomes, &mut run);
         }
-        if filter_in_force {
-            self.follow_copies(&mut copies, &mut run).await;
-        }
-        self.shrink_sets(after, filter_in_force, &mut run).await;
-        self.settle_copies(copies, state, filter_in_force.then_some(&driver), &mut run).await;
+        self.follow_copies(&mut copies, &in_force, &mut run).await;
+        self.shrink_sets(after, &in_force, &mut run).await;
+        self.settle_copies(copies, state, &in_force, &driver, &mut run).await;
         for (set, said) in &self.incomplete {
             run.problem(format!("address set {set}"), said.clone());
         }
 
         self.leaving.extend(changes.left.iter().copied());
-        if let Err(error) = self.conntrack.forget(&self.leaving).await {
-            let message = format!(
-                "connections of addresses that left are not cut: {} (package conntrack)",
-                chain(&error)
-            );
-            run.problem("conntrack", message);
-        } else {
-            self.leaving.clear();
-        }
+        self.forget_connections(&mut run).await;
 
-        let (mut appeared, mut touched) = self.follow_links(&world.links);
+        let (appeared, mut touched) = self.follow_links(&world.links);
         touched.extend(changes.touched);
         let everything =
             again || settings_differ || (check_tables && !self.pace.rests(Kind::Parameters, now));
-        let wanted: BTreeSet<InterfaceName> = if everything {
-            appeared.extend(self.interfaces.names().cloned());
-            appeared
-        } else {
-            let owned = touched.iter().filter_map(|id| state.endpoints.get(id));
-            appeared.extend(owned.map(|endpoint| endpoint.interface.clone()));
-            appeared.extend(told.sysctls.iter().cloned());
-            appeared
-        };
-        let present = wanted
-            .into_iter()
-            .chain(std::mem::take(&mut self.unset))
-            .filter(|name| self.links.contains_key(name) && self.interfaces.owner(name).is_some())
-            .collect();
+        let present = self.whose_parameters(appeared, &touched, &told, everything);
         self.set_sysctls(present, everything || told.forwarding, &mut run);
         if run.failed.is_none() && !state.origin.is_stored() {
             self.clean_abandoned(&mut run).await;
         }
         self.judge_endpoints(&touched, &run);
 
-        // When to look again: soon after a write, because another writer may have been at work
-        // with what it read before, unless the kernel tells of that; else at the refresh interval.
-        let interval = |after: Duration| (!after.is_zero()).then(|| now + after);
-        let look_soon = !settings.iptables_post_write_check.is_zero()
-            && !run.refused_chains
-            && !self.changes.hears();
-        if run.wrote_tables && look_soon {
-            let soon = interval(settings.iptables_post_write_check);
-            let planned = if check_tables { None } else { self.check_tables };
-            self.check_tables = [soon, planned].into_iter().flatten().min();
-        } else if check_tables || self.check_tables.is_none() {
-            self.check_tables = interval(settings.iptables_refresh);
-        }
-        if read_sets || self.check_sets.is_none() {
-            // A set that was full may have room again, also when no refresh is wanted.
-            let full = (!self.incomplete.is_empty()).then(|| now + FULL_AGAIN);
-            self.check_sets = interval(settings.ipsets_refresh).or(full);
-        }
+        self.plan_looks(check_tables, read_sets, &settings, &run, now);
         // What cannot be destroyed for long is left to the refresh.
         let hope = self.doomed.values().any(|tries| *tries < DESTROY_PATIENCE);
         let doomed = hope.then(|| now + DESTROY_AGAIN);

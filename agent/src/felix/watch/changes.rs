@@ -4,7 +4,7 @@
 //! It holds places, not contents: what was seen may be older than what was read in the meantime, so
 //! the reconciler never believes it and reads the place instead. It does no I/O.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use calico_datastore::model::{Family, InterfaceName};
@@ -63,9 +63,14 @@ pub(super) struct Wrote {
     pub(super) sets: Option<Instant>,
 }
 
+/// What the reconciler wrote to sets, by name: by how many members a set has grown, or `None` where
+/// that cannot be told (it is new, is another one, or the kernel refused something).
+pub type Grown = BTreeMap<String, Option<i64>>;
+
 #[derive(Debug, Default)]
 struct Inner {
     touched: Touched,
+    grown: Grown,
     flavour: Option<Flavour>,
     kept: Kept,
     wrote: Wrote,
@@ -148,6 +153,21 @@ impl Changes {
         if self.lock().flavour.replace(flavour) != Some(flavour) {
             turn.wrote(true, true);
         }
+    }
+
+    /// The reconciler has written these sets, in its turn. Whatever else the watch finds was
+    /// somebody else.
+    pub fn grew(&self, grown: Grown) {
+        let mut inner = self.lock();
+        for (set, by) in grown {
+            let sum = inner.grown.entry(set).or_insert(Some(0));
+            *sum = sum.zip(by).and_then(|(sum, by)| sum.checked_add(by));
+        }
+    }
+
+    /// What the reconciler wrote to sets since the last call.
+    pub(super) fn take_grown(&self) -> Grown {
+        std::mem::take(&mut self.lock().grown)
     }
 
     /// Which iptables is in use, once that is known.

@@ -210,21 +210,19 @@ impl Legacy {
     /// Looks at the tables that are there. True when one is not as it was when last seen, or is gone;
     /// what is seen for the first time is no change. With `all` nothing is put off.
     pub(super) fn poll(&mut self, now: Instant, all: bool) -> bool {
-        match self.look(now, all) {
-            Ok(changed) => changed,
-            Err(error) => {
-                debug!(family = %self.family, %error, "cannot look at the legacy tables");
-                self.socket = None;
-                false
-            }
+        let mut changed = false;
+        if let Err(error) = self.look(now, all, &mut changed) {
+            debug!(family = %self.family, %error, "cannot look at the legacy tables");
+            self.socket = None;
         }
+        changed
     }
 
-    fn look(&mut self, now: Instant, all: bool) -> io::Result<bool> {
+    /// Sets `changed` when something has; that counts although another table cannot be looked at.
+    fn look(&mut self, now: Instant, all: bool, changed: &mut bool) -> io::Result<()> {
         let present = present(self.family)?;
-        let mut changed = false;
         self.seen.retain(|table, _| {
-            changed |= !present.contains(table);
+            *changed |= !present.contains(table);
             present.contains(table)
         });
         let socket = match &mut self.socket {
@@ -246,11 +244,11 @@ impl Legacy {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
             };
-            changed |= !fresh && seen.digest != Some(digest);
+            *changed |= !fresh && seen.digest != Some(digest);
             (seen.info, seen.digest) = (Some(info), Some(digest));
             seen.budget.spent(cpu_time().saturating_sub(begin), now);
         }
-        Ok(changed)
+        Ok(())
     }
 }
 

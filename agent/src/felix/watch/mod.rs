@@ -30,7 +30,7 @@ use calico_datastore::model::Family;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-pub use changes::{Changes, Kept, Touched};
+pub use changes::{Changes, Grown, Kept, Touched};
 pub use pace::{Kind, Pace};
 
 use self::legacy::Legacy;
@@ -171,7 +171,9 @@ impl Watch {
         }
     }
 
-    /// Compares with what was seen before. What the reconciler has written since is its own work.
+    /// Compares with what was seen before. What the reconciler has written since is its own work. A
+    /// foreign write of legacy tables that comes with it is found by the look that follows each write
+    /// (`IptablesPostWriteCheckIntervalSecs`); sets tell it by their size.
     fn poll(&mut self, now: Instant, tick: bool) -> Touched {
         let mut touched = Touched::default();
         let Some(flavour) = self.changes.flavour() else { return touched };
@@ -185,10 +187,9 @@ impl Watch {
         }
         let wrote = self.changes.take_wrote_sets();
         if tick || wrote.is_some() {
-            let changed = self.sets.poll(now, wrote.is_some());
-            if !is_own(wrote, now) {
-                touched.sets.extend(changed);
-            }
+            let grown = self.changes.take_grown();
+            let grown = if is_own(wrote, now) { grown } else { Grown::new() };
+            touched.sets.extend(self.sets.poll(now, wrote.is_some(), &grown));
         }
         touched
     }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::budget::{Budget, cpu_time};
+use super::changes::Grown;
 use super::netlink::{DUMP, NET_BYTE_ORDER, REQUEST, attribute, attributes, be32, request, text};
 use super::socket::Dialogue;
 use crate::felix::iptables::names::owns_set;
@@ -111,20 +112,20 @@ pub(super) struct Sets {
 }
 
 impl Sets {
-    /// Looks, and returns the sets that are not as they were when last seen; at the first look none.
-    /// With `all` nothing is put off.
-    pub(super) fn poll(&mut self, now: Instant, all: bool) -> Vec<String> {
+    /// Looks, and returns the sets that are not as they were when last seen, and not as they should
+    /// be by what was written since; at the first look none. With `all` nothing is put off.
+    pub(super) fn poll(&mut self, now: Instant, all: bool, grown: &Grown) -> Vec<String> {
         if !all && !self.heads.is_due(now) {
             return Vec::new();
         }
-        self.look(now, all).unwrap_or_else(|error| {
+        self.look(now, all, grown).unwrap_or_else(|error| {
             debug!(%error, "cannot look at the address sets");
             self.socket = None;
             Vec::new()
         })
     }
 
-    fn look(&mut self, now: Instant, all: bool) -> io::Result<Vec<String>> {
+    fn look(&mut self, now: Instant, all: bool, grown: &Grown) -> io::Result<Vec<String>> {
         let begin = cpu_time();
         let (socket, version) = match &mut self.socket {
             Some((socket, version)) => (socket, *version),
@@ -163,18 +164,34 @@ impl Sets {
             let differs = |known: &Seen| {
                 known.head != head || (known.members.zip(digest)).is_some_and(|(a, b)| a != b)
             };
-            if old.is_some() && known.is_none_or(differs) {
+            let own = explained(known.map(|known| known.head), head, grown.get(&name));
+            if old.is_some() && known.is_none_or(differs) && !own {
                 changed.push(name.clone());
             }
             seen.insert(name, Seen { head, members: digest });
         }
         let gone = old.into_iter().flatten().filter(|(name, _)| !seen.contains_key(*name));
+        let gone = gone.filter(|(name, _)| !grown.contains_key(*name));
         changed.extend(gone.map(|(name, _)| name.clone()));
         self.seen = Some(seen);
         if deep {
             self.members.spent(cpu_time().saturating_sub(spent), now);
         }
         Ok(changed)
+    }
+}
+
+/// True when what was written to a set accounts for its new head. One member in the place of another
+/// is not told from what was written in the same moment.
+fn explained(old: Option<Head>, new: Head, grown: Option<&Option<i64>>) -> bool {
+    match (grown, old) {
+        (None, _) => false,
+        (Some(Some(by)), Some(old)) => {
+            let counts = old.count.zip(new.count);
+            let grew = |(old, new): (u32, u32)| i64::from(new) - i64::from(old) == *by;
+            old.kind == new.kind && counts.is_none_or(grew)
+        }
+        (Some(_), _) => true,
     }
 }
 
@@ -243,6 +260,18 @@ mod tests {
         let of = |all: &[[u8; 4]]| members(&message("x", &[], all));
         assert_eq!(of(&[[1; 4], [2; 4]]), of(&[[2; 4], [1; 4]]));
         assert_ne!(of(&[[1; 4], [2; 4]]), of(&[[1; 4], [3; 4]]));
+    }
+
+    #[test]
+    fn what_was_written_explains_no_more_than_itself() {
+        let head = |count| Head { kind: 1, count: Some(count) };
+        let old = Some(head(3));
+        assert!(explained(old, head(5), Some(&Some(2))));
+        assert!(!explained(old, head(4), Some(&Some(2))), "somebody took one");
+        assert!(!explained(old, head(3), None), "it was not written at all");
+        let other = Head { kind: 2, count: Some(5) };
+        assert!(!explained(old, other, Some(&Some(2))), "it is another one");
+        assert!(explained(old, other, Some(&None)) && explained(None, other, Some(&None)));
     }
 
     proptest! {
