@@ -20,6 +20,8 @@ mod contention;
 mod disk;
 #[path = "felix/economy.rs"]
 mod economy;
+#[path = "felix/holes.rs"]
+mod holes;
 #[path = "felix/host.rs"]
 mod host;
 #[path = "felix/neighbours.rs"]
