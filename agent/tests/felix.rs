@@ -44,6 +44,8 @@ mod spoofing;
 mod tampering;
 #[path = "felix/tools.rs"]
 mod tools;
+#[path = "felix/verdicts.rs"]
+mod verdicts;
 #[path = "felix/watching.rs"]
 mod watching;
 #[path = "felix/world.rs"]

@@ -70,7 +70,7 @@ fn place(host: &mut Host, flavour: IptablesBackend) -> Place {
 }
 
 /// Answers datagrams with what they hold.
-fn echo(port: u16) {
+pub(crate) fn echo(port: u16) {
     for any in ["0.0.0.0", "::"] {
         // One socket for each family: the answer has to come from the address that was asked.
         let fd = nix::sys::socket::socket(
@@ -106,7 +106,7 @@ fn echo(port: u16) {
 
 /// A connection that lasts: one socket.
 #[derive(Debug)]
-enum Line {
+pub(crate) enum Line {
     Tcp(TcpStream),
     Udp(UdpSocket),
 }
@@ -117,7 +117,7 @@ impl Line {
         from.netns.run(move || dial(to)).ok().map(|(stream, _)| Self::Tcp(stream))
     }
 
-    fn udp(from: &Pod, to: IpAddr, port: u16) -> Self {
+    pub(crate) fn udp(from: &Pod, to: IpAddr, port: u16) -> Self {
         let socket = from.netns.run(move || {
             let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
             let socket = UdpSocket::bind(SocketAddr::new(any, 0)).unwrap();
@@ -129,7 +129,7 @@ impl Line {
     }
 
     /// Is one message answered?
-    fn echoes(&self) -> bool {
+    pub(crate) fn echoes(&self) -> bool {
         let mut buffer = [0; 8];
         match self {
             Self::Tcp(stream) => {
