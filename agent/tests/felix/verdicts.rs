@@ -98,7 +98,7 @@ fn fill(state: &mut DesiredState, chance: &mut Chance) -> (AclClass, AclClass) {
         state.profiles.insert(Name::from(name), both());
     }
     // Often enough nothing would pass both.
-    let mut open = |acl: DirectionAcl| AclClass { active: true, egress: acl.clone(), ingress: acl };
+    let open = |acl: DirectionAcl| AclClass { active: true, egress: acl.clone(), ingress: acl };
     let sender = open(if chance.below(3) == 0 {
         acl(chance)
     } else {
