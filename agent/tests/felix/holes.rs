@@ -151,9 +151,11 @@ impl Place {
 
     fn allowed(&self) -> Vec<Line> {
         let outside = OUTSIDE.map(|to| Line::tcp(&self.a, to.parse().unwrap(), 80).unwrap());
-        let inside = self.b.both().into_iter().flat_map(|to| {
-            [Line::tcp(&self.a, to, 80).unwrap(), Line::udp(&self.a, to, 5000)]
-        });
+        let inside = self
+            .b
+            .both()
+            .into_iter()
+            .flat_map(|to| [Line::tcp(&self.a, to, 80).unwrap(), Line::udp(&self.a, to, 5000)]);
         outside.into_iter().chain(inside).collect()
     }
 

@@ -78,9 +78,8 @@ fn protocol_matches(rule: &ActiveRule, flow: &Flow) -> bool {
     }
     let sides = [&rule.source, &rule.destination];
     let numbers = |side: &&SideMatch| !(side.ports.is_empty() && side.not_ports.is_empty());
-    let names = |side: &&SideMatch| {
-        !(side.named_ports.is_empty() && side.not_named_ports.is_empty())
-    };
+    let names =
+        |side: &&SideMatch| !(side.named_ports.is_empty() && side.not_named_ports.is_empty());
     let (by_number, by_name) = (sides.iter().any(numbers), sides.iter().any(names));
     // Numbers need a protocol with ports. A named port's set knows its protocol; with an ICMP type
     // or another protocol beside it, the rule is not there at all.

@@ -138,8 +138,7 @@ fn each_criterion_of_a_rule() {
         icmp: Some((kind, code)),
         ..v4()
     };
-    let ping6 =
-        Flow { protocol: Some(Protocol::ICMPV6), ports: None, icmp: Some((8, 0)), ..v6() };
+    let ping6 = Flow { protocol: Some(Protocol::ICMPV6), ports: None, icmp: Some((8, 0)), ..v6() };
     let gre = Flow { protocol: Protocol::from_number(47), ports: None, ..v4() };
     type Change = Box<dyn Fn(&mut ActiveRule)>;
     let cases: Vec<(&str, Change, Vec<Flow>, Vec<Flow>)> = vec![
@@ -198,7 +197,12 @@ fn each_criterion_of_a_rule() {
             vec![v4()],
             vec![v6(), tcp("10.65.0.0", "10.65.0.2", 80)],
         ),
-        ("everything excluded", Box::new(|r| r.source.not_nets = nets(&["0.0.0.0/0", "::/0"])), vec![], vec![v4(), v6()]),
+        (
+            "everything excluded",
+            Box::new(|r| r.source.not_nets = nets(&["0.0.0.0/0", "::/0"])),
+            vec![],
+            vec![v4(), v6()],
+        ),
         (
             "sets",
             Box::new(|r| r.source.sets = vec![SetId::new("s:nets"), SetId::new("s:all")]),
@@ -274,7 +278,7 @@ fn tiers_then_profiles_then_nothing() {
     for (tiers, p, q, port, allowed, reason) in [
         (first(), vec![log.clone(), allow.clone()], vec![], 80, true, by("t1", "p", 1)),
         (first(), vec![to_80(Action::Deny)], vec![allow.clone()], 80, false, by("t1", "p", 0)),
-        (first(), vec![to_80(Action::Deny)], vec![allow.clone()], 81, true, by("t1", "q", 0)),
+        (first(), vec![to_80(Action::Deny)], vec![allow], 81, true, by("t1", "q", 0)),
         (first(), vec![log], vec![], 80, false, Reason::EndOfTier(Name::from("t1"))),
         (first(), vec![pass.clone()], vec![deny.clone()], 80, true, profile(0)),
         (first(), vec![pass], vec![deny.clone()], 81, false, Reason::NothingAllows),
@@ -387,7 +391,7 @@ fn the_host_and_what_no_policy_is_asked_about() {
     }
     assert_eq!(one(&state, tcp("10.65.0.1", "127.0.0.1", 22)), (false, Reason::Loopback));
     let outside = tcp("10.65.0.1", "198.51.100.7", 4789);
-    assert_eq!(one(&state, outside), (true, sent.clone()));
+    assert_eq!(one(&state, outside), (true, sent));
     let vxlan = Flow { protocol: Some(Protocol::UDP), ..outside };
     assert_eq!(one(&state, vxlan), (false, Reason::Tunnel));
     let ipip = Flow { protocol: Protocol::from_number(4), ports: None, ..outside };

@@ -264,8 +264,7 @@ impl Order {
             put(&format!("--{icmp}-code"), code.to_string());
         }
         let Zones { both, original, reply } = self.zones;
-        for (option, zone) in
-            [("--zone", both), ("--orig-zone", original), ("--reply-zone", reply)]
+        for (option, zone) in [("--zone", both), ("--orig-zone", original), ("--reply-zone", reply)]
         {
             if zone != 0 {
                 put(option, zone.to_string());
