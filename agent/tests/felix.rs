@@ -20,6 +20,8 @@ mod contention;
 mod disk;
 #[path = "felix/economy.rs"]
 mod economy;
+#[path = "felix/holes.rs"]
+mod holes;
 #[path = "felix/host.rs"]
 mod host;
 #[path = "felix/neighbours.rs"]
@@ -44,6 +46,8 @@ mod tampering;
 mod together;
 #[path = "felix/tools.rs"]
 mod tools;
+#[path = "felix/verdicts.rs"]
+mod verdicts;
 #[path = "felix/watching.rs"]
 mod watching;
 #[path = "felix/world.rs"]

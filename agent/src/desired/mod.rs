@@ -12,6 +12,7 @@ mod host;
 mod origin;
 mod rule;
 mod set;
+pub mod verdict;
 
 use std::sync::Arc;
 

@@ -1,5 +1,8 @@
-//! Forgets the connections of an address that left: an established connection is not asked again,
-//! so the next pod with that address would inherit it.
+//! Lists connections, and forgets some: those of an address that left (an established connection is
+//! not asked again, so the next pod with that address would inherit it), and those that came to be
+//! while our rules were not in force and that policy denies. Which these are others say.
+
+mod entry;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -7,8 +10,12 @@ use std::net::IpAddr;
 
 use calico_datastore::model::Family;
 
+pub use self::entry::{BadEntry, Connection, Order, Tuple, Zones, parse};
 use super::counters::Counters;
 use crate::exec::{Exec, ExecError};
+
+/// How many orders one process is given: it walks the table once for each.
+const AT_ONCE: usize = 32;
 
 /// Runs `conntrack`.
 #[derive(Clone, Debug)]
@@ -49,9 +56,59 @@ impl Conntrack {
                 );
             }
         }
+        self.delete(&commands).await
+    }
+
+    /// Ends with an error when the tool is not there.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not work at all.
+    pub async fn version(&self) -> Result<(), ExecError> {
+        self.exec.run("conntrack", &["--version"], b"").await.map(drop)
+    }
+
+    /// Every connection of a family, and the first of the lines that could not be read, if any.
+    ///
+    /// # Errors
+    /// When the tool is missing or fails.
+    pub async fn list(
+        &self,
+        family: Family,
+    ) -> Result<(Vec<Connection>, Option<BadEntry>), ExecError> {
+        let family = match family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        let args = ["-L", "-f", family, "-o", "extended"];
+        let output = self.exec.run("conntrack", &args, b"").await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let (mut connections, mut bad) = (Vec::new(), None);
+        for line in text.lines() {
+            match parse(line) {
+                Ok(connection) => connections.push(connection),
+                Err(error) => drop(bad.get_or_insert(error)),
+            }
+        }
+        Ok((connections, bad))
+    }
+
+    /// Carries out orders, so many at once that one process stays far below its bound. An order that
+    /// finds nothing is carried out.
+    ///
+    /// # Errors
+    /// When the tool is missing or fails.
+    pub async fn cut(&self, orders: &[Order]) -> Result<(), ExecError> {
+        for some in orders.chunks(AT_ONCE) {
+            let commands: Vec<_> = some.iter().map(Order::args).collect();
+            self.delete(&commands).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, commands: &[Vec<String>]) -> Result<(), ExecError> {
         // The tool walks the whole table for each command, but one process does them all.
         let mut batch = String::new();
-        for command in &commands {
+        for command in commands {
             let _ = writeln!(batch, "{}", command.join(" "));
         }
         self.counters.conntrack_calls.count(1);
@@ -63,7 +120,7 @@ impl Conntrack {
             // Before 1.4.7 it cannot read commands.
             Err(_) => {}
         }
-        for command in &commands {
+        for command in commands {
             self.counters.conntrack_calls.count(1);
             match self.exec.run("conntrack", command, b"").await {
                 // Nothing was there to delete.

@@ -38,6 +38,8 @@ pub struct Counters {
     pub ipset_lines: Counter,
     /// Calls of `conntrack`.
     pub conntrack_calls: Counter,
+    /// Connections that were cut because policy denies them.
+    pub connections_cut: Counter,
     /// Files under `/proc/sys` that were written.
     pub sysctl_writes: Counter,
 }
@@ -54,6 +56,7 @@ impl Counters {
             ("ipset_restores", &self.ipset_restores),
             ("ipset_lines", &self.ipset_lines),
             ("conntrack_calls", &self.conntrack_calls),
+            ("connections_cut", &self.connections_cut),
             ("sysctl_writes", &self.sysctl_writes),
         ]
         .into_iter()

@@ -43,6 +43,27 @@ fn members_of_one_network_talk_and_others_do_not() {
 /// Ports that every pod answers on.
 const PORTS: [u16; 6] = [80, 81, 82, 83, 84, 85];
 
+/// What passed the last tier, or one profile, is not thereby passed in the next profile.
+#[test]
+fn pass_in_a_profile_is_for_what_it_matches() {
+    each_flavour(|host, flavour| {
+        let (a, b) = (host.pod(1), host.pod(2));
+        PORTS.iter().for_each(|&port| b.serve(port));
+        let mut state = empty(flavour);
+        network(&mut state, "net", &[1, 2]);
+        policy(&mut state, "all", vec![any(Action::Pass)]);
+        let rules = vec![tcp(Action::Pass, &[81]), tcp(Action::Allow, &[80, 81])];
+        profile(&mut state, "some", rules, vec![any(Action::Allow)]);
+        endpoint(&mut state, &a, &profiles(&["net"]), false);
+        let tiers = vec![tier("first", &["all"], TierAction::Deny)];
+        endpoint(&mut state, &b, &ingress_tiers(tiers, "some"), false);
+        host.apply(&state, Wake::Start);
+        for to in b.both() {
+            assert_eq!([80, 81, 82].map(|port| a.reaches(to, port)), [true, false, false], "{to}");
+        }
+    });
+}
+
 #[test]
 fn tiers_decide_in_order_and_pass_goes_on() {
     each_flavour(|host, flavour| {

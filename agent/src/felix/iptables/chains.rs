@@ -3,7 +3,7 @@
 //! Every chain is made from one object (a policy, a profile, a class) or from the settings, so a
 //! changed object makes its own chains again and no others.
 
-use calico_datastore::model::{Family, TierAction};
+use calico_datastore::model::{Action, Family, TierAction};
 
 use super::marks;
 use super::names;
@@ -13,7 +13,17 @@ use crate::config::{AllowAction, HostAction, Settings};
 use crate::desired::{ClassId, DesiredState, DirectionAcl};
 use crate::felix::ruleset::{Direction, Rule};
 
-/// The chain of a policy or a profile.
+/// The chain of a profile. What passed the last tier, or a profile before, comes with the bit set
+/// that its own "pass" asks for.
+pub fn profile(rules: &[Rule], style: &Style) -> Vec<String> {
+    let mut chain = policy(rules, style);
+    if rules.iter().any(|rule| rule.action == Action::Pass) {
+        chain.insert(0, marks::clear(style.marks.pass));
+    }
+    chain
+}
+
+/// The chain of a policy.
 pub fn policy(rules: &[Rule], style: &Style) -> Vec<String> {
     let mut chain: Vec<String> = rules.iter().flat_map(|rule| lines(rule, style)).collect();
     // Returning at the end is what a chain does anyway.

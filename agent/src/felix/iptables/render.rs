@@ -26,6 +26,9 @@ pub struct Renderer {
     random_fully: bool,
 }
 
+/// Makes the chain of a policy or of a profile.
+type Make = fn(&[ruleset::Rule], &Style) -> Vec<String>;
+
 impl Renderer {
     /// A renderer for these settings; `None` when the mark mask has too few bits.
     pub fn new(settings: &Settings, family: Family, random_fully: bool) -> Option<Self> {
@@ -95,20 +98,20 @@ impl Renderer {
         others: bool,
         out: &mut FamilyTables,
     ) {
-        let mut put = |rules: &ActiveRules, name: &dyn Fn(Direction) -> String| {
+        let mut put = |rules: &ActiveRules, make: Make, name: &dyn Fn(Direction) -> String| {
             if ruleset::sets_named(rules).any(&incomplete) {
                 for direction in Direction::ALL {
                     out.put(Table::Filter, name(direction), self.closed());
                 }
             } else if others {
-                self.rules(rules, name, out);
+                self.rules(rules, make, name, out);
             }
         };
         for (id, rules) in &state.policies {
-            put(rules, &|direction| names::policy(id, direction));
+            put(rules, chains::policy, &|direction| names::policy(id, direction));
         }
         for (name, rules) in &state.profiles {
-            put(rules, &|direction| names::profile(name, direction));
+            put(rules, chains::profile, &|direction| names::profile(name, direction));
         }
     }
 
@@ -124,10 +127,12 @@ impl Renderer {
             return;
         }
         for (id, change) in &diff.policies {
-            self.rules_changed(change, |direction| names::policy(id, direction), out);
+            let name = |direction| names::policy(id, direction);
+            self.rules_changed(change, chains::policy, name, out);
         }
         for (name, change) in &diff.profiles {
-            self.rules_changed(change, |direction| names::profile(name, direction), out);
+            let name = |direction| names::profile(name, direction);
+            self.rules_changed(change, chains::profile, name, out);
         }
         for (id, change) in &diff.classes {
             match change {
@@ -155,12 +160,13 @@ impl Renderer {
     fn rules_changed(
         &self,
         change: &Change<std::sync::Arc<ActiveRules>>,
+        make: Make,
         name: impl Fn(Direction) -> String,
         out: &mut FamilyTables,
     ) {
         match change {
             Change::Added(rules) | Change::Updated { new: rules, .. } => {
-                self.rules(rules, name, out);
+                self.rules(rules, make, name, out);
             }
             Change::Removed(_) => {
                 for direction in Direction::ALL {
@@ -173,12 +179,13 @@ impl Renderer {
     fn rules(
         &self,
         rules: &ActiveRules,
+        make: Make,
         name: impl Fn(Direction) -> String,
         out: &mut FamilyTables,
     ) {
         for direction in Direction::ALL {
             let neutral = ruleset::rules(rules, direction, self.style.family);
-            out.put(Table::Filter, name(direction), chains::policy(&neutral, &self.style));
+            out.put(Table::Filter, name(direction), make(&neutral, &self.style));
         }
     }
 

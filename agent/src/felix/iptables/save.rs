@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::chain::Chain;
 use super::hash::RuleHash;
 use super::names::owns_chain;
+use super::plan::Jump;
 use super::spelling::Spellings;
 
 /// The tables that we look after.
@@ -167,6 +168,15 @@ impl ActualTable {
     /// How many rules are there that are not ours.
     pub fn foreign_rules(&self) -> usize {
         self.foreign.values().map(|chain| chain.len - chain.own.len()).sum()
+    }
+
+    /// True when the jump is there, however it is written, and leads to rules. Its place is another
+    /// question.
+    pub fn is_entered(&self, jump: &Jump) -> bool {
+        let from = self.foreign.get(jump.from);
+        let leads = |own: &OwnRule| target(&own.text) == Some(jump.to);
+        from.is_some_and(|chain| chain.own.iter().any(leads))
+            && self.chains.get(jump.to).is_some_and(|chain| chain.count() > 0)
     }
 
     /// True when something of ours is there.

@@ -45,6 +45,9 @@ pub struct Outcome {
     pub stuck: Vec<(String, String)>,
     /// What others had changed, and is as it should be now.
     pub drift: Vec<Drift>,
+    /// Packets did not come to our rules before this, and nothing was known of that: what the first
+    /// reading found had no way into chains of ours that are not empty.
+    pub was_open: bool,
 }
 
 /// What is known of the kernel.
@@ -88,6 +91,8 @@ pub struct FamilyTables {
     patience: Duration,
     /// Chains of ours that should not be there stay for now.
     keep: bool,
+    /// What the first reading found let packets pass by our chains.
+    open_before: bool,
     counters: Counters,
 }
 
@@ -106,6 +111,7 @@ impl FamilyTables {
             drift: BTreeMap::new(),
             patience: PATIENCE,
             keep: false,
+            open_before: false,
             counters,
         }
     }
@@ -263,6 +269,7 @@ impl FamilyTables {
                 state.unfinished = false;
             }
             outcome.drift = std::mem::take(&mut self.drift).into_values().collect();
+            outcome.was_open = std::mem::take(&mut self.open_before);
         } else if outcome.failed.iter().all(|(_, error)| error.leaves_all_as_it_was()) {
             self.forget();
         } else {

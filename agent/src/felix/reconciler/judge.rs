@@ -28,6 +28,9 @@ impl Felix {
             in_force.insert(family);
             run.wrote_tables |= outcome.wrote;
             run.drift.extend(outcome.drift);
+            if outcome.was_open {
+                self.unasked.insert(family);
+            }
             let off = self.families.iter().any(|one| one.family == family && one.renderer.is_off());
             for (table, error) in outcome.failed {
                 if off {

@@ -9,7 +9,8 @@
 //! 2. *The tables*, each in one transaction.
 //! 3. *Members and sets that go.* An endpoint that changes its class is in both sets for a moment:
 //!    the old or the new class decides, never none.
-//! 4. *Connections* of addresses that left, after nothing can make new ones.
+//! 4. *Connections* of addresses that left, and those that policy denies and that came to be while
+//!    our rules were not in force ([`connections`]), after nothing can make new ones.
 //! 5. *Sysctls.*
 //!
 //! Between 1 and 3 a set holds the old and the new members. That is harmless for a rule that did
@@ -23,6 +24,7 @@
 //! and the classes that they know, as they are.
 
 mod apply;
+mod connections;
 mod copies;
 mod due;
 mod from_disk;
@@ -100,6 +102,10 @@ pub struct Felix {
     doomed: BTreeMap<String, u32>,
     /// Addresses whose connections have to be forgotten.
     leaving: BTreeSet<IpAddr>,
+    /// Families with connections that policy was not asked about.
+    unasked: BTreeSet<Family>,
+    /// The tool for connections is there; `None` = not looked yet.
+    conntrack_works: Option<bool>,
     endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
     /// What failed the endpoints as a whole in the last run.
     failure: Option<String>,
@@ -174,6 +180,8 @@ impl Felix {
             forwarding_failed: false,
             doomed: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            unasked: BTreeSet::new(),
+            conntrack_works: None,
             endpoints: OrdMap::new(),
             failure: None,
             check_tables: None,
@@ -304,6 +312,12 @@ impl Reconciler for Felix {
             run.problem(format!("address set {set}"), said.clone());
         }
 
+        if !from_disk {
+            self.note_holes(&run.drift);
+        }
+        let in_force = self.families.iter().all(|one| in_force.contains(&one.family));
+        self.check_conntrack(again || check_tables, &mut run).await;
+        self.ask_connections(state, in_force, &mut run).await;
         self.leaving.extend(changes.left.iter().copied());
         self.forget_connections(&mut run).await;
 

@@ -108,6 +108,10 @@ impl FamilyTables {
             }
             now.recognise(state.desired.chains.iter(), &mut self.spellings);
             there.extend(now.hashes());
+            // An address translation decides about nothing.
+            if self.knowledge == Knowledge::Nothing && *table != Table::Nat {
+                self.open_before |= !state.desired.jumps.iter().all(|jump| now.is_entered(jump));
+            }
 
             let suspects: Vec<Suspect> = now
                 .unproven()

@@ -1,0 +1,309 @@
+//! What the policy in force says about one flow, and which rule says it: pure.
+//!
+//! The same answer as the kernel gives to the first packet of a connection with the rules that are
+//! made of the same state. It knows no more than a flow tells: addresses, protocol, ports or ICMP
+//! type. Which interface a packet came from is not among them, so an address stands for the
+//! endpoint that may use it.
+
+mod rule;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use calico_datastore::model::{
+    Action, Cidr, Family, InterfaceName, Name, PolicyId, Protocol, TierAction, WorkloadEndpointId,
+};
+
+use self::rule::{Lengths, matches};
+use super::{ActiveRule, ActiveRules, DesiredState, DirectionAcl, LocalEndpoint, SetId};
+use crate::config::HostAction;
+
+/// The first packet of a connection, where policy sees it: behind the translation of its
+/// destination, before that of its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Flow {
+    /// Who opened it.
+    pub source: IpAddr,
+    /// Who is to answer.
+    pub destination: IpAddr,
+    /// Its protocol; `None` = number 0, which no rule can name.
+    pub protocol: Option<Protocol>,
+    /// The ports of source and destination, where the protocol has them.
+    pub ports: Option<(u16, u16)>,
+    /// Type and code of an ICMP or ICMPv6 message.
+    pub icmp: Option<(u8, u8)>,
+}
+
+impl Flow {
+    fn family(&self) -> Family {
+        Family::of(self.source)
+    }
+}
+
+/// Which end of a flow an endpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// Its egress rules decide.
+    Source,
+    /// Its ingress rules decide.
+    Destination,
+}
+
+/// What decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A rule of a policy, counted from 0 in its direction.
+    Policy {
+        /// The tier that the policy is asked in.
+        tier: Name,
+        /// The policy.
+        policy: PolicyId,
+        /// The rule.
+        rule: usize,
+    },
+    /// A policy of this tier is not there; nothing passes it.
+    NoSuchPolicy {
+        /// The tier.
+        tier: Name,
+        /// The policy.
+        policy: PolicyId,
+    },
+    /// No rule of this tier matched.
+    EndOfTier(Name),
+    /// A rule of a profile, counted from 0 in its direction.
+    Profile {
+        /// The profile.
+        profile: Name,
+        /// The rule.
+        rule: usize,
+    },
+    /// The profile is not there; nothing passes it.
+    NoSuchProfile(Name),
+    /// No tier and no profile decided.
+    NothingAllows,
+    /// The endpoint is down, its class is not there, or its interface belongs to another endpoint.
+    NotInForce,
+    /// The address is not one of the endpoint's.
+    NotItsAddress,
+    /// The family is switched off.
+    FamilyOff,
+    /// What an endpoint wraps for a tunnel is dropped.
+    Tunnel,
+    /// No endpoint reaches the host's loopback addresses.
+    Loopback,
+    /// What a host with IPv6 has to hear from its endpoints.
+    NeighbourDiscovery,
+    /// The endpoint allows it, and `DefaultEndpointToHostAction` drops what is for the host.
+    ToHost,
+    /// From the host itself: policy is not asked.
+    FromHost,
+}
+
+/// What one endpoint's policy says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The endpoint.
+    pub endpoint: WorkloadEndpointId,
+    /// Which end of the flow it is.
+    pub side: Side,
+    /// False: dropped.
+    pub allowed: bool,
+    /// What decided.
+    pub reason: Reason,
+}
+
+/// The endpoints that may use an address.
+type Owners<'a> = Vec<(&'a WorkloadEndpointId, &'a LocalEndpoint)>;
+
+/// Answers questions about one state. To make it costs the endpoints; a question costs the rules
+/// that are asked, whatever the size of their sets.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    state: &'a DesiredState,
+    host: &'a BTreeSet<IpAddr>,
+    /// Single addresses of endpoints that are in force.
+    owners: BTreeMap<IpAddr, Owners<'a>>,
+    /// The longer prefixes of endpoints that are in force.
+    nets: Vec<(Cidr, &'a WorkloadEndpointId, &'a LocalEndpoint)>,
+    /// Endpoints that are not in force, and what they would use.
+    others: Vec<(&'a WorkloadEndpointId, &'a LocalEndpoint)>,
+    lengths: BTreeMap<&'a SetId, OnceLock<Lengths>>,
+}
+
+/// UDP port of VXLAN.
+const VXLAN_PORT: u16 = 4789;
+/// IP in IP (RFC 2003).
+const IPIP: u8 = 4;
+/// ICMPv6 types that a pod may always send to its host; see the chains of the table `filter`.
+const ND_TYPES: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
+
+impl<'a> Judge<'a> {
+    /// `host`: the addresses of the host itself.
+    pub fn new(state: &'a DesiredState, host: &'a BTreeSet<IpAddr>) -> Self {
+        let mut judge = Self {
+            state,
+            host,
+            owners: BTreeMap::new(),
+            nets: Vec::new(),
+            others: Vec::new(),
+            lengths: state.sets.keys().map(|id| (id, OnceLock::new())).collect(),
+        };
+        // The first active one of an interface, in order of names, as the dataplane has it.
+        let mut taken: BTreeSet<&InterfaceName> = BTreeSet::new();
+        for (id, endpoint) in &state.endpoints {
+            let class = state.classes.get(&endpoint.class);
+            let active = endpoint.active && class.is_some_and(|class| class.active);
+            if !active || !taken.insert(&endpoint.interface) {
+                judge.others.push((id, endpoint));
+                continue;
+            }
+            for net in endpoint.addresses.iter().filter(|net| net.prefix_len() > 0) {
+                if net.is_host() {
+                    judge.owners.entry(net.address()).or_default().push((id, endpoint));
+                } else {
+                    judge.nets.push((*net, id, endpoint));
+                }
+            }
+        }
+        judge
+    }
+
+    /// Each endpoint of this host that the flow is from or to, and what its policy says. The flow
+    /// passes when all of them allow it; without any it is none of ours. Of several endpoints with
+    /// one address each is asked: which one a flow is of, it does not tell.
+    pub fn judge(&self, flow: &Flow) -> Vec<Verdict> {
+        let mut out = Vec::new();
+        for (side, address) in [(Side::Source, flow.source), (Side::Destination, flow.destination)]
+        {
+            let mut decide = |endpoint: &WorkloadEndpointId, (allowed, reason)| {
+                out.push(Verdict { endpoint: endpoint.clone(), side, allowed, reason });
+            };
+            let owners = self.owners(address);
+            for (id, endpoint) in &owners {
+                decide(id, self.decide(endpoint, side, flow));
+            }
+            if owners.is_empty() {
+                let may = |e: &LocalEndpoint| e.addresses.iter().any(|net| net.contains(address));
+                for (id, _) in self.others.iter().filter(|(_, endpoint)| may(endpoint)) {
+                    decide(id, (false, Reason::NotInForce));
+                }
+            }
+        }
+        out
+    }
+
+    /// What the policy of one endpoint says about a flow from it or to it; `None` when there is no
+    /// such endpoint.
+    pub fn ask(&self, id: &WorkloadEndpointId, side: Side, flow: &Flow) -> Option<Verdict> {
+        let endpoint = self.state.endpoints.get(id)?;
+        let address = match side {
+            Side::Source => flow.source,
+            Side::Destination => flow.destination,
+        };
+        let (allowed, reason) = if self.others.iter().any(|(other, _)| *other == id) {
+            (false, Reason::NotInForce)
+        } else if !endpoint.addresses.iter().any(|net| net.contains(address)) {
+            (false, Reason::NotItsAddress)
+        } else {
+            self.decide(endpoint, side, flow)
+        };
+        Some(Verdict { endpoint: id.clone(), side, allowed, reason })
+    }
+
+    fn owners(&self, address: IpAddr) -> Owners<'a> {
+        let mut owners = self.owners.get(&address).cloned().unwrap_or_default();
+        let nets = self.nets.iter().filter(|(net, ..)| net.contains(address));
+        owners.extend(nets.map(|(_, id, endpoint)| (*id, *endpoint)));
+        owners
+    }
+
+    fn decide(&self, endpoint: &LocalEndpoint, side: Side, flow: &Flow) -> (bool, Reason) {
+        let settings = &self.state.settings;
+        if flow.family() == Family::V6 && !settings.ipv6 {
+            return (false, Reason::FamilyOff);
+        }
+        let Some(class) = self.state.classes.get(&endpoint.class) else {
+            return (false, Reason::NotInForce);
+        };
+        if side == Side::Destination {
+            // The chains of forwarded packets never see what the host itself sends.
+            if self.host.contains(&flow.source) {
+                return (true, Reason::FromHost);
+            }
+            return self.walk(&class.ingress, side, flow);
+        }
+        let to = flow.destination;
+        if to.is_ipv4() && to.is_loopback() {
+            return (false, Reason::Loopback);
+        }
+        let broadcast = matches!(to, IpAddr::V4(to) if to.is_broadcast());
+        let to_host = self.host.contains(&to) || to.is_multicast() || broadcast;
+        let discovery = flow.protocol == Some(Protocol::ICMPV6)
+            && flow.icmp.is_some_and(|(kind, _)| ND_TYPES.contains(&kind));
+        if to_host && flow.family() == Family::V6 && discovery {
+            return (true, Reason::NeighbourDiscovery);
+        }
+        let vxlan = flow.protocol == Some(Protocol::UDP)
+            && flow.ports.is_some_and(|(_, port)| port == VXLAN_PORT);
+        if vxlan || flow.protocol.is_some_and(|protocol| protocol.number() == IPIP) {
+            return (false, Reason::Tunnel);
+        }
+        let (allowed, reason) = self.walk(&class.egress, side, flow);
+        if allowed && to_host && settings.endpoint_to_host == HostAction::Drop {
+            return (false, Reason::ToHost);
+        }
+        (allowed, reason)
+    }
+
+    /// The tiers in order, then the profiles, then drop.
+    fn walk(&self, acl: &DirectionAcl, side: Side, flow: &Flow) -> (bool, Reason) {
+        'tiers: for tier in &acl.tiers {
+            for id in &tier.policies {
+                let (policy, tier) = (id.clone(), tier.tier.clone());
+                let Some(rules) = self.state.policies.get(id) else {
+                    return (false, Reason::NoSuchPolicy { tier, policy });
+                };
+                match self.first(rules, side, flow) {
+                    Some((Action::Pass, _)) => continue 'tiers,
+                    Some((action, rule)) => {
+                        return (action == Action::Allow, Reason::Policy { tier, policy, rule });
+                    }
+                    None => {}
+                }
+            }
+            if tier.default_action == TierAction::Deny {
+                return (false, Reason::EndOfTier(tier.tier.clone()));
+            }
+        }
+        for profile in &acl.profiles {
+            let Some(rules) = self.state.profiles.get(profile) else {
+                return (false, Reason::NoSuchProfile(profile.clone()));
+            };
+            match self.first(rules, side, flow) {
+                // The rest of this profile is left out.
+                Some((Action::Pass, _)) | None => {}
+                Some((action, rule)) => {
+                    let profile = profile.clone();
+                    return (action == Action::Allow, Reason::Profile { profile, rule });
+                }
+            }
+        }
+        (false, Reason::NothingAllows)
+    }
+
+    /// The first rule that decides.
+    fn first(&self, rules: &Arc<ActiveRules>, side: Side, flow: &Flow) -> Option<(Action, usize)> {
+        let list: &[ActiveRule] = match side {
+            Side::Source => &rules.egress,
+            Side::Destination => &rules.ingress,
+        };
+        list.iter()
+            .enumerate()
+            .filter(|(_, rule)| rule.action != Action::Log)
+            .find(|(_, rule)| matches(rule, flow, self))
+            .map(|(at, rule)| (rule.action, at))
+    }
+}

@@ -1,0 +1,433 @@
+use calico_datastore::model::{IcmpMatch, PortRange};
+
+use super::*;
+use crate::config::Settings;
+use crate::desired::{AclClass, AddressSet, Member, SetKind, SideMatch, TierAcl};
+
+const HOST: &str = "192.0.2.1";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn nets(list: &[&str]) -> Vec<Cidr> {
+    list.iter().map(|net| net.parse().unwrap()).collect()
+}
+
+fn id(n: u8) -> WorkloadEndpointId {
+    WorkloadEndpointId {
+        node: Name::from("host"),
+        orchestrator: Name::from("cni"),
+        workload: Name::from(format!("pod{n}")),
+        endpoint: Name::from("eth0"),
+    }
+}
+
+fn any(action: Action) -> ActiveRule {
+    ActiveRule {
+        action,
+        family: None,
+        protocol: None,
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source: SideMatch::default(),
+        destination: SideMatch::default(),
+    }
+}
+
+fn rule(change: impl FnOnce(&mut ActiveRule)) -> ActiveRule {
+    let mut rule = any(Action::Allow);
+    change(&mut rule);
+    rule
+}
+
+fn set(members: &[&str]) -> AddressSet {
+    let members = members.iter().map(|net| Member::Net(net.parse().unwrap())).collect();
+    AddressSet { kind: SetKind::Net, selector: Arc::from("x"), members }
+}
+
+fn policy_id(name: &str) -> PolicyId {
+    PolicyId { namespace: None, name: Name::from(name) }
+}
+
+fn put_policy(state: &mut DesiredState, name: &str, ingress: Vec<ActiveRule>) {
+    let rules = ActiveRules { ingress, egress: Vec::new() };
+    state.policies.insert(policy_id(name), Arc::new(rules));
+}
+
+fn put_profile(state: &mut DesiredState, name: &str, ingress: Vec<ActiveRule>) {
+    let rules = ActiveRules { ingress, egress: vec![any(Action::Allow)] };
+    state.profiles.insert(Name::from(name), Arc::new(rules));
+}
+
+fn put_endpoint(state: &mut DesiredState, n: u8, class: &AclClass) {
+    let endpoint = LocalEndpoint {
+        interface: format!("cali{n}").parse().unwrap(),
+        active: true,
+        mac: None,
+        addresses: nets(&[&format!("10.65.0.{n}"), &format!("fd65::{n}")]),
+        nat: Vec::new(),
+        class: class.id(),
+    };
+    state.classes.insert(class.id(), Arc::new(class.clone()));
+    state.endpoints.insert(id(n), Arc::new(endpoint));
+}
+
+fn class(tiers: Vec<TierAcl>, profiles: &[&str]) -> AclClass {
+    let profiles: Vec<Name> = profiles.iter().map(|name| Name::from(*name)).collect();
+    AclClass {
+        active: true,
+        ingress: DirectionAcl { tiers, profiles: profiles.clone() },
+        egress: DirectionAcl { tiers: Vec::new(), profiles },
+    }
+}
+
+fn tier(name: &str, policies: &[&str], default_action: TierAction) -> TierAcl {
+    let policies = policies.iter().map(|name| policy_id(name)).collect();
+    TierAcl { tier: Name::from(name), policies, default_action }
+}
+
+/// Endpoint 1 sends what it likes and takes nothing; endpoint 2 takes what `ingress` says.
+fn state(ingress: Vec<ActiveRule>) -> DesiredState {
+    let mut state = DesiredState::default();
+    put_profile(&mut state, "none", vec![]);
+    put_profile(&mut state, "some", ingress);
+    put_endpoint(&mut state, 1, &class(vec![], &["none"]));
+    put_endpoint(&mut state, 2, &class(vec![], &["some"]));
+    state
+}
+
+fn tcp(source: &str, destination: &str, port: u16) -> Flow {
+    Flow {
+        source: ip(source),
+        destination: ip(destination),
+        protocol: Some(Protocol::TCP),
+        ports: Some((40_000, port)),
+        icmp: None,
+    }
+}
+
+fn ask(state: &DesiredState, flow: Flow) -> Vec<(Side, bool, Reason)> {
+    let host = BTreeSet::from([ip(HOST), ip("2001:db8::1")]);
+    let verdicts = Judge::new(state, &host).judge(&flow);
+    verdicts.into_iter().map(|one| (one.side, one.allowed, one.reason)).collect()
+}
+
+fn passes(state: &DesiredState, flow: Flow) -> bool {
+    ask(state, flow).iter().all(|(_, allowed, _)| *allowed)
+}
+
+fn v4() -> Flow {
+    tcp("10.65.0.1", "10.65.0.2", 80)
+}
+
+fn v6() -> Flow {
+    tcp("fd65::1", "fd65::2", 80)
+}
+
+#[test]
+fn each_criterion_of_a_rule() {
+    let ports = |list: &[(u16, u16)]| -> Vec<PortRange> {
+        list.iter().map(|(first, last)| PortRange::new(*first, *last).unwrap()).collect()
+    };
+    let udp = Flow { protocol: Some(Protocol::UDP), ..v4() };
+    let ping = |kind, code| Flow {
+        protocol: Some(Protocol::ICMP),
+        ports: None,
+        icmp: Some((kind, code)),
+        ..v4()
+    };
+    let ping6 = Flow { protocol: Some(Protocol::ICMPV6), ports: None, icmp: Some((8, 0)), ..v6() };
+    let gre = Flow { protocol: Protocol::from_number(47), ports: None, ..v4() };
+    type Change = Box<dyn Fn(&mut ActiveRule)>;
+    let cases: Vec<(&str, Change, Vec<Flow>, Vec<Flow>)> = vec![
+        ("nothing", Box::new(|_| {}), vec![v4(), v6(), udp, ping(8, 0), gre], vec![]),
+        ("family", Box::new(|r| r.family = Some(Family::V6)), vec![v6()], vec![v4()]),
+        ("protocol", Box::new(|r| r.protocol = Some(Protocol::TCP)), vec![v4(), v6()], vec![udp]),
+        ("not protocol", Box::new(|r| r.not_protocol = Some(Protocol::TCP)), vec![udp], vec![v4()]),
+        (
+            "ports need a protocol that has them",
+            Box::new(move |r| r.destination.ports = ports(&[(80, 82), (90, 90)])),
+            vec![v4(), udp, tcp("10.65.0.1", "10.65.0.2", 90)],
+            vec![tcp("10.65.0.1", "10.65.0.2", 83), gre, ping(8, 0)],
+        ),
+        (
+            "not ports",
+            Box::new(move |r| r.destination.not_ports = ports(&[(80, 80)])),
+            vec![tcp("10.65.0.1", "10.65.0.2", 83)],
+            vec![v4(), gre, ping(8, 0)],
+        ),
+        (
+            "source ports",
+            Box::new(move |r| r.source.ports = ports(&[(40_000, 40_000)])),
+            vec![v4()],
+            vec![Flow { ports: Some((40_001, 80)), ..v4() }],
+        ),
+        (
+            "type and code",
+            Box::new(|r| r.icmp = Some(IcmpMatch { icmp_type: 8, code: Some(0) })),
+            vec![ping(8, 0), ping6],
+            vec![ping(8, 1), ping(0, 0), v4()],
+        ),
+        (
+            "not that type",
+            Box::new(|r| r.not_icmp = Some(IcmpMatch { icmp_type: 8, code: None })),
+            vec![ping(0, 0)],
+            vec![ping(8, 0), ping(8, 1), v4()],
+        ),
+        (
+            "a type of another protocol",
+            Box::new(|r| {
+                r.protocol = Some(Protocol::ICMP);
+                r.icmp = Some(IcmpMatch { icmp_type: 8, code: None });
+            }),
+            vec![ping(8, 0)],
+            vec![ping6],
+        ),
+        (
+            "nets",
+            Box::new(|r| r.source.nets = nets(&["10.65.0.0/30", "192.0.2.0/24"])),
+            vec![v4()],
+            vec![v6(), tcp("10.65.0.4", "10.65.0.2", 80)],
+        ),
+        (
+            "not nets, of one family only",
+            Box::new(|r| r.source.not_nets = nets(&["10.65.0.0/32"])),
+            vec![v4()],
+            vec![v6(), tcp("10.65.0.0", "10.65.0.2", 80)],
+        ),
+        (
+            "everything excluded",
+            Box::new(|r| r.source.not_nets = nets(&["0.0.0.0/0", "::/0"])),
+            vec![],
+            vec![v4(), v6()],
+        ),
+        (
+            "sets",
+            Box::new(|r| r.source.sets = vec![SetId::new("s:nets"), SetId::new("s:all")]),
+            vec![v4(), v6()],
+            vec![tcp("10.65.1.0", "10.65.0.2", 80), tcp("fd66::1", "fd65::2", 80)],
+        ),
+        (
+            "not in a set",
+            Box::new(|r| r.source.not_sets = vec![SetId::new("s:nets")]),
+            vec![tcp("10.65.1.0", "10.65.0.2", 80)],
+            vec![v4(), v6()],
+        ),
+        (
+            "a named port or a number",
+            Box::new(|r| {
+                r.destination.named_ports = vec![SetId::new("n:web")];
+                r.destination.ports = vec![PortRange::single(443)];
+            }),
+            vec![v4(), tcp("10.65.0.1", "10.65.0.2", 443)],
+            vec![v6(), udp, tcp("10.65.0.1", "10.65.0.2", 81)],
+        ),
+        (
+            "not a named port",
+            Box::new(|r| r.destination.not_named_ports = vec![SetId::new("n:web")]),
+            vec![v6(), udp, gre, tcp("10.65.0.1", "10.65.0.2", 81)],
+            vec![v4()],
+        ),
+        (
+            "a named port of a protocol that has none",
+            Box::new(|r| {
+                r.protocol = Some(Protocol::ICMP);
+                r.destination.not_named_ports = vec![SetId::new("n:web")];
+            }),
+            vec![],
+            vec![ping(8, 0), v4()],
+        ),
+    ];
+    for (what, change, yes, no) in cases {
+        let mut state = state(vec![rule(change)]);
+        state.sets.insert(SetId::new("s:nets"), set(&["10.65.0.0/24", "fd65::/64", "10.9.0.0/16"]));
+        state.sets.insert(SetId::new("s:all"), set(&["0.0.0.0/0", "::/0"]));
+        let web = [Member::Port(ip("10.65.0.2"), Protocol::TCP, 80)].into_iter().collect();
+        let web = AddressSet { kind: SetKind::Port, selector: Arc::from("web"), members: web };
+        state.sets.insert(SetId::new("n:web"), web);
+        for flow in yes {
+            assert!(passes(&state, flow), "{what}: {flow:?} {:?}", ask(&state, flow));
+        }
+        for flow in no {
+            assert!(!passes(&state, flow), "{what}: {flow:?} {:?}", ask(&state, flow));
+        }
+    }
+}
+
+#[test]
+fn tiers_then_profiles_then_nothing() {
+    let (allow, deny, pass, log) =
+        (any(Action::Allow), any(Action::Deny), any(Action::Pass), any(Action::Log));
+    let to_80 = |action| {
+        rule(|rule| {
+            rule.action = action;
+            rule.protocol = Some(Protocol::TCP);
+            rule.destination.ports = vec![PortRange::single(80)];
+        })
+    };
+    let by = |tier: &str, policy: &str, rule| Reason::Policy {
+        tier: Name::from(tier),
+        policy: policy_id(policy),
+        rule,
+    };
+    let profile = |rule| Reason::Profile { profile: Name::from("some"), rule };
+    let (end_deny, end_pass) = (TierAction::Deny, TierAction::Pass);
+    let first = || vec![tier("t1", &["p", "q"], end_deny)];
+    for (tiers, p, q, port, allowed, reason) in [
+        (first(), vec![log.clone(), allow.clone()], vec![], 80, true, by("t1", "p", 1)),
+        (first(), vec![to_80(Action::Deny)], vec![allow.clone()], 80, false, by("t1", "p", 0)),
+        (first(), vec![to_80(Action::Deny)], vec![allow], 81, true, by("t1", "q", 0)),
+        (first(), vec![log], vec![], 80, false, Reason::EndOfTier(Name::from("t1"))),
+        (first(), vec![pass.clone()], vec![deny.clone()], 80, true, profile(0)),
+        (first(), vec![pass], vec![deny.clone()], 81, false, Reason::NothingAllows),
+        (vec![tier("t1", &["p"], end_pass)], vec![], vec![], 80, true, profile(0)),
+        (
+            vec![tier("t1", &["p"], end_pass), tier("t2", &["q"], end_deny)],
+            vec![],
+            vec![deny],
+            80,
+            false,
+            by("t2", "q", 0),
+        ),
+        (
+            vec![tier("t1", &["p", "gone"], end_pass)],
+            vec![],
+            vec![],
+            80,
+            false,
+            Reason::NoSuchPolicy { tier: Name::from("t1"), policy: policy_id("gone") },
+        ),
+    ] {
+        let mut state = state(vec![to_80(Action::Allow)]);
+        put_policy(&mut state, "p", p);
+        put_policy(&mut state, "q", q);
+        put_endpoint(&mut state, 2, &class(tiers, &["some"]));
+        let flow = tcp("198.51.100.7", "10.65.0.2", port);
+        assert_eq!(ask(&state, flow), [(Side::Destination, allowed, reason)]);
+    }
+}
+
+#[test]
+fn profiles_are_asked_in_order_and_a_missing_one_denies() {
+    let mut state = state(vec![any(Action::Pass), any(Action::Deny)]);
+    put_profile(&mut state, "all", vec![any(Action::Allow)]);
+    let flow = tcp("198.51.100.7", "10.65.0.2", 80);
+    for (profiles, allowed, reason) in [
+        (&["some", "all"][..], true, Reason::Profile { profile: Name::from("all"), rule: 0 }),
+        (&["gone", "all"], false, Reason::NoSuchProfile(Name::from("gone"))),
+        (&["some"], false, Reason::NothingAllows),
+        (&[], false, Reason::NothingAllows),
+    ] {
+        put_endpoint(&mut state, 2, &class(vec![], profiles));
+        assert_eq!(ask(&state, flow), [(Side::Destination, allowed, reason)]);
+    }
+}
+
+#[test]
+fn both_ends_are_asked() {
+    let mut state = state(vec![any(Action::Allow)]);
+    let all = |profile: &str| Reason::Profile { profile: Name::from(profile), rule: 0 };
+    let both = [(Side::Source, true, all("none")), (Side::Destination, true, all("some"))];
+    assert_eq!(ask(&state, v4()), both);
+    let back = tcp("10.65.0.2", "10.65.0.1", 80);
+    assert!(!passes(&state, back));
+    assert_eq!(ask(&state, tcp("198.51.100.7", "198.51.100.8", 80)), []);
+    // Outside of the endpoint's addresses nothing is its own.
+    let host = BTreeSet::new();
+    let spoofed = tcp("10.65.0.9", "10.65.0.2", 80);
+    let asked = Judge::new(&state, &host).ask(&id(1), Side::Source, &spoofed).unwrap();
+    assert_eq!((asked.allowed, asked.reason), (false, Reason::NotItsAddress));
+    // One that is down sends and gets nothing, from the host neither.
+    let mut down = (*state.endpoints[&id(2)]).clone();
+    down.active = false;
+    state.endpoints.insert(id(2), Arc::new(down));
+    let denied = (Side::Destination, false, Reason::NotInForce);
+    assert_eq!(ask(&state, v4())[1], denied);
+    assert_eq!(ask(&state, tcp(HOST, "10.65.0.2", 80)), [denied]);
+}
+
+#[test]
+fn an_interface_belongs_to_the_first_that_is_up_and_an_address_to_whoever_is() {
+    let mut state = state(vec![any(Action::Allow)]);
+    // The same interface, another address: not in force.
+    let mut second = (*state.endpoints[&id(2)]).clone();
+    second.addresses = nets(&["10.65.0.3"]);
+    state.endpoints.insert(id(3), Arc::new(second));
+    assert_eq!(
+        ask(&state, tcp("198.51.100.7", "10.65.0.3", 80)),
+        [(Side::Destination, false, Reason::NotInForce)]
+    );
+    // The same address behind another interface: all who may use it are asked.
+    let mut twin = (*state.endpoints[&id(1)]).clone();
+    twin.interface = "cali9".parse().unwrap();
+    twin.addresses = nets(&["10.65.0.2"]);
+    state.endpoints.insert(id(9), Arc::new(twin));
+    let asked = ask(&state, tcp("198.51.100.7", "10.65.0.2", 80));
+    assert_eq!(asked.iter().map(|(_, allowed, _)| *allowed).collect::<Vec<_>>(), [true, false]);
+}
+
+#[test]
+fn the_host_and_what_no_policy_is_asked_about() {
+    let mut state = state(vec![]);
+    let with = |state: &mut DesiredState, change: &dyn Fn(&mut Settings)| {
+        let mut settings = (*state.settings).clone();
+        change(&mut settings);
+        state.settings = Arc::new(settings);
+    };
+    let one = |state: &DesiredState, flow| {
+        let all = ask(state, flow);
+        assert_eq!(all.len(), 1, "{all:?}");
+        (all[0].1, all[0].2.clone())
+    };
+    assert_eq!(one(&state, tcp(HOST, "10.65.0.2", 80)), (true, Reason::FromHost));
+    let to_host = tcp("10.65.0.1", HOST, 22);
+    assert_eq!(one(&state, to_host), (false, Reason::ToHost));
+    let sent = Reason::Profile { profile: Name::from("none"), rule: 0 };
+    for action in [HostAction::Accept, HostAction::Return] {
+        with(&mut state, &|settings| settings.endpoint_to_host = action);
+        assert_eq!(one(&state, to_host), (true, sent.clone()));
+    }
+    assert_eq!(one(&state, tcp("10.65.0.1", "127.0.0.1", 22)), (false, Reason::Loopback));
+    let outside = tcp("10.65.0.1", "198.51.100.7", 4789);
+    assert_eq!(one(&state, outside), (true, sent));
+    let vxlan = Flow { protocol: Some(Protocol::UDP), ..outside };
+    assert_eq!(one(&state, vxlan), (false, Reason::Tunnel));
+    let ipip = Flow { protocol: Protocol::from_number(4), ports: None, ..outside };
+    assert_eq!(one(&state, ipip), (false, Reason::Tunnel));
+    put_profile(&mut state, "none", vec![]);
+    let mut none = class(vec![], &[]);
+    none.egress.profiles.clear();
+    put_endpoint(&mut state, 1, &none);
+    let icmp = |kind| Flow {
+        protocol: Some(Protocol::ICMPV6),
+        ports: None,
+        icmp: Some((kind, 0)),
+        ..tcp("fd65::1", "2001:db8::1", 0)
+    };
+    assert_eq!(one(&state, icmp(135)), (true, Reason::NeighbourDiscovery));
+    assert_eq!(one(&state, icmp(128)), (false, Reason::NothingAllows));
+    with(&mut state, &|settings| settings.ipv6 = false);
+    assert_eq!(one(&state, icmp(128)), (false, Reason::FamilyOff));
+}
+
+#[test]
+fn a_large_set_is_looked_up_and_not_searched() {
+    let mut state = state(vec![rule(|rule| rule.source.sets = vec![SetId::new("s:large")])]);
+    let members = (0..100_000u32)
+        .map(|n| Member::Net(Cidr::host(std::net::Ipv4Addr::from(0xc633_0000 + n).into())))
+        .collect();
+    let large = AddressSet { kind: SetKind::Net, selector: Arc::from("x"), members };
+    state.sets.insert(SetId::new("s:large"), large);
+    let host = BTreeSet::new();
+    let judge = Judge::new(&state, &host);
+    // Each a search through all of them would take hours.
+    let mut allowed = 0;
+    for n in 0..50_000u32 {
+        let source = std::net::Ipv4Addr::from(0xc633_0000 + n * 4);
+        let flow = Flow { source: source.into(), ..v4() };
+        allowed += usize::from(judge.judge(&flow).iter().all(|verdict| verdict.allowed));
+    }
+    assert_eq!(allowed, 25_000);
+}

@@ -1,0 +1,187 @@
+//! Connections that came to be while our rules were not in force. They are established, so policy
+//! would never be asked about them; here it is, once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use calico_datastore::model::Family;
+use tracing::{debug, info};
+
+use super::{Felix, Run};
+use crate::desired::DesiredState;
+use crate::desired::verdict::Judge;
+use crate::drift::Drift;
+use crate::exec::ExecError;
+use crate::felix::conntrack::{Connection, Order};
+use crate::felix::watch::Kind;
+use crate::telemetry::chain;
+
+/// How many orders one run gives. What is left is for the next one, which comes at once.
+const MOST: usize = 512;
+/// How many connections are judged before other tasks get their turn.
+const BREATH: usize = 1000;
+/// How many of the connections that were cut are named.
+const NAMED: usize = 3;
+
+/// Something others changed may have let connections pass that policy denies.
+fn is_hole(drift: &Drift) -> bool {
+    match Kind::of(drift) {
+        Kind::Tables(family) => ["filter", "raw"].iter().any(|table| {
+            let (chains, whole) = (format!("{family} {table} "), format!("{family} table {table}"));
+            drift.subject.starts_with(&chains) || drift.subject == whole
+        }),
+        Kind::Sets => true,
+        Kind::Parameters => false,
+    }
+}
+
+impl Felix {
+    /// Notes which families have connections that were not asked. A set is of either family, as far
+    /// as its name tells.
+    pub(super) fn note_holes(&mut self, drift: &[Drift]) {
+        for drift in drift.iter().filter(|drift| is_hole(drift)) {
+            match Kind::of(drift) {
+                Kind::Tables(family) => drop(self.unasked.insert(family)),
+                Kind::Sets | Kind::Parameters => self.unasked.extend(Family::ALL),
+            }
+        }
+    }
+
+    /// Asks policy about the connections of the families that were noted, and cuts those that it
+    /// denies. `in_force`: packets meet our rules again; until then it would be in vain.
+    pub(super) async fn ask_connections(
+        &mut self,
+        state: &DesiredState,
+        in_force: bool,
+        run: &mut Run,
+    ) {
+        if !in_force || self.unasked.is_empty() {
+            return;
+        }
+        let families = self.family_list();
+        self.unasked.retain(|family| families.contains(family) && !state.endpoints.is_empty());
+        if self.unasked.is_empty() {
+            return;
+        }
+        let host = match host_addresses() {
+            Ok(host) => host,
+            Err(error) => {
+                run.sets_surprise = true;
+                return run.problem("connections", format!("the host's addresses: {error}"));
+            }
+        };
+        let judge = Judge::new(state, &host);
+        for family in self.unasked.clone() {
+            match self.cut_denied(family, &judge, run).await {
+                Ok(true) => drop(self.unasked.remove(&family)),
+                Ok(false) => run.sets_surprise = true,
+                Err(error) => {
+                    run.sets_surprise = true;
+                    let message = format!(
+                        "{family} connections that policy denies are not cut: {} (package conntrack)",
+                        chain(&error)
+                    );
+                    run.problem("connections", message);
+                }
+            }
+        }
+    }
+
+    /// False when some are left for the next run.
+    async fn cut_denied(
+        &mut self,
+        family: Family,
+        judge: &Judge<'_>,
+        run: &mut Run,
+    ) -> Result<bool, ExecError> {
+        let (connections, bad) = self.conntrack.list(family).await?;
+        if let Some(bad) = bad {
+            run.problem("connections", chain(&bad));
+        }
+        let mut denied: BTreeSet<&Connection> = BTreeSet::new();
+        let mut kept: BTreeSet<Order> = BTreeSet::new();
+        for some in connections.chunks(BREATH) {
+            for one in some {
+                let verdicts = judge.judge(&one.flow());
+                if let Some(verdict) = verdicts.iter().find(|verdict| !verdict.allowed) {
+                    debug!(connection = ?one, ?verdict, "a connection that policy denies");
+                    denied.insert(one);
+                } else {
+                    kept.insert(Order::any_source_port(one));
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        debug!(%family, all = connections.len(), denied = denied.len(), "connections judged");
+        // One order for all of a client, where it may keep none of them.
+        let mut orders: BTreeMap<Order, Vec<&Connection>> = BTreeMap::new();
+        for one in denied {
+            let wide = Order::any_source_port(one);
+            let order = if kept.contains(&wide) { Order::exact(one) } else { wide };
+            orders.entry(order).or_default().push(one);
+        }
+        let complete = orders.len() <= MOST;
+        let orders: Vec<_> = orders.into_iter().take(MOST).collect();
+        let named: Vec<Order> = orders.iter().map(|(order, _)| *order).collect();
+        self.conntrack.cut(&named).await?;
+        let cut: Vec<&Connection> = orders.into_iter().flat_map(|(_, these)| these).collect();
+        if !cut.is_empty() {
+            self.counters.connections_cut.count(cut.len() as u64);
+            let first: Vec<String> = cut.iter().take(NAMED).map(|one| one.to_string()).collect();
+            let more = if cut.len() > NAMED { ", …" } else { "" };
+            let (count, first) = (cut.len(), first.join(", "));
+            info!(%family, "connections cut: {count} that policy denies ({first}{more})");
+        }
+        Ok(complete)
+    }
+
+    /// Says that the tool is missing before it is needed. `look`: it may have come since.
+    pub(super) async fn check_conntrack(&mut self, look: bool, run: &mut Run) {
+        if self.conntrack_works.is_none() || (look && self.conntrack_works == Some(false)) {
+            let works = self.conntrack.version().await;
+            self.conntrack_works = Some(works.is_ok());
+        }
+        if self.conntrack_works == Some(false) {
+            run.problem(
+                "conntrack",
+                "the program does not start, so connections cannot be cut (package conntrack)",
+            );
+        }
+    }
+}
+
+/// The addresses of this namespace's interfaces.
+fn host_addresses() -> Result<BTreeSet<IpAddr>, nix::errno::Errno> {
+    let addresses = nix::ifaddrs::getifaddrs()?.filter_map(|one| one.address);
+    Ok(addresses
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drift::Change;
+
+    #[test]
+    fn what_decides_about_packets_is_a_hole_and_nothing_else() {
+        for (subject, hole) in [
+            ("IPv4 table filter", true),
+            ("IPv6 table raw", true),
+            ("IPv4 filter chain cali-pi-web", true),
+            ("IPv4 filter jump FORWARD → cali-FORWARD", true),
+            ("IPv6 raw jump PREROUTING → cali-PREROUTING", true),
+            ("address set cali40local-endpoints", true),
+            ("IPv4 table nat", false),
+            ("IPv4 nat chain cali-nat-outgoing", false),
+            ("sysctl net.ipv4.ip_forward", false),
+        ] {
+            let subject = subject.to_owned();
+            let drift = Drift { subject, change: Change::Missing, detail: String::new() };
+            assert_eq!(is_hole(&drift), hole, "{}", drift.subject);
+        }
+    }
+}
