@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use calico_datastore::backend::SyncEvent;
 use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, EtcdError, SourceStatus};
 use calico_datastore::layout::v3;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use self::reload::Reloader;
 use self::tasks::Tasks;
@@ -106,6 +107,9 @@ pub enum DaemonError {
 /// large batch.
 const EVENTS: usize = 4;
 
+/// How long the end waits for the policy to be on disk.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
 /// The longest that a program may take: a third of the watchdog's limit where that is less.
 const EXEC_LIMIT: Duration = Duration::from_secs(30);
 
@@ -145,6 +149,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
                 Signal::Terminate => {
                     tracing::info!("ending; the kernel stays as it is");
                     notifier.stopping();
+                    flush(&running.flush).await;
                     running.tasks.end().await;
                     return Ok(());
                 }
@@ -160,6 +165,7 @@ struct Running {
     tasks: Tasks,
     layers: watch::Sender<Arc<Layers>>,
     reloader: Reloader,
+    flush: mpsc::Sender<oneshot::Sender<()>>,
     _lock: lock::Lock,
     _programs: Option<lock::Programs>,
 }
@@ -178,6 +184,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let first = layers.resolve(None, None, None).settings;
     let files = empty_files(first.endpoint_status_prefix.as_deref());
     let (node, _) = name::determine(&local.node, &paths.nodename()).map_err(DaemonError::Name)?;
+    // Before anything of this run is kept.
+    let newcomer = register::is_newcomer(&paths);
     let boot = start::boot_id(Path::new(start::BOOT_ID));
     let (found, kept) = start::find(&paths, &node, &boot).await;
     // A program must be given up before systemd gives up on us.
@@ -274,7 +282,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         let layers = layers_tx.borrow();
         set_locally(&layers.env, &layers.file, "DefaultEndpointToHostAction")
     };
-    let identity = Identity::new(node.clone(), &local.node, overridden);
+    let mut identity = Identity::new(node.clone(), &local.node, overridden);
+    identity.may_initialise = newcomer;
     tasks.spawn(
         "registration",
         registration_task(client.clone(), identity, paths.clone(), read, registration_tx),
@@ -282,6 +291,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
 
     let (problems_tx, problems) = watch::channel(Vec::new());
     let (kept_tx, kept) = watch::channel(kept);
+    let (flush, flush_rx) = mpsc::channel(1);
     let place = keeper::Place {
         file: paths.stored_policy(),
         marker: paths.policy_marker(),
@@ -297,6 +307,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
             .filter(|part| part.required)
             .map(|part| part.report.clone())
             .collect(),
+        flush: flush_rx,
         heartbeat: watchdog.register("policy on disk"),
     };
     tasks.spawn("policy on disk", keeper::run(place, keeping, kept_tx));
@@ -340,7 +351,15 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     tasks.spawn("status line", follow_silence(overview, notifier.clone()));
     watch_over(watchdog, watched, notifier)?;
     let reloader = Reloader { paths, flags, local };
-    Ok(Running { tasks, layers: layers_tx, reloader, _lock: lock, _programs: programs })
+    Ok(Running { tasks, layers: layers_tx, reloader, flush, _lock: lock, _programs: programs })
+}
+
+/// Has what is in force put on disk. A disk that hangs is not waited for.
+async fn flush(keeper: &mpsc::Sender<oneshot::Sender<()>>) {
+    let (done, written) = oneshot::channel();
+    if keeper.try_send(done).is_ok() && timeout(FLUSH_LIMIT, written).await.is_err() {
+        tracing::warn!(limit = ?FLUSH_LIMIT, "the policy in force is not on disk yet; not waited for");
+    }
 }
 
 /// Starts the watchdog's thread, whether or not systemd waits for a sign of life (`watched`): a

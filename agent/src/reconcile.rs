@@ -73,6 +73,9 @@ pub struct Problem {
 pub struct Report {
     /// The generation of the desired state that is completely in force, when one is.
     pub applied: Option<u64>,
+    /// The generation of the desired state that this run was given to put in force, also when some
+    /// of it was refused: everything else of it is in force then. `None` when nothing was tried.
+    pub given: Option<u64>,
     /// The endpoints it cares for. Empty when it cares for none (BIRD).
     pub endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
     /// What is wrong, sorted.

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use calico_datastore::layout::v3::keys;
@@ -11,6 +11,7 @@ use calico_datastore::layout::v3::write::{Birth, Change};
 use super::addresses::HostAddress;
 use super::name::{self, NameError};
 use super::registration::{Claim, Identity, PlanError, plan_cluster, plan_felix, plan_node};
+use crate::paths::Paths;
 use crate::reconcile::Problem;
 use crate::store::{Store, StoreError};
 use crate::telemetry::chain;
@@ -28,6 +29,18 @@ pub enum RegisterError {
         /// The key.
         key: String,
     },
+    /// This host was part of a cluster, and the store knows none: it was wiped, or is another one.
+    /// If this host declared it ready, every host would take its emptiness for the truth.
+    #[error(
+        "the datastore has no ClusterInformation, but this host was part of a cluster: restore what \
+         was there; to begin anew with an empty datastore, remove {} and policy.json beside it on \
+         one host and restart its agent",
+        nodename.display()
+    )]
+    Wiped {
+        /// The nodename file.
+        nodename: PathBuf,
+    },
     /// What is stored stands in the way.
     #[error("cannot register this node")]
     Plan(#[source] PlanError),
@@ -42,7 +55,7 @@ pub enum RegisterError {
 impl RegisterError {
     /// True when trying again soon may help; else somebody must do something first.
     fn is_transient(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::Raced { .. })
+        matches!(self, Self::Store(_) | Self::Raced { .. } | Self::Wiped { .. })
     }
 }
 
@@ -64,8 +77,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// When somebody must do something first: often enough that nobody has to restart the agent.
 const PATIENT_PAUSE: Duration = Duration::from_secs(30);
 
+/// True when nothing says that this host was ever part of a cluster: neither a name that was kept
+/// when it was registered, nor a policy that was in force. What cannot be looked at may be there.
+pub fn is_newcomer(paths: &Paths) -> bool {
+    let absent = |path: PathBuf| path.try_exists().is_ok_and(|there| !there);
+    absent(paths.nodename()) && absent(paths.stored_policy())
+}
+
 /// Registers the host once: ClusterInformation, Node, FelixConfiguration, at last the nodename
-/// file, which tells the CNI plugin that it may begin.
+/// file, which tells the CNI plugin that it may begin. Nothing is written into a store without
+/// ClusterInformation by a host that may not make it.
 ///
 /// # Errors
 /// When the store fails, or what is stored stands in the way. What was written stays; running
@@ -84,6 +105,8 @@ pub async fn register<S: Store>(
             Ok((plan_cluster(stored, &guid, kind, birth), ()))
         })
         .await?;
+    } else if store.get(keys::READY_KEY).await.map_err(RegisterError::Store)?.is_none() {
+        return Err(RegisterError::Wiped { nodename: nodename.to_owned() });
     }
 
     let nodes = store.list(keys::NODES_PREFIX).await.map_err(RegisterError::Store)?;
@@ -315,9 +338,31 @@ mod tests {
         let nodename = dir.path().join("nodename");
         let store = Memory::default();
         let again = Identity { may_initialise: false, ..identity() };
+        let error = register(&store, &again, &[], &nodename).await.unwrap_err();
+        assert!(matches!(error, RegisterError::Wiped { .. }) && error.is_transient(), "{error}");
+        assert!(error.to_string().contains("restore what was there"), "{error}");
+        assert_eq!(store.take_writes(), [""; 0]);
+        // Somebody else says what is what.
+        let theirs = r#"{"spec":{"datastoreReady":false}}"#;
+        let store = Memory::with(&[(keys::READY_KEY, theirs)]);
         let registered = register(&store, &again, &[], &nodename).await.unwrap();
         assert_eq!(registered.written.len(), 2, "{registered:?}");
-        assert_eq!(store.text(keys::READY_KEY), None);
+        assert_eq!(store.text(keys::READY_KEY).as_deref(), Some(theirs));
+    }
+
+    #[test]
+    fn a_host_that_was_part_of_a_cluster_is_no_newcomer() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state_dir: dir.path().to_owned(), ..Paths::default() };
+        assert!(is_newcomer(&paths));
+        for path in [paths.nodename(), paths.stored_policy()] {
+            std::fs::write(&path, "").unwrap();
+            assert!(!is_newcomer(&paths), "{}", path.display());
+            std::fs::remove_file(&path).unwrap();
+        }
+        // What cannot be looked at.
+        std::os::unix::fs::symlink(paths.nodename(), paths.nodename()).unwrap();
+        assert!(!is_newcomer(&paths));
     }
 
     #[test]

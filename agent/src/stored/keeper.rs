@@ -1,10 +1,13 @@
 //! The task that keeps the file up to date.
 //!
 //! What is kept is what was really in force: a state is put on disk about a second after every
-//! required part of the dataplane has applied it and nothing newer came. The state is an immutable
+//! required part of the dataplane has run with it and nothing newer came. One refused object, which
+//! may stand for weeks, does not keep it from the disk: everything else of it is in force, and after
+//! a boot an older state would let pass again what was closed since. The state is an immutable
 //! value, so holding it costs nothing; the text is made and written on a thread of its own, which
 //! nobody waits for but this task. Where policy changes all the time the file lags behind: the time
-//! that is spent on it, and what goes to the disk, are small shares of the whole.
+//! that is spent on it, and what goes to the disk, are small shares of the whole. At the end of the
+//! agent what is in force is written at once.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -14,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use calico_datastore::model::Name;
 use futures::FutureExt as _;
 use futures::future::select_all;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::StoreSettings;
@@ -68,6 +71,8 @@ pub struct Inputs {
     pub sync: watch::Receiver<SyncState>,
     /// The required parts of the dataplane.
     pub reports: Vec<watch::Receiver<Option<Report>>>,
+    /// Wants to be told when everything that is in force is on disk: the agent is about to end.
+    pub flush: mpsc::Receiver<oneshot::Sender<()>>,
     /// The watchdog's question.
     pub heartbeat: Heartbeat,
 }
@@ -90,6 +95,7 @@ pub async fn run(place: Place, mut inputs: Inputs, problems: watch::Sender<Vec<P
     let mut schedule = Schedule::default();
     let mut recent = VecDeque::new();
     let mut marked = place.boot.is_empty();
+    let mut asked: Option<oneshot::Sender<()>> = None;
     loop {
         if !marked && inputs.follows_datastore() {
             marked = true;
@@ -98,6 +104,13 @@ pub async fn run(place: Place, mut inputs: Inputs, problems: watch::Sender<Vec<P
         inputs.remember(&mut recent);
         if let Some(snapshot) = inputs.in_force(&recent).filter(|_| !place.boot.is_empty()) {
             schedule.see(snapshot, Instant::now());
+        }
+        if let Some(done) = asked.take() {
+            if schedule.unwritten.is_some() {
+                schedule.write(&place, &mut inputs.heartbeat, &problems).await;
+            }
+            // Whoever asked may have stopped waiting.
+            let _ = done.send(());
         }
         let in_sync = inputs.sync.borrow().is_in_sync();
         let due = async {
@@ -114,12 +127,9 @@ pub async fn run(place: Place, mut inputs: Inputs, problems: watch::Sender<Vec<P
             changed = inputs.sync.changed() => if changed.is_err() { return },
             (changed, _, _) = reports => if changed.is_err() { return },
             () = inputs.heartbeat.beat() => {}
-            () = due => {
-                let Some(snapshot) = schedule.newest.clone() else { continue };
-                let result = write(&place, snapshot.clone(), &mut inputs.heartbeat).await;
-                tell(&problems, result.as_ref().err());
-                schedule.wrote(snapshot, result.ok(), Instant::now());
-            }
+            () = due => schedule.write(&place, &mut inputs.heartbeat, &problems).await,
+            // Answered above: something may have come with the question.
+            Some(done) = inputs.flush.recv() => asked = Some(done),
         }
     }
 }
@@ -142,18 +152,18 @@ impl Inputs {
         }
     }
 
-    /// The newest of the last states that every required part has applied.
+    /// The newest of the last states that every required part has put in force, as far as it goes.
     fn in_force(&self, recent: &VecDeque<Arc<DesiredState>>) -> Option<Snapshot> {
-        let applied = |report: &watch::Receiver<Option<Report>>| {
-            report.borrow().as_ref().and_then(|report| report.applied)
+        let given = |report: &watch::Receiver<Option<Report>>| {
+            report.borrow().as_ref().and_then(|report| report.applied.max(report.given))
         };
-        let applied = self.reports.iter().map(applied).min().flatten()?;
-        let state = recent.iter().rev().find(|state| state.generation <= applied)?;
+        let given = self.reports.iter().map(given).min().flatten()?;
+        let state = recent.iter().rev().find(|state| state.generation <= given)?;
         Some(Snapshot { state: Arc::clone(state), settings: self.settings.borrow().clone() })
     }
 }
 
-/// When to write what: pure.
+/// When to write what; pure but for [`Schedule::write`].
 #[derive(Debug, Default)]
 struct Schedule {
     /// What was in force last.
@@ -185,6 +195,19 @@ impl Schedule {
             _ => return None,
         };
         Some(self.pause.map_or(due, |pause| pause.max(due)))
+    }
+
+    /// Writes the newest.
+    async fn write(
+        &mut self,
+        place: &Place,
+        heartbeat: &mut Heartbeat,
+        problems: &watch::Sender<Vec<Problem>>,
+    ) {
+        let Some(snapshot) = self.newest.clone() else { return };
+        let result = write(place, snapshot.clone(), heartbeat).await;
+        tell(problems, result.as_ref().err());
+        self.wrote(snapshot, result.ok(), Instant::now());
     }
 
     /// A write has ended: `done` when it succeeded.

@@ -221,7 +221,7 @@ impl Lab {
         ensure!(count.lost == 0 && count.passed == 0, "{count:?}\n{}", self.cluster.logs());
         self.show(count);
         let all: Vec<Picture> =
-            self.cluster.hosts.iter().map(Picture::take).collect::<Result<_>>()?;
+            self.cluster.hosts.iter().map(Picture::settled).collect::<Result<_>>()?;
         for host in &mut self.cluster.hosts {
             host.stop_agent()?;
             wipe(host)?;
@@ -229,7 +229,8 @@ impl Lab {
         }
         self.cluster.wait_until_ready()?;
         for (before, host) in all.iter().zip(&self.cluster.hosts) {
-            // A file may be a moment behind the kernel.
+            Picture::settled(host)?;
+            // BIRD's file may be a moment behind the kernel.
             wait::until(&format!("{} like a fresh one", host.spec.name), RECOVERY, || {
                 let differences = before.difference(&Picture::take(host)?);
                 ensure!(differences.is_empty(), "{}", differences.join("\n"));

@@ -1,17 +1,32 @@
 //! What a host has in force, in a form that two agents can be compared by.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use calico_e2e::host::Host;
 use calico_e2e::netns::Netns;
+use calico_e2e::{reboot, wait};
 
 /// Chains with their rules in order, sets, routes, neighbours, files.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Picture(BTreeMap<String, Vec<String>>);
 
+/// The policy is on disk a second after it is in force, later where the disk is slow or another
+/// one was written just before.
+const ON_DISK: Duration = Duration::from_secs(60);
+
 impl Picture {
+    /// Once what is in force is on disk, too.
+    pub(crate) fn settled(host: &Host) -> Result<Self> {
+        wait::until(&format!("policy in force on disk of {}", host.spec.name), ON_DISK, || {
+            let in_force = host.status()?.applied_revision();
+            let kept = reboot::header(&host.stored_policy(), "revision")?;
+            Ok((kept == in_force).then_some(()))
+        })?;
+        Self::take(host)
+    }
+
     pub(crate) fn take(host: &Host) -> Result<Self> {
         let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let ns = host.ns();
@@ -48,7 +63,7 @@ impl Picture {
             lines.sort();
             all.insert(format!("{program} {args:?}"), lines);
         }
-        for (name, text) in files(&host.state_dir())? {
+        for (name, text) in files(host)? {
             all.insert(name, text.lines().map(str::to_owned).collect());
         }
         Ok(Self(all))
@@ -83,21 +98,12 @@ fn steady(line: &str) -> String {
 }
 
 /// What the agent keeps over a reboot and what both must agree on: BIRD's configuration, and the
-/// desired state in its canonical form where it is asked for (`CALICO_COMPARE_POLICY`): it is
-/// written later than the kernel.
-fn files(dir: &Path) -> Result<Vec<(String, String)>> {
-    let (bird, policy) = ("bird/bird.cfg", "policy.json");
-    let text = std::fs::read_to_string(dir.join(bird)).with_context(|| bird.to_owned())?;
-    let mut all = vec![(bird.to_owned(), text)];
-    if std::env::var_os("CALICO_COMPARE_POLICY").is_some()
-        && let Ok(text) = std::fs::read_to_string(dir.join(policy))
-    {
-        // The first line says when it was written, the last one is a checksum.
-        let lines: Vec<&str> = text.lines().collect();
-        let content = lines.get(1..lines.len().saturating_sub(1)).unwrap_or_default();
-        all.push((policy.to_owned(), content.join("\n")));
-    }
-    Ok(all)
+/// desired state in its canonical form. That is written later than the kernel.
+fn files(host: &Host) -> Result<Vec<(String, String)>> {
+    let bird = "bird/bird.cfg";
+    let text = std::fs::read_to_string(host.state_dir().join(bird)).context(bird)?;
+    let policy = reboot::content(&host.stored_policy())?;
+    Ok(vec![(bird.to_owned(), text), ("policy.json".to_owned(), policy)])
 }
 
 /// Takes everything away that an agent may have written: what comes next begins anew. The agent

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use calico_e2e::etcd_cluster::Cut;
 use calico_e2e::host::Flavour;
-use calico_e2e::run;
 use calico_e2e::tutorial::{self, PODS};
 use calico_e2e::world::{ClusterInformation, Resource};
+use calico_e2e::{run, wait};
 
 use crate::lab::{Lab, Meanwhile, RECOVERY, extra, switch};
 use crate::picture::Picture;
@@ -110,7 +110,7 @@ fn the_store_is_wiped() -> Result<()> {
     lab.in_sync(revision, Instant::now(), RECOVERY)?;
     lab.cluster.wait_until_ready()?;
     let before: Vec<Picture> =
-        lab.cluster.hosts.iter().map(Picture::take).collect::<Result<_>>()?;
+        lab.cluster.hosts.iter().map(Picture::settled).collect::<Result<_>>()?;
 
     // Empty, at the same addresses, with the same id: nothing is torn down.
     lab.members()?.wipe()?;
@@ -125,6 +125,18 @@ fn the_store_is_wiped() -> Result<()> {
         Ok(())
     };
     untouched(&lab, "empty")?;
+    // Nor by an agent that is started just now: it must not be the one that declares it ready.
+    let host = &mut lab.cluster.hosts[0];
+    host.stop_agent()?;
+    host.start_agent()?;
+    wait::until("an agent that says what to do", RECOVERY, || {
+        let status = host.status_text()?;
+        Ok(status.contains("was part of a cluster").then_some(()))
+    })?;
+    std::thread::sleep(Duration::from_secs(3));
+    untouched(&lab, "empty, and an agent restarted")?;
+    let kept = lab.cluster.etcd.get_prefix("/calico/resources/")?;
+    ensure!(kept.is_empty(), "written into an empty store: {kept:?}");
     // Nor by half of a new content.
     let pods = PODS.iter().map(|pod| pod.endpoint().pair());
     lab.cluster.etcd.put_all(&tutorial::base())?;

@@ -358,6 +358,7 @@ impl Reconciler for Felix {
         }
         Report {
             applied: run.failed.is_none().then_some(state.generation),
+            given: Some(state.generation),
             endpoints: self.endpoints.clone(),
             problems: run.problems,
             facts: self.facts(),

@@ -109,6 +109,7 @@ impl Routes {
             || self.neighbour_troubles.values().any(|trouble| trouble.failed);
         Report {
             applied: (!failed).then_some(world.desired.generation),
+            given: Some(world.desired.generation),
             endpoints: self.states.clone(),
             problems: problems.into_iter().collect(),
             facts: self.facts(),

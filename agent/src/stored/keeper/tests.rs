@@ -9,6 +9,7 @@ struct Rig {
     felix: watch::Sender<Option<Report>>,
     routes: watch::Sender<Option<Report>>,
     problems: watch::Receiver<Vec<Problem>>,
+    flush: mpsc::Sender<oneshot::Sender<()>>,
     _others: (watch::Sender<SyncState>, Watchdog),
 }
 
@@ -22,6 +23,7 @@ impl Rig {
         let (felix, felix_rx) = watch::channel(None);
         let (routes, routes_rx) = watch::channel(None);
         let (problems_tx, problems) = watch::channel(Vec::new());
+        let (flush, flush_rx) = mpsc::channel(1);
         let mut watchdog = Watchdog::new();
         let place = Place {
             file: dir.path().join("policy.json"),
@@ -34,10 +36,11 @@ impl Rig {
             settings: settings_rx,
             sync: sync_rx,
             reports: vec![felix_rx, routes_rx],
+            flush: flush_rx,
             heartbeat: watchdog.register("keeper"),
         };
         tokio::spawn(run(place, inputs, problems_tx));
-        Self { dir, desired, settings, felix, routes, problems, _others: (sync, watchdog) }
+        Self { dir, desired, settings, felix, routes, problems, flush, _others: (sync, watchdog) }
     }
 
     fn want(&self, generation: u64, origin: Origin) {
@@ -119,6 +122,40 @@ async fn only_what_is_completely_in_force_is_kept() {
     let stored = read(&rig.dir.path().join("policy.json")).unwrap().unwrap();
     assert_eq!(stored.settings, settings);
     assert_eq!((stored.node.as_str(), stored.boot.as_str()), ("a", "now"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_force_but_for_a_refused_object_is_kept() {
+    let rig = Rig::start();
+    rig.want(1, Origin::Datastore);
+    rig.applied(1);
+    pass(5.0).await;
+    rig.want(2, Origin::Datastore);
+    let applied = Some(2);
+    rig.routes.send_replace(Some(Report { applied, ..Report::default() }));
+    rig.felix.send_replace(Some(Report { given: Some(2), ..Report::default() }));
+    pass(60.0).await;
+    assert_eq!(rig.on_disk(), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_agent_waits_for_no_delay() {
+    let rig = Rig::start();
+    let flush = async || {
+        let (done, written) = oneshot::channel();
+        rig.flush.send(done).await.unwrap();
+        written.await.unwrap();
+    };
+    flush().await;
+    assert_eq!(rig.on_disk(), None, "nothing is in force");
+    for generation in 1..4 {
+        rig.want(generation, Origin::Datastore);
+        rig.applied(generation);
+        pass(0.01).await;
+        assert_ne!(rig.on_disk(), Some(i64::try_from(generation).unwrap()));
+        flush().await;
+        assert_eq!(rig.on_disk(), Some(i64::try_from(generation).unwrap()));
+    }
 }
 
 #[tokio::test(start_paused = true)]
