@@ -15,14 +15,21 @@ pub(crate) struct Picture(BTreeMap<String, Vec<String>>);
 /// The policy is on disk a second after it is in force, later where the disk is slow or another
 /// one was written just before.
 const ON_DISK: Duration = Duration::from_secs(60);
+/// Longer than the agent waits before it writes, and between two writes of a small policy.
+const STEADY: Duration = Duration::from_secs(3);
 
 impl Picture {
-    /// Once what is in force is on disk, too.
+    /// Once what is in force is on disk, too: the file is there and stays as it is.
     pub(crate) fn settled(host: &Host) -> Result<Self> {
+        let mut last = None;
         wait::until(&format!("policy in force on disk of {}", host.spec.name), ON_DISK, || {
-            let in_force = host.status()?.applied_revision();
-            let kept = reboot::header(&host.stored_policy(), "revision")?;
-            Ok((kept == in_force).then_some(()))
+            let now = reboot::content(&host.stored_policy()).ok();
+            let steady = now.is_some() && now == last;
+            last = now;
+            if !steady {
+                std::thread::sleep(STEADY);
+            }
+            Ok(steady.then_some(()))
         })?;
         Self::take(host)
     }
