@@ -22,6 +22,8 @@ mod disk;
 mod economy;
 #[path = "felix/host.rs"]
 mod host;
+#[path = "felix/leftovers.rs"]
+mod leftovers;
 #[path = "felix/neighbours.rs"]
 mod neighbours;
 #[path = "felix/netns.rs"]

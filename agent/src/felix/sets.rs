@@ -75,9 +75,9 @@ pub(super) fn full_plan(
     phases
 }
 
-/// True when a set of that name would be of one of these families.
+/// True when a set of that name would be of one of these families, or of none that it tells.
 pub(super) fn is_of(families: &[Family], name: &str) -> bool {
-    families.iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
+    names::family_of_set(name).is_none_or(|family| families.contains(&family))
 }
 
 /// What a difference changes.
