@@ -22,6 +22,8 @@ pub mod exit {
     pub const DEGRADED: u8 = 3;
     /// `status`: no agent answers.
     pub const NOT_RUNNING: u8 = 4;
+    /// `reset`: an agent is running, or what one started; nothing was touched.
+    pub const RUNNING: u8 = 5;
     /// The command line is wrong: `EX_USAGE` of sysexits(3). clap's own code is 2, which is what
     /// `plan` says when there is something to do.
     pub const USAGE: u8 = 64;
@@ -46,6 +48,7 @@ Exit codes:
   2  plan: the agent would write something
   3  status: degraded, the output says what is missing
   4  status: no agent is running
+  5  reset: an agent is running, or what one started (BIRD too); nothing was touched
   64  wrong command line";
 
 /// Enforces Calico's policy on this host and distributes its routes.
@@ -77,6 +80,14 @@ pub enum Command {
     /// nothing is to be done, 2 when something is, 1 when it cannot be told. What is written to the
     /// datastore is not shown. It counts calico.env as `check` does.
     Plan(PlanArgs),
+    /// Remove what the agent, or an original Felix before it, left on this host, and only that.
+    ///
+    /// Rules, chains and address sets of both kinds of iptables and both families, pod routes and
+    /// blackholes, neighbours of pods, files of endpoints, the stored policy, BIRD's configuration.
+    /// Pods that still run are policed by nobody afterwards. It refuses while an agent or its BIRD runs, needs no
+    /// datastore and leaves what is there as it is. The exit code is 0 also when there was nothing to
+    /// remove, 1 when something could not be removed: it is named.
+    Reset(ResetArgs),
     /// Print the version.
     Version,
 }
@@ -143,6 +154,34 @@ pub struct StatusArgs {
     pub run_dir: PathBuf,
 }
 
+/// `calico-agent reset`.
+#[derive(Clone, Debug, Args)]
+pub struct ResetArgs {
+    /// Only list what would be removed. Writes nothing, and does not mind a running agent.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where agent.toml is.
+    #[arg(long, value_name = "DIR", env = "CALICO_CONFIG_DIR", default_value = "/etc/calico")]
+    pub config_dir: PathBuf,
+    /// The agent's run directory.
+    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
+    pub run_dir: PathBuf,
+    /// The agent's state directory.
+    #[arg(long, value_name = "DIR", env = "CALICO_STATE_DIR", default_value = "/var/lib/calico")]
+    pub state_dir: PathBuf,
+}
+
+impl ResetArgs {
+    /// The three directories.
+    pub fn paths(&self) -> Paths {
+        Paths {
+            config_dir: self.config_dir.clone(),
+            run_dir: self.run_dir.clone(),
+            state_dir: self.state_dir.clone(),
+        }
+    }
+}
+
 /// `calico-agent check`: the options of `run`, to look at what a run with them would find.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
@@ -205,7 +244,7 @@ mod tests {
     fn the_help_names_each_exit_code() {
         let help = Cli::command().render_help().to_string();
         let codes = [exit::OK, exit::FAILURE, exit::CHANGES, exit::DEGRADED, exit::NOT_RUNNING];
-        for code in codes.into_iter().chain([exit::USAGE]) {
+        for code in codes.into_iter().chain([exit::RUNNING, exit::USAGE]) {
             assert!(help.contains(&format!("\n  {code}  ")), "{code} is missing in\n{help}");
         }
         assert!(Cli::try_parse_from(["calico-agent", "status", "--output", "yaml"]).is_err());

@@ -29,6 +29,7 @@ pub mod node;
 pub mod paths;
 pub mod preview;
 pub mod reconcile;
+pub mod reset;
 pub mod routes;
 pub mod signals;
 pub mod startup;

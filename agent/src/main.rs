@@ -5,10 +5,13 @@ use std::process::ExitCode;
 use calico_agent::api::{client, table};
 use calico_agent::check;
 use calico_agent::check::finding::{self, Level};
-use calico_agent::cli::{CheckArgs, Cli, Command, Output, PlanArgs, RunArgs, StatusArgs, exit};
+use calico_agent::cli::{
+    CheckArgs, Cli, Command, Output, PlanArgs, ResetArgs, RunArgs, StatusArgs, exit,
+};
 use calico_agent::config::Env;
 use calico_agent::daemon::{self, Options};
 use calico_agent::preview;
+use calico_agent::reset;
 use calico_agent::startup::{self, Startup};
 use calico_agent::status::document::Overall;
 use calico_agent::telemetry;
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
             Command::Status(args) => status(&args),
             Command::Check(args) => check(&args),
             Command::Plan(args) => plan(&args),
+            Command::Reset(args) => reset(&args),
             Command::Version => {
                 say(concat!("calico-agent ", env!("CARGO_PKG_VERSION"), "\n"));
                 exit::OK
@@ -128,6 +132,23 @@ fn plan(args: &PlanArgs) -> u8 {
         return exit::FAILURE;
     }
     if plan.is_empty() { exit::OK } else { exit::CHANGES }
+}
+
+fn reset(args: &ResetArgs) -> u8 {
+    let Some(runtime) = small_runtime() else { return exit::FAILURE };
+    let env = startup::environment(&args.paths(), Env::of_process());
+    let done = match runtime.block_on(reset::reset(args, env)) {
+        Ok(done) => done,
+        Err(error) => {
+            complain(&telemetry::chain(&error));
+            return if error.is_running() { exit::RUNNING } else { exit::FAILURE };
+        }
+    };
+    say(&done.text(args.dry_run));
+    for problem in &done.left {
+        complain(&format!("{}: {}", problem.subject, problem.message));
+    }
+    if done.left.is_empty() { exit::OK } else { exit::FAILURE }
 }
 
 fn small_runtime() -> Option<tokio::runtime::Runtime> {

@@ -213,6 +213,16 @@ impl Cluster {
         self.servers.remove(site);
     }
 
+    /// Starts it again.
+    ///
+    /// # Errors
+    /// When there is no such site, or its ports are taken.
+    pub fn start_server(&mut self, site: &str) -> Result<()> {
+        let all = self.sites();
+        let found = all.iter().find(|one| one.name == site);
+        self.serve(found.with_context(|| format!("no site {site}"))?)
+    }
+
     /// The namespace of a site.
     ///
     /// # Errors

@@ -235,6 +235,18 @@ impl Host {
         command.arg(self.run_dir()).args(args).limit(Duration::from_secs(5)).output()
     }
 
+    /// `calico-agent reset` with more arguments. It knows nothing of the datastore.
+    ///
+    /// # Errors
+    /// When the agent is not built.
+    pub fn reset(&self, args: &[&str]) -> Result<Output> {
+        let command = self.ns.command(agent_binary()?).arg("reset");
+        let command = command.arg("--config-dir").arg(self.config_dir());
+        let command = command.arg("--run-dir").arg(self.run_dir());
+        let command = command.arg("--state-dir").arg(self.state_dir());
+        command.env("XTABLES_LOCKFILE", self.xtables_lock()).args(args).output()
+    }
+
     /// The table for people.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ pub mod etcd;
 pub mod etcd_cluster;
 pub mod evaluator;
 pub mod flow;
+pub mod foreign;
 pub mod host;
 pub mod kernel;
 pub mod machine;

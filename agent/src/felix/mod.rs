@@ -19,6 +19,7 @@ pub mod counters;
 pub mod endpoints;
 pub mod ipset;
 pub mod iptables;
+pub mod leftovers;
 pub mod preview;
 mod reconciler;
 pub mod ruleset;

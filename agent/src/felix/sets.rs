@@ -90,13 +90,17 @@ pub(super) fn full_plan(
     actual: &BTreeMap<String, ActualSet>,
 ) -> Phases {
     let mut phases = full(desired, actual);
-    phases.after.retain(|command| is_of(known, command.set()));
+    phases.after.retain(|command| {
+        names::family_of_set(command.set()).is_none_or(|family| known.contains(&family))
+    });
     phases
 }
 
-/// True when a set of that name would be of one of these families.
+/// True when a set of that name would be of one of these families. One of an old Felix whose name does
+/// not tell is of none.
 pub(super) fn is_of<'a>(families: impl IntoIterator<Item = &'a Family>, name: &str) -> bool {
-    families.into_iter().any(|family| name.starts_with(&format!("cali{}", family.number())))
+    let family = names::family_of_set(name);
+    families.into_iter().any(|one| family == Some(*one))
 }
 
 /// What a difference changes.

@@ -8,6 +8,7 @@ pub mod bird;
 pub mod changes;
 pub mod intent;
 pub mod kernel;
+pub mod leftovers;
 pub mod monitor;
 pub mod plan;
 pub mod preview;

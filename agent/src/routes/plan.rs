@@ -40,7 +40,7 @@ const LINK_SCOPE: u8 = 253;
 /// `RTPROT_KERNEL`.
 const KERNEL_PROTOCOL: u8 = 2;
 /// `RTPROT_STATIC`: up to here a number says nothing about the program that wrote the route.
-const LAST_COMMON_PROTOCOL: u8 = 4;
+pub(super) const LAST_COMMON_PROTOCOL: u8 = 4;
 
 /// What a route does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

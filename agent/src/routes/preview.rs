@@ -22,6 +22,9 @@ pub struct RouteChange {
     pub after_seconds: u64,
 }
 
+/// The name of an interface; `None` when it has gone.
+pub(super) type Namer<'a> = dyn Fn(u32) -> Option<String> + 'a;
+
 /// What a first run would do, and what is in its way.
 ///
 /// # Errors
@@ -38,8 +41,10 @@ pub async fn preview(world: &World) -> Result<(Vec<RouteChange>, Vec<Problem>), 
 
     let first = plan(&intent, &actual, &Scope::All, &intent.rules(Duration::ZERO));
     let later = plan(&intent, &actual, &Scope::All, &intent.rules(GRACE));
+    // One that has no name any more is named by its number.
+    let device = |index| intent.interface_name(index).map(ToString::to_string);
     let change =
-        |op: &Op, after_seconds| RouteChange { command: command(op, &intent), after_seconds };
+        |op: &Op, after_seconds| RouteChange { command: command(op, &device), after_seconds };
     let mut changes: Vec<RouteChange> = first.ops.iter().map(|op| change(op, 0)).collect();
     let delayed = later.ops.iter().filter(|op| !first.ops.contains(op));
     changes.extend(delayed.map(|op| change(op, GRACE.as_secs())));
@@ -47,21 +52,22 @@ pub async fn preview(world: &World) -> Result<(Vec<RouteChange>, Vec<Problem>), 
         subject: format!("route {}", conflict.destination),
         message: format!(
             "a route of somebody else is in the way: {}",
-            route(&conflict.foreign, &intent)
+            route(&conflict.foreign, &device)
         ),
     });
     Ok((changes, problems.collect()))
 }
 
-fn command(op: &Op, intent: &Intent) -> String {
+/// An operation as `ip` would be told. `name` knows the names of interfaces.
+pub(super) fn command(op: &Op, name: &Namer<'_>) -> String {
     match op {
-        Op::AddRoute(new) => format!("ip{} route add {}", six(new), route(new, intent)),
+        Op::AddRoute(new) => format!("ip{} route add {}", six(new), route(new, name)),
         Op::ReplaceRoute { new, .. } => {
-            format!("ip{} route replace {}", six(new), route(new, intent))
+            format!("ip{} route replace {}", six(new), route(new, name))
         }
-        Op::DeleteRoute(old) => format!("ip{} route del {}", six(old), route(old, intent)),
-        Op::SetNeighbour(new) => format!("ip neigh replace {}", neighbour(new, intent)),
-        Op::DeleteNeighbour(old) => format!("ip neigh del {}", neighbour(old, intent)),
+        Op::DeleteRoute(old) => format!("ip{} route del {}", six(old), route(old, name)),
+        Op::SetNeighbour(new) => format!("ip neigh replace {}", neighbour(new, name)),
+        Op::DeleteNeighbour(old) => format!("ip neigh del {}", neighbour(old, name)),
     }
 }
 
@@ -69,12 +75,11 @@ fn six(route: &Route) -> &'static str {
     if route.destination.family() == Family::V6 { " -6" } else { "" }
 }
 
-fn device(index: u32, intent: &Intent) -> String {
-    // One that has no name any more is named by its number.
-    intent.interface_name(index).map_or_else(|| format!("if{index}"), ToString::to_string)
+fn device(index: u32, name: &Namer<'_>) -> String {
+    name(index).unwrap_or_else(|| format!("if{index}"))
 }
 
-fn route(route: &Route, intent: &Intent) -> String {
+pub(super) fn route(route: &Route, name: &Namer<'_>) -> String {
     let kind = match route.kind {
         RouteKind::Unicast => String::new(),
         RouteKind::Blackhole => "blackhole ".to_owned(),
@@ -82,7 +87,7 @@ fn route(route: &Route, intent: &Intent) -> String {
     };
     let mut text = format!("{kind}{}", route.destination);
     if let Some(index) = route.device {
-        text += &format!(" dev {}", device(index, intent));
+        text += &format!(" dev {}", device(index, name));
     }
     text += &format!(" proto {}", route.protocol);
     // rtnetlink(7): 0 is the whole world, which IPv6 knows alone and nobody writes; 253 is the link.
@@ -100,10 +105,10 @@ fn route(route: &Route, intent: &Intent) -> String {
     text
 }
 
-fn neighbour(neighbour: &Neighbour, intent: &Intent) -> String {
+pub(super) fn neighbour(neighbour: &Neighbour, name: &Namer<'_>) -> String {
     let address = Cidr::host(neighbour.address).address();
     let mac = neighbour.mac.map_or_else(String::new, |mac| format!(" lladdr {mac}"));
-    format!("{address}{mac} dev {} nud permanent", device(neighbour.device, intent))
+    format!("{address}{mac} dev {} nud permanent", device(neighbour.device, name))
 }
 
 #[cfg(test)]
@@ -112,7 +117,7 @@ mod tests {
 
     #[test]
     fn as_ip_takes_it() {
-        let intent = Intent::default();
+        let nameless = |_| None;
         let pod = Route {
             destination: "10.0.0.1/32".parse().unwrap(),
             metric: 0,
@@ -134,11 +139,11 @@ mod tests {
             ..pod
         };
         assert_eq!(
-            command(&Op::AddRoute(pod), &intent),
+            command(&Op::AddRoute(pod), &nameless),
             "ip route add 10.0.0.1/32 dev if7 proto 80 scope link src 192.0.2.1"
         );
         assert_eq!(
-            command(&Op::DeleteRoute(block), &intent),
+            command(&Op::DeleteRoute(block), &nameless),
             "ip -6 route del blackhole fd00::/122 proto 80"
         );
         let mac = calico_datastore::model::Mac::new([2, 0, 0, 0, 0, 1]);
@@ -149,7 +154,7 @@ mod tests {
             marked: true,
         };
         assert_eq!(
-            command(&Op::SetNeighbour(entry), &intent),
+            command(&Op::SetNeighbour(entry), &nameless),
             "ip neigh replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev if7 nud permanent"
         );
     }

@@ -60,6 +60,14 @@ fn without_ipv6(family: Family, source: &ExecError) -> &'static str {
 }
 
 impl IptablesError {
+    /// True when the program is missing.
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Save { source, .. } | Self::Restore { source, .. } => source.is_missing(),
+            Self::Locked { .. } | Self::Unfinished { .. } => false,
+        }
+    }
+
     /// True when the rules themselves were refused, so that leaving some out may help. A program
     /// that is missing or hangs, or a lock that somebody holds, says nothing about any rule.
     pub fn blames_the_rules(&self) -> bool {

@@ -23,9 +23,27 @@ pub fn owns_chain(name: &str) -> bool {
     OWNED_CHAINS.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Prefixes of the sets of Felix before 2.1: of selectors, their temporaries, pools, hosts.
+const OLD_SETS: [&str; 8] = [
+    "felix-v4-",
+    "felix-v6-",
+    "felix-4",
+    "felix-6",
+    "felix-tmp-",
+    "felix-all-ipam-pools",
+    "felix-masq-ipam-pools",
+    "felix-calico-hosts-",
+];
+
 /// True when a set of that name belongs to us.
 pub fn owns_set(name: &str) -> bool {
-    name.starts_with("cali4") || name.starts_with("cali6")
+    family_of_set(name).is_some() || OLD_SETS.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The family that the name of a set of ours tells. The first Felix did not always tell it.
+pub fn family_of_set(name: &str) -> Option<Family> {
+    let of = |family: &Family| name.starts_with(&format!("cali{}", family.number()));
+    Family::ALL.into_iter().find(of)
 }
 
 /// Prefix and suffix, or the prefix and a hash of the suffix where that would be too long, could be
@@ -151,5 +169,9 @@ mod tests {
         assert_eq!(class(&id, Direction::Egress).len(), 28);
         assert!(owns_chain(&class(&id, Direction::Egress)));
         assert!(!owns_chain("california") && !owns_set("calico"));
+        assert!(!owns_set("felix-other"));
+        for old in ["cali4-s:x", "cali40s:x", "cali4t3", "felix-v4-x", "felix-masq-ipam-pools"] {
+            assert!(owns_set(old), "{old}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! in both work, but an administrator who looks at one does not see the other, and an ACCEPT in one
 //! does not end the other. So ours go where the rules of others are.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use calico_datastore::model::Family;
@@ -145,6 +146,28 @@ pub struct Probed {
     pub abandoned: Option<Dataplane>,
 }
 
+/// Every iptables that this host has and that can be read, and why others cannot.
+pub async fn installed(exec: &Exec) -> (Vec<Dataplane>, Vec<ProbeError>) {
+    let (found, errors) = candidates(exec).await;
+    (found.into_iter().map(|candidate| candidate.dataplane).collect(), errors)
+}
+
+async fn candidates(exec: &Exec) -> (Vec<Candidate>, Vec<ProbeError>) {
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
+    for suffix in ["-nft", "-legacy", ""] {
+        // The plain name is one of the others where those exist.
+        if suffix.is_empty() && !(found.is_empty() && errors.is_empty()) {
+            break;
+        }
+        match candidate(exec, suffix).await {
+            Ok(Some(candidate)) => found.push(candidate),
+            Ok(None) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    (found, errors)
+}
+
 /// Chooses. Changes nothing in the kernel but that the tables it would use exist afterwards.
 ///
 /// # Errors
@@ -163,19 +186,8 @@ pub async fn survey(exec: &Exec, wanted: IptablesBackend) -> Result<Probed, Prob
 
 async fn choose(exec: &Exec, wanted: IptablesBackend, try_it: bool) -> Result<Probed, ProbeError> {
     ipset(exec).await?;
-    let mut found = Vec::new();
-    let mut failed = None;
-    for suffix in ["-nft", "-legacy", ""] {
-        // The plain name is one of the others where those exist.
-        if suffix.is_empty() && (!found.is_empty() || failed.is_some()) {
-            break;
-        }
-        match candidate(exec, suffix).await {
-            Ok(Some(candidate)) => found.push(candidate),
-            Ok(None) => {}
-            Err(error) => failed = Some(error),
-        }
-    }
+    let (mut found, mut errors) = candidates(exec).await;
+    let mut failed = errors.pop();
     let only = match wanted {
         IptablesBackend::Auto => None,
         IptablesBackend::Legacy => Some(Flavour::Legacy),
@@ -232,6 +244,7 @@ async fn ipset(exec: &Exec) -> Result<(), ProbeError> {
 
 /// The iptables of that suffix, when the host has it.
 async fn candidate(exec: &Exec, suffix: &'static str) -> Result<Option<Candidate>, ProbeError> {
+    let program6 = program(suffix, Family::V6, "save");
     let program = program(suffix, Family::V4, "save");
     let version = match exec.run(&program, &["--version"], b"").await {
         Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -243,11 +256,19 @@ async fn candidate(exec: &Exec, suffix: &'static str) -> Result<Option<Candidate
         Err(error) => return Err(ProbeError::of(program, error)),
     };
     let tables = save::parse(&String::from_utf8_lossy(&saved));
+    let holds_ours = |tables: &BTreeMap<_, save::ActualTable>| {
+        tables.values().any(save::ActualTable::holds_ours)
+    };
+    // One that was cleaned half-way holds ours in one family only. A host without IPv6 holds none.
+    let mut ours = holds_ours(&tables);
+    if !ours && let Ok(output) = exec.run::<&str>(&program6, &[], b"").await {
+        ours = holds_ours(&save::parse(&String::from_utf8_lossy(&output.stdout)));
+    }
     let number = version_of(&version);
     let recent = number >= (1, 6, 2);
     Ok(Some(Candidate {
         foreign_rules: tables.values().map(save::ActualTable::foreign_rules).sum(),
-        ours: tables.values().any(save::ActualTable::holds_ours),
+        ours,
         dataplane: Dataplane {
             flavour: if suffix == "-nft" || version.contains("nf_tables") {
                 Flavour::Nft

@@ -214,9 +214,9 @@ pub fn parse(text: &str) -> BTreeMap<Table, ActualTable> {
                 continue;
             }
             let foreign = table.foreign.entry(chain.to_owned()).or_default();
+            // The first Felix put no hash on its rules.
+            let ours = hash.is_some() || is_of_first_felix(chain, text);
             let target = target(text).filter(|target| owns_chain(target));
-            // The first Felix put no hash on its jumps.
-            let ours = hash.is_some() || target.is_some_and(|t| t.starts_with("felix-"));
             if let Some(target) = target.filter(|_| !ours) {
                 table.entered.insert(target.to_owned(), chain.to_owned());
             }
@@ -228,6 +228,23 @@ pub fn parse(text: &str) -> BTreeMap<Table, ActualTable> {
     }
     tables
 }
+
+/// True for a rule of Felix before 2.1 in a chain of the kernel. It put no hash on its rules; they
+/// are told by the chain or the set that they name, or by being, word for word, the one rule that
+/// names neither.
+fn is_of_first_felix(chain: &str, rule: &str) -> bool {
+    let masquerade = chain == "POSTROUTING" && rule.ends_with("-j MASQUERADE");
+    let jump = BUILT_IN.contains(&chain) && target(rule).is_some_and(|t| t.starts_with("felix-"));
+    jump || masquerade && (rule.contains(" felix-masq-ipam-pools src ") || rule == OLD_TUNNEL_RULE)
+}
+
+/// The kernel's own chains. What jumps from another one is somebody else's rule.
+const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+/// What Felix before 2.1 put into POSTROUTING for packets of the host into the tunnel, as the
+/// kernel's tools print it.
+const OLD_TUNNEL_RULE: &str = "-o tunl0 -m addrtype ! --src-type LOCAL --limit-iface-out \
+                               -m addrtype --src-type LOCAL -j MASQUERADE";
 
 /// The comment of a rule, without quotes.
 fn comment(rule: &str) -> Option<&str> {
@@ -283,5 +300,28 @@ COMMIT
         assert_eq!(forward.own.iter().map(|r| r.index).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(table.foreign_rules(), 2);
         assert!(table.holds_ours());
+    }
+
+    #[test]
+    fn what_the_first_felix_left_without_a_hash_is_known() {
+        let rules = [
+            (
+                "POSTROUTING",
+                "-m set --match-set felix-masq-ipam-pools src -m set ! --match-set felix-all-ipam-pools dst -j MASQUERADE",
+            ),
+            ("POSTROUTING", OLD_TUNNEL_RULE),
+            ("PREROUTING", "-j felix-PREROUTING"),
+            ("INPUT", "-i cali+ -g felix-FROM-ENDPOINT"),
+        ];
+        assert!(rules.iter().all(|(chain, rule)| is_of_first_felix(chain, rule)));
+        let foreign = [
+            // Somebody else's, although it names our set; and not quite the rule.
+            ("FORWARD", "-m set --match-set felix-masq-ipam-pools src -j DROP"),
+            ("POSTROUTING", "-m set --match-set felix-masq-ipam-pools src -j LOG"),
+            ("POSTROUTING", "-o tunl0 -m addrtype --src-type LOCAL -j MASQUERADE"),
+            ("INPUT", "-j felix"),
+            ("FOREIGN", "-j felix-INPUT"),
+        ];
+        assert!(!foreign.iter().any(|(chain, rule)| is_of_first_felix(chain, rule)));
     }
 }

@@ -195,16 +195,26 @@ impl Felix {
     pub(super) async fn clean_abandoned(&mut self, run: &mut Run) {
         let Some(dataplane) = self.abandoned.clone() else { return };
         let driver = Driver::new(self.exec.clone(), dataplane.clone(), self.counters.clone());
+        let mut clean = true;
         for one in &self.families {
             let mut nothing = FamilyTables::new(one.family, self.counters.clone());
             let outcome = nothing.apply(&driver, &[]).await;
-            if let Some((table, error)) = outcome.failed.into_iter().next() {
+            clean &= outcome.failed.is_empty() && outcome.stuck.is_empty();
+            for (table, error) in outcome.failed {
                 run.problem(
-                    format!("{} table {}", dataplane.flavour, table.name()),
+                    format!("{} {} table {}", dataplane.flavour, one.family, table.name()),
                     format!("cannot remove our rules of an earlier run: {}", chain(&error)),
                 );
-                return;
             }
+            for (chain, said) in outcome.stuck {
+                run.problem(
+                    format!("{} chain {chain}", dataplane.flavour),
+                    format!("cannot be deleted from the {} tables: {said}", one.family),
+                );
+            }
+        }
+        if !clean {
+            return;
         }
         info!(flavour = %dataplane.flavour, "rules of an earlier run removed");
         self.abandoned = None;
