@@ -102,16 +102,12 @@ fn plan_is_what_run_does(label: &str, flavour: Flavour, suffix: &str) -> Result<
     let after = Snapshot::take(host.ns())?.without_counters();
     ensure!(before == after, "plan changed: {:#?}", before.difference(&after));
 
-    // A rule of ours: the chain is written anew, and no other.
+    // A rule of ours: that one comes back in its place.
     let chain = "cali-wl-to-host";
     let whole = rules(host, &iptables, "filter", chain)?;
     ensure!(whole.len() > 3, "{whole:#?}");
-    let declared = format!(":{chain} - [0:0]");
-    let begin = format!("-A {chain} ");
-    let mut expected = vec!["*filter", &declared];
-    expected.extend(whole.iter().map(|_| begin.as_str()));
-    expected.push("COMMIT");
-    tampered(host, &format!("{iptables} -D {chain} 2"), &expected)?;
+    let back = format!("-I {chain} 2 -m comment --comment \"cali:");
+    tampered(host, &format!("{iptables} -D {chain} 2"), &["*filter", &back, "COMMIT"])?;
     ensure!(rules(host, &iptables, "filter", chain)? == whole, "not as it was");
     // The jump.
     let jump = "-I FORWARD 1 -m comment --comment \"cali:";
