@@ -145,8 +145,10 @@ impl EtcdError {
         if let Self::Connect { endpoint, .. } = self
             && endpoint.starts_with("https://")
         {
-            // etcd takes a wrong client certificate, or none, by hanging up.
-            if text.contains("connection closed") || text.contains("fatal alert") {
+            // etcd takes a wrong client certificate, or none, by hanging up. What of that is seen first
+            // is a matter of luck.
+            let hung_up = ["connection closed", "fatal alert", "broken pipe", "connection reset"];
+            if hung_up.iter().any(|said| text.to_ascii_lowercase().contains(said)) {
                 return Some("it may want a certificate: see ETCD_CERT_FILE and ETCD_KEY_FILE");
             }
             if text.contains("UnknownIssuer") {
