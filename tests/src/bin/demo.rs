@@ -58,6 +58,8 @@ fn main() -> ExitCode {
         }
         Some(Sub::Serve { netns, addresses }) => serve(netns, addresses),
     };
+    // What an interrupt pulled from under the demo is no failure of the demo: its clean-up ends us.
+    run::stop_if_interrupted();
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
