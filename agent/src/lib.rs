@@ -34,7 +34,6 @@ pub mod routes;
 pub mod signals;
 pub mod startup;
 pub mod status;
-pub mod store;
 pub mod stored;
 pub mod telemetry;
 pub mod timestamp;

@@ -13,7 +13,7 @@ use super::name::{self, NameError};
 use super::registration::{Claim, Identity, PlanError, plan_cluster, plan_felix, plan_node};
 use crate::paths::Paths;
 use crate::reconcile::Problem;
-use crate::store::{Store, StoreError};
+use calico_datastore::store::{Store, StoreError};
 use crate::telemetry::chain;
 use crate::timestamp::rfc3339;
 
@@ -221,7 +221,7 @@ fn uuid(mut bytes: [u8; 16]) -> String {
 mod tests {
     use super::*;
     use crate::config::AddressChoice;
-    use crate::store::memory::Memory;
+    use calico_datastore::store::memory::Memory;
     use calico_datastore::model::Name;
     use serde_json::Value;
 

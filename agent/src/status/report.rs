@@ -20,7 +20,7 @@ use super::combine::States;
 use super::keys::{self, EndpointKeys, Write};
 use super::systemd::Heartbeat;
 use crate::config::Settings;
-use crate::store::{Store, StoreError};
+use calico_datastore::store::{Store, StoreError};
 
 /// The endpoints' keys are compared with the store this often: somebody may have written there.
 const RELIST: Duration = Duration::from_secs(3600);

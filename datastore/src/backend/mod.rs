@@ -6,6 +6,7 @@
 //!
 //! No store knows what a key or a value means: a [`Layout`] tells it.
 
+pub mod directory;
 pub mod etcd3;
 pub mod syncer;
 

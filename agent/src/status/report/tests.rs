@@ -1,7 +1,7 @@
 use super::*;
 use crate::reconcile::EndpointState;
 use crate::status::systemd::Watchdog;
-use crate::store::memory::Memory;
+use calico_datastore::store::memory::Memory;
 use calico_datastore::model::WorkloadEndpointId;
 
 fn id(workload: &str) -> WorkloadEndpointId {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use calico_datastore::backend::etcd3::{Etcd3, EtcdError, Versioned};
+use crate::backend::etcd3::{Etcd3, EtcdError, Versioned};
 
 use super::{Store, StoreError, Stored};
 
@@ -47,5 +47,9 @@ impl Store for Etcd3 {
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         Etcd3::delete(self, key).await.map(drop).map_err(error("delete", key))
+    }
+
+    async fn delete_if(&self, key: &str, revision: i64) -> Result<bool, StoreError> {
+        Etcd3::delete_if(self, key, revision).await.map_err(error("delete", key))
     }
 }

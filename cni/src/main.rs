@@ -1,0 +1,3 @@
+//! `calico` and `calico-ipam`.
+
+fn main() {}

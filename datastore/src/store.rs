@@ -1,0 +1,115 @@
+//! What we write to a datastore, and read to write it: registration, status keys, endpoints,
+//! address allocation.
+//!
+//! A narrow view of a key-value store with compare-and-swap, so that the logic above it can be driven
+//! by any store, one in memory too. It knows no key and no value; following the world is not its
+//! business ([`backend`](crate::backend) does that).
+
+mod any;
+mod etcd;
+pub mod memory;
+
+pub use any::AnyStore;
+
+use std::error::Error;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A value as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The bytes.
+    pub value: Vec<u8>,
+    /// The revision of its last change (etcd's `mod_revision`).
+    pub revision: i64,
+}
+
+/// The store did not answer, or refused. Trying again later may help.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {key}")]
+pub struct StoreError {
+    /// `read`, `write`, `delete`, `list`.
+    pub operation: &'static str,
+    /// The key or prefix.
+    pub key: String,
+    /// Why.
+    #[source]
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+/// A key-value store with compare-and-swap. Every call is bounded in time by its implementation.
+pub trait Store: Send + Sync {
+    /// The value of `key`, when there is one.
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
+
+    /// Every key that begins with `prefix`, with its value.
+    fn list(
+        &self,
+        prefix: &str,
+    ) -> impl Future<Output = Result<Vec<(String, Stored)>, StoreError>> + Send;
+
+    /// Writes `key` unless it exists. False: it exists, nothing was written.
+    fn create(
+        &self,
+        key: &str,
+        value: &[u8],
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Writes `key` if its revision is still `revision`. False: it is not, nothing was written.
+    fn replace(
+        &self,
+        key: &str,
+        value: &[u8],
+        revision: i64,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Writes `key` whatever it was; with `ttl` it vanishes after that time (an etcd lease of its
+    /// own; whole seconds, rounded up).
+    fn put(
+        &self,
+        key: &str,
+        value: &[u8],
+        ttl: Option<Duration>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Removes `key`. A key that is already gone is a success.
+    fn delete(&self, key: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Removes `key` if its revision is still `revision`. False: it is not, nothing was removed.
+    fn delete_if(
+        &self,
+        key: &str,
+        revision: i64,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+impl<S: Store> Store for Arc<S> {
+    async fn get(&self, key: &str) -> Result<Option<Stored>, StoreError> {
+        S::get(self, key).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, Stored)>, StoreError> {
+        S::list(self, prefix).await
+    }
+
+    async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
+        S::create(self, key, value).await
+    }
+
+    async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {
+        S::replace(self, key, value, revision).await
+    }
+
+    async fn put(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), StoreError> {
+        S::put(self, key, value, ttl).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        S::delete(self, key).await
+    }
+
+    async fn delete_if(&self, key: &str, revision: i64) -> Result<bool, StoreError> {
+        S::delete_if(self, key, revision).await
+    }
+}

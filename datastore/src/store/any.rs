@@ -1,0 +1,55 @@
+//! The store that a host was told to use, whichever it is.
+
+use std::time::Duration;
+
+use super::{Store, StoreError, Stored};
+use crate::backend::directory::Directory;
+use crate::backend::etcd3::Etcd3;
+
+/// etcd, or a directory of this host.
+#[derive(Clone, Debug)]
+pub enum AnyStore {
+    /// etcd's v3 API.
+    Etcd3(Etcd3),
+    /// Files of this host.
+    Directory(Directory),
+}
+
+macro_rules! either {
+    ($store:expr, $inner:ident => $call:expr) => {
+        match $store {
+            AnyStore::Etcd3($inner) => $call.await,
+            AnyStore::Directory($inner) => $call.await,
+        }
+    };
+}
+
+impl Store for AnyStore {
+    async fn get(&self, key: &str) -> Result<Option<Stored>, StoreError> {
+        either!(self, store => Store::get(store, key))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, Stored)>, StoreError> {
+        either!(self, store => Store::list(store, prefix))
+    }
+
+    async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
+        either!(self, store => Store::create(store, key, value))
+    }
+
+    async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {
+        either!(self, store => Store::replace(store, key, value, revision))
+    }
+
+    async fn put(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), StoreError> {
+        either!(self, store => Store::put(store, key, value, ttl))
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        either!(self, store => Store::delete(store, key))
+    }
+
+    async fn delete_if(&self, key: &str, revision: i64) -> Result<bool, StoreError> {
+        either!(self, store => Store::delete_if(store, key, revision))
+    }
+}
