@@ -13,9 +13,9 @@ use super::name::{self, NameError};
 use super::registration::{Claim, Identity, PlanError, plan_cluster, plan_felix, plan_node};
 use crate::paths::Paths;
 use crate::reconcile::Problem;
-use calico_datastore::store::{Store, StoreError};
 use crate::telemetry::chain;
 use crate::timestamp::rfc3339;
+use calico_datastore::store::{Store, StoreError};
 
 /// The host is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -221,8 +221,8 @@ fn uuid(mut bytes: [u8; 16]) -> String {
 mod tests {
     use super::*;
     use crate::config::AddressChoice;
-    use calico_datastore::store::memory::Memory;
     use calico_datastore::model::Name;
+    use calico_datastore::store::memory::Memory;
     use serde_json::Value;
 
     fn identity() -> Identity {

@@ -117,12 +117,7 @@ impl Store for Memory {
         Ok(true)
     }
 
-    async fn replace(
-        &self,
-        key: &str,
-        value: &[u8],
-        revision: i64,
-    ) -> Result<bool, StoreError> {
+    async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {
         let mut inner = self.inner();
         inner.check("write", key)?;
         inner.race(key);
@@ -134,12 +129,7 @@ impl Store for Memory {
         Ok(true)
     }
 
-    async fn put(
-        &self,
-        key: &str,
-        value: &[u8],
-        ttl: Option<Duration>,
-    ) -> Result<(), StoreError> {
+    async fn put(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), StoreError> {
         let mut inner = self.inner();
         inner.check("write", key)?;
         inner.set(key, value);

@@ -122,10 +122,11 @@ fn killed(label: &str, flavour: Flavour) -> Result<()> {
     std::thread::sleep(WARM);
     let mut story = Vec::new();
     let mut complaints = Vec::new();
-    for _ in 0..kills {
+    for nth in 0..kills {
         let host = chance.below(cluster.hosts.len());
         story.push(kill(&mut cluster, host, begin, &mut chance)?);
-        if chance.percent(15) {
+        // Half-way in any case: counters are compared with those of an earlier time.
+        if chance.percent(15) || nth == kills / 2 {
             calm(&mut cluster)?;
             for (witness, host) in witnesses.iter_mut().zip(&cluster.hosts) {
                 complaints.extend(witness.compare_counters(host)?);

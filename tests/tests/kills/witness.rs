@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use calico_e2e::host::{Flavour, Host};
 use calico_e2e::kernel::Snapshot;
 use calico_e2e::process::Process;
@@ -25,7 +26,7 @@ const STEADY: [&str; 7] = [
 /// Watches a host.
 pub(super) struct Witness {
     monitor: Process,
-    sessions: Vec<String>,
+    sessions: Vec<Session>,
     counters: BTreeMap<(String, String), u64>,
     /// How many counters were compared in all.
     pub(super) compared: usize,
@@ -78,7 +79,8 @@ impl Witness {
         let mut all: Vec<String> =
             log.lines().filter(lost).map(|line| format!("{name}: {line}")).collect();
         let sessions = sessions(host)?;
-        if sessions != self.sessions {
+        let same = |(a, b): (&Session, &Session)| a.is(b);
+        if sessions.len() != self.sessions.len() || !sessions.iter().zip(&self.sessions).all(same) {
             all.push(format!("{name}: {:?} became {sessions:?}", self.sessions));
         }
         Ok(all)
@@ -86,12 +88,39 @@ impl Witness {
 }
 
 /// BIRD's BGP sessions: name, state, and since when.
-fn sessions(host: &Host) -> Result<Vec<String>> {
+/// A BGP session: what BIRD says of it, and since when.
+#[derive(Debug)]
+struct Session {
+    text: String,
+    since: Duration,
+}
+
+/// BIRD works out the time of day from its own clock each time that it is asked, and is a millisecond
+/// off now and then. A session that went down is not up again within this.
+const SINCE: Duration = Duration::from_millis(50);
+
+impl Session {
+    fn read(line: &str) -> Result<Self> {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        ensure!(words.len() > 4, "a session: {line}");
+        let since = words.remove(4);
+        let number = |text: &str| text.parse::<f64>().with_context(|| line.to_owned());
+        let seconds = since
+            .split(':')
+            .try_fold(0.0, |sum, part| Ok::<_, Error>(sum * 60.0 + number(part)?))?;
+        Ok(Self { text: words.join(" "), since: Duration::try_from_secs_f64(seconds)? })
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.text == other.text && self.since.abs_diff(other.since) <= SINCE
+    }
+}
+
+fn sessions(host: &Host) -> Result<Vec<Session>> {
     let socket = host.bird_socket();
     let command = host.ns().command("birdc").arg("-s").arg(socket).args(["show", "protocols"]);
     let text = command.run()?;
-    let lines = text.lines().filter(|line| line.contains(" BGP "));
-    Ok(lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
+    text.lines().filter(|line| line.contains(" BGP ")).map(Session::read).collect()
 }
 
 fn tool(host: &Host, family: &str, verb: &str) -> String {

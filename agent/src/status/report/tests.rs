@@ -1,8 +1,8 @@
 use super::*;
 use crate::reconcile::EndpointState;
 use crate::status::systemd::Watchdog;
-use calico_datastore::store::memory::Memory;
 use calico_datastore::model::WorkloadEndpointId;
+use calico_datastore::store::memory::Memory;
 
 fn id(workload: &str) -> WorkloadEndpointId {
     WorkloadEndpointId {
