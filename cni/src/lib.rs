@@ -4,5 +4,7 @@
 //! same (a collected pod is torn down by what `DEL` does).
 
 pub mod attachment;
+pub mod mtu;
+pub mod names;
 pub mod network;
 pub mod protocol;
