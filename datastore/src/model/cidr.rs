@@ -103,6 +103,43 @@ impl Cidr {
         self.prefix_len() <= other.prefix_len() && self.contains(other.address())
     }
 
+    /// True when they have an address in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.covers(other) || other.covers(self)
+    }
+
+    /// How many addresses lie inside; `u128::MAX` for `::/0`, which has one more.
+    pub fn size(&self) -> u128 {
+        let bits = self.family().host_len() - self.prefix_len();
+        1_u128.checked_shl(u32::from(bits)).unwrap_or(u128::MAX)
+    }
+
+    /// The address that is `index` after the first; `None` when it lies outside.
+    pub fn nth(&self, index: u128) -> Option<IpAddr> {
+        if index >= self.size() {
+            return None;
+        }
+        match self.address() {
+            IpAddr::V4(first) => {
+                let index = u32::try_from(index).ok()?;
+                Some(IpAddr::V4(Ipv4Addr::from_bits(first.to_bits() | index)))
+            }
+            IpAddr::V6(first) => Some(IpAddr::V6(Ipv6Addr::from_bits(first.to_bits() | index))),
+        }
+    }
+
+    /// How far an address is from the first; `None` when it lies outside.
+    pub fn index_of(&self, address: IpAddr) -> Option<u128> {
+        match (self.address(), address) {
+            _ if !self.contains(address) => None,
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                Some(u128::from(address.to_bits() - first.to_bits()))
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => Some(address.to_bits() - first.to_bits()),
+            _ => None,
+        }
+    }
+
     /// The two halves of the prefix, or `None` for a single address.
     pub fn halves(&self) -> Option<(Self, Self)> {
         let len = self.prefix_len() + 1;
@@ -195,6 +232,43 @@ mod tests {
         let (low, high) = all.halves().unwrap();
         assert_eq!((low.to_string(), high.to_string()), ("::/1".into(), "8000::/1".into()));
         assert!("10.0.0.1".parse::<Cidr>().unwrap().halves().is_none());
+    }
+
+    #[test]
+    fn addresses_are_counted_from_the_first() {
+        for (cidr, size, index, address) in [
+            ("192.168.0.64/26", 64, 0, "192.168.0.64"),
+            ("192.168.0.64/26", 64, 63, "192.168.0.127"),
+            ("10.0.0.1", 1, 0, "10.0.0.1"),
+            ("0.0.0.0/0", 1 << 32, (1 << 32) - 1, "255.255.255.255"),
+            ("fd80::40/122", 64, 5, "fd80::45"),
+            ("::/0", u128::MAX, u128::MAX - 1, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe"),
+        ] {
+            let cidr: Cidr = cidr.parse().unwrap();
+            let address = address.parse().unwrap();
+            assert_eq!(cidr.size(), size, "{cidr}");
+            assert_eq!(cidr.nth(index), Some(address), "{cidr}");
+            assert_eq!(cidr.index_of(address), Some(index), "{cidr}");
+            assert_eq!(cidr.nth(size), None, "{cidr}");
+        }
+        let block: Cidr = "192.168.0.64/26".parse().unwrap();
+        for outside in ["192.168.0.63", "192.168.0.128", "fd80::"] {
+            assert_eq!(block.index_of(outside.parse().unwrap()), None, "{outside}");
+        }
+    }
+
+    #[test]
+    fn overlapping_is_mutual() {
+        let cidr = |text: &str| text.parse::<Cidr>().unwrap();
+        for (a, b, expected) in [
+            ("10.0.0.0/8", "10.1.0.0/16", true),
+            ("10.1.0.0/16", "10.1.0.0/16", true),
+            ("10.0.0.0/16", "10.1.0.0/16", false),
+            ("0.0.0.0/0", "::/0", false),
+        ] {
+            assert_eq!(cidr(a).overlaps(&cidr(b)), expected, "{a} {b}");
+            assert_eq!(cidr(b).overlaps(&cidr(a)), expected, "{b} {a}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Address allocation as far as routing needs it.
+//! Address allocation: blocks, claims on them, and how they are given out.
 
 use super::{Cidr, Name};
 
@@ -36,4 +36,22 @@ pub enum AffinityState {
 pub struct Affinity {
     /// Its state.
     pub state: AffinityState,
+}
+
+/// How addresses are allocated, in the whole cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpamConfig {
+    /// Hosts take addresses from their own blocks only.
+    pub strict_affinity: bool,
+    /// Hosts claim a block when they need one.
+    pub auto_allocate_blocks: bool,
+    /// How many blocks of a family a host may have.
+    pub max_blocks_per_host: u32,
+}
+
+impl Default for IpamConfig {
+    /// What counts when nothing is stored.
+    fn default() -> Self {
+        Self { strict_affinity: false, auto_allocate_blocks: true, max_blocks_per_host: 20 }
+    }
 }

@@ -27,7 +27,7 @@ pub use endpoint::{
     HostEndpoint, HostEndpointId, InterfaceName, InvalidInterfaceName, InvalidMac, Mac, NamedPort,
     WorkloadEndpoint, WorkloadEndpointId,
 };
-pub use ipam::{Affinity, AffinityId, AffinityState, Block};
+pub use ipam::{Affinity, AffinityId, AffinityState, Block, IpamConfig};
 pub use labels::Labels;
 pub use name::Name;
 pub use netset::{NetworkSet, NetworkSetId};

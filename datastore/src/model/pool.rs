@@ -33,4 +33,8 @@ pub struct Pool {
     pub block_size: u8,
     /// The nodes that may take blocks from it.
     pub node_selector: Selector,
+    /// Pods may have addresses of it; otherwise only tunnels or load balancers.
+    pub for_workloads: bool,
+    /// Its addresses are only given to who asks for the pool or for the address.
+    pub manual: bool,
 }

@@ -14,6 +14,11 @@ struct Inner {
     revision: i64,
     writes: Vec<String>,
     failures: u32,
+    calls: u64,
+    /// The calls from the first number to before the second fail.
+    outage: (u64, u64),
+    /// The number of the call that is performed, but answered with an error.
+    lost: u64,
     races: Vec<(String, Vec<u8>)>,
 }
 
@@ -25,11 +30,22 @@ impl Inner {
     }
 
     fn check(&mut self, operation: &'static str, key: &str) -> Result<(), StoreError> {
-        if self.failures == 0 {
+        self.calls += 1;
+        let out = (self.outage.0..self.outage.1).contains(&self.calls);
+        if self.failures == 0 && !out {
             return Ok(());
         }
-        self.failures -= 1;
+        self.failures = self.failures.saturating_sub(1);
         Err(StoreError { operation, key: key.to_owned(), source: "not reachable".into() })
+    }
+
+    /// The answer of a call that was performed.
+    fn answer<T>(&self, operation: &'static str, key: &str, answer: T) -> Result<T, StoreError> {
+        if self.lost != 0 && self.lost == self.calls {
+            let source = "the answer got lost".into();
+            return Err(StoreError { operation, key: key.to_owned(), source });
+        }
+        Ok(answer)
     }
 
     /// Another client is faster, once per entry.
@@ -64,6 +80,30 @@ impl Memory {
         self.inner().failures = n;
     }
 
+    /// After `after` more calls the next `n` fail: a store that goes away, or a caller that is killed.
+    pub fn fail_after(&self, after: u64, n: u64) {
+        let mut inner = self.inner();
+        let first = inner.calls.saturating_add(after).saturating_add(1);
+        inner.outage = (first, first.saturating_add(n));
+    }
+
+    /// After `after` more calls the next one is performed, but answered with an error.
+    pub fn lose_answer(&self, after: u64) {
+        let mut inner = self.inner();
+        inner.lost = inner.calls.saturating_add(after).saturating_add(1);
+    }
+
+    /// No failure is planned any more.
+    pub fn heal(&self) {
+        let mut inner = self.inner();
+        (inner.failures, inner.outage, inner.lost) = (0, (0, 0), 0);
+    }
+
+    /// How many calls there were.
+    pub fn calls(&self) -> u64 {
+        self.inner().calls
+    }
+
     /// Just before the next conditional write of `key` somebody else writes `value`.
     pub fn race(&self, key: &str, value: &str) {
         self.inner().races.push((key.to_owned(), value.as_bytes().to_vec()));
@@ -95,14 +135,15 @@ impl Store for Memory {
     async fn get(&self, key: &str) -> Result<Option<Stored>, StoreError> {
         let mut inner = self.inner();
         inner.check("read", key)?;
-        Ok(inner.values.get(key).cloned())
+        inner.answer("read", key, inner.values.get(key).cloned())
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<(String, Stored)>, StoreError> {
         let mut inner = self.inner();
         inner.check("list", prefix)?;
         let all = inner.values.iter().filter(|(k, _)| k.starts_with(prefix));
-        Ok(all.map(|(k, v)| (k.clone(), v.clone())).collect())
+        let all = all.map(|(k, v)| (k.clone(), v.clone())).collect();
+        inner.answer("list", prefix, all)
     }
 
     async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
@@ -114,7 +155,7 @@ impl Store for Memory {
         }
         inner.set(key, value);
         inner.writes.push(key.to_owned());
-        Ok(true)
+        inner.answer("write", key, true)
     }
 
     async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {
@@ -126,7 +167,7 @@ impl Store for Memory {
         }
         inner.set(key, value);
         inner.writes.push(key.to_owned());
-        Ok(true)
+        inner.answer("write", key, true)
     }
 
     async fn put(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), StoreError> {
@@ -138,7 +179,7 @@ impl Store for Memory {
             Some(ttl) => inner.ttls.insert(key.to_owned(), ttl),
             None => inner.ttls.remove(key),
         };
-        Ok(())
+        inner.answer("write", key, ())
     }
 
     async fn delete_if(&self, key: &str, revision: i64) -> Result<bool, StoreError> {
@@ -151,7 +192,7 @@ impl Store for Memory {
         inner.values.remove(key);
         inner.revision += 1;
         inner.writes.push(key.to_owned());
-        Ok(true)
+        inner.answer("delete", key, true)
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
@@ -159,6 +200,6 @@ impl Store for Memory {
         inner.check("delete", key)?;
         inner.values.remove(key);
         inner.writes.push(key.to_owned());
-        Ok(())
+        inner.answer("delete", key, ())
     }
 }

@@ -167,6 +167,8 @@ pub(super) fn pool(cidr: &str) -> Pool {
         disable_bgp_export: false,
         block_size: 26,
         node_selector: Selector::all(),
+        for_workloads: true,
+        manual: false,
     }
 }
 

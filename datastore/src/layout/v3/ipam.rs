@@ -1,11 +1,11 @@
-//! Allocation blocks and block affinities.
+//! Allocation blocks, block affinities, and what governs allocation.
 
 use serde::Deserialize;
 
 use super::error::{At, FieldError};
 use super::net;
-use super::wire::{Text, filled, name, read};
-use crate::model::{Affinity, AffinityState, Block, Cidr, Name};
+use super::wire::{Text, each, filled, name, read, resource};
+use crate::model::{Affinity, AffinityState, Block, Cidr, IpamConfig, Name};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,4 +71,41 @@ pub(super) fn decode_affinity(value: &[u8]) -> Result<Option<Affinity>, FieldErr
         }
     };
     Ok(Some(Affinity { state }))
+}
+
+/// Go writers leave out what is false, so that a missing field is not the default of a missing
+/// object.
+#[derive(Debug, Deserialize)]
+struct WireConfig {
+    #[serde(default)]
+    strict_affinity: Option<bool>,
+    #[serde(default)]
+    auto_allocate_blocks: Option<bool>,
+    #[serde(default, rename = "maxBlocksPerHost")]
+    max_blocks_per_host: Option<i64>,
+}
+
+pub(super) fn decode_config(value: &[u8]) -> Result<IpamConfig, FieldError> {
+    let Some(wire) = read::<WireConfig>(value)? else { return Ok(IpamConfig::default()) };
+    let max = wire.max_blocks_per_host.unwrap_or(0);
+    Ok(IpamConfig {
+        strict_affinity: wire.strict_affinity.unwrap_or(false),
+        auto_allocate_blocks: wire.auto_allocate_blocks.unwrap_or(false),
+        max_blocks_per_host: match u32::try_from(max) {
+            Ok(0) => IpamConfig::default().max_blocks_per_host,
+            Ok(max) => max,
+            Err(_) => return Err(FieldError::of("maxBlocksPerHost", "is no number of blocks")),
+        },
+    })
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ReservationSpec<'a> {
+    #[serde(borrow, default, rename = "reservedCIDRs")]
+    reserved_cidrs: Option<Vec<Text<'a>>>,
+}
+
+pub(super) fn decode_reservation(value: &[u8]) -> Result<Vec<Cidr>, FieldError> {
+    let (_, spec) = resource::<ReservationSpec<'_>>(value)?;
+    each("reservedCIDRs", &spec.reserved_cidrs, net::cidr).at("spec")
 }

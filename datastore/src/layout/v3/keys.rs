@@ -14,6 +14,21 @@ pub const IPAM_PREFIX: &str = "/calico/ipam/v2/";
 /// Every Node lies under this prefix.
 pub const NODES_PREFIX: &str = "/calico/resources/v3/projectcalico.org/nodes/";
 
+/// Every IPPool lies under this prefix.
+pub const POOLS_PREFIX: &str = "/calico/resources/v3/projectcalico.org/ippools/";
+
+/// Every IPReservation lies under this prefix.
+pub const RESERVATIONS_PREFIX: &str = "/calico/resources/v3/projectcalico.org/ipreservations/";
+
+/// Every allocation block lies under this prefix, of both families.
+pub const BLOCKS_PREFIX: &str = "/calico/ipam/v2/assignment/";
+
+/// Every handle lies under this prefix.
+pub const HANDLES_PREFIX: &str = "/calico/ipam/v2/handle/";
+
+/// How addresses are allocated in the whole cluster.
+pub const IPAM_CONFIG_KEY: &str = "/calico/ipam/v2/config";
+
 /// ClusterInformation `default`: whether the store is ready.
 pub const READY_KEY: &str = "/calico/resources/v3/projectcalico.org/clusterinformations/default";
 
@@ -220,10 +235,10 @@ pub fn key_of(id: &ResourceId) -> Option<String> {
             format!("workloadendpoints/{namespace}/{}", join_endpoint_name(parts))
         }
         ResourceId::Block(cidr) => {
-            return Some(format!("{IPAM_PREFIX}assignment/{}", block_segment(*cidr)));
+            return Some(block(*cidr));
         }
         ResourceId::Affinity(id) => {
-            return Some(format!("{IPAM_PREFIX}host/{}/{}", id.host, block_segment(id.block)));
+            return Some(affinity(&id.host, id.block));
         }
     };
     Some(format!("{RESOURCES_PREFIX}{path}"))
@@ -248,6 +263,40 @@ pub fn felix_configuration_default() -> String {
 /// The key of the FelixConfiguration of one node.
 pub fn felix_configuration_of(node: &Name) -> String {
     format!("{RESOURCES_PREFIX}felixconfigurations/{}", FelixConfiguration::name_of(node))
+}
+
+/// The key of an allocation block.
+pub fn block(cidr: Cidr) -> String {
+    format!("{BLOCKS_PREFIX}{}", block_segment(cidr))
+}
+
+/// The block in the key of one; `None` for a key of something else.
+pub fn cidr_of_block(key: &str) -> Option<Cidr> {
+    match parse(key) {
+        Key::Object(ResourceId::Block(cidr)) => Some(cidr),
+        _ => None,
+    }
+}
+
+/// The key of a host's affinity to a block.
+pub fn affinity(host: &Name, block: Cidr) -> String {
+    format!("{}{}", affinities_of(host), block_segment(block))
+}
+
+/// The key of a handle.
+pub fn handle(id: &str) -> String {
+    format!("{HANDLES_PREFIX}{id}")
+}
+
+/// The handle in the key of one; `None` for a key of something else.
+pub fn id_of_handle(key: &str) -> Option<&str> {
+    key.strip_prefix(HANDLES_PREFIX).filter(|id| is_handle(id))
+}
+
+/// Whether a text can be a handle: it is one segment of a key, and of a path where the store is a
+/// directory.
+pub fn is_handle(id: &str) -> bool {
+    !matches!(id, "" | "." | "..") && !id.contains(|c: char| c == '/' || c.is_control())
 }
 
 /// The prefix of a host's block affinities, of both families.

@@ -35,7 +35,7 @@ pub mod write;
 use std::sync::Arc;
 
 use super::{Decoded, Layout, Rejection};
-use crate::model::{ResourceId, Update};
+use crate::model::{Cidr, IpamConfig, ResourceId, Update};
 use error::FieldError;
 use keys::Key;
 pub use keys::{IPAM_PREFIX, READY_KEY, RESOURCES_PREFIX};
@@ -74,6 +74,29 @@ pub fn decode(key: &str, value: &[u8]) -> Decoded {
             Err(error) => refuse(Some(id), error.to_string()),
         },
     }
+}
+
+/// How addresses are allocated, from the value of [`keys::IPAM_CONFIG_KEY`] if it is stored.
+///
+/// # Errors
+/// When it is malformed.
+pub fn ipam_config(stored: Option<&[u8]>) -> Result<IpamConfig, write::Malformed> {
+    let malformed = |error: FieldError| write::Malformed {
+        key: keys::IPAM_CONFIG_KEY.to_owned(),
+        reason: shortened(error.to_string()),
+    };
+    stored.map_or(Ok(IpamConfig::default()), |value| ipam::decode_config(value).map_err(malformed))
+}
+
+/// The addresses that an IPReservation keeps from being given out.
+///
+/// # Errors
+/// When it is malformed.
+pub fn reserved_cidrs(key: &str, value: &[u8]) -> Result<Vec<Cidr>, write::Malformed> {
+    ipam::decode_reservation(value).map_err(|error| write::Malformed {
+        key: key.to_owned(),
+        reason: shortened(error.to_string()),
+    })
 }
 
 /// The longest reason of a rejection, in bytes. Reasons quote values, which may be as long as etcd

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::error::{At, FieldError};
 use super::net;
-use super::wire::{Text, filled, resource, selector};
+use super::wire::{Text, filled, list, resource, selector};
 use crate::model::{EncapMode, Family, Pool};
 
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +26,10 @@ struct PoolSpec<'a> {
     block_size: Option<i64>,
     #[serde(borrow, default)]
     node_selector: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    allowed_uses: Option<Vec<Text<'a>>>,
+    #[serde(borrow, default)]
+    assignment_mode: Option<Text<'a>>,
 }
 
 pub(super) fn decode(value: &[u8]) -> Result<Pool, FieldError> {
@@ -53,7 +57,20 @@ fn pool(spec: &PoolSpec<'_>) -> Result<Pool, FieldError> {
         disable_bgp_export: spec.disable_bgp_export.unwrap_or(false),
         block_size: block_size(spec.block_size.unwrap_or(0), cidr.family()).at("blockSize")?,
         node_selector: selector("nodeSelector", &spec.node_selector)?.unwrap_or_default(),
+        for_workloads: for_workloads(list(&spec.allowed_uses)),
+        manual: manual(&spec.assignment_mode),
     })
+}
+
+/// Nothing said, nothing excluded. Uses that are not known here are somebody else's.
+fn for_workloads(uses: &[Text<'_>]) -> bool {
+    uses.is_empty() || uses.iter().any(|allowed| &**allowed == "Workload")
+}
+
+/// A mode that is not known here gives out nothing by itself; it is no reason to refuse the pool,
+/// which counts for masquerade too.
+fn manual(mode: &Option<Text<'_>>) -> bool {
+    !matches!(filled(mode), None | Some("Automatic"))
 }
 
 /// Any case: the converter of v1 data has written lower case.

@@ -1,5 +1,6 @@
 //! One test per pitfall of the stored data; replays of whole stores are in the crate's `tests/`.
 
+mod allocation;
 mod endpoints;
 mod keys;
 mod policies;

@@ -170,6 +170,22 @@ fn pools() {
 }
 
 #[test]
+fn whom_a_pool_is_for() {
+    for (fields, workloads, manual) in [
+        ("", true, false),
+        (r#","allowedUses":null,"assignmentMode":null"#, true, false),
+        (r#","allowedUses":[],"assignmentMode":"""#, true, false),
+        (r#","allowedUses":["Tunnel","Workload"],"assignmentMode":"Automatic""#, true, false),
+        (r#","allowedUses":["Tunnel"]"#, false, false),
+        (r#","allowedUses":["LoadBalancer"],"assignmentMode":"Manual""#, false, true),
+        (r#","assignmentMode":"OnFullMoon""#, true, true),
+    ] {
+        let pool = pool(&format!(r#"{{"cidr":"10.0.0.0/16"{fields}}}"#));
+        assert_eq!((pool.for_workloads, pool.manual), (workloads, manual), "{fields}");
+    }
+}
+
+#[test]
 fn an_annotation_wins_over_the_spec_in_any_spelling_of_the_name() {
     let config = felix(
         r#"{"metadata":{"annotations":{"config.projectcalico.org/defaultendpointtohostaction":"Drop"}},

@@ -1,4 +1,5 @@
-//! What the agent itself writes: its Node, ClusterInformation, its FelixConfiguration, and status.
+//! What the agent itself writes: its Node, ClusterInformation, its FelixConfiguration, and status;
+//! and what address management writes: blocks, affinities and handles.
 //!
 //! Pure functions from typed arguments and the stored bytes to the new bytes, `None` where what is
 //! stored says the same. Objects are changed, not replaced: every field that is not known here
@@ -6,8 +7,11 @@
 //! calico/node store. *Whether* something should be written, and whose address counts, is the
 //! agent's decision and not made here; keys are in [`keys`](super::keys).
 
+pub mod affinity;
+pub mod block;
 pub mod cluster;
 pub mod felix;
+pub mod handle;
 pub mod node;
 pub mod status;
 #[cfg(test)]

@@ -1,0 +1,194 @@
+//! Many callers at once: between any two calls of one, the others come to their turn.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use super::*;
+use crate::store::{StoreError, Stored};
+
+/// Lets others go first, as often as its seed says.
+#[derive(Clone, Debug)]
+struct Yielding {
+    store: Arc<Memory>,
+    state: Arc<Mutex<u64>>,
+}
+
+impl Yielding {
+    fn new(store: Arc<Memory>, seed: u64) -> Self {
+        Self { store, state: Arc::new(Mutex::new(seed)) }
+    }
+
+    async fn pause(&self) {
+        let turns = {
+            let mut state = self.state.lock().unwrap();
+            // Knuth's linear congruential generator.
+            *state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (*state >> 33) % 4
+        };
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+macro_rules! after_a_pause {
+    ($self:ident, $call:expr) => {{
+        $self.pause().await;
+        let answer = $call.await;
+        $self.pause().await;
+        answer
+    }};
+}
+
+impl Store for Yielding {
+    async fn get(&self, key: &str) -> Result<Option<Stored>, StoreError> {
+        after_a_pause!(self, self.store.get(key))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, Stored)>, StoreError> {
+        after_a_pause!(self, self.store.list(prefix))
+    }
+
+    async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
+        after_a_pause!(self, self.store.create(key, value))
+    }
+
+    async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {
+        after_a_pause!(self, self.store.replace(key, value, revision))
+    }
+
+    async fn put(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), StoreError> {
+        after_a_pause!(self, self.store.put(key, value, ttl))
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        after_a_pause!(self, self.store.delete(key))
+    }
+
+    async fn delete_if(&self, key: &str, revision: i64) -> Result<bool, StoreError> {
+        after_a_pause!(self, self.store.delete_if(key, revision))
+    }
+}
+
+const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
+
+fn on(store: &Yielding, name: &str) -> Ipam<Yielding> {
+    Ipam::new(store.clone(), Name::from(name))
+}
+
+#[test]
+fn as_many_pods_as_addresses() {
+    for seed in 0..20 {
+        let store = small();
+        let yielding = Yielding::new(store.clone(), seed);
+        let pods = (0..16).map(|i| {
+            let name = HOSTS[i % HOSTS.len()];
+            let ipam = on(&yielding, name);
+            async move {
+                let owner = owner(name, &format!("net.{i}"));
+                ipam.assign(&owner, &v4(1)).await.map(|given| given[0].address)
+            }
+        });
+        let given: Result<BTreeSet<_>, _> = run(join_all(pods)).into_iter().collect();
+        assert_eq!(given.unwrap().len(), 16, "{seed}");
+        assert_eq!(held(&store).len(), 16);
+        check_rest(&store);
+        let error = run(on(&yielding, "a").assign(&owner("a", "net.x"), &v4(1))).unwrap_err();
+        assert!(matches!(error, IpamError::NoAddress { why: Shortage::Full, .. }), "{error}");
+
+        let releases = (0..16).map(|i| {
+            let ipam = on(&yielding, HOSTS[(i + 1) % HOSTS.len()]);
+            async move { ipam.release_handle(&format!("net.{i}")).await.unwrap().len() }
+        });
+        assert_eq!(run(join_all(releases)), [1; 16], "{seed}");
+        assert!(held(&store).is_empty());
+        check_rest(&store);
+    }
+}
+
+#[test]
+fn more_pods_than_addresses_that_come_and_go() {
+    for seed in 0..10 {
+        let store = small();
+        let yielding = Yielding::new(store.clone(), seed);
+        let taken = Arc::new(Mutex::new(BTreeSet::new()));
+        let pods = (0..12).map(|i| {
+            let name = HOSTS[i % HOSTS.len()];
+            let (ipam, taken) = (on(&yielding, name), taken.clone());
+            async move {
+                let handle = format!("net.{i}");
+                for _ in 0..3 {
+                    match ipam.assign(&owner(name, &handle), &v4(1 + i % 3)).await {
+                        Ok(given) => {
+                            for address in addresses(&given) {
+                                assert!(taken.lock().unwrap().insert(address), "{address} twice");
+                            }
+                            tokio::task::yield_now().await;
+                            for address in addresses(&given) {
+                                taken.lock().unwrap().remove(&address);
+                            }
+                        }
+                        Err(IpamError::NoAddress { .. }) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                    ipam.release_handle(&handle).await.unwrap();
+                }
+            }
+        });
+        run(join_all(pods));
+        assert!(held(&store).is_empty(), "{seed}");
+        check_rest(&store);
+    }
+}
+
+#[test]
+fn one_address_for_one_of_many() {
+    for seed in 0..20 {
+        let store = small();
+        let yielding = Yielding::new(store.clone(), seed);
+        let pods = (0..8).map(|i| {
+            let name = HOSTS[i % HOSTS.len()];
+            let ipam = on(&yielding, name);
+            async move {
+                let owner = owner(name, &format!("net.{i}"));
+                ipam.assign_exactly(&owner, &[ip("10.0.0.6")]).await
+            }
+        });
+        let results = run(join_all(pods));
+        let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!((won.len(), lost.len()), (1, 7), "{seed}");
+        assert!(lost.iter().all(|lost| matches!(lost, Err(IpamError::Taken { .. }))), "{lost:?}");
+        check_rest(&store);
+    }
+}
+
+#[test]
+fn processes_of_one_host_and_of_one_pod() {
+    for seed in 0..20 {
+        let store = small();
+        let yielding = Yielding::new(store.clone(), seed);
+        let ipam = on(&yielding, "a");
+        let pods = (0..4).map(|i| {
+            let ipam = &ipam;
+            async move {
+                // Two containers with one handle, added and removed at once.
+                let handle = format!("net.{}", i % 2);
+                ipam.assign(&owner("a", &handle), &v4(2)).await.unwrap();
+                if i == 3 {
+                    ipam.release_handle(&handle).await.unwrap();
+                }
+            }
+        });
+        run(join_all(pods));
+        held(&store);
+        let left = run(ipam.release_handle("net.1")).unwrap();
+        assert!(left.len() <= 2, "{seed}: {left:?}");
+        assert_eq!(run(ipam.release_handle("net.0")).unwrap().len(), 4, "{seed}");
+        assert!(held(&store).is_empty(), "{seed}");
+        check_rest(&store);
+    }
+}
