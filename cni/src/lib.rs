@@ -4,6 +4,7 @@
 //! same (a collected pod is torn down by what `DEL` does).
 
 pub mod attachment;
+pub mod delegate;
 pub mod mtu;
 pub mod names;
 pub mod network;

@@ -1,11 +1,13 @@
 //! What a plugin answers when it succeeds.
 
+pub(super) mod json;
+
 use std::net::IpAddr;
 
-use calico_datastore::model::Cidr;
+use calico_datastore::model::{Cidr, Family};
 use serde_json::Value;
 
-use super::Version;
+use super::{InvalidField, Version};
 
 /// The result of ADD, in no version's shape.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -44,6 +46,13 @@ pub struct Ip {
     pub interface: Option<usize>,
 }
 
+impl Ip {
+    /// IPv4 or IPv6.
+    pub fn family(&self) -> Family {
+        Family::of(self.address.0)
+    }
+}
+
 /// A route of the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -66,10 +75,40 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
+impl Dns {
+    /// True when it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Success {
     /// The document in the shape of a version: 0.1.0 and 0.2.0 have `ip4` and `ip6`, later ones
     /// `ips`.
-    pub fn to_json(&self, _version: Version) -> Value {
-        todo!()
+    ///
+    /// What a shape has no room for is left out. Before 0.3.0 that is everything about interfaces
+    /// and all but the first address of each family; before 1.1.0 it is the MTU.
+    pub fn to_json(&self, version: Version) -> Value {
+        json::write(self, version)
+    }
+
+    /// Reads a result of any version, whoever printed it: by the fields that it has, and where
+    /// these leave a choice by its `cniVersion`.
+    ///
+    /// An `interface` that points to no interface is dropped: plugins for address management know
+    /// none, and old ones say 0 all the same.
+    ///
+    /// # Errors
+    /// When a field does not hold what the specification says, or its version is unknown.
+    pub fn from_json(value: &Value) -> Result<Self, InvalidField> {
+        json::read(value, "result")
+    }
+
+    /// The same for the field `prevResult` of a configuration.
+    pub(super) fn from_previous(value: &Value) -> Result<Self, InvalidField> {
+        json::read(value, "prevResult")
     }
 }
+
+#[cfg(test)]
+mod tests;
