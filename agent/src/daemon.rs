@@ -112,6 +112,8 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 /// The longest that a program may take: a third of the watchdog's limit where that is less.
 const EXEC_LIMIT: Duration = Duration::from_secs(30);
+/// The longest that a program may take for which somebody waits who asks for the status.
+const ASKED_LIMIT: Duration = Duration::from_secs(3);
 
 /// Runs until a signal asks for the end.
 ///
@@ -324,6 +326,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         silent: watchdog.silent(),
         kept,
         bird_socket: paths.bird_socket(),
+        programs: Some(Exec::new(ASKED_LIMIT)),
     });
     let (states_tx, states) = watch::channel(None);
     tasks.spawn(

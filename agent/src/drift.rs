@@ -72,9 +72,12 @@ pub struct Repairs {
 }
 
 impl Repairs {
-    /// One entry for each subject, in their order.
+    /// One entry for each subject, the newest first; of one time in the order of their subjects.
     pub fn iter(&self) -> impl Iterator<Item = &Repair> {
-        self.by_subject.values()
+        let mut all: Vec<_> = self.by_subject.values().collect();
+        // Stable: they come in the order of their subjects.
+        all.sort_by_key(|one| std::cmp::Reverse(one.last));
+        all.into_iter()
     }
 
     /// Notes what one run found and says it: the first times each, then ever more seldom.
@@ -136,6 +139,9 @@ mod tests {
         assert_eq!((all[0].count, all[0].last, all[0].detail.as_str()), (2, later, "rule 3"));
         assert_eq!((all[1].count, all[1].last), (1, UNIX_EPOCH));
         assert_eq!(repairs.total, 3);
+        repairs.note("felix", &[drift("b")], later + Duration::from_secs(1));
+        let order: Vec<_> = repairs.iter().map(|one| one.subject.as_str()).collect();
+        assert_eq!(order, ["b", "a"], "the newest first");
     }
 
     #[test]

@@ -10,13 +10,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use calico_datastore::model::WorkloadEndpointId;
+use calico_datastore::model::{Cidr, InterfaceName, Mac, Name, WorkloadEndpointId};
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::desired::DesiredState;
+use crate::desired::{DesiredState, LocalEndpoint};
 use crate::drift::{Drift, Repairs};
 use crate::routes::monitor::Links;
 use crate::status::systemd::Heartbeat;
@@ -59,6 +59,49 @@ pub enum EndpointState {
     Error(String),
 }
 
+/// What an endpoint was when a part of the dataplane programmed it: enough to tell a pod from
+/// another one that has its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Programmed {
+    /// The host side of its veth pair.
+    pub interface: InterfaceName,
+    /// That interface's index: a pod that is made again gets another one.
+    pub device: u32,
+    /// Its Ethernet address, when it has one.
+    pub mac: Option<Mac>,
+    /// The addresses it may use, sorted.
+    pub addresses: Vec<Cidr>,
+    /// Its profiles in the order they are asked.
+    pub profiles: Vec<Name>,
+}
+
+impl Programmed {
+    /// `endpoint` of the state `desired`, on the interface with that index.
+    pub fn new(endpoint: &LocalEndpoint, desired: &DesiredState, device: u32) -> Self {
+        let class = desired.classes.get(&endpoint.class);
+        Self {
+            interface: endpoint.interface.clone(),
+            device,
+            mac: endpoint.mac,
+            addresses: endpoint.addresses.clone(),
+            profiles: class.map(|class| class.ingress.profiles.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Writes down what is in force of an endpoint now; what stays the same is left as it is, so
+    /// that a diff costs what changed.
+    pub fn note(all: &mut InForce, id: &WorkloadEndpointId, now: Option<Self>) {
+        match now {
+            Some(now) if all.get(id).is_some_and(|was| **was == now) => {}
+            Some(now) => drop(all.insert(id.clone(), Arc::new(now))),
+            None => drop(all.remove(id)),
+        }
+    }
+}
+
+/// What is in force of each endpoint that is up.
+pub type InForce = OrdMap<WorkloadEndpointId, Arc<Programmed>>;
+
 /// Something that keeps the host from being as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
@@ -78,6 +121,9 @@ pub struct Report {
     pub given: Option<u64>,
     /// The endpoints it cares for. Empty when it cares for none (BIRD).
     pub endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
+    /// What those that are up were when they were programmed: of the desired state of this run or
+    /// of an earlier one that says the same of them, never of a newer one.
+    pub in_force: InForce,
     /// What is wrong, sorted.
     pub problems: Vec<Problem>,
     /// What people should know: the dataplane in use and why, counters. Shown by `status`.

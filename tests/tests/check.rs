@@ -312,6 +312,53 @@ fn an_etcd_whose_certificate_somebody_else_signed() -> Result<()> {
     ask("none.pem")?.only("fail etcd https://127.0.0.1:2379", "cannot read")
 }
 
+/// Makes a host with a runtime of this machine, for one program: what is written is gone with it.
+const RUNTIME: &str = r#"
+mount -t tmpfs none "$SCRATCH"
+for dir in etc opt usr/lib; do
+  mkdir -p "$SCRATCH/$dir/new" "$SCRATCH/$dir/work"
+  mount -t overlay none -o "lowerdir=/$dir,upperdir=$SCRATCH/$dir/new,workdir=$SCRATCH/$dir/work" "/$dir"
+done
+mkdir -p /etc/rkt/net.d /usr/lib/rkt/plugins/net
+cat > /etc/rkt/net.d/10-calico-network1.conf
+for program in $PROGRAMS; do
+  printf '#!/bin/sh\n' > "/usr/lib/rkt/plugins/net/$program"
+  chmod 755 "/usr/lib/rkt/plugins/net/$program"
+done
+exec "$0" "$@"
+"#;
+
+#[test]
+fn a_host_with_a_runtime() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new("chkcni")?;
+    let scratch = cluster.run().dir().join("scratch");
+    std::fs::create_dir_all(&scratch)?;
+    let host = &cluster.hosts[0];
+    let how = ["unshare", "--mount", "sh", "-ec", RUNTIME];
+    let ask = |network: &str, programs: &str| -> Result<Said> {
+        let command = host.command("check", &how)?.env("SCRATCH", &scratch);
+        Said::of(&command.env("PROGRAMS", programs).input(network))
+    };
+    let both = "calico calico-ipam";
+    let conf = |subnet: &str| {
+        format!(r#"{{"name":"network1","type":"calico","ipam":{{"type":"calico-ipam"{subnet}}}}}"#)
+    };
+    ask(&conf(""), both)?.nothing()?;
+    ask(&conf(r#","subnet":"192.168.0.0/16""#), both)?.nothing()?;
+    ask(&conf(""), "calico")?.only("warn cni plugin: calico-ipam is not in", "/usr/lib/rkt")?;
+    ask(&conf(r#","subnet":"172.18.0.0/16""#), both)?
+        .only("warn cni /etc/rkt/net.d/10-calico-network1.conf", "overlaps 172.18.18.0/24")?;
+    ask(&conf(","), both)?.only("warn cni /etc/rkt/net.d/10-calico-network1.conf", "is no JSON")?;
+    ensure!(!Path::new("/etc/rkt").exists(), "it has not stayed within");
+
+    // An address that is another host's.
+    cluster.hosts[0].spec.v4 = cluster.hosts[1].spec.v4;
+    check(&cluster.hosts[0])?.only("warn node address: IP=172.18.18.102", "no interface")
+}
+
 #[test]
 fn beside_a_running_agent() -> Result<()> {
     if !run::can_run() {

@@ -3,14 +3,20 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::Cluster;
 use calico_e2e::host::Flavour;
 use calico_e2e::matrix::Family;
+use calico_e2e::netns::Place;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
+use calico_e2e::server::Server;
 use calico_e2e::tutorial::{HTTP, OTHER};
-use calico_e2e::world::{FelixConfiguration, Resource};
+use calico_e2e::world::{FelixConfiguration, GlobalNetworkPolicy, NetworkPolicy, Resource, Rule};
 use calico_e2e::{run, wait};
+use nix::sys::signal::Signal;
+
+/// Where `rkt metadata-service` listens.
+const METADATA: u16 = 18112;
 
 fn configure(cluster: &Cluster, name: &str, action: &str) -> Result<()> {
     let spec = FelixConfiguration {
@@ -77,6 +83,59 @@ fn the_action_applies_in_place() -> Result<()> {
     ensure!(cluster.hosts[0].agent()?.ended().is_none(), "the agent ended");
     ensure!(cluster.hosts[0].agent()?.pid() == pid, "the agent was restarted");
     Ok(())
+}
+
+/// Pods reach `rkt metadata-service` on their host with the setting for it, and no other port; a
+/// pod whose policy denies it does not.
+fn metadata(label: &str, flavour: Flavour) -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new(label)?;
+    cluster.follow_the_tutorial(flavour)?;
+    cluster.wait_for_routes()?;
+    configure(&cluster, "node.calico-01", "Drop")?;
+    let egress = NetworkPolicy {
+        tier: Some("default".to_owned()),
+        egress: vec![Rule::new("Deny")],
+        selector: "role == 'backend'".to_owned(),
+        types: vec!["Egress".to_owned()],
+        ..NetworkPolicy::default()
+    };
+    let silent = Resource::new("default.silent", GlobalNetworkPolicy(egress));
+    cluster.put_and_wait(&[silent.pair()])?;
+    let host = cluster.hosts[0].site();
+    let address = host.address(Family::V4);
+    let _service = Server::start(&host.netns, &[address], &[METADATA], &[])?;
+    let pods = ["frontend-1", "backend-1"].map(|name| cluster.pod(name).map(|p| p.ns().place()));
+    let [frontend, backend] = pods;
+    let (frontend, backend) = (frontend?, backend?);
+    let ask = |pod: &Place, port| ask_from(pod.name(), address, Service::Tcp(port), BRIEF);
+    expect(&cluster, "Drop", HTTP, false)?;
+    ensure!(ask(&frontend, METADATA)? == Answer::Silence, "without the setting");
+
+    std::fs::write(
+        cluster.hosts[0].config_dir().join("agent.toml"),
+        "[felix]\nrkt_metadata_service = true\n",
+    )?;
+    cluster.hosts[0].agent()?.signal(Signal::SIGHUP)?;
+    wait::until("the metadata service", Duration::from_secs(5), || {
+        Ok(ask(&frontend, METADATA)?.reached().then_some(()))
+    })
+    .with_context(|| cluster.logs())?;
+    ensure!(ask(&frontend, HTTP)? == Answer::Silence, "another port of the host");
+    ensure!(ask(&backend, METADATA)? == Answer::Silence, "against its policy");
+    cluster.wait_until_ready()
+}
+
+#[test]
+fn the_metadata_service_is_reached_after_policy_on_iptables_legacy() -> Result<()> {
+    metadata("mdsleg", Flavour::Legacy)
+}
+
+#[test]
+fn the_metadata_service_is_reached_after_policy_on_iptables_nft() -> Result<()> {
+    metadata("mdsnft", Flavour::Nft)
 }
 
 #[test]

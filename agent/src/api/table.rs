@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::reconcile::EndpointState;
-use crate::status::document::{Overall, StatusDocument};
+use crate::status::document::{ForwardedPortStatus, Overall, StatusDocument};
 
 /// Renders the document.
 pub fn render(status: &StatusDocument) -> String {
@@ -74,6 +74,16 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
     });
     table(out, ["INTERFACE", "ADDRESSES", "STATE", "POLICY", "ENDPOINT", ""], rows)?;
 
+    if let Some(error) = &status.forwarded_ports_error {
+        writeln!(out)?;
+        writeln!(out, "{:<11} {error}", "forwarded")?;
+    } else if !status.forwarded_ports.is_empty() {
+        writeln!(out)?;
+        for port in &status.forwarded_ports {
+            forwarded(out, port)?;
+        }
+    }
+
     writeln!(out)?;
     match &status.bgp_error {
         Some(error) => writeln!(out, "BGP         {error}")?,
@@ -90,8 +100,12 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         }
     }
 
-    let repairs = status.parts.iter().flat_map(|part| &part.repairs);
+    let mut repairs: Vec<_> = status.parts.iter().flat_map(|part| &part.repairs).collect();
+    // The newest first, whatever part it is of: what somebody is at just now. Times are written so
+    // that they sort as text.
+    repairs.sort_by(|a, b| (&b.last, &a.subject).cmp(&(&a.last, &b.subject)));
     let rows: Vec<_> = repairs
+        .into_iter()
         .map(|repair| {
             [
                 repair.subject.clone(),
@@ -131,6 +145,21 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         writeln!(out, "{:<11} {kind}: {count} in the store, not supported yet", "ignored")?;
     }
     Ok(())
+}
+
+/// `port 8080 (tcp) of this host leads to … port 80: from outside denied, …`.
+fn forwarded(out: &mut String, port: &ForwardedPortStatus) -> std::fmt::Result {
+    let at = port.host_address.as_ref().map(|net| format!(" at {net}")).unwrap_or_default();
+    let verdict = if port.from_outside { "allowed" } else { "denied" };
+    write!(
+        out,
+        "{:<11} port {} ({}) of this host{at} leads to {} port {}: from outside {verdict}, {}",
+        "forwarded", port.port, port.protocol, port.endpoint, port.endpoint_port, port.reason
+    )?;
+    if !port.also_from.is_empty() {
+        write!(out, "; allowed from {}", port.also_from.join(", "))?;
+    }
+    writeln!(out)
 }
 
 /// Writes rows under a heading, each column as wide as its widest cell.

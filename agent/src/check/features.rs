@@ -6,7 +6,7 @@
 use calico_datastore::model::Family;
 
 use super::judge::kernel::Need;
-use crate::config::{DenyAction, Settings};
+use crate::config::{DenyAction, RKT_METADATA_PORT, Settings};
 use crate::felix::iptables::save::Table;
 
 /// The chain that the rules stand in.
@@ -79,6 +79,10 @@ pub fn features(
     ];
     for (table, name, need, line) in always {
         add(table, name, need, line);
+    }
+    if settings.rkt_metadata_service && family == Family::V4 {
+        let line = format!("-p tcp -m tcp --dport {RKT_METADATA_PORT} -j ACCEPT");
+        add(Table::Filter, "tcp", Need::Always, line);
     }
     if settings.filter_deny == DenyAction::Reject {
         add(Table::Filter, "REJECT", Need::Always, "-j REJECT".into());
@@ -179,6 +183,7 @@ mod tests {
                 {
                     let settings = Settings {
                         filter_deny: deny,
+                        rkt_metadata_service: true,
                         nat_outgoing_address: snat.map(|text| text.parse().unwrap()),
                         ..Settings::default()
                     };

@@ -46,6 +46,8 @@ pub enum Group {
     Firewall,
     /// Interfaces, and who else looks after them.
     Interfaces,
+    /// Runtimes, their networks, and the plugin.
+    Cni,
     /// Other agents on this host.
     Agents,
     /// The datastore.
@@ -69,6 +71,7 @@ impl Group {
             Self::Sysctls => "sysctls",
             Self::Firewall => "firewall",
             Self::Interfaces => "interfaces",
+            Self::Cni => "cni",
             Self::Agents => "agents",
             Self::Etcd => "etcd",
             Self::Bird => "bird",

@@ -12,6 +12,7 @@ pub mod judge;
 pub mod probe;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,10 +26,11 @@ use self::judge::interfaces::InterfaceFacts;
 use self::probe::kernel::Request;
 use crate::api::client;
 use crate::cli::RunArgs;
-use crate::config::{Env, FileConfig, Local, Settings};
+use crate::config::{AddressChoice, Env, FileConfig, Local, NodeConfig, Settings};
 use crate::daemon::etcd_config;
 use crate::exec::Exec;
 use crate::felix::Flavour;
+use crate::node::addresses::host_addresses;
 use crate::paths::Paths;
 use crate::preview::snapshot;
 use crate::routes::monitor::{Links, Monitor};
@@ -86,6 +88,13 @@ pub async fn check(args: &RunArgs, env: Env) -> Vec<Finding> {
     let host = Host { paths, proc: proc.to_owned(), proc_sys, settings };
     let mut found = judge::config::judge(&config);
     found.extend(node.iter().flat_map(judge::node::judge));
+    let addresses = host_addresses().await.ok();
+    let present: Option<Vec<IpAddr>> =
+        addresses.as_ref().map(|all| all.iter().map(|own| own.address).collect());
+    let given = local.iter().flat_map(|local| given_addresses(&local.node)).collect::<Vec<_>>();
+    found.extend(judge::node::judge_addresses(&given, present.as_deref()));
+    let root = Path::new("/");
+    found.extend(judge::cni::judge(&probe::cni::probe(root, &addresses.unwrap_or_default())));
     found.extend(host.look(&env, read.map(|(_, owned)| owned)).await);
     found.extend(judge::etcd::judge(&store.0, store.1.as_deref()));
     found.extend(judge::systemd::judge_clock(
@@ -93,6 +102,15 @@ pub async fn check(args: &RunArgs, env: Env) -> Vec<Finding> {
     ));
     found.sort_by_key(|finding: &Finding| finding.group);
     found
+}
+
+/// The addresses that were said to be this host's, and by which variable.
+fn given_addresses(node: &NodeConfig) -> impl Iterator<Item = (&'static str, IpAddr)> {
+    let choices = [("IP", node.ip), ("IP6", node.ip6)];
+    choices.into_iter().filter_map(|(variable, choice)| match choice {
+        AddressChoice::Fixed(address, _) => Some((variable, address)),
+        AddressChoice::Stored | AddressChoice::Detect | AddressChoice::Absent => None,
+    })
 }
 
 /// The settings in force, and the interfaces that endpoints of this host name.

@@ -30,5 +30,7 @@ pub use local::{
 };
 pub use params::{BadValue, OnBad, PARAMS, Param};
 pub use resolve::{Ignored, Resolution, Source, Sources, resolve, set_locally};
-pub use settings::{AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, Settings};
+pub use settings::{
+    AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, RKT_METADATA_PORT, Settings,
+};
 pub use unsupported::{UNSUPPORTED, why_unsupported};

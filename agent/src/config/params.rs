@@ -168,6 +168,16 @@ pub static PARAMS: &[Param] = &[
               registers, as calico/node does.",
     },
     Param {
+        name: "RktMetadataService",
+        kind: Kind::Bool(|s| &mut s.rkt_metadata_service),
+        default: "false",
+        none: Some("false"),
+        on_bad: NextSource,
+        doc: "Accept what pods send to their own host on TCP port 18112 (IPv4), where `rkt \
+              metadata-service` listens, whatever DefaultEndpointToHostAction says. The pod's \
+              policy is asked before. Felix has no such parameter.",
+    },
+    Param {
         name: "IptablesBackend",
         kind: Kind::Choice(&[
             ("Auto", |s| s.iptables_backend = IptablesBackend::Auto),

@@ -54,6 +54,9 @@ pub enum IptablesBackend {
     Nft,
 }
 
+/// The TCP port of `rkt metadata-service`. Pods learn its address as a URL of IPv4.
+pub const RKT_METADATA_PORT: u16 = 18112;
+
 /// Everything the dataplane and the reports can be told. Field docs name Felix's parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -63,6 +66,9 @@ pub struct Settings {
     pub ipv6: bool,
     /// `DefaultEndpointToHostAction`. Drop; calico/node and we write Return per node.
     pub endpoint_to_host: HostAction,
+    /// `RktMetadataService`: accept what pods send to their host on the port of rkt's metadata
+    /// service, after their policy. False.
+    pub rkt_metadata_service: bool,
     /// `IptablesBackend`. Auto.
     pub iptables_backend: IptablesBackend,
     /// `ChainInsertMode`. Insert.
@@ -121,6 +127,7 @@ impl Default for Settings {
             interface_prefixes: vec!["cali".to_owned()],
             ipv6: true,
             endpoint_to_host: HostAction::Drop,
+            rkt_metadata_service: false,
             iptables_backend: IptablesBackend::Auto,
             insert_mode: InsertMode::Insert,
             filter_allow: AllowAction::Accept,

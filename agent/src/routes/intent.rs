@@ -284,6 +284,15 @@ impl Intent {
         })
     }
 
+    /// An endpoint whose interface is there and up, and the index of that.
+    pub fn on_device(&self, id: &WorkloadEndpointId) -> Option<(&LocalEndpoint, u32)> {
+        let endpoint = self.endpoints.get(id)?;
+        match self.readiness(endpoint) {
+            Readiness::Ready(device) => Some((endpoint, device)),
+            Readiness::Down(_) => None,
+        }
+    }
+
     /// Where the addresses of an endpoint are routed to, and its neighbours.
     pub fn places(
         &self,

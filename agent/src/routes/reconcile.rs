@@ -25,7 +25,7 @@ use super::intent::Intent;
 use super::kernel::{Failure, Kernel, KernelError, RouteFilter};
 use super::plan::{Actual, CALICO_PROTOCOL, Plan, Route, Scope, plan};
 use crate::drift::Drift;
-use crate::reconcile::{EndpointState, Reconciler, Report, Wake, World};
+use crate::reconcile::{EndpointState, InForce, Reconciler, Report, Wake, World};
 use crate::telemetry::chain;
 
 /// Above this many interfaces one reading of everything is cheaper than one for each.
@@ -55,6 +55,8 @@ pub struct Routes {
     route_troubles: BTreeMap<Cidr, Trouble>,
     neighbour_troubles: BTreeMap<(u32, IpAddr), Trouble>,
     states: OrdMap<WorkloadEndpointId, EndpointState>,
+    /// What those were that are up.
+    in_force: InForce,
     failing: BTreeSet<WorkloadEndpointId>,
     writes: u64,
     reads: u64,
@@ -111,6 +113,7 @@ impl Routes {
             route_troubles: BTreeMap::new(),
             neighbour_troubles: BTreeMap::new(),
             states: OrdMap::new(),
+            in_force: InForce::new(),
             failing: BTreeSet::new(),
             writes: 0,
             reads: 0,

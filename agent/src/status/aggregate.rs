@@ -91,18 +91,22 @@ impl Aggregate {
             self.notifier.status(&self.overview.summary());
             return;
         };
-        let mut changed = Vec::new();
+        let (mut changed, mut rewritten) = (Vec::new(), Vec::new());
         for part in self.overview.parts.iter().filter(|part| part.required) {
             // What is in force from disk is told nobody: not that a pod may start, nor that it runs.
             if let Some(report) = part.report.borrow().as_ref().filter(|report| !report.stored) {
-                changed.extend(self.combined.update(part.name, &report.endpoints));
+                let changes = self.combined.update(part.name, report);
+                changed.extend(changes.states);
+                rewritten.extend(changes.in_force);
             }
         }
+        // Somebody waits for the files.
+        let prefix = desired.settings.endpoint_status_prefix.as_ref();
+        let problems = self.update_files(prefix, rewritten);
         for id in &changed {
             say(id, &self.combined);
         }
         let mut news = !changed.is_empty();
-        let problems = self.update_files(desired.settings.endpoint_status_prefix.as_ref(), changed);
         self.outputs.problems.send_if_modified(|current| {
             let changed = *current != problems;
             if changed {
@@ -136,8 +140,11 @@ impl Aggregate {
         prefix: Option<&PathBuf>,
         changed: Vec<WorkloadEndpointId>,
     ) -> Vec<Problem> {
-        let states = self.combined.states();
-        let is_up = |id: &WorkloadEndpointId| states.get(id) == Some(&EndpointState::Up);
+        let combined = &self.combined;
+        let with_content = |id: WorkloadEndpointId| {
+            let content = combined.in_force(&id).cloned();
+            (id, content)
+        };
         let mut problems = Vec::new();
         if let Some(files) =
             self.files.take_if(|files| Some(files.prefix()) != prefix.map(AsRef::as_ref))
@@ -146,14 +153,11 @@ impl Aggregate {
         }
         let Some(prefix) = prefix else { return problems };
         if let Some(files) = &mut self.files {
-            return files.update(changed.into_iter().map(|id| {
-                let up = is_up(&id);
-                (id, up)
-            }));
+            return files.update(changed.into_iter().map(with_content));
         }
         match EndpointFiles::open(prefix) {
             Ok(mut files) => {
-                problems.extend(files.update(states.keys().map(|id| (id.clone(), is_up(id)))));
+                problems.extend(files.update(combined.states().keys().cloned().map(with_content)));
                 self.files = Some(files);
             }
             Err(error) => problems.push(Problem {

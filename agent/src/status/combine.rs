@@ -1,12 +1,13 @@
 //! One state per endpoint out of what each reconciler says about it. Pure.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use calico_datastore::model::WorkloadEndpointId;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use crate::reconcile::EndpointState;
+use crate::reconcile::{EndpointState, InForce, Programmed, Report};
 
 /// The state of each endpoint. Clones share their structure.
 pub type States = OrdMap<WorkloadEndpointId, EndpointState>;
@@ -17,14 +18,30 @@ pub type States = OrdMap<WorkloadEndpointId, EndpointState>;
 /// has not spoken about it yet holds it down. Else the worst counts: error, then down.
 #[derive(Clone, Debug)]
 pub struct Combined {
-    parts: Vec<(&'static str, States)>,
+    parts: Vec<(&'static str, Said)>,
     states: States,
+}
+
+/// What one reconciler said last.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    states: States,
+    in_force: InForce,
+}
+
+/// What a report changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Endpoints whose state is another.
+    pub states: Vec<WorkloadEndpointId>,
+    /// Endpoints of which [`Combined::in_force`] may be another.
+    pub in_force: Vec<WorkloadEndpointId>,
 }
 
 impl Combined {
     /// For the reconcilers of these names: all those that report endpoints.
     pub fn new(reporters: &[&'static str]) -> Self {
-        let parts = reporters.iter().map(|name| (*name, States::new())).collect();
+        let parts = reporters.iter().map(|name| (*name, Said::default())).collect();
         Self { parts, states: States::new() }
     }
 
@@ -33,22 +50,25 @@ impl Combined {
         &self.states
     }
 
-    /// Takes over what `reporter` says now; returns the endpoints whose state changed. Costs what
-    /// changed, not what exists. What an unknown reporter says does not count.
-    pub fn update(&mut self, reporter: &str, now: &States) -> Vec<WorkloadEndpointId> {
+    /// What every reconciler has in force of an endpoint; `None` when one of them has nothing, or
+    /// something else: one that was changed is not in force before the last of them has it.
+    pub fn in_force(&self, id: &WorkloadEndpointId) -> Option<&Arc<Programmed>> {
+        let mut parts = self.parts.iter().map(|(_, part)| part.in_force.get(id));
+        let first = parts.next()??;
+        parts.all(|other| other == Some(first)).then_some(first)
+    }
+
+    /// Takes over what `reporter` says now. Costs what changed, not what exists. What an unknown
+    /// reporter says does not count.
+    pub fn update(&mut self, reporter: &str, now: &Report) -> Changes {
+        let mut changes = Changes::default();
         let Some((_, part)) = self.parts.iter_mut().find(|(name, _)| *name == reporter) else {
-            return vec![];
+            return changes;
         };
-        let touched: BTreeSet<_> = part
-            .diff(now)
-            .map(|item| match item {
-                DiffItem::Add(id, _) | DiffItem::Remove(id, _) => id.clone(),
-                DiffItem::Update { new: (id, _), .. } => id.clone(),
-            })
-            .collect();
-        *part = now.clone();
-        let mut changed = vec![];
-        for id in touched {
+        let judged = touched(&part.states, &now.endpoints);
+        changes.in_force = touched(&part.in_force, &now.in_force).into_iter().collect();
+        *part = Said { states: now.endpoints.clone(), in_force: now.in_force.clone() };
+        for id in judged {
             let state = self.judge(&id);
             if self.states.get(&id) == state.as_ref() {
                 continue;
@@ -57,19 +77,20 @@ impl Combined {
                 Some(state) => self.states.insert(id.clone(), state),
                 None => self.states.remove(&id),
             };
-            changed.push(id);
+            changes.states.push(id);
         }
-        changed
+        changes
     }
 
     /// True when every reconciler has spoken about it; until then its state is one of waiting.
     pub fn is_judged(&self, id: &WorkloadEndpointId) -> bool {
-        self.parts.iter().all(|(_, part)| part.contains_key(id))
+        self.parts.iter().all(|(_, part)| part.states.contains_key(id))
     }
 
     /// `None`: no reconciler knows it.
     fn judge(&self, id: &WorkloadEndpointId) -> Option<EndpointState> {
-        let said: Vec<_> = self.parts.iter().map(|(name, part)| (name, part.get(id))).collect();
+        let said: Vec<_> =
+            self.parts.iter().map(|(name, part)| (name, part.states.get(id))).collect();
         if said.iter().all(|(_, state)| state.is_none()) {
             return None;
         }
@@ -79,6 +100,18 @@ impl Combined {
         });
         states.reduce(worst)
     }
+}
+
+/// The endpoints of which two maps do not say the same.
+fn touched<V: Clone + PartialEq>(
+    before: &OrdMap<WorkloadEndpointId, V>,
+    now: &OrdMap<WorkloadEndpointId, V>,
+) -> BTreeSet<WorkloadEndpointId> {
+    let ids = before.diff(now).map(|item| match item {
+        DiffItem::Add(id, _) | DiffItem::Remove(id, _) => id.clone(),
+        DiffItem::Update { new: (id, _), .. } => id.clone(),
+    });
+    ids.collect()
 }
 
 /// The worse of two states; of two equally bad ones the first.
@@ -105,26 +138,63 @@ mod tests {
         }
     }
 
-    fn states<const N: usize>(entries: [(&str, EndpointState); N]) -> States {
-        entries.into_iter().map(|(workload, state)| (id(workload), state)).collect()
+    fn states<const N: usize>(entries: [(&str, EndpointState); N]) -> Report {
+        let endpoints = entries.into_iter().map(|(workload, state)| (id(workload), state));
+        Report { endpoints: endpoints.collect(), ..Report::default() }
+    }
+
+    /// Everything up, each on the interface with that index.
+    fn up<const N: usize>(entries: [(&str, u32); N]) -> Report {
+        let in_force = entries.map(|(workload, device)| {
+            let interface = "cali1".parse().unwrap();
+            let (mac, addresses, profiles) = (None, vec![], vec![]);
+            let programmed = Programmed { interface, device, mac, addresses, profiles };
+            (id(workload), Arc::new(programmed))
+        });
+        Report {
+            in_force: in_force.into_iter().collect(),
+            ..states(entries.map(|(workload, _)| (workload, Up)))
+        }
     }
 
     #[test]
     fn up_needs_everybody() {
         let mut combined = Combined::new(&["iptables", "routes"]);
-        assert_eq!(combined.update("iptables", &states([("a", Up)])), [id("a")]);
+        assert_eq!(combined.update("iptables", &states([("a", Up)])).states, [id("a")]);
         assert_eq!(combined.states().get(&id("a")), Some(&Down("waiting for routes".to_owned())));
-        assert_eq!(combined.update("routes", &states([("a", Up), ("b", Up)])), [id("a"), id("b")]);
+        let both = states([("a", Up), ("b", Up)]);
+        assert_eq!(combined.update("routes", &both).states, [id("a"), id("b")]);
         assert_eq!(combined.states().get(&id("a")), Some(&Up));
         assert_ne!(combined.states().get(&id("b")), Some(&Up));
         // Somebody else's word does not count, and the same word changes nothing.
-        assert_eq!(combined.update("bird", &states([("b", Up)])), []);
-        assert_eq!(combined.update("iptables", &states([("a", Up)])), []);
+        assert_eq!(combined.update("bird", &states([("b", Up)])), Changes::default());
+        assert_eq!(combined.update("iptables", &states([("a", Up)])), Changes::default());
         // One that lets go holds it down; when all let go it is gone.
-        assert_eq!(combined.update("routes", &states([])), [id("a"), id("b")]);
+        assert_eq!(combined.update("routes", &states([])).states, [id("a"), id("b")]);
         assert_ne!(combined.states().get(&id("a")), Some(&Up));
-        assert_eq!(combined.update("iptables", &states([])), [id("a")]);
+        assert_eq!(combined.update("iptables", &states([])).states, [id("a")]);
         assert!(combined.states().is_empty());
+    }
+
+    #[test]
+    fn in_force_is_what_everybody_has() {
+        let mut combined = Combined::new(&["iptables", "routes"]);
+        let device = |combined: &Combined| combined.in_force(&id("a")).map(|it| it.device);
+        combined.update("iptables", &up([("a", 7)]));
+        assert_eq!(device(&combined), None, "routes have said nothing");
+        combined.update("routes", &up([("a", 7)]));
+        assert_eq!(device(&combined), Some(7));
+        // Made again: nothing is in force until the last one has it, and nobody's state changed.
+        let changes = combined.update("routes", &up([("a", 9), ("b", 8)]));
+        assert_eq!((changes.states, changes.in_force), (vec![id("b")], vec![id("a"), id("b")]));
+        assert_eq!(device(&combined), None, "half of it is of the pod before");
+        let changes = combined.update("iptables", &up([("a", 9)]));
+        assert_eq!((changes.states, changes.in_force), (vec![], vec![id("a")]));
+        assert_eq!(device(&combined), Some(9));
+        assert_eq!(combined.update("iptables", &up([("a", 9)])), Changes::default());
+        let down = states([("a", Down("gone".to_owned()))]);
+        assert_eq!(combined.update("iptables", &down).in_force, [id("a")]);
+        assert_eq!(device(&combined), None);
     }
 
     #[test]

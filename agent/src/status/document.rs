@@ -2,6 +2,7 @@
 //! JSON. Fields are only ever added.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,12 @@ pub struct StatusDocument {
     pub parts: Vec<PartStatus>,
     /// Every endpoint of this host.
     pub endpoints: Vec<EndpointStatus>,
+    /// Ports of this host that others lead to its endpoints, and whether policy lets the outside in.
+    #[serde(default)]
+    pub forwarded_ports: Vec<ForwardedPortStatus>,
+    /// Why there are none to show.
+    #[serde(default)]
+    pub forwarded_ports_error: Option<String>,
     /// How many other things are in force.
     pub counts: BTreeMap<String, usize>,
     /// What is in the store but not in force, and settings that were refused.
@@ -135,6 +142,31 @@ pub struct RepairStatus {
     pub count: u64,
     /// When, the last time: RFC 3339.
     pub last: String,
+}
+
+/// A port of this host that leads to an endpoint. From the host itself it is reached always.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardedPortStatus {
+    /// `tcp`, `udp`…
+    pub protocol: String,
+    /// The port of the host.
+    pub port: u16,
+    /// Only at these addresses of the host; `None`: at all.
+    pub host_address: Option<String>,
+    /// Where it leads: `orchestrator/workload/endpoint`.
+    pub endpoint: String,
+    /// That endpoint's address.
+    pub address: IpAddr,
+    /// That endpoint's port, which policy sees.
+    pub endpoint_port: u16,
+    /// Who forwards it: `rkt`, `portmap`.
+    pub by: String,
+    /// Policy lets a connection in that comes from an address that no rule names.
+    pub from_outside: bool,
+    /// The rule that decides, or what is missing.
+    pub reason: String,
+    /// Prefixes from which it is reached nevertheless, of those that rules name.
+    pub also_from: Vec<String>,
 }
 
 /// One endpoint.

@@ -1,15 +1,20 @@
 //! A file per programmed endpoint: the CNI plugin waits for it before it lets a pod start.
 //!
-//! The name says which endpoint (`cni default%2Fc89f2f35-… eth0`), existence is the signal. The
-//! directory is ours alone and lies in memory (`/run`), so writing to it blocks nobody.
+//! The name says which endpoint (`cni default%2Fc89f2f35-… eth0`), the content what it was when it
+//! was programmed: a plugin that made a pod again under the same name waits for its own. Who only
+//! asks whether the file exists, as the original plugin does, is told that something of that name is
+//! programmed. The directory is ours alone and lies in memory (`/run`), so writing to it blocks
+//! nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use calico_datastore::model::WorkloadEndpointId;
+use serde::Serialize;
 
 use crate::paths::Paths;
-use crate::reconcile::Problem;
+use crate::reconcile::{Problem, Programmed};
 
 /// The directory or a file in it cannot be changed.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +29,33 @@ pub struct FileError {
     pub source: std::io::Error,
 }
 
-/// The content: later versions of Felix write JSON, and nobody reads it for our endpoints.
-const CONTENT: &str = "{}\n";
+/// What a file says. Fields are only ever added.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Content {
+    /// Lower case with colons; `null` when the endpoint has none.
+    mac: Option<String>,
+    /// The host side of the veth pair.
+    interface_name: String,
+    /// Its index: another pod's, even if everything else is the same, is another.
+    interface_index: u32,
+    /// Addresses with prefix length, sorted.
+    ip_networks: Vec<String>,
+    /// In the order they are asked.
+    profiles: Vec<String>,
+}
+
+impl Content {
+    fn of(programmed: &Programmed) -> Self {
+        Self {
+            mac: programmed.mac.map(|mac| mac.to_string()),
+            interface_name: programmed.interface.to_string(),
+            interface_index: programmed.device,
+            ip_networks: programmed.addresses.iter().map(ToString::to_string).collect(),
+            profiles: programmed.profiles.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
 
 /// Not the name of any endpoint: those have spaces.
 const TEMPORARY: &str = ".new";
@@ -35,8 +65,8 @@ const TEMPORARY: &str = ".new";
 pub struct EndpointFiles {
     prefix: PathBuf,
     dir: PathBuf,
-    present: BTreeSet<WorkloadEndpointId>,
-    pending: BTreeMap<WorkloadEndpointId, bool>,
+    present: BTreeMap<WorkloadEndpointId, Arc<Programmed>>,
+    pending: BTreeMap<WorkloadEndpointId, Option<Arc<Programmed>>>,
 }
 
 impl EndpointFiles {
@@ -65,7 +95,7 @@ impl EndpointFiles {
         Ok(Self {
             prefix: prefix.to_owned(),
             dir,
-            present: BTreeSet::new(),
+            present: BTreeMap::new(),
             pending: BTreeMap::new(),
         })
     }
@@ -80,31 +110,38 @@ impl EndpointFiles {
     pub fn close(mut self) -> Vec<Problem> {
         self.pending.clear();
         let present = self.present.clone();
-        self.update(present.into_iter().map(|id| (id, false)))
+        self.update(present.into_keys().map(|id| (id, None)))
     }
 
-    /// Takes over which endpoints changed and whether each is up now, in all reconcilers. What
+    /// Takes over which endpoints changed and what is in force of each now, in all reconcilers. What
     /// fails is a problem and is tried again by the next call, also by one without changes.
     pub fn update(
         &mut self,
-        changes: impl IntoIterator<Item = (WorkloadEndpointId, bool)>,
+        changes: impl IntoIterator<Item = (WorkloadEndpointId, Option<Arc<Programmed>>)>,
     ) -> Vec<Problem> {
         self.pending.extend(changes);
         let mut problems = vec![];
-        for (id, up) in std::mem::take(&mut self.pending) {
-            if self.present.contains(&id) == up {
+        for (id, now) in std::mem::take(&mut self.pending) {
+            if self.present.get(&id) == now.as_ref() {
                 continue;
             }
             let path = self.dir.join(file_name(&id));
-            let result = if up { self.create(&path) } else { remove(&path) };
-            match result {
-                Ok(()) if up => {
-                    self.present.insert(id);
+            let result = match &now {
+                Some(now) => self.write(&path, now),
+                None => remove(&path),
+            };
+            match (result, now) {
+                (Ok(()), Some(now)) => {
+                    self.present.insert(id, now);
                 }
-                Ok(()) => {
+                (Ok(()), None) => {
                     self.present.remove(&id);
                 }
-                Err(source) => {
+                (Err(source), now) => {
+                    // What stands there is not so any more: no file is better than a wrong one.
+                    if now.is_some() && remove(&path).is_ok() {
+                        self.present.remove(&id);
+                    }
                     problems.push(Problem {
                         subject: id.to_string(),
                         message: format!(
@@ -112,7 +149,7 @@ impl EndpointFiles {
                             path.display()
                         ),
                     });
-                    self.pending.insert(id, up);
+                    self.pending.insert(id, now);
                 }
             }
         }
@@ -125,9 +162,11 @@ impl EndpointFiles {
     }
 
     /// Whole or not at all: nobody sees a file that is half there.
-    fn create(&self, path: &Path) -> std::io::Result<()> {
+    fn write(&self, path: &Path, programmed: &Programmed) -> std::io::Result<()> {
+        let mut content = serde_json::to_vec(&Content::of(programmed))?;
+        content.push(b'\n');
         let temporary = self.dir.join(TEMPORARY);
-        std::fs::write(&temporary, CONTENT)?;
+        std::fs::write(&temporary, content)?;
         std::fs::rename(&temporary, path)
     }
 }
@@ -192,33 +231,70 @@ mod tests {
         }
     }
 
+    fn up(device: u32) -> Option<Arc<Programmed>> {
+        Some(Arc::new(Programmed {
+            interface: "cali0ef24b1".parse().unwrap(),
+            device,
+            mac: Some("CA:FE:00:12:34:56".parse().unwrap()),
+            addresses: ["192.168.0.0/32", "fd80:24e2:f998:72d6::/128"]
+                .map(|net| net.parse().unwrap())
+                .to_vec(),
+            profiles: vec!["frontend".into()],
+        }))
+    }
+
     #[test]
     fn a_file_is_there_exactly_while_its_endpoint_is_up() {
         let prefix = tempfile::tempdir().unwrap();
         let mut files = EndpointFiles::open(prefix.path()).unwrap();
-        assert_eq!(files.update([(id("a"), true), (id("b"), false)]), []);
+        assert_eq!(files.update([(id("a"), up(2)), (id("b"), None)]), []);
         assert_eq!(names(prefix.path()), ["cni a eth0"]);
-        let path = prefix.path().join("endpoint-status/cni a eth0");
-        let content = std::fs::read(&path).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&content).unwrap();
-        assert!(json.is_object());
-        files.update([(id("a"), false), (id("b"), true)]);
+        files.update([(id("a"), None), (id("b"), up(2))]);
         assert_eq!(names(prefix.path()), ["cni b eth0"]);
         // Gone already: somebody cleaned up.
         std::fs::remove_file(prefix.path().join("endpoint-status/cni b eth0")).unwrap();
-        assert_eq!(files.update([(id("b"), false)]), []);
+        assert_eq!(files.update([(id("b"), None)]), []);
         assert_eq!(names(prefix.path()), [""; 0]);
+    }
+
+    #[test]
+    fn it_says_of_which_pod_it_is() {
+        let prefix = tempfile::tempdir().unwrap();
+        let mut files = EndpointFiles::open(prefix.path()).unwrap();
+        let path = prefix.path().join("endpoint-status/cni a eth0");
+        let read = || std::fs::read_to_string(&path).unwrap();
+        assert_eq!(files.update([(id("a"), up(7))]), []);
+        assert_eq!(
+            read(),
+            concat!(
+                r#"{"mac":"ca:fe:00:12:34:56","interfaceName":"cali0ef24b1","interfaceIndex":7,"#,
+                r#""ipNetworks":["192.168.0.0/32","fd80:24e2:f998:72d6::/128"],"#,
+                r#""profiles":["frontend"]}"#,
+                "\n"
+            )
+        );
+        // Another pod, and one without an Ethernet address.
+        let without = Programmed { mac: None, ..(*up(8).unwrap()).clone() };
+        assert_eq!(files.update([(id("a"), Some(Arc::new(without)))]), []);
+        assert!(read().starts_with(r#"{"mac":null,"#), "{}", read());
+        // What cannot be written does not leave the old content.
+        std::fs::create_dir(prefix.path().join("endpoint-status/.new")).unwrap();
+        assert_eq!(files.update([(id("a"), up(9))]).len(), 1);
+        assert!(!path.exists(), "of a pod that is not any more: {}", read());
+        std::fs::remove_dir(prefix.path().join("endpoint-status/.new")).unwrap();
+        assert_eq!(files.update([]), []);
+        assert!(read().contains(r#""interfaceIndex":9"#));
     }
 
     #[test]
     fn nobody_may_trust_what_an_earlier_run_left() {
         let prefix = tempfile::tempdir().unwrap();
         let mut before = EndpointFiles::open(prefix.path()).unwrap();
-        before.update([(id("a"), true), (id("b"), true)]);
+        before.update([(id("a"), up(2)), (id("b"), up(2))]);
         std::fs::write(prefix.path().join("endpoint-status/.new"), "").unwrap();
         let mut now = EndpointFiles::open(prefix.path()).unwrap();
         assert_eq!(names(prefix.path()), [""; 0]);
-        now.update([(id("b"), true)]);
+        now.update([(id("b"), up(2))]);
         assert_eq!(names(prefix.path()), ["cni b eth0"]);
     }
 
@@ -228,20 +304,20 @@ mod tests {
         let dir = prefix.path().join("endpoint-status");
         let mut files = EndpointFiles::open(prefix.path()).unwrap();
         std::fs::remove_dir(&dir).unwrap();
-        let problems = files.update([(id("a"), true)]);
+        let problems = files.update([(id("a"), up(2))]);
         assert_eq!((problems.len(), files.has_pending()), (1, true), "{problems:?}");
         std::fs::create_dir(&dir).unwrap();
         assert_eq!((files.update([]), files.has_pending()), (vec![], false));
         assert_eq!(names(prefix.path()), ["cni a eth0"]);
         // A directory that is given up is left empty.
-        assert_eq!(files.update([(id("b"), true)]), []);
+        assert_eq!(files.update([(id("b"), up(2))]), []);
         assert_eq!(files.prefix(), prefix.path());
         assert_eq!(files.close(), []);
         assert_eq!(names(prefix.path()), [""; 0]);
         // A later word replaces one that failed.
         let mut files = EndpointFiles::open(prefix.path()).unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
-        files.update([(id("b"), true)]);
-        assert_eq!(files.update([(id("b"), false)]), []);
+        files.update([(id("b"), up(2))]);
+        assert_eq!(files.update([(id("b"), None)]), []);
     }
 }

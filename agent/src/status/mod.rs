@@ -16,6 +16,7 @@ pub mod aggregate;
 pub mod combine;
 pub mod document;
 pub mod files;
+pub mod forwarded;
 pub mod keys;
 pub mod overview;
 pub mod report;

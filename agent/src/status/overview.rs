@@ -11,13 +11,16 @@ use tokio::sync::watch;
 
 use crate::desired::{DesiredState, LocalEndpoint, Origin};
 use crate::drift::Repair;
+use crate::exec::Exec;
+use crate::felix::iptables::forwarded::read as read_forwarded;
 use crate::reconcile::{EndpointState, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
-    DatastoreStatus, EndpointStatus, HangingLoop, Overall, PartStatus, RejectedKey, RepairStatus,
-    StatusDocument, StoredStatus,
+    DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, Overall, PartStatus,
+    RejectedKey, RepairStatus, StatusDocument, StoredStatus,
 };
+use crate::status::forwarded::explain;
 use crate::status::watchdog::Silence;
 use crate::stored::describe;
 use crate::timestamp::rfc3339;
@@ -105,6 +108,8 @@ pub struct Overview {
     pub kept: watch::Receiver<Vec<Problem>>,
     /// BIRD's control socket.
     pub bird_socket: PathBuf,
+    /// Starts what reads the ports that others forward; `None`: they are not looked at.
+    pub programs: Option<Exec>,
 }
 
 impl Overview {
@@ -210,9 +215,22 @@ impl Overview {
         states.reduce(worst).unwrap_or(EndpointState::Up)
     }
 
-    /// The whole document. Asks BIRD for its sessions.
+    /// What policy says of the ports that others lead to endpoints, and why that is not known.
+    async fn forwarded_ports(&self) -> (Vec<ForwardedPortStatus>, Option<String>) {
+        let desired = self.desired.borrow().clone().filter(|d| !d.endpoints.is_empty());
+        let (Some(exec), Some(desired)) = (&self.programs, desired) else {
+            return (Vec::new(), None);
+        };
+        match read_forwarded(exec, desired.settings.ipv6).await {
+            Ok(ports) => (explain(&ports, &desired), None),
+            Err(error) => (Vec::new(), Some(error)),
+        }
+    }
+
+    /// The whole document. Asks BIRD for its sessions, and reads the ports that others forward.
     pub async fn document(&self) -> StatusDocument {
-        let sessions = bird::sessions(&self.bird_socket).await;
+        let (sessions, (forwarded_ports, forwarded_ports_error)) =
+            tokio::join!(bird::sessions(&self.bird_socket), self.forwarded_ports());
         let (bgp, bgp_error) = match sessions {
             Ok(sessions) => (sessions, None),
             Err(error) => (Vec::new(), Some(crate::telemetry::chain(&error))),
@@ -281,6 +299,8 @@ impl Overview {
                 })
                 .collect(),
             endpoints,
+            forwarded_ports,
+            forwarded_ports_error,
             counts,
             notices,
             bgp,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use calico_agent::config::{AllowAction, DenyAction, HostAction, InsertMode};
+use calico_agent::config::{AllowAction, DenyAction, HostAction, InsertMode, RKT_METADATA_PORT};
 use calico_agent::desired::{AclClass, AddressSet, Member, SetId, SetKind};
 use calico_agent::reconcile::{EndpointState, Wake};
 use calico_datastore::model::{Action, IcmpMatch, PortRange, Protocol, TierAction};
@@ -237,6 +237,44 @@ fn a_pod_reaches_its_host_as_the_settings_say() {
         host.apply(&state, Wake::Desired);
         for to in addresses {
             assert!(!a.reaches(to, 80), "denied by its profile {to}");
+        }
+    });
+}
+
+#[test]
+fn the_metadata_service_of_rkt_is_reached_where_policy_allows_it() {
+    each_flavour(|host, flavour| {
+        let (a, b) = (host.pod(1), host.pod(2));
+        for port in [80, RKT_METADATA_PORT] {
+            crate::host::serve(port);
+        }
+        let here: std::net::IpAddr = "192.0.2.1".parse().unwrap();
+        let mut state = empty(flavour);
+        profile(&mut state, "out", vec![], vec![any(Action::Allow)]);
+        profile(&mut state, "none", vec![], vec![]);
+        endpoint(&mut state, &a, &profiles(&["out"]), true);
+        endpoint(&mut state, &b, &profiles(&["none"]), true);
+        let mut wake = Wake::Start;
+        for (action, on, reached) in [
+            (HostAction::Drop, false, false),
+            (HostAction::Drop, true, true),
+            // The host's own rules would drop it.
+            (HostAction::Return, true, true),
+            (HostAction::Return, false, false),
+        ] {
+            if (action, on) == (HostAction::Return, true) {
+                host.iptables(4, "-A INPUT -i cali+ -p tcp -j DROP");
+            }
+            state = next(&state);
+            settings(&mut state, |s| {
+                s.endpoint_to_host = action;
+                s.rkt_metadata_service = on;
+            });
+            host.apply(&state, wake);
+            wake = Wake::Desired;
+            assert_eq!(a.reaches(here, RKT_METADATA_PORT), reached, "{action:?} {on}");
+            assert!(!a.reaches(here, 80), "another port: {action:?} {on}");
+            assert!(!b.reaches(here, RKT_METADATA_PORT), "denied by its profile: {action:?} {on}");
         }
     });
 }

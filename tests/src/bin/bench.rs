@@ -1,5 +1,8 @@
-//! `calico-bench`: how long a new endpoint takes from etcd to the kernel, beside what the system's own
-//! tools take for the same writes, in one run.
+//! `calico-bench`: how long a new endpoint takes from etcd to its status file, for which the CNI plugin
+//! waits, beside what the system's own tools take for the same writes to the kernel, in one run.
+//!
+//! The interfaces are there before (`wired before`), or made right before the endpoint is written, as
+//! the plugin does it (`just wired`): then the agent has the news of both to deal with.
 //!
 //! `make bench` runs it. The reference writes what the agent writes for an endpoint that joins an
 //! existing class (set members, one MAC rule, routes, neighbours, of both families) with `ipset`,
@@ -12,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::Cluster;
-use calico_e2e::host::Flavour;
+use calico_e2e::etcd::Writer;
+use calico_e2e::host::{Flavour, Host};
 use calico_e2e::netns::Netns;
 use calico_e2e::process::Command;
 use calico_e2e::tutorial::{self, PODS, PodSpec};
@@ -30,12 +34,19 @@ struct Cli {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     println!("one endpoint more, {} times: median and 99th percentile, ms", cli.endpoints);
-    println!("{:<10}{:>18}{:>18}{:>10}", "", "etcd → kernel", "raw tools", "ratio");
+    println!("etcd → endpoint-status file");
+    println!(
+        "{:<10}{:>18}{:>18}{:>18}{:>10}",
+        "", "just wired", "wired before", "raw tools", "ratio"
+    );
     for (flavour, name) in [(Flavour::Legacy, "legacy"), (Flavour::Nft, "nft")] {
-        let (mut ours, mut raw) = measure(flavour, name, cli.endpoints)?;
+        let Times { mut fresh, mut ours, mut raw } = measure(flavour, name, cli.endpoints)?;
+        let fresh = percentiles(&mut fresh);
         let (ours, raw) = (percentiles(&mut ours), percentiles(&mut raw));
         println!(
-            "{name:<10}{:>9.2}{:>9.2}{:>9.2}{:>9.2}{:>10.2}",
+            "{name:<10}{:>9.2}{:>9.2}{:>9.2}{:>9.2}{:>9.2}{:>9.2}{:>10.2}",
+            fresh.0,
+            fresh.1,
             ours.0,
             ours.1,
             raw.0,
@@ -46,8 +57,17 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Times of the agent and of the raw tools.
-fn measure(flavour: Flavour, name: &str, count: u16) -> Result<(Vec<Duration>, Vec<Duration>)> {
+/// What one run took.
+struct Times {
+    /// The agent, with an interface that was just made.
+    fresh: Vec<Duration>,
+    /// The agent, with an interface that it knew.
+    ours: Vec<Duration>,
+    /// The raw tools.
+    raw: Vec<Duration>,
+}
+
+fn measure(flavour: Flavour, name: &str, count: u16) -> Result<Times> {
     let mut cluster = Cluster::new("bench")?;
     cluster.etcd.put_all(&tutorial::base())?;
     let host = &mut cluster.hosts[0];
@@ -57,23 +77,40 @@ fn measure(flavour: Flavour, name: &str, count: u16) -> Result<(Vec<Duration>, V
     wire(host.ns(), &specs)?;
     let host = &cluster.hosts[0];
     let mut etcd = cluster.etcd.writer()?;
-    let mut ours = Vec::new();
+    let (mut fresh, mut ours) = (Vec::new(), Vec::new());
     for spec in &specs {
-        let (key, value) = spec.endpoint().pair();
-        let begin = Instant::now();
-        etcd.put(&key, &value)?;
-        let end = begin + Duration::from_secs(10);
-        while !host.has_status_file(&spec.status_file()) {
-            ensure!(Instant::now() < end, "{} is not programmed", spec.container_id);
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        ours.push(begin.elapsed());
+        ours.push(arrival(host, spec, &mut etcd)?);
         std::thread::sleep(Duration::from_millis(5));
+    }
+    // Again, one after the other, each on an interface that was not there a moment ago.
+    for spec in &specs {
+        cluster.etcd.delete(&spec.endpoint().key())?;
+        let file = spec.status_file();
+        wait::until_true("the end of it", Duration::from_secs(10), || {
+            !host.has_status_file(&file)
+        })?;
+        host.ns().ip(&format!("link del {}\n", spec.interface()))?;
+        std::thread::sleep(Duration::from_millis(20));
+        wire(host.ns(), std::slice::from_ref(spec))?;
+        fresh.push(arrival(host, spec, &mut etcd)?);
     }
     // Half of the endpoints are in the copy, so that both sides meet tables of a like size.
     wait::until_true("the agent", Duration::from_secs(10), || host.status().is_ok())?;
     let raw = reference(&cluster, name, &specs)?;
-    Ok((ours, raw))
+    Ok(Times { fresh, ours, raw })
+}
+
+/// Writes an endpoint; how long it took until its file was there.
+fn arrival(host: &Host, spec: &PodSpec, etcd: &mut Writer) -> Result<Duration> {
+    let (key, value) = spec.endpoint().pair();
+    let begin = Instant::now();
+    etcd.put(&key, &value)?;
+    let end = begin + Duration::from_secs(10);
+    while !host.has_status_file(&spec.status_file()) {
+        ensure!(Instant::now() < end, "{} is not programmed", spec.container_id);
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    Ok(begin.elapsed())
 }
 
 fn spec(n: u16) -> PodSpec {
@@ -92,11 +129,12 @@ fn spec(n: u16) -> PodSpec {
 
 /// The host sides of the pods. The other ends stay in the same namespace: nothing is sent.
 fn wire(ns: &Netns, specs: &[PodSpec]) -> Result<()> {
-    let lines = specs.iter().enumerate().map(|(n, spec)| {
+    let lines = specs.iter().map(|spec| {
         let interface = spec.interface();
+        let peer = interface.replace("cali", "peer");
         format!(
-            "link add {interface} type veth peer name peer{n}\n\
-             link set {interface} up\nlink set peer{n} up\n"
+            "link add {interface} type veth peer name {peer}\n\
+             link set {interface} up\nlink set {peer} up\n"
         )
     });
     ns.ip(&lines.collect::<String>())

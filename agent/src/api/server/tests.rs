@@ -54,6 +54,7 @@ async fn questions_and_answers_over_the_socket() {
         silent: silent_rx,
         kept: watch::channel(Vec::new()).1,
         bird_socket: dir.path().join("bird.ctl"),
+        programs: None,
     };
     tokio::spawn(serve(listener, Arc::new(overview)));
 

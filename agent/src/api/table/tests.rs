@@ -5,7 +5,8 @@ use crate::drift::Change;
 use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
 use crate::status::document::{
-    DatastoreStatus, EndpointStatus, HangingLoop, PartStatus, RejectedKey, RepairStatus,
+    DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, PartStatus, RejectedKey,
+    RepairStatus,
 };
 
 fn problem(subject: &str, message: &str) -> Problem {
@@ -58,6 +59,8 @@ fn document() -> StatusDocument {
             part("bird", Some(5), &[]),
         ],
         endpoints: vec![endpoint("a", "cali1", EndpointState::Up)],
+        forwarded_ports: Vec::new(),
+        forwarded_ports_error: None,
         counts: BTreeMap::new(),
         notices: Vec::new(),
         bgp: vec![BgpSession {
@@ -79,6 +82,37 @@ fn a_host_that_is_well() {
 }
 
 #[test]
+fn ports_that_lead_to_pods_are_explained() {
+    let mut status = document();
+    let denied = ForwardedPortStatus {
+        protocol: "tcp".to_owned(),
+        port: 8080,
+        host_address: None,
+        endpoint: "cni/default/a/eth0".to_owned(),
+        address: [192, 168, 0, 1].into(),
+        endpoint_port: 80,
+        by: "rkt".to_owned(),
+        from_outside: false,
+        reason: "no policy and no profile allows it".to_owned(),
+        also_from: texts(["10.0.0.0/8"]),
+    };
+    let allowed = ForwardedPortStatus {
+        port: 53,
+        protocol: "udp".to_owned(),
+        host_address: Some("172.18.18.101/32".to_owned()),
+        from_outside: true,
+        reason: "policy dns of tier default, rule 1".to_owned(),
+        also_from: Vec::new(),
+        ..denied.clone()
+    };
+    status.forwarded_ports = vec![denied, allowed];
+    insta::assert_snapshot!(render(&status));
+    status.forwarded_ports_error = Some("iptables-nft-save exit status: 1: broken".to_owned());
+    let text = render(&status);
+    assert!(text.contains("forwarded   iptables-nft-save exit status: 1: broken\n"), "{text}");
+}
+
+#[test]
 fn a_host_in_trouble() {
     let mut status = document();
     status.state = Overall::Degraded;
@@ -96,6 +130,14 @@ fn a_host_in_trouble() {
         detail: "rule 2".to_owned(),
         count: 3,
         last: "2026-11-21T03:00:00Z".to_owned(),
+    }];
+    // The newest first, although it is of a later part.
+    status.parts[1].repairs = vec![RepairStatus {
+        subject: "route 192.168.0.1/32".to_owned(),
+        change: Change::Missing,
+        detail: String::new(),
+        count: 1,
+        last: "2026-11-21T04:00:00Z".to_owned(),
     }];
     status.parts[1].applied = Some(4);
     status.endpoints.push(EndpointStatus {

@@ -48,11 +48,12 @@ pub fn judge(members: &[Member], problem: Option<&str>) -> Vec<Finding> {
         match &member.answer {
             Err(silence) => {
                 let advice = advice(silence);
+                let said = without_name(&silence.said, what);
                 // One of several may be away for a while.
                 if one_answers {
-                    out.warn(what, &silence.said, advice);
+                    out.warn(what, said, advice);
                 } else {
-                    out.fail(what, &silence.said, advice);
+                    out.fail(what, said, advice);
                 }
             }
             Ok(answer) => answered(&mut out, what, answer),
@@ -70,6 +71,20 @@ pub fn judge(members: &[Member], problem: Option<&str>) -> Vec<Finding> {
         (false, _) => {}
     }
     out.done()
+}
+
+/// `no answer from http://…` stands behind that name already.
+fn without_name(said: &str, endpoint: &str) -> String {
+    ["from", "to"].iter().fold(said.to_owned(), |said, word| {
+        // Not of one whose name only begins so.
+        let named = format!(" {word} {endpoint}");
+        match said.split_once(&named) {
+            Some((before, after)) if after.is_empty() || after.starts_with([' ', ':']) => {
+                format!("{before}{after}")
+            }
+            _ => said,
+        }
+    })
 }
 
 fn answered(out: &mut Findings, what: &str, answer: &Answer) {
@@ -118,6 +133,21 @@ fn advice(silence: &Silence) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_is_named_once() {
+        for (said, left) in [
+            ("no answer from http://x:2379 within 2 s", "no answer within 2 s"),
+            ("cannot connect to http://x:2379: refused", "cannot connect: refused"),
+            (
+                "cannot connect to http://x:23790: refused",
+                "cannot connect to http://x:23790: refused",
+            ),
+            ("cannot get /k", "cannot get /k"),
+        ] {
+            assert_eq!(without_name(said, "http://x:2379"), left);
+        }
+    }
     use crate::check::finding::{Level, worst};
 
     fn up(ready: Option<bool>) -> Member {

@@ -3,6 +3,7 @@
 
 pub mod agents;
 pub mod bird;
+pub mod cni;
 pub mod config;
 pub mod etcd;
 pub mod firewall;

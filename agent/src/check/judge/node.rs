@@ -1,5 +1,7 @@
 //! Who this host is.
 
+use std::net::IpAddr;
+
 use calico_datastore::model::Name;
 
 use crate::check::finding::{Finding, Findings, Group};
@@ -49,10 +51,46 @@ pub fn judge(facts: &NodeFacts) -> Vec<Finding> {
     out.done()
 }
 
+/// Judges the addresses that were given for this host (`IP`, `IP6`). `present`: those of its
+/// interfaces; `None`: they could not be read.
+pub fn judge_addresses(
+    given: &[(&'static str, IpAddr)],
+    present: Option<&[IpAddr]>,
+) -> Vec<Finding> {
+    let mut out = Findings::of(Group::Node);
+    let Some(present) = present else { return out.done() };
+    for (variable, address) in given {
+        if present.contains(address) {
+            out.ok("address", format!("{address}"));
+            continue;
+        }
+        out.warn(
+            "address",
+            format!("{variable}={address}, but no interface of this host has it: other hosts do not reach its pods"),
+            format!("set {variable} to an address of this host, or give it to an interface"),
+        );
+    }
+    out.done()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::check::finding::Level;
+
+    #[test]
+    fn an_address_that_no_interface_has() {
+        let [here, elsewhere] = ["172.18.18.101", "172.18.18.102"].map(|ip| ip.parse().unwrap());
+        let levels = |given: &[(&'static str, IpAddr)], present: Option<&[IpAddr]>| {
+            judge_addresses(given, present).into_iter().map(|f| f.level).collect::<Vec<_>>()
+        };
+        assert_eq!(levels(&[("IP", here)], Some(&[here])), [Level::Ok]);
+        assert_eq!(levels(&[("IP", elsewhere)], Some(&[here])), [Level::Warn]);
+        assert_eq!(levels(&[("IP", elsewhere)], None), []);
+        assert_eq!(levels(&[], Some(&[here])), []);
+        let found = judge_addresses(&[("IP6", elsewhere)], Some(&[]));
+        assert!(found[0].finding.starts_with("IP6=172.18.18.102, but no interface"));
+    }
 
     #[test]
     fn names() {

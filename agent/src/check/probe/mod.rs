@@ -2,6 +2,7 @@
 //! what cannot be read is a fact as well.
 
 pub mod bird;
+pub mod cni;
 pub mod etcd;
 pub mod host;
 pub mod kernel;

@@ -7,6 +7,7 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         interface_prefixes: vec![],
         ipv6: false,
         endpoint_to_host: HostAction::Accept,
+        rkt_metadata_service: true,
         iptables_backend: IptablesBackend::Legacy,
         insert_mode: InsertMode::Append,
         filter_allow: AllowAction::Return,

@@ -5,6 +5,7 @@
 //! type. Which interface a packet came from is not among them, so an address stands for the
 //! endpoint that may use it.
 
+mod reason;
 mod rule;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use calico_datastore::model::{
 
 use self::rule::{Lengths, matches};
 use super::{ActiveRule, ActiveRules, DesiredState, DirectionAcl, LocalEndpoint, SetId};
-use crate::config::HostAction;
+use crate::config::{HostAction, RKT_METADATA_PORT};
 
 /// The first packet of a connection, where policy sees it: behind the translation of its
 /// destination, before that of its source.
@@ -252,7 +253,11 @@ impl<'a> Judge<'a> {
             return (false, Reason::Tunnel);
         }
         let (allowed, reason) = self.walk(&class.egress, side, flow);
-        if allowed && to_host && settings.endpoint_to_host == HostAction::Drop {
+        let metadata = settings.rkt_metadata_service
+            && flow.family() == Family::V4
+            && flow.protocol == Some(Protocol::TCP)
+            && flow.ports.is_some_and(|(_, port)| port == RKT_METADATA_PORT);
+        if allowed && to_host && settings.endpoint_to_host == HostAction::Drop && !metadata {
             return (false, Reason::ToHost);
         }
         (allowed, reason)

@@ -385,6 +385,13 @@ fn the_host_and_what_no_policy_is_asked_about() {
     let to_host = tcp("10.65.0.1", HOST, 22);
     assert_eq!(one(&state, to_host), (false, Reason::ToHost));
     let sent = Reason::Profile { profile: Name::from("none"), rule: 0 };
+    with(&mut state, &|settings| settings.rkt_metadata_service = true);
+    assert_eq!(one(&state, to_host), (false, Reason::ToHost));
+    let metadata = tcp("10.65.0.1", HOST, 18112);
+    assert_eq!(one(&state, metadata), (true, sent.clone()));
+    let udp = Flow { protocol: Some(Protocol::UDP), ..metadata };
+    assert_eq!(one(&state, udp), (false, Reason::ToHost));
+    assert_eq!(one(&state, tcp("fd65::1", "2001:db8::1", 18112)), (false, Reason::ToHost));
     for action in [HostAction::Accept, HostAction::Return] {
         with(&mut state, &|settings| settings.endpoint_to_host = action);
         assert_eq!(one(&state, to_host), (true, sent.clone()));

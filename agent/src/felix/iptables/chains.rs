@@ -9,7 +9,7 @@ use super::marks;
 use super::names;
 use super::rules::{Style, joined, lines};
 use super::save::Table;
-use crate::config::{AllowAction, HostAction, Settings};
+use crate::config::{AllowAction, HostAction, RKT_METADATA_PORT, Settings};
 use crate::desired::{ClassId, DesiredState, DirectionAcl};
 use crate::felix::ruleset::{Direction, Rule};
 
@@ -204,6 +204,9 @@ pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> 
     to_host.push(clear);
     to_host.extend(encapsulated());
     to_host.push(format!("--jump {}", dispatch_name(Direction::Egress)));
+    if settings.rkt_metadata_service && style.family == Family::V4 {
+        to_host.push(format!("-p tcp -m tcp --dport {RKT_METADATA_PORT} --jump ACCEPT"));
+    }
     match settings.endpoint_to_host {
         HostAction::Drop => to_host.push("--jump DROP".to_owned()),
         HostAction::Accept => to_host.push("--jump ACCEPT".to_owned()),

@@ -9,6 +9,7 @@ pub mod chains;
 mod compare;
 mod delta;
 pub mod driver;
+pub mod forwarded;
 pub mod hash;
 mod lock;
 pub mod mac;

@@ -291,9 +291,17 @@ fn the_chains_of_the_settings() {
     let mut style = style(Family::V4);
     style.marks = Marks::of_mask(settings.mark_mask).unwrap();
     insta::assert_snapshot!("filter_v4", text(chains::filter(&settings, &style)));
+    let rkt = Settings {
+        endpoint_to_host: HostAction::Drop,
+        rkt_metadata_service: true,
+        ..settings.clone()
+    };
+    insta::assert_snapshot!("filter_v4_rkt", text(chains::filter(&rkt, &style)));
     style.family = Family::V6;
+    // The metadata service is one of IPv4.
     let settings = Settings {
         endpoint_to_host: HostAction::Drop,
+        rkt_metadata_service: true,
         filter_allow: AllowAction::Return,
         allow_conntrack_invalid: true,
         ..settings

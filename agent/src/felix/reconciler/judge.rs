@@ -12,7 +12,7 @@ use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
 use crate::felix::iptables::tables::Outcome;
 use crate::felix::ruleset::Direction;
-use crate::reconcile::{EndpointState, Problem, Report, World};
+use crate::reconcile::{EndpointState, Problem, Programmed, Report, World};
 use crate::routes::monitor::Links;
 use crate::telemetry::chain;
 
@@ -91,7 +91,15 @@ impl Felix {
             touched.iter().cloned().collect()
         };
         for id in ids {
-            match self.judge(&id, &state) {
+            let judged = self.judge(&id, &state);
+            let endpoint = state.endpoints.get(&id);
+            let up = endpoint.filter(|_| judged == Some(EndpointState::Up));
+            let now = up.and_then(|endpoint| {
+                let link = self.links.get(&endpoint.interface)?;
+                Some(Programmed::new(endpoint, &state, link.index))
+            });
+            Programmed::note(&mut self.in_force, &id, now);
+            match judged {
                 Some(judged) => self.endpoints.insert(id, judged),
                 None => self.endpoints.remove(&id),
             };
@@ -174,6 +182,7 @@ impl Felix {
         let state = |_| EndpointState::Error(message.clone());
         let ids = world.desired.endpoints.keys().cloned();
         self.endpoints = ids.map(|id| (id.clone(), state(id))).collect();
+        self.in_force.clear();
         self.failure = Some(message.clone());
         Report {
             endpoints: self.endpoints.clone(),

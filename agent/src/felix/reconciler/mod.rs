@@ -57,7 +57,7 @@ use crate::config::IptablesBackend;
 use crate::desired::DesiredState;
 use crate::drift::Drift;
 use crate::exec::{Children, Exec};
-use crate::reconcile::{EndpointState, Problem, Reconciler, Report, Wake, World};
+use crate::reconcile::{EndpointState, InForce, Problem, Reconciler, Report, Wake, World};
 use crate::routes::monitor::Links;
 use crate::telemetry::chain;
 
@@ -107,6 +107,8 @@ pub struct Felix {
     /// The tool for connections is there; `None` = not looked yet.
     conntrack_works: Option<bool>,
     endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
+    /// What those were that are up.
+    in_force: InForce,
     /// What failed the endpoints as a whole in the last run.
     failure: Option<String>,
     check_tables: Option<Instant>,
@@ -183,6 +185,7 @@ impl Felix {
             unasked: BTreeSet::new(),
             conntrack_works: None,
             endpoints: OrdMap::new(),
+            in_force: InForce::new(),
             failure: None,
             check_tables: None,
             check_sets: None,
@@ -360,6 +363,7 @@ impl Reconciler for Felix {
             applied: run.failed.is_none().then_some(state.generation),
             given: Some(state.generation),
             endpoints: self.endpoints.clone(),
+            in_force: self.in_force.clone(),
             problems: run.problems,
             facts: self.facts(),
             drift: run.drift,

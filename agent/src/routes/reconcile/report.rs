@@ -1,16 +1,15 @@
 //! What a run says: the state of each endpoint, problems, counters, when to come back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
 use std::net::IpAddr;
+use std::time::Duration;
 
 use calico_datastore::model::{Cidr, WorkloadEndpointId};
 
 use super::super::changes::Place;
 use super::super::plan::RouteKind;
 use super::{DEAD_RETRY, Outcome, Routes, Work};
-use crate::reconcile::{EndpointState, Problem, Report, World};
+use crate::reconcile::{EndpointState, Problem, Programmed, Report, World};
 
 impl Routes {
     pub(super) fn refresh_states(&mut self, work: &Work, world: &World, outcome: &Outcome) {
@@ -29,10 +28,16 @@ impl Routes {
         for id in ids {
             if !world.desired.endpoints.contains_key(&id) {
                 self.states.remove(&id);
+                self.in_force.remove(&id);
                 self.failing.remove(&id);
                 continue;
             }
             let state = self.state_of(&id, outcome);
+            let up = state == EndpointState::Up;
+            let on_device = self.intent.on_device(&id).filter(|_| up);
+            let now = on_device
+                .map(|(endpoint, device)| Programmed::new(endpoint, &world.desired, device));
+            Programmed::note(&mut self.in_force, &id, now);
             if matches!(state, EndpointState::Error(_)) {
                 self.failing.insert(id.clone());
             } else {
@@ -111,6 +116,7 @@ impl Routes {
             applied: (!failed).then_some(world.desired.generation),
             given: Some(world.desired.generation),
             endpoints: self.states.clone(),
+            in_force: self.in_force.clone(),
             problems: problems.into_iter().collect(),
             facts: self.facts(),
             // The loop backs off by itself; a refresh that is due would make it spin.

@@ -3,7 +3,7 @@ use std::time::Instant;
 use super::*;
 use crate::config::Settings;
 use crate::desired::DesiredState;
-use crate::reconcile::Report;
+use crate::reconcile::{Programmed, Report};
 use crate::status::overview::{Part, Registration, SyncState};
 use crate::status::systemd::Watchdog;
 
@@ -57,6 +57,7 @@ impl Rig {
             silent: watch::channel(Vec::new()).1,
             kept: watch::channel(Vec::new()).1,
             bird_socket: run_dir.path().join("bird.ctl"),
+            programs: None,
         };
         let mut watchdog = Watchdog::new();
         let outputs = Outputs { states: states_tx, ready: ready_tx, problems: problems_tx };
@@ -92,8 +93,21 @@ impl Rig {
 }
 
 fn report(generation: u64, up: &[&str]) -> Option<Report> {
-    let endpoints = up.iter().map(|workload| (id(workload), EndpointState::Up)).collect();
-    Some(Report { applied: Some(generation), endpoints, ..Report::default() })
+    let all: Vec<_> = up.iter().map(|workload| (*workload, 2)).collect();
+    report_on(generation, &all)
+}
+
+/// Those that are up, and the index of the interface of each.
+fn report_on(generation: u64, up: &[(&str, u32)]) -> Option<Report> {
+    let endpoints = up.iter().map(|(workload, _)| (id(workload), EndpointState::Up)).collect();
+    let in_force = up.iter().map(|(workload, device)| {
+        let interface = "cali1".parse().unwrap();
+        let (mac, addresses, profiles) = (None, vec![], vec![]);
+        let programmed = Programmed { interface, device: *device, mac, addresses, profiles };
+        (id(workload), Arc::new(programmed))
+    });
+    let in_force = in_force.collect();
+    Some(Report { applied: Some(generation), endpoints, in_force, ..Report::default() })
 }
 
 async fn settle() {
@@ -147,6 +161,32 @@ async fn a_file_is_there_while_every_required_part_says_up() {
     rig.routes.send_replace(report(1, &["a", "b"]));
     settle().await;
     assert_eq!(rig.files(&rig.path()), ["cni b eth0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_was_made_again_has_no_file_until_everybody_has_the_new_one() {
+    let rig = Rig::start(|run| EndpointFiles::open(run).ok());
+    let path = rig.path().join("endpoint-status/cni a eth0");
+    let device = || {
+        let text = std::fs::read_to_string(&path).ok()?;
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        json["interfaceIndex"].as_u64()
+    };
+    rig.want(1, Some(rig.path()));
+    rig.felix.send_replace(report_on(1, &[("a", 7)]));
+    rig.routes.send_replace(report_on(1, &[("a", 7)]));
+    settle().await;
+    assert_eq!(device(), Some(7));
+    // Up before and up after, for each of them: the state says nothing.
+    rig.want(2, Some(rig.path()));
+    settle().await;
+    assert_eq!(device(), Some(7), "nothing else is in force yet");
+    rig.routes.send_replace(report_on(2, &[("a", 9)]));
+    settle().await;
+    assert_eq!(device(), None, "half of what is in force is another pod's");
+    rig.felix.send_replace(report_on(2, &[("a", 9)]));
+    settle().await;
+    assert_eq!(device(), Some(9));
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,6 +38,7 @@ fn rig() -> Rig {
         silent: silent_rx,
         kept: kept_rx,
         bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
+        programs: None,
     };
     Rig { overview, sync, registration, desired, felix, bird, ready, files, silent, kept }
 }

@@ -1,0 +1,32 @@
+//! A verdict's reason in words.
+
+use std::fmt;
+
+use super::Reason;
+
+impl fmt::Display for Reason {
+    /// What decided, without what it decided: `policy web of tier default, rule 2`. Rules count
+    /// from 1.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy { tier, policy, rule } => {
+                write!(f, "policy {policy} of tier {tier}, rule {}", rule + 1)
+            }
+            Self::NoSuchPolicy { tier, policy } => {
+                write!(f, "policy {policy} of tier {tier} does not exist")
+            }
+            Self::EndOfTier(tier) => write!(f, "no policy of tier {tier} allows it"),
+            Self::Profile { profile, rule } => write!(f, "profile {profile}, rule {}", rule + 1),
+            Self::NoSuchProfile(profile) => write!(f, "profile {profile} does not exist"),
+            Self::NothingAllows => f.write_str("no policy and no profile allows it"),
+            Self::NotInForce => f.write_str("the endpoint is not in force"),
+            Self::NotItsAddress => f.write_str("the address is not the endpoint's"),
+            Self::FamilyOff => f.write_str("the family is switched off"),
+            Self::Tunnel => f.write_str("endpoints may not make tunnels"),
+            Self::Loopback => f.write_str("loopback addresses are the host's own"),
+            Self::NeighbourDiscovery => f.write_str("it is neighbour discovery"),
+            Self::ToHost => f.write_str("DefaultEndpointToHostAction is Drop"),
+            Self::FromHost => f.write_str("it comes from the host itself"),
+        }
+    }
+}
