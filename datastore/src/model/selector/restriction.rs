@@ -143,11 +143,15 @@ mod tests {
         let work = |alternatives: usize| {
             let terms: Vec<_> = (0..alternatives).rev().map(|n| format!("a == '{n:06}'")).collect();
             let selector: Selector = terms.join(" || ").parse().unwrap();
-            let begin = Instant::now();
-            let found = selector.restrictions();
-            let took = begin.elapsed();
-            assert_eq!(found["a"].one_of.as_ref().map(Vec::len), Some(alternatives));
-            took
+            // The best of some: what other programs do to the clock is no work.
+            let once = || {
+                let begin = Instant::now();
+                let found = selector.restrictions();
+                let took = begin.elapsed();
+                assert_eq!(found["a"].one_of.as_ref().map(Vec::len), Some(alternatives));
+                took
+            };
+            (0..7).map(|_| once()).min().unwrap()
         };
         let (few, many) = (work(2_000), work(64_000));
         // 32 times as many: some 40 times the work when sorted once, 1,000 times when one by one.
