@@ -29,7 +29,7 @@ use crate::felix::{self, Felix};
 use crate::lock::{self, LockError};
 use crate::node::name::NameError;
 use crate::node::registration::Identity;
-use crate::node::{addresses, name, register};
+use crate::node::{addresses, mtu, name, register};
 use crate::paths::Paths;
 use crate::reconcile::{Inputs, Reconciler as _};
 use crate::routes::Routes;
@@ -252,6 +252,14 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         links: monitor.links.clone(),
         kernel: Arc::clone(&monitor.routes),
     };
+    let (mtu_tx, mtu) = watch::channel(Vec::new());
+    let mtu_inputs = mtu::task::Inputs {
+        desired: desired.clone(),
+        links: monitor.links.clone(),
+        default_routes: monitor.changes.default_routes(),
+        heartbeat: watchdog.register("mtu"),
+    };
+    tasks.spawn("mtu", mtu::task::run(paths.mtu(), mtu_inputs, mtu_tx));
     let bird_steps = bird_exec.steps();
     let bird = Bird::new(paths.bird_config(), paths.bird_socket(), bird_exec);
     let touched = felix.changes().notify();
@@ -325,6 +333,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         files: problems,
         silent: watchdog.silent(),
         kept,
+        mtu,
         bird_socket: paths.bird_socket(),
         programs: Some(Exec::new(ASKED_LIMIT)),
     });

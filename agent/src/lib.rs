@@ -15,6 +15,7 @@
 
 pub mod acl;
 pub mod api;
+pub mod atomic_file;
 pub mod calculation;
 pub mod check;
 pub mod cli;

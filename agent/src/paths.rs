@@ -50,6 +50,11 @@ impl Paths {
         self.state_dir.join("nodename")
     }
 
+    /// The MTU of pods, which the CNI plugin reads. The original's file.
+    pub fn mtu(&self) -> PathBuf {
+        self.state_dir.join("mtu")
+    }
+
     /// The last good policy: what was in force, for a start without the datastore.
     pub fn stored_policy(&self) -> PathBuf {
         self.state_dir.join("policy.json")

@@ -11,7 +11,7 @@
 //! | our address sets | sets and chains that a rule of somebody else uses: emptied of effect, and named |
 //! | routes and blackholes with our protocol number; those of BIRD into the pools | routes of the CNI plugin (protocol boot); what BIRD learned besides |
 //! | permanent neighbours of pods | all other neighbours |
-//! | endpoint files, the socket, the stored policy and its mark, BIRD's configuration | agent.toml, calico.env, the node's name, the lock files, directories |
+//! | endpoint files, the socket, the stored policy and its mark, the MTU of pods, BIRD's configuration | agent.toml, calico.env, the node's name, the lock files, directories |
 //! | | kernel parameters: what they were before is not known |
 
 use std::fmt::Write as _;
@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use calico_datastore::model::Cidr;
 
+use crate::atomic_file;
 use crate::calculation::Layers;
 use crate::cli::ResetArgs;
 use crate::config::{Env, FileConfig, FileError, Settings};
@@ -223,10 +224,10 @@ fn remove_files(files: &[&PathBuf], left: &mut Vec<Problem>) {
 
 /// The files of ours that are there.
 fn files(paths: &Paths, status_prefix: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
-    let (policy, bird) = (paths.stored_policy(), paths.bird_config());
+    let (policy, mtu, bird) = (paths.stored_policy(), paths.mtu(), paths.bird_config());
     // A write that was cut short leaves the new file beside the old one.
-    let cut_short = [policy.with_extension("json.new"), bird.with_extension("cfg.new")];
-    let single = [paths.api_socket(), paths.policy_marker(), policy, bird].into_iter();
+    let cut_short = [&policy, &mtu, &bird].map(|path| atomic_file::unfinished(path));
+    let single = [paths.api_socket(), paths.policy_marker(), policy, mtu, bird].into_iter();
     let mut found: Vec<PathBuf> =
         single.chain(cut_short).filter(|path| path.symlink_metadata().is_ok()).collect();
     let dir = Paths::endpoint_status_dir(status_prefix);
@@ -258,6 +259,7 @@ mod tests {
         let paths = Paths { config_dir: sub("etc"), run_dir: sub("run"), state_dir: sub("lib") };
         let ours = [
             "lib/bird/bird.cfg",
+            "lib/mtu",
             "lib/policy.json",
             "lib/policy.json.new",
             "run/agent.sock",

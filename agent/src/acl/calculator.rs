@@ -129,8 +129,7 @@ impl Calculator {
             }
             Update::Node(name, node) => self.bgp_dirty |= self.bgp.set_node(name, node.as_ref()),
             Update::Pool(name, pool) => {
-                let (pools, notices) = (&mut self.next.pools, &mut self.next.notices);
-                self.pools.set(name, pool.as_ref(), pools, notices);
+                self.pools.set(name, pool.as_ref(), &mut self.next);
                 self.bgp_dirty = true;
             }
             Update::Tier(name, tier) => self.policies.set_tier(name, tier.as_deref().copied()),

@@ -15,6 +15,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::bgp::BgpTable;
 use super::notices;
+use super::pools;
 use super::rules::{self, Resolved};
 use super::set_spec::SetSpec;
 use crate::desired::{
@@ -368,6 +369,7 @@ impl World {
             notice(ResourceId::Pool(name.clone()), notices::of_pool(pool, shadow));
             if shadow.is_none() {
                 state.pools.insert(pool.cidr, pool.nat_outgoing);
+                state.overlays.extend(pools::overlay(pool).map(|overlay| (pool.cidr, overlay)));
                 exported.insert(pool.cidr, !pool.disable_bgp_export);
             }
         }

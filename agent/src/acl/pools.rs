@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use calico_datastore::model::{Cidr, Name, Pool, ResourceId};
-use imbl::OrdMap;
+use calico_datastore::model::{Cidr, EncapMode, Name, Pool, ResourceId};
 
-use super::notices::{self, Notices};
+use super::notices;
+use crate::desired::{DesiredState, Overlay};
 
 /// The pools as stored. Of several with one CIDR the one with the lowest name counts; the others
 /// wait in its shadow.
@@ -23,8 +23,7 @@ impl PoolTable {
         &mut self,
         name: &Name,
         pool: Option<&Arc<Pool>>,
-        desired: &mut OrdMap<Cidr, bool>,
-        notices: &mut Notices,
+        desired: &mut DesiredState,
     ) {
         let old = match pool {
             Some(pool) => self.by_name.insert(name.clone(), Arc::clone(pool)),
@@ -43,9 +42,9 @@ impl PoolTable {
         if let Some(cidr) = new {
             self.by_cidr.entry(cidr).or_default().insert(name.clone());
         }
-        notices::set(notices, &subject(name), None);
+        notices::set(&mut desired.notices, &subject(name), None);
         for cidr in BTreeSet::from_iter(old.into_iter().chain(new)) {
-            self.publish(cidr, desired, notices);
+            self.publish(cidr, desired);
         }
     }
 
@@ -64,20 +63,35 @@ impl PoolTable {
         self.by_name.is_empty() && self.by_cidr.is_empty()
     }
 
-    fn publish(&self, cidr: Cidr, desired: &mut OrdMap<Cidr, bool>, notices: &mut Notices) {
+    fn publish(&self, cidr: Cidr, desired: &mut DesiredState) {
         let mut pools = self.by_cidr.get(&cidr).into_iter().flatten().filter_map(|name| {
             let pool = self.by_name.get(name)?;
             Some((name, pool))
         });
         let Some((winner, pool)) = pools.next() else {
-            desired.remove(&cidr);
+            desired.pools.remove(&cidr);
+            desired.overlays.remove(&cidr);
             return;
         };
-        desired.insert(cidr, pool.nat_outgoing);
+        desired.pools.insert(cidr, pool.nat_outgoing);
+        match overlay(pool) {
+            Some(overlay) => desired.overlays.insert(cidr, overlay),
+            None => desired.overlays.remove(&cidr),
+        };
+        let notices = &mut desired.notices;
         notices::set(notices, &subject(winner), notices::of_pool(pool, None));
         for (name, pool) in pools {
             notices::set(notices, &subject(name), notices::of_pool(pool, Some(winner)));
         }
+    }
+}
+
+/// What its packets are wrapped into between hosts; of two the one that takes more room.
+pub(super) fn overlay(pool: &Pool) -> Option<Overlay> {
+    match (pool.ipip, pool.vxlan) {
+        (EncapMode::Never, EncapMode::Never) => None,
+        (_, EncapMode::Never) => Some(Overlay::IpInIp),
+        _ => Some(Overlay::Vxlan),
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::pattern::InterfacePattern;
 use super::settings::Settings;
 
 /// The place in the settings that a parameter fills.
@@ -31,6 +32,8 @@ pub enum Kind {
     Prefixes(Field<Vec<String>>),
     /// An interface, or with a `+` at its end all whose names begin so; or nothing.
     Interface(Field<Option<String>>),
+    /// A regular expression for names of interfaces; or nothing.
+    Pattern(Field<Option<InterfacePattern>>),
     /// An IPv4 address or nothing.
     Ipv4(Field<Option<IpAddr>>),
     /// An absolute path or nothing.
@@ -70,6 +73,7 @@ impl Kind {
             Self::Interface(field) => {
                 *field(settings) = optional(text, |t| is_interface(t).then(|| t.to_owned()))?;
             }
+            Self::Pattern(field) => *field(settings) = optional(text, |t| t.parse().ok())?,
             Self::Ipv4(field) => {
                 let parse = |t: &str| t.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
                 *field(settings) = optional(text, parse)?;
@@ -111,6 +115,7 @@ impl Kind {
                     .to_owned()
             }
             Self::Interface(_) => "an interface (1 to 15 of A-Z a-z 0-9 : . _ + -)".to_owned(),
+            Self::Pattern(_) => "a regular expression for names of interfaces (^eth)".to_owned(),
             Self::Ipv4(_) => "an IPv4 address".to_owned(),
             Self::Directory(_) => "an absolute path".to_owned(),
             Self::LogPrefix(_) => {

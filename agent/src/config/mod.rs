@@ -15,6 +15,7 @@ mod file;
 mod kind;
 mod local;
 mod params;
+mod pattern;
 mod resolve;
 mod settings;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use local::{
     AddressChoice, DEFAULT_ENDPOINT, DatastoreConfig, Flags, Local, LocalError, NodeConfig, Secret,
 };
 pub use params::{BadValue, OnBad, PARAMS, Param};
+pub use pattern::InterfacePattern;
 pub use resolve::{Ignored, Resolution, Source, Sources, resolve, set_locally};
 pub use settings::{
     AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, RKT_METADATA_PORT, Settings,

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use super::kind::Kind;
+use super::pattern::HOST_INTERFACES;
 use super::settings::{AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, Settings};
 
 /// What a value that cannot be read leads to.
@@ -332,6 +333,17 @@ pub static PARAMS: &[Param] = &[
         none: Some(""),
         on_bad: NextSource,
         doc: "Masquerade only what leaves by this interface (`eth+` = all that begin with eth).",
+    },
+    Param {
+        name: "MTUIfacePattern",
+        kind: Kind::Pattern(|s| &mut s.mtu_interfaces),
+        default: HOST_INTERFACES,
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "The interfaces by which other hosts are reached. The lowest MTU among them, less what \
+              the overlays of pools add to a packet, is written to `mtu` in the state directory: \
+              the CNI plugin gives it to pods whose network does not say another. None or no match: \
+              the interfaces with default routes.",
     },
     Param {
         name: "LogPrefix",

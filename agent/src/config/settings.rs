@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::pattern::InterfacePattern;
+
 /// Where our jumps go in the kernel's chains (`ChainInsertMode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertMode {
@@ -104,6 +106,9 @@ pub struct Settings {
     pub nat_outgoing_address: Option<IpAddr>,
     /// `IptablesNATOutgoingInterfaceFilter`: masquerade only what leaves by these interfaces.
     pub nat_outgoing_interface: Option<String>,
+    /// `MTUIfacePattern`: interfaces of the host whose MTU bounds that of pods. `None`: those with
+    /// default routes.
+    pub mtu_interfaces: Option<InterfacePattern>,
     /// `LogPrefix` of rules with the action Log, without the colon. `calico-packet`.
     pub log_prefix: String,
     /// `LogSeverityScreen` as a level of `tracing`. `info`.
@@ -145,6 +150,7 @@ impl Default for Settings {
             ip_forwarding: true,
             nat_outgoing_address: None,
             nat_outgoing_interface: None,
+            mtu_interfaces: Some(InterfacePattern::host_interfaces()),
             log_prefix: "calico-packet".to_owned(),
             log_level: "info".to_owned(),
             reporting_interval: Duration::from_secs(30),

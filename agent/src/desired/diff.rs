@@ -59,6 +59,8 @@ pub struct DesiredDiff {
     pub host_endpoints: bool,
     /// The pools are not the same.
     pub pools: bool,
+    /// The overlays of pools are not the same.
+    pub overlays: bool,
     /// This host's blocks are not the same.
     pub blocks: bool,
     /// BIRD's part is not the same.
@@ -77,7 +79,8 @@ impl DesiredDiff {
         endpoints.is_empty()
             && (classes.is_empty() && policies.is_empty() && profiles.is_empty())
             && (sets.0.is_empty() && sets.1.is_empty() && sets.2.is_empty())
-            && !(self.host_endpoints || self.pools || self.blocks || self.bgp || self.settings)
+            && !(self.host_endpoints || self.pools || self.overlays)
+            && !(self.blocks || self.bgp || self.settings)
     }
 }
 
@@ -95,6 +98,7 @@ impl DesiredState {
             notices: map_diff(&old.notices, &self.notices),
             host_endpoints: !same_host(&old.host_endpoints, &self.host_endpoints),
             pools: !same_map(&old.pools, &self.pools),
+            overlays: !same_map(&old.overlays, &self.overlays),
             blocks: !same_set(&old.blocks, &self.blocks),
             bgp: !same_value(&old.bgp, &self.bgp),
             settings: !same_value(&old.settings, &self.settings),
@@ -124,6 +128,7 @@ impl DesiredState {
             && same_map(&self.sets, &other.sets)
             && same_host(&self.host_endpoints, &other.host_endpoints)
             && same_map(&self.pools, &other.pools)
+            && same_map(&self.overlays, &other.overlays)
             && same_set(&self.blocks, &other.blocks)
             && same_value(&self.bgp, &other.bgp)
             && same_map(&self.notices, &other.notices)

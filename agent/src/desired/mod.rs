@@ -10,6 +10,7 @@ mod diff;
 mod endpoint;
 mod host;
 mod origin;
+mod overlay;
 mod rule;
 mod set;
 pub mod verdict;
@@ -27,6 +28,7 @@ pub use diff::{Change, DesiredDiff, SetChange};
 pub use endpoint::LocalEndpoint;
 pub use host::{HostEndpoints, HostTiers, LocalHostEndpoint};
 pub use origin::Origin;
+pub use overlay::Overlay;
 pub use rule::{ActiveRule, ActiveRules, SideMatch};
 pub use set::{AddressSet, Member, SetId, SetKind};
 
@@ -54,6 +56,8 @@ pub struct DesiredState {
     pub host_endpoints: HostEndpoints,
     /// Every address pool: prefix → is what leaves it for outside all pools masqueraded?
     pub pools: OrdMap<Cidr, bool>,
+    /// Those of the pools whose packets are wrapped between hosts. Not kept on disk.
+    pub overlays: OrdMap<Cidr, Overlay>,
     /// The allocation blocks that belong to this host (confirmed affinities).
     pub blocks: OrdSet<Cidr>,
     /// What BIRD needs.

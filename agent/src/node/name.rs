@@ -3,11 +3,12 @@
 //! The CNI plugin reads that file and refuses to work without it.
 
 use std::fmt;
-use std::io::Write;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use calico_datastore::model::Name;
 
+use crate::atomic_file;
 use crate::config::NodeConfig;
 
 /// Where a name came from.
@@ -140,16 +141,11 @@ pub fn keep(name: &Name, path: &Path) -> Result<(), NameError> {
     if std::fs::read(path).is_ok_and(|kept| kept == name.as_str().as_bytes()) {
         return Ok(());
     }
-    let temporary = path.with_extension("tmp");
     let write = || -> std::io::Result<()> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(name.as_str().as_bytes())?;
-        // On the disk before its name is: after a power cut the file is the old one or the new.
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
+        atomic_file::replace(path, 0o644, |file| file.write_all(name.as_str().as_bytes()))
     };
     write().map_err(|source| NameError::Write { path: path.to_owned(), source })
 }

@@ -77,6 +77,7 @@ struct Inner {
 pub struct Changes {
     inner: Arc<Mutex<Inner>>,
     notify: Arc<Notify>,
+    default_routes: Arc<Notify>,
 }
 
 impl Changes {
@@ -122,6 +123,17 @@ impl Changes {
     pub fn touch(&self, record: impl FnOnce(&mut Touched)) {
         record(&mut self.lock().touched);
         self.notify.notify_one();
+    }
+
+    /// Is woken after [`Changes::touch_default_routes`].
+    pub fn default_routes(&self) -> Arc<Notify> {
+        Arc::clone(&self.default_routes)
+    }
+
+    /// Wakes whoever wants to know where the host's default routes lead: one came or went, or
+    /// events were lost. Those that go with their interface go without a word.
+    pub fn touch_default_routes(&self) {
+        self.default_routes.notify_one();
     }
 
     /// Takes what was touched since the last call.

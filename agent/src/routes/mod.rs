@@ -2,10 +2,12 @@
 //!
 //! [`intent`] knows which routes should be, [`plan`] (pure) what must change, [`kernel`] (dull)
 //! changes it, [`Routes`] ties them together; [`monitor`] says when to look again, and [`changes`]
-//! where; [`preview`] shows what a first run would do. Only the main table is looked at, and only what is ours is ever changed: see [`plan`].
+//! where; [`defaults`] says where the host's default routes lead; [`preview`] shows what a first run
+//! would do. Only the main table is looked at, and only what is ours is ever changed: see [`plan`].
 
 pub mod bird;
 pub mod changes;
+pub mod defaults;
 pub mod intent;
 pub mod kernel;
 pub mod leftovers;

@@ -207,7 +207,7 @@ async fn run(
         };
         info!("the rtnetlink monitor is connected again");
         publish(&links, &mut table);
-        changes.touch(|touched| touched.everything = true);
+        lost(&changes);
     }
 }
 
@@ -247,10 +247,16 @@ async fn follow(
                 warn!(error = &error as &dyn std::error::Error, "cannot list the interfaces");
                 return;
             }
-            changes.touch(|touched| touched.everything = true);
+            lost(changes);
         }
         publish(links, table);
     }
+}
+
+/// Events were lost: everything may be different.
+fn lost(changes: &Changes) {
+    changes.touch(|touched| touched.everything = true);
+    changes.touch_default_routes();
 }
 
 /// Publishes when something really differs: most link events are about counters.
@@ -321,6 +327,9 @@ fn route_event(route: &RouteMessage, table: &LinkTable, interest: &Interest, cha
         return;
     }
     let destination = destination_of(route);
+    if destination.is_some_and(|to| to.prefix_len() == 0) {
+        changes.touch_default_routes();
+    }
     if destination.is_some_and(|to| interest.ignored.contains(&Place::Route(to))) {
         return;
     }

@@ -106,6 +106,8 @@ pub struct Overview {
     pub silent: watch::Receiver<Vec<Silence>>,
     /// The policy on disk cannot be read or written.
     pub kept: watch::Receiver<Vec<Problem>>,
+    /// The file with the MTU of pods is not as it should be.
+    pub mtu: watch::Receiver<Vec<Problem>>,
     /// BIRD's control socket.
     pub bird_socket: PathBuf,
     /// Starts what reads the ports that others forward; `None`: they are not looked at.
@@ -138,6 +140,7 @@ impl Overview {
             && sync.settings.is_empty()
             && self.files.borrow().is_empty()
             && self.kept.borrow().is_empty()
+            && self.mtu.borrow().is_empty()
             && desired.notices.is_empty()
             && self.registration.borrow().is_clean();
         if clean { Overall::Ready } else { Overall::Degraded }
@@ -240,6 +243,7 @@ impl Overview {
         let mut notices = sync.settings.clone();
         notices.extend(self.files.borrow().iter().cloned());
         notices.extend(self.kept.borrow().iter().cloned());
+        notices.extend(self.mtu.borrow().iter().cloned());
         let registration = self.registration.borrow().clone();
         notices.extend(registration.problems);
         let registration = registration.text;

@@ -58,7 +58,7 @@ pub(super) fn graft(old: &Update, new: &Update, pick: usize) -> Update {
             Update::Tier(id.clone(), one_of!(old, new, [order, default_action]))
         }
         (Update::Pool(id, Some(old)), Update::Pool(_, Some(new))) => {
-            let object = one_of!(old, new, [cidr, ipip, nat_outgoing, disable_bgp_export]);
+            let object = one_of!(old, new, [cidr, ipip, vxlan, nat_outgoing, disable_bgp_export]);
             Update::Pool(id.clone(), object)
         }
         _ => new.clone(),

@@ -63,6 +63,7 @@ fn assert_same(state: &DesiredState, expected: &DesiredState) {
     assert_eq!(state.sets, expected.sets, "sets");
     assert_eq!(state.host_endpoints, expected.host_endpoints, "host endpoints");
     assert_eq!(state.pools, expected.pools, "pools");
+    assert_eq!(state.overlays, expected.overlays, "overlays");
     assert_eq!(state.blocks, expected.blocks, "blocks");
     assert_eq!(state.bgp, expected.bgp, "bgp");
     assert_eq!(state.notices, expected.notices, "notices");

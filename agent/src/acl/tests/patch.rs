@@ -38,6 +38,7 @@ pub(super) fn patch(old: &DesiredState, diff: &DesiredDiff, new: &DesiredState) 
     }
     assert_eq!(diff.host_endpoints, old.host_endpoints != new.host_endpoints);
     assert_eq!(diff.pools, old.pools != new.pools);
+    assert_eq!(diff.overlays, old.overlays != new.overlays);
     assert_eq!(diff.blocks, old.blocks != new.blocks);
     assert_eq!(diff.bgp, old.bgp != new.bgp);
     assert_eq!(diff.settings, old.settings != new.settings);

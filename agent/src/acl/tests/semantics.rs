@@ -128,6 +128,31 @@ fn of_pools_with_one_cidr_the_lowest_name_counts_and_the_next_waits() {
 }
 
 #[test]
+fn the_overlay_is_that_of_the_pool_that_counts() {
+    use crate::desired::Overlay::{IpInIp, Vxlan};
+    use calico_datastore::model::EncapMode::{Always, CrossSubnet, Never};
+    let mut bench = Bench::new();
+    let made = |ipip, vxlan| calico_datastore::model::Pool { ipip, vxlan, ..pool("10.0.0.0/16") };
+    let cidr: calico_datastore::model::Cidr = "10.0.0.0/16".parse().unwrap();
+    for (ipip, vxlan, expected) in [
+        (Never, Never, None),
+        (CrossSubnet, Never, Some(IpInIp)),
+        (Never, CrossSubnet, Some(Vxlan)),
+        (Always, Never, Some(IpInIp)),
+        (Always, Always, Some(Vxlan)),
+    ] {
+        let state = bench.apply([put_pool("b", made(ipip, vxlan))]);
+        assert_eq!(state.overlays.get(&cidr).copied(), expected, "{ipip:?} {vxlan:?}");
+    }
+    let state = bench.apply([put_pool("a", made(Never, Never))]);
+    assert!(state.overlays.is_empty(), "the pool in the shadow counts");
+    let state = bench.apply([put_pool("a", pool("10.9.0.0/16"))]);
+    assert_eq!(state.overlays.get(&cidr), Some(&Vxlan));
+    let state = bench.apply([put_pool("b", pool("10.8.0.0/16"))]);
+    assert!(state.overlays.is_empty(), "a pool that moved leaves its overlay behind");
+}
+
+#[test]
 fn what_is_not_enforced_yet_has_a_notice() {
     let mut bench = Bench::new();
     let overlay = calico_datastore::model::Pool {

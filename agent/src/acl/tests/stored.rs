@@ -44,8 +44,10 @@ proptest! {
         let state = long.apply(rest.to_vec());
         let bytes = text(&state, &settings());
         let stored = read(&bytes).unwrap();
-        // Host endpoints are not kept: nothing programs them.
-        let kept = DesiredState { host_endpoints: HostEndpoints::default(), ..(*state).clone() };
+        // Host endpoints and overlays are not kept: nothing programs them.
+        let host_endpoints = HostEndpoints::default();
+        let overlays = imbl::OrdMap::new();
+        let kept = DesiredState { host_endpoints, overlays, ..(*state).clone() };
         assert_same(&stored.state, &kept);
         prop_assert_eq!(stored.state.revision, state.revision);
         prop_assert_eq!(&stored.settings, &settings());

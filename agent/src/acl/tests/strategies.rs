@@ -200,12 +200,13 @@ fn other_update(names: &Names) -> impl Strategy<Value = Update> + use<> {
     let nets = select(&["10.0.0.0/24", "10.0.0.1/32 10.0.0.0/24", "0.0.0.0/0 ::/0"][..]);
     let sets = (select(names.network_sets), nets, select(LABELS))
         .prop_map(|(name, nets, own)| put_netset(name, nets, own));
-    let flags = any::<(bool, bool, bool)>();
+    let flags = any::<(bool, bool, [bool; 2])>();
     let pools =
         (select(names.pools), select(names.cidrs), flags).prop_map(|(name, cidr, flags)| {
             let mut pool = pool(cidr);
             (pool.nat_outgoing, pool.disable_bgp_export) = (flags.0, flags.1);
-            pool.ipip = if flags.2 { EncapMode::Always } else { EncapMode::Never };
+            let encap = |on| if on { EncapMode::Always } else { EncapMode::Never };
+            (pool.ipip, pool.vxlan) = (encap(flags.2[0]), encap(flags.2[1]));
             put_pool(name, pool)
         });
     let nodes = (host(names), any::<(bool, bool, bool)>());

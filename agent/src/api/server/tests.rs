@@ -53,6 +53,7 @@ async fn questions_and_answers_over_the_socket() {
         files,
         silent: silent_rx,
         kept: watch::channel(Vec::new()).1,
+        mtu: watch::channel(Vec::new()).1,
         bird_socket: dir.path().join("bird.ctl"),
         programs: None,
     };

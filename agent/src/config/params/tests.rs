@@ -25,6 +25,7 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         ip_forwarding: false,
         nat_outgoing_address: Some([1, 1, 1, 1].into()),
         nat_outgoing_interface: Some("x".to_owned()),
+        mtu_interfaces: None,
         log_prefix: String::new(),
         log_level: String::new(),
         reporting_interval: std::time::Duration::MAX,
@@ -82,12 +83,28 @@ fn none_is_zero_where_that_means_something_and_refused_elsewhere() {
     assert!(settings.reporting_interval.is_zero());
     apply("EndpointStatusPathPrefix", &mut settings).unwrap();
     assert_eq!(settings.endpoint_status_prefix, None);
+    apply("MTUIfacePattern", &mut settings).unwrap();
+    assert_eq!(settings.mtu_interfaces, None);
     let before = settings.clone();
     for name in ["InterfacePrefix", "IptablesMarkMask", "DefaultEndpointToHostAction"] {
         let error = apply(name, &mut settings).unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
     }
     assert_eq!(settings, before);
+}
+
+#[test]
+fn a_bad_pattern_is_refused_like_any_bad_value() {
+    let (mut settings, param) = (Settings::default(), Param::find("mtuIfacePattern").unwrap());
+    let error = param.apply("*", &mut settings).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "\"*\" is not allowed for MTUIfacePattern: it takes a regular expression for names of \
+         interfaces (^eth), or none"
+    );
+    assert_eq!(settings, Settings::default());
+    param.apply(" eth.* ", &mut settings).unwrap();
+    assert!(settings.mtu_interfaces.unwrap().matches("eth1"));
 }
 
 #[test]

@@ -173,6 +173,8 @@ fn parts_without_a_list_are_flags() {
     let old = DesiredState::default();
     let pools =
         DesiredState { pools: OrdMap::unit("10.0.0.0/8".parse().unwrap(), true), ..old.clone() };
+    let overlays = OrdMap::unit("10.0.0.0/8".parse().unwrap(), crate::desired::Overlay::Vxlan);
+    let overlays = DesiredState { overlays, ..old.clone() };
     let block = "10.0.0.0/26".parse().unwrap();
     let blocks = DesiredState { blocks: OrdSet::unit(block), ..old.clone() };
     let router = super::super::BgpState { listen_port: Some(1179), ..Default::default() };
@@ -182,18 +184,15 @@ fn parts_without_a_list_are_flags() {
     let profiles = OrdMap::unit("p".into(), Arc::default());
     let host = HostEndpoints { profiles, ..Default::default() };
     let host = DesiredState { host_endpoints: host, ..old.clone() };
-    for (new, expected) in [
-        (&old, [false; 5]),
-        (&pools, [true, false, false, false, false]),
-        (&blocks, [false, true, false, false, false]),
-        (&bgp, [false, false, true, false, false]),
-        (&settings, [false, false, false, true, false]),
-        (&host, [false, false, false, false, true]),
-    ] {
+    let states = [&pools, &blocks, &bgp, &settings, &host, &overlays];
+    assert!(old.diff(&old).is_empty());
+    for (changed, new) in states.into_iter().enumerate() {
         let diff = new.diff(&old);
         let flags = [diff.pools, diff.blocks, diff.bgp, diff.settings, diff.host_endpoints];
-        assert_eq!(flags, expected);
-        assert_eq!(diff.is_empty(), expected == [false; 5]);
+        let flags = flags.into_iter().chain([diff.overlays]).enumerate();
+        assert!(flags.clone().all(|(at, flag)| flag == (at == changed)), "{changed}: {flags:?}");
+        assert!(!diff.is_empty());
+        assert_eq!(new.has_content_of(&old), changed == 3, "settings are no content");
     }
 }
 

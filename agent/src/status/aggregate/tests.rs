@@ -56,6 +56,7 @@ impl Rig {
             files: problems.clone(),
             silent: watch::channel(Vec::new()).1,
             kept: watch::channel(Vec::new()).1,
+            mtu: watch::channel(Vec::new()).1,
             bird_socket: run_dir.path().join("bird.ctl"),
             programs: None,
         };

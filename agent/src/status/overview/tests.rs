@@ -11,6 +11,7 @@ struct Rig {
     files: watch::Sender<Vec<Problem>>,
     silent: watch::Sender<Vec<Silence>>,
     kept: watch::Sender<Vec<Problem>>,
+    mtu: watch::Sender<Vec<Problem>>,
 }
 
 fn rig() -> Rig {
@@ -23,6 +24,7 @@ fn rig() -> Rig {
     let (files, files_rx) = watch::channel(Vec::new());
     let (silent, silent_rx) = watch::channel(Vec::new());
     let (kept, kept_rx) = watch::channel(Vec::new());
+    let (mtu, mtu_rx) = watch::channel(Vec::new());
     let overview = Overview {
         node: "calico-01".to_owned(),
         started: Instant::now(),
@@ -37,10 +39,11 @@ fn rig() -> Rig {
         files: files_rx,
         silent: silent_rx,
         kept: kept_rx,
+        mtu: mtu_rx,
         bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
         programs: None,
     };
-    Rig { overview, sync, registration, desired, felix, bird, ready, files, silent, kept }
+    Rig { overview, sync, registration, desired, felix, bird, ready, files, silent, kept, mtu }
 }
 
 fn applied(generation: u64) -> Option<Report> {
@@ -68,7 +71,7 @@ fn well() -> Rig {
 fn anything_that_is_missing_degrades() {
     assert_eq!(well().overview.overall(), Overall::Ready);
     type Damage = (&'static str, fn(&Rig));
-    let damages: [Damage; 12] = [
+    let damages: [Damage; 13] = [
         ("a loop that hangs", |rig| {
             let since = Instant::now();
             rig.silent.send_modify(|all| all.push(Silence { name: "felix", since }));
@@ -80,6 +83,7 @@ fn anything_that_is_missing_degrades() {
         ("settings", |rig| rig.sync.send_modify(|s| s.settings.push(problem()))),
         ("files", |rig| rig.files.send_modify(|files| files.push(problem()))),
         ("kept", |rig| rig.kept.send_modify(|kept| kept.push(problem()))),
+        ("mtu", |rig| rig.mtu.send_modify(|mtu| mtu.push(problem()))),
         ("unregistered", |rig| drop(rig.registration.send_replace(Registration::default()))),
         ("registered badly", |rig| {
             rig.registration.send_modify(|registration| registration.problems.push(problem()));
