@@ -133,8 +133,6 @@ fn forwarded(label: &str, flavour: Flavour, program: &str) -> Result<()> {
     cluster.hosts[0].start_agent()?;
     cluster.wait_until_ready()?;
     let host = &cluster.hosts[0];
-    // Legacy tables are polled, the first time about a second after a start.
-    std::thread::sleep(Duration::from_secs(2));
     let words = "-t filter -I cali-wl-forward 1 -j ACCEPT --wait";
     host.ns().command(program).args(words.split(' ')).run()?;
     let repairs = || -> Result<Vec<String>> {

@@ -99,7 +99,11 @@ impl Turn {
     /// The reconciler has written tables, or sets: what is found next is its own work.
     pub fn wrote(&mut self, tables: bool, sets: bool) {
         let now = Instant::now();
-        self.wrote = Wrote { tables: tables.then_some(now), sets: sets.then_some(now) };
+        let Wrote { tables: before, sets: sets_before } = self.wrote;
+        self.wrote = Wrote {
+            tables: tables.then_some(now).or(before),
+            sets: sets.then_some(now).or(sets_before),
+        };
     }
 }
 
@@ -251,5 +255,22 @@ mod tests {
         changes.news().await;
         assert!(changes.take_wrote_tables().is_some() && changes.take_wrote_sets().is_none());
         assert!(changes.take_wrote_tables().is_none());
+    }
+
+    /// A start that finds all as it should be writes nothing; the first look is due all the same, or
+    /// what somebody changes within the next second would be what the watch sees first.
+    #[tokio::test]
+    async fn the_first_look_is_due_although_nothing_was_written() {
+        let changes = Changes::default();
+        let mut turn = changes.turn().await;
+        changes.set_flavour(Flavour::Legacy, &mut turn);
+        turn.wrote(false, false);
+        drop(turn);
+        assert!(changes.take_wrote_tables().is_some() && changes.take_wrote_sets().is_some());
+        let mut turn = changes.turn().await;
+        changes.set_flavour(Flavour::Legacy, &mut turn);
+        turn.wrote(false, false);
+        drop(turn);
+        assert!(changes.take_wrote_tables().is_none() && changes.take_wrote_sets().is_none());
     }
 }
