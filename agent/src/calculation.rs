@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use calico_datastore::backend::{Batch, SyncEvent};
-use calico_datastore::layout::Rejection;
+use calico_datastore::layout::{Rejection, v3};
 use calico_datastore::model::{FelixConfiguration, Name, Update};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -238,9 +238,10 @@ impl Calculation {
         for Rejection { key, reason, .. } in rejections {
             if self.sync.rejected.get(&key) != Some(&reason) {
                 match self.said.refused.ask(now) {
-                    Say::This => {
+                    Say::This if v3::LAYOUT.contains(&key) => {
                         tracing::error!(key, reason, "refused a value; the object counts as absent")
                     }
+                    Say::This => tracing::error!(file = key, reason, "refused a file"),
                     Say::More => tracing::error!("refused more values; see calico-agent status"),
                     Say::Nothing => {}
                 }
@@ -316,7 +317,7 @@ impl Calculation {
                 && let Some(what) = describe(state.origin, SystemTime::now())
             {
                 let (endpoints, revision) = (state.endpoints.len(), state.revision);
-                tracing::warn!(endpoints, revision, "{what}, waiting for etcd");
+                tracing::warn!(endpoints, revision, "{what}, waiting for the datastore");
             }
             if changed {
                 *current = Some(state);

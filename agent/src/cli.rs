@@ -32,14 +32,15 @@ pub mod exit {
 const AFTER_HELP: &str = "\
 In a hurry:
   calico-agent run --ip 172.18.18.101 --etcd-endpoints http://172.18.18.1:2379
+  calico-agent run --datastore dir:/etc/calico/resources     one host by itself, without etcd
   calico-agent status
   calico-agent check                      what this host lacks, and what to do about it
   calico-agent plan                       what the agent would write now
   systemctl status calico-agent; journalctl -u calico-agent
   journalctl CALICO_ENDPOINT=<endpoint>   what happened to one endpoint
 
-Settings, the strongest first: command line, environment (ETCD_ENDPOINTS, NODENAME, IP, IP6, AS,
-FELIX_<Parameter>), agent.toml in the configuration directory, FelixConfiguration node.<name> and
+Settings, the strongest first: command line, environment (CALICO_DATASTORE, ETCD_ENDPOINTS, NODENAME,
+IP, IP6, AS, FELIX_<Parameter>), agent.toml in the configuration directory, FelixConfiguration node.<name> and
 default in the datastore.
 
 Exit codes:
@@ -119,6 +120,10 @@ pub struct RunArgs {
     /// URLs of etcd with commas between [env: ETCD_ENDPOINTS].
     #[arg(long, value_name = "URLS")]
     pub etcd_endpoints: Option<String>,
+    /// Which datastore: etcd, or dir:/path with manifests as calicoctl takes them; then no etcd is
+    /// needed [env: CALICO_DATASTORE].
+    #[arg(long, value_name = "STORE")]
+    pub datastore: Option<String>,
 }
 
 impl RunArgs {
@@ -139,6 +144,7 @@ impl RunArgs {
             ip6: self.ip6.clone(),
             as_number: self.as_number.clone(),
             etcd_endpoints: self.etcd_endpoints.clone(),
+            datastore: self.datastore.clone(),
         }
     }
 }

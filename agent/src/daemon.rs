@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calico_datastore::backend::SyncEvent;
-use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, EtcdError, SourceStatus};
-use calico_datastore::layout::v3;
+use calico_datastore::backend::etcd3::{EtcdError, SourceStatus};
+use calico_datastore::backend::{AnySource, SyncEvent};
+use calico_datastore::location::{DEFAULT_ENDPOINT, Location};
+use calico_datastore::store::AnyStore;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -20,9 +21,7 @@ use self::reload::Reloader;
 use self::tasks::Tasks;
 use crate::api::server::{self, ServerError};
 use crate::calculation::{self, Layers, Outputs};
-use crate::config::{
-    DEFAULT_ENDPOINT, DatastoreConfig, Flags, Local, Secret, Settings, set_locally,
-};
+use crate::config::{Flags, Local, Settings, set_locally};
 use crate::exec::Exec;
 use crate::felix::watch::Watch;
 use crate::felix::{self, Felix};
@@ -206,14 +205,10 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         Monitor::start(first.interface_prefixes.clone(), watchdog.register("monitor"))
             .await
             .map_err(DaemonError::Monitor)?;
-    let client = Etcd3::new(etcd_config(&local.datastore)).map_err(DaemonError::Datastore)?;
+    let location = local.datastore.clone().below(&paths.state_dir);
+    let client = open(&location)?;
     let listener = server::listen(&paths.api_socket()).map_err(DaemonError::Server)?;
-    if local.datastore.endpoints == [DEFAULT_ENDPOINT] {
-        tracing::info!(
-            etcd = DEFAULT_ENDPOINT,
-            "etcd is looked for here; ETCD_ENDPOINTS says where"
-        );
-    }
+    announce_store(&location);
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "calico-agent starts");
 
     let mut tasks = Tasks::default();
@@ -227,7 +222,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let (settings_tx, settings) = watch::channel(Arc::new(first));
     let (store_settings_tx, store_settings) = watch::channel(StoreSettings::default());
     let (events_tx, events) = mpsc::channel(EVENTS);
-    let source = Etcd3Source::new(client.clone(), v3::LAYOUT);
+    let source = AnySource::over(&client);
     let read = source.status();
     tasks.spawn("datastore", follow(source, events_tx, watchdog.register("datastore")));
     tasks.spawn(
@@ -293,7 +288,9 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         set_locally(&layers.env, &layers.file, "DefaultEndpointToHostAction")
     };
     let mut identity = Identity::new(node.clone(), &local.node, overridden);
-    identity.may_initialise = newcomer;
+    // Files of this host belong to no cluster that somebody could have wiped.
+    let alone = matches!(client, AnyStore::Directory(_));
+    identity.may_initialise = newcomer || alone;
     tasks.spawn(
         "registration",
         registration_task(client.clone(), identity, paths.clone(), read, registration_tx),
@@ -324,6 +321,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let (ready_tx, ready) = watch::channel(false);
     let overview = Arc::new(Overview {
         node: node.to_string(),
+        location: location.describe(),
         started: Instant::now(),
         sync,
         registration,
@@ -349,8 +347,11 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         ),
     );
     tasks.spawn("log level", follow_log_level(logs, settings.clone()));
-    let reporting = report::Inputs { settings, states, heartbeat: watchdog.register("report") };
-    tasks.spawn("report", report::run(client, node, overview.started.into(), reporting));
+    // On a host by itself nobody reads them; `status` and the endpoint files tell the same.
+    if !alone {
+        let reporting = report::Inputs { settings, states, heartbeat: watchdog.register("report") };
+        tasks.spawn("report", report::run(client, node, overview.started.into(), reporting));
+    }
     tasks.spawn("socket", {
         let overview = Arc::clone(&overview);
         async move {
@@ -364,6 +365,31 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     watch_over(watchdog, watched, notifier)?;
     let reloader = Reloader { paths, flags, local };
     Ok(Running { tasks, layers: layers_tx, reloader, flush, _lock: lock, _programs: programs })
+}
+
+/// Opens the store. The directory that agent and plugin write is there from now on, so that what
+/// comes into it is heard of at once.
+fn open(location: &Location) -> Result<AnyStore, DaemonError> {
+    if let Location::Directory(config) = location {
+        std::fs::create_dir_all(&config.state)
+            .map_err(|source| DaemonError::Directory { path: config.state.clone(), source })?;
+    }
+    location.open().map_err(DaemonError::Datastore)
+}
+
+fn announce_store(location: &Location) {
+    match location {
+        Location::Directory(config) => tracing::info!(
+            files = %config.admin.display(),
+            written = %config.state.display(),
+            "the datastore is a directory of this host"
+        ),
+        Location::Etcd3(config) if config.endpoints == [DEFAULT_ENDPOINT] => tracing::info!(
+            etcd = DEFAULT_ENDPOINT,
+            "etcd is looked for here; ETCD_ENDPOINTS says where"
+        ),
+        Location::Etcd3(_) => {}
+    }
 }
 
 /// Has what is in force put on disk. A disk that hangs is not waited for.
@@ -413,7 +439,7 @@ fn empty_files(prefix: Option<&Path>) -> Option<EndpointFiles> {
 
 /// Follows the datastore. The watchdog is answered by the same task: when the source spins or
 /// blocks, nobody answers. (Its waits are all bounded in time by the source itself.)
-async fn follow(source: Etcd3Source, events: mpsc::Sender<SyncEvent>, mut heartbeat: Heartbeat) {
+async fn follow(source: AnySource, events: mpsc::Sender<SyncEvent>, mut heartbeat: Heartbeat) {
     let mut source = std::pin::pin!(source.run(events));
     loop {
         tokio::select! {
@@ -436,7 +462,7 @@ async fn follow_log_level(logs: Logs, mut settings: watch::Receiver<Arc<Settings
 
 /// Registers this host, and again whenever the whole store was read again.
 async fn registration_task(
-    client: Etcd3,
+    client: AnyStore,
     mut identity: Identity,
     paths: Paths,
     mut read: watch::Receiver<SourceStatus>,
@@ -472,20 +498,9 @@ async fn registration_task(
         result.send_replace(Registration { text, done: true, problems: registered.problems });
         // Listed again: the store may have been wiped or restored, and not know us any more.
         // Whether it is ready is not for us to say then: its content may be on its way.
-        identity.may_initialise = false;
+        identity.may_initialise = matches!(client, AnyStore::Directory(_));
         if read.wait_for(|status| status.listings > known).await.is_err() {
             return;
         }
-    }
-}
-
-pub(crate) fn etcd_config(config: &DatastoreConfig) -> Etcd3Config {
-    Etcd3Config {
-        endpoints: config.endpoints.clone(),
-        ca_cert: config.ca.clone(),
-        cert: config.cert.clone(),
-        key: config.key.clone(),
-        username: config.username.clone(),
-        password: config.password.as_ref().map(|secret| Secret::reveal(secret).to_owned()),
     }
 }

@@ -5,6 +5,7 @@
 //!   project that knows etcd keys and JSON.
 //! * [`backend`]: where they are *kept*: a complete snapshot first, ordered updates after it.
 //! * [`ipam`]: whose each address is: blocks, affinities, handles.
+//! * [`location`]: which store a host uses, from what agent.toml and environment say.
 //! * [`store`]: the narrow view through which we write: get, list, compare-and-swap.
 //!
 //! The model is Calico's v1 semantics plus tiers, network sets and named ports; each layout
@@ -13,5 +14,6 @@
 pub mod backend;
 pub mod ipam;
 pub mod layout;
+pub mod location;
 pub mod model;
 pub mod store;

@@ -53,7 +53,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// A namespace with loopback; [`crate::cluster`] plugs in the wire.
+    /// A namespace with loopback; [`crate::cluster`] plugs in the wire. `etcd`: its URLs, or
+    /// `dir:/path` for a host by itself.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -144,7 +145,8 @@ impl Host {
             .arg("--state-dir")
             .arg(self.state_dir())
             .args(["--nodename", self.spec.name, "--ip", &format!("{}/24", self.spec.v4)])
-            .args(["--etcd-endpoints", &self.etcd])
+            .args([if self.etcd.starts_with("dir:") { "--datastore" } else { "--etcd-endpoints" }])
+            .arg(&self.etcd)
             .env("FELIX_IPTABLESBACKEND", self.flavour.setting())
             // Otherwise all hosts of all tests on this machine share one lock file.
             .env("XTABLES_LOCKFILE", self.xtables_lock());

@@ -150,7 +150,7 @@ fn boots(label: &str, flavour: Flavour, away: Away) -> Result<()> {
         ensure!(text.contains(" old) from disk, until the datastore answers"), "{text}");
         ensure!(text.contains("configuration of 2") || text.contains(", of 2"), "{text}");
         let log = std::fs::read_to_string(host.agent_log())?;
-        ensure!(log.contains(" old) from disk, waiting for etcd"), "{log}");
+        ensure!(log.contains(" old) from disk, waiting for the datastore"), "{log}");
         for pod in PODS {
             ensure!(!host.has_status_file(&pod.status_file()), "{} may start", pod.name);
         }
@@ -241,7 +241,7 @@ fn a_policy_that_cannot_be_used_is_named_and_not_used() -> Result<()> {
         ("one bit", Some(flipped), "policy.json: its checksum is wrong", false),
         ("garbage", Some(garbage), "policy.json: its end is missing", false),
         ("another node's", None, "is another node's", false),
-        ("good", None, " old) from disk, waiting for etcd", true),
+        ("good", None, " old) from disk, waiting for the datastore", true),
     ];
     for (name, bytes, said, used) in cases {
         std::fs::write(&path, &good)?;

@@ -165,7 +165,10 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     cluster.check(false).with_context(|| machine.journal("calico-agent"))?;
     ensure!(machine.property("calico-agent", "ActiveState")? == "activating");
     let line = machine.property("calico-agent", "StatusText")?;
-    ensure!(line.starts_with("policy of 2") && line.contains("old) from disk, waiting for etcd"));
+    ensure!(
+        line.starts_with("policy of 2")
+            && line.contains("old) from disk, waiting for the datastore")
+    );
     cluster.etcd.start()?;
     machine.wait_for_unit("calico-agent", "active", SOON)?;
     ensure!(!machine.property("calico-agent", "StatusText")?.contains("from disk"));

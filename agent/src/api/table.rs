@@ -33,7 +33,11 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
     let store = &status.datastore;
     match (&store.waiting, store.in_sync) {
         (Some(reason), _) => writeln!(out, "Datastore   waiting: {reason}")?,
-        (None, true) => writeln!(out, "Datastore   in sync at revision {}", store.revision)?,
+        (None, true) => {
+            let with = store.location.as_ref().map(|location| format!(" with {location}"));
+            let with = with.unwrap_or_default();
+            writeln!(out, "Datastore   in sync{with} at revision {}", store.revision)?;
+        }
         (None, false) => writeln!(out, "Datastore   reading")?,
     }
     if let Some(stored) = &status.stored {

@@ -50,8 +50,10 @@ pub enum Group {
     Cni,
     /// Other agents on this host.
     Agents,
-    /// The datastore.
+    /// The datastore: etcd.
     Etcd,
+    /// The datastore: files of this host.
+    Directory,
     /// The routing daemon.
     Bird,
     /// The units.
@@ -74,6 +76,7 @@ impl Group {
             Self::Cni => "cni",
             Self::Agents => "agents",
             Self::Etcd => "etcd",
+            Self::Directory => "directory",
             Self::Bird => "bird",
             Self::Systemd => "systemd",
             Self::Clock => "clock",

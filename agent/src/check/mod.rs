@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use calico_datastore::location::Location;
 use calico_datastore::model::{Family, Name};
 
 use self::finding::Finding;
@@ -27,7 +28,6 @@ use self::probe::kernel::Request;
 use crate::api::client;
 use crate::cli::RunArgs;
 use crate::config::{AddressChoice, Env, FileConfig, Local, NodeConfig, Settings};
-use crate::daemon::etcd_config;
 use crate::exec::Exec;
 use crate::felix::Flavour;
 use crate::node::addresses::host_addresses;
@@ -68,17 +68,14 @@ pub async fn check(args: &RunArgs, env: Env) -> Vec<Finding> {
     // Read once, with the datastore's settings where it can be had: they change what is judged.
     let node = local.as_ref().map(|local| probe::host::node(&local.node, &paths));
     let name = node.as_ref().and_then(|facts| Some(facts.name.as_ref().ok()?.0.clone()));
-    let store = match &local {
-        Some(local) => probe::etcd::probe(&etcd_config(&local.datastore)).await,
-        None => (Vec::new(), None),
-    };
+    let location = local.as_ref().map(|local| local.datastore.clone().below(&paths.state_dir));
     // Not waited for where nobody answers, or where there is nothing to be read yet.
-    let is_ready = |member: &judge::etcd::Member| {
-        member.answer.as_ref().is_ok_and(|answer| answer.ready == Some(true))
+    let (store, answers) = match &location {
+        Some(location) => look_at_store(location).await,
+        None => (Vec::new(), false),
     };
-    let answers = store.0.iter().any(is_ready);
-    let read = match (&local, name) {
-        (Some(local), Some(name)) if answers => read_store(local, name, layers).await,
+    let read = match (&location, name) {
+        (Some(location), Some(name)) if answers => read_store(location, name, layers).await,
         _ => None,
     };
     let settings = match &read {
@@ -96,7 +93,7 @@ pub async fn check(args: &RunArgs, env: Env) -> Vec<Finding> {
     let root = Path::new("/");
     found.extend(judge::cni::judge(&probe::cni::probe(root, &addresses.unwrap_or_default())));
     found.extend(host.look(&env, read.map(|(_, owned)| owned)).await);
-    found.extend(judge::etcd::judge(&store.0, store.1.as_deref()));
+    found.extend(store);
     found.extend(judge::systemd::judge_clock(
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
     ));
@@ -113,13 +110,31 @@ fn given_addresses(node: &NodeConfig) -> impl Iterator<Item = (&'static str, IpA
     })
 }
 
+/// What is wrong with the datastore, and whether it can be read.
+async fn look_at_store(location: &Location) -> (Vec<Finding>, bool) {
+    match location {
+        Location::Etcd3(config) => {
+            let (members, problem) = probe::etcd::probe(config).await;
+            let is_ready = |member: &judge::etcd::Member| {
+                member.answer.as_ref().is_ok_and(|answer| answer.ready == Some(true))
+            };
+            let found = judge::etcd::judge(&members, problem.as_deref());
+            (found, members.iter().any(is_ready))
+        }
+        Location::Directory(config) => {
+            let facts = probe::directory::probe(config).await;
+            (judge::directory::judge(&facts), facts.is_readable())
+        }
+    }
+}
+
 /// The settings in force, and the interfaces that endpoints of this host name.
 async fn read_store(
-    local: &Local,
+    location: &Location,
     node: Name,
     layers: crate::calculation::Layers,
 ) -> Option<(Settings, BTreeSet<String>)> {
-    let read = snapshot::read(etcd_config(&local.datastore), node, layers, SNAPSHOT_LIMIT).await;
+    let read = snapshot::read(location, node, layers, SNAPSHOT_LIMIT).await;
     let desired = read.ok()?.desired;
     let names = desired.endpoints.values().map(|endpoint| endpoint.interface.to_string());
     Some((Settings::clone(&desired.settings), names.collect()))

@@ -3,10 +3,11 @@
 //! These cannot come from the datastore, and a mistake in them ends the start: connecting to
 //! another store or registering under another name than was meant is worse than not starting.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
 
+use calico_datastore::location::{
+    self, Choice, DEFAULT_ENDPOINT, LocationError, Setting, choose, setting_in,
+};
 use calico_datastore::model::{AsNumber, Family};
 
 use super::env::Env;
@@ -29,43 +30,6 @@ static LOCAL: &[&str] = &[
 /// True for a name that is ignored in the datastore.
 pub(super) fn is_local(name: &str) -> bool {
     LOCAL.iter().any(|local| folded(local) == folded(name))
-}
-
-/// The address that etcd listens on when nobody says anything.
-pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text, for the one place that needs it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
-/// How etcd is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DatastoreConfig {
-    /// URLs without a path, `http://host:port` or `https://host:port`; at least one.
-    pub endpoints: Vec<String>,
-    /// The authority that signed etcd's certificate.
-    pub ca: Option<PathBuf>,
-    /// This host's certificate; always together with `key`.
-    pub cert: Option<PathBuf>,
-    /// Its private key.
-    pub key: Option<PathBuf>,
-    /// The user; always together with `password`.
-    pub username: Option<String>,
-    /// The user's password.
-    pub password: Option<Secret>,
 }
 
 /// What was said about one of the host's addresses.
@@ -114,13 +78,15 @@ pub struct Flags {
     pub as_number: Option<String>,
     /// `--etcd-endpoints`.
     pub etcd_endpoints: Option<String>,
+    /// `--datastore`.
+    pub datastore: Option<String>,
 }
 
 /// What only this host can say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Local {
-    /// How the datastore is reached.
-    pub datastore: DatastoreConfig,
+    /// Which datastore there is, and how it is reached.
+    pub datastore: Choice,
     /// Who this host is.
     pub node: NodeConfig,
 }
@@ -138,17 +104,9 @@ pub enum LocalError {
         /// What it takes.
         expected: &'static str,
     },
-    /// One of two that need each other.
-    #[error("{present} is set and {missing} is not: both are needed")]
-    Half {
-        /// What is set.
-        present: &'static str,
-        /// What is missing.
-        missing: &'static str,
-    },
-    /// Certificates for a connection that has none.
-    #[error("there are certificate files for etcd, but {0} is not an https URL")]
-    PlainText(String),
+    /// It cannot be told where the datastore is.
+    #[error(transparent)]
+    Datastore(LocationError),
 }
 
 /// A value and where it was said.
@@ -172,22 +130,35 @@ impl Local {
 
     /// What differs, by its name in `agent.toml`: none of it changes while the agent runs.
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
-        let (store, their_store) = (&self.datastore, &other.datastore);
         let (node, their_node) = (&self.node, &other.node);
         let same = [
-            ("endpoints", store.endpoints == their_store.endpoints),
-            ("ca_cert_file", store.ca == their_store.ca),
-            ("cert_file", store.cert == their_store.cert),
-            ("key_file", store.key == their_store.key),
-            ("username", store.username == their_store.username),
-            ("password", store.password == their_store.password),
             ("name", node.name == their_node.name),
             ("ip", node.ip == their_node.ip),
             ("ip6", node.ip6 == their_node.ip6),
             ("as_number", node.as_number == their_node.as_number),
         ];
-        same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+        let mut names = datastore_differences(&self.datastore, &other.datastore);
+        names.extend(same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name));
+        names
     }
+}
+
+fn datastore_differences(ours: &Choice, theirs: &Choice) -> Vec<&'static str> {
+    let (ours, theirs) = match (ours, theirs) {
+        (Choice::Etcd3(ours), Choice::Etcd3(theirs)) => (ours, theirs),
+        (Choice::Directory(ours), Choice::Directory(theirs)) if ours == theirs => return vec![],
+        (Choice::Directory(_), Choice::Directory(_)) => return vec!["directory"],
+        _ => return vec!["type"],
+    };
+    let same = [
+        ("endpoints", ours.endpoints == theirs.endpoints),
+        ("ca_cert_file", ours.ca_cert == theirs.ca_cert),
+        ("cert_file", ours.cert == theirs.cert),
+        ("key_file", ours.key == theirs.key),
+        ("username", ours.username == theirs.username),
+        ("password", ours.password == theirs.password),
+    ];
+    same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
 }
 
 struct Ask<'a> {
@@ -205,67 +176,48 @@ impl<'a> Ask<'a> {
         Some((format!("FELIX_{}", name.to_uppercase()), value))
     }
 
-    fn datastore_key(&self, key: &str) -> Said<'a> {
-        let value = self.file.datastore.get(key)?;
-        Some((format!("[datastore] {key} in agent.toml"), value))
-    }
-
     fn node_key(&self, key: &str) -> Said<'a> {
         let value = self.file.node.get(key)?;
         Some((format!("[node] {key} in agent.toml"), value))
     }
 
-    fn datastore(&self, flags: &Flags) -> Result<DatastoreConfig, LocalError> {
-        let either = |variable: &str, felix: &str, key: &str| {
-            self.variable(variable)
-                .or_else(|| self.felix(felix))
-                .or_else(|| self.datastore_key(key))
-                .map(|(_, value)| value)
+    /// Asks flags, environment, Felix's parameters in it, and the file, in this order.
+    fn datastore(&self, flags: &Flags) -> Result<Choice, LocalError> {
+        let typed = |setting| match setting {
+            Setting::Type => own(flag("--datastore", flags.datastore.as_deref())),
+            Setting::Endpoints => own(flag("--etcd-endpoints", flags.etcd_endpoints.as_deref())),
+            _ => None,
         };
-        let path = |variable, felix, key| either(variable, felix, key).map(PathBuf::from);
-        let config = DatastoreConfig {
-            endpoints: self.endpoints(flags)?,
-            ca: path("ETCD_CA_CERT_FILE", "EtcdCaFile", "ca_cert_file"),
-            cert: path("ETCD_CERT_FILE", "EtcdCertFile", "cert_file"),
-            key: path("ETCD_KEY_FILE", "EtcdKeyFile", "key_file"),
-            username: either("ETCD_USERNAME", "EtcdUsername", "username").map(str::to_owned),
-            password: either("ETCD_PASSWORD", "EtcdPassword", "password")
-                .map(|text| Secret(text.to_owned())),
+        let variable = |name: &str| self.env.get(name).map(str::to_owned);
+        let environment = |setting| setting_in(&variable, setting);
+        let felix = |setting| self.felix_setting(setting);
+        let file = |setting: Setting| {
+            let value = self.file.datastore.get(setting.key())?;
+            Some((setting.in_agent_toml(), value.clone()))
         };
-        both("ETCD_CERT_FILE", config.cert.is_some(), "ETCD_KEY_FILE", config.key.is_some())?;
-        both(
-            "ETCD_USERNAME",
-            config.username.is_some(),
-            "ETCD_PASSWORD",
-            config.password.is_some(),
-        )?;
-        // With files and without TLS somebody believes in a protection that is not there.
-        let plain = config.endpoints.iter().find(|url| !url.starts_with("https://"));
-        match plain {
-            Some(url) if config.ca.is_some() || config.cert.is_some() => {
-                Err(LocalError::PlainText(url.clone()))
-            }
-            _ => Ok(config),
-        }
+        let default = [DEFAULT_ENDPOINT];
+        choose(&[&typed, &environment, &felix, &file], &default).map_err(LocalError::Datastore)
     }
 
-    fn endpoints(&self, flags: &Flags) -> Result<Vec<String>, LocalError> {
-        let list = flag("--etcd-endpoints", flags.etcd_endpoints.as_deref())
-            .or_else(|| self.variable("ETCD_ENDPOINTS"))
-            .or_else(|| self.felix("EtcdEndpoints"));
-        if let Some((name, value)) = list {
-            return parse_endpoints(&name, value);
-        }
-        let address = self.variable("ETCD_AUTHORITY").or_else(|| self.felix("EtcdAddr"));
-        if let Some((name, address)) = address {
-            let scheme = self.variable("ETCD_SCHEME").or_else(|| self.felix("EtcdScheme"));
-            let scheme = scheme.map_or("http", |(_, scheme)| scheme);
-            return parse_endpoints(&name, &format!("{scheme}://{address}"));
-        }
-        let (name, value) = self
-            .datastore_key("endpoints")
-            .unwrap_or_else(|| ("the default".to_owned(), DEFAULT_ENDPOINT));
-        parse_endpoints(&name, value)
+    fn felix_setting(&self, setting: Setting) -> Option<location::Said> {
+        let name = match setting {
+            Setting::Type | Setting::Directory => return None,
+            Setting::Endpoints => {
+                if let Some(endpoints) = self.felix("EtcdEndpoints") {
+                    return own(Some(endpoints));
+                }
+                let (name, address) = self.felix("EtcdAddr")?;
+                let scheme = self.variable("ETCD_SCHEME").or_else(|| self.felix("EtcdScheme"));
+                let scheme = scheme.map_or("http", |(_, scheme)| scheme);
+                return Some((name, format!("{scheme}://{address}")));
+            }
+            Setting::CaCert => "EtcdCaFile",
+            Setting::Cert => "EtcdCertFile",
+            Setting::Key => "EtcdKeyFile",
+            Setting::Username => "EtcdUsername",
+            Setting::Password => "EtcdPassword",
+        };
+        own(self.felix(name))
     }
 
     fn node(&self, flags: &Flags) -> Result<NodeConfig, LocalError> {
@@ -319,35 +271,8 @@ fn flag<'a>(name: &str, value: Option<&'a str>) -> Said<'a> {
     Some((name.to_owned(), value))
 }
 
-fn both(a: &'static str, has_a: bool, b: &'static str, has_b: bool) -> Result<(), LocalError> {
-    match (has_a, has_b) {
-        (true, false) => Err(LocalError::Half { present: a, missing: b }),
-        (false, true) => Err(LocalError::Half { present: b, missing: a }),
-        _ => Ok(()),
-    }
-}
-
-/// URLs with commas between them; empty places and slashes at the end do not count.
-fn parse_endpoints(name: &str, text: &str) -> Result<Vec<String>, LocalError> {
-    let bad = |value: &str| LocalError::Value {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        expected: "etcd is given as URLs (http://host:2379 or https://host:2379) with commas between",
-    };
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let urls = parts
-        .map(|part| {
-            let url = part.trim_end_matches('/');
-            let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-            let host = rest.ok_or_else(|| bad(part))?;
-            let odd = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '@');
-            if host.is_empty() || host.starts_with(':') || host.contains(odd) {
-                return Err(bad(part));
-            }
-            Ok(url.to_owned())
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    if urls.is_empty() { Err(bad(text)) } else { Ok(urls) }
+fn own(said: Said<'_>) -> Option<location::Said> {
+    said.map(|(name, value)| (name, value.to_owned()))
 }
 
 /// `autodetect`, `none`, an address, or an address with the length of its prefix.

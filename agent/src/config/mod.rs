@@ -26,9 +26,7 @@ pub use announce::announce;
 pub use env::Env;
 pub use file::{DATASTORE_KEYS, FileConfig, FileError, Mistake, NODE_KEYS};
 pub use kind::{Field, Kind, Word};
-pub use local::{
-    AddressChoice, DEFAULT_ENDPOINT, DatastoreConfig, Flags, Local, LocalError, NodeConfig, Secret,
-};
+pub use local::{AddressChoice, Flags, Local, LocalError, NodeConfig};
 pub use params::{BadValue, OnBad, PARAMS, Param};
 pub use pattern::InterfacePattern;
 pub use resolve::{Ignored, Resolution, Source, Sources, resolve, set_locally};

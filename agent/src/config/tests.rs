@@ -246,6 +246,8 @@ fn example() -> String {
         }
     };
     keys(&mut text, DATASTORE_KEYS, |key| match key {
+        "type" => "\"etcd\"",
+        "directory" => "\"/etc/calico/resources\"",
         "endpoints" => "[\"http://127.0.0.1:2379\"]",
         "ca_cert_file" => "\"/etc/calico/certs/ca.pem\"",
         "cert_file" => "\"/etc/calico/certs/cert.pem\"",

@@ -97,11 +97,11 @@ pub async fn register<S: Store>(
     interfaces: &[HostAddress],
     nodename: &Path,
 ) -> Result<Registered, RegisterError> {
-    let mut written = vec![];
+    let mut done = Done::default();
     let guid = hex(&random()?);
     let kind = &identity.cluster_type;
     if identity.may_initialise {
-        write(store, keys::READY_KEY, &mut written, |stored, birth| {
+        write(store, keys::READY_KEY, &mut done, |stored, birth| {
             Ok((plan_cluster(stored, &guid, kind, birth), ()))
         })
         .await?;
@@ -112,7 +112,7 @@ pub async fn register<S: Store>(
     let nodes = store.list(keys::NODES_PREFIX).await.map_err(RegisterError::Store)?;
     let claims: Vec<_> =
         nodes.iter().filter_map(|(key, stored)| Claim::read(key, &stored.value)).collect();
-    let plan = write(store, &keys::node(&identity.name), &mut written, |stored, birth| {
+    let plan = write(store, &keys::node(&identity.name), &mut done, |stored, birth| {
         let mut plan = plan_node(identity, stored, &claims, interfaces, birth)?;
         Ok((plan.change.take(), plan))
     })
@@ -122,12 +122,12 @@ pub async fn register<S: Store>(
     }
 
     let felix = keys::felix_configuration_of(&identity.name);
-    write(store, &felix, &mut written, |stored, birth| {
-        Ok((plan_felix(identity, stored, birth)?, ()))
-    })
-    .await?;
+    write(store, &felix, &mut done, |stored, birth| Ok((plan_felix(identity, stored, birth)?, ())))
+        .await?;
     name::keep(&identity.name, nodename).map_err(RegisterError::Name)?;
-    Ok(Registered { addresses: plan.addresses, problems: plan.problems, written })
+    let Done { written, mut problems } = done;
+    problems.extend(plan.problems);
+    Ok(Registered { addresses: plan.addresses, problems, written })
 }
 
 /// Registers the host, trying until it is done: soon again, with growing pauses of at most 3 s,
@@ -173,11 +173,21 @@ pub async fn register_until_done<S: Store>(
     }
 }
 
-/// Reads `key`, plans, and writes what differs, again when somebody else was faster.
+/// What became of the writes.
+#[derive(Debug, Default)]
+struct Done {
+    /// The keys that were written.
+    written: Vec<String>,
+    /// What could not be written, and never will be by trying again.
+    problems: Vec<Problem>,
+}
+
+/// Reads `key`, plans, and writes what differs, again when somebody else was faster. An object that
+/// the administrator has in a file stays as it is, and what it lacks is told.
 async fn write<S: Store, T>(
     store: &S,
     key: &str,
-    written: &mut Vec<String>,
+    done: &mut Done,
     mut plan: impl FnMut(Option<&[u8]>, &Birth) -> Result<(Change, T), PlanError>,
 ) -> Result<T, RegisterError> {
     for _ in 0..RACES {
@@ -186,13 +196,26 @@ async fn write<S: Store, T>(
         let bytes = stored.as_ref().map(|stored| stored.value.as_slice());
         let (change, outcome) = plan(bytes, &birth).map_err(RegisterError::Plan)?;
         let Some(value) = change else { return Ok(outcome) };
-        let done = match &stored {
+        let wrote = match &stored {
             None => store.create(key, &value).await,
             Some(stored) => store.replace(key, &value, stored.revision).await,
         };
-        if done.map_err(RegisterError::Store)? {
-            written.push(key.to_owned());
-            return Ok(outcome);
+        match wrote {
+            Ok(true) => {
+                done.written.push(key.to_owned());
+                return Ok(outcome);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                let Some(file) = error.owner() else { return Err(RegisterError::Store(error)) };
+                let message = format!(
+                    "{} is only read; this host would write there: {}",
+                    file.display(),
+                    String::from_utf8_lossy(&value)
+                );
+                done.problems.push(Problem { subject: key.to_owned(), message });
+                return Ok(outcome);
+            }
         }
     }
     Err(RegisterError::Raced { key: key.to_owned() })

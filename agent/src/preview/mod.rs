@@ -12,9 +12,9 @@ pub mod snapshot;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use calico_datastore::layout::v3;
 use serde::Serialize;
 
-use crate::daemon::etcd_config;
 use crate::exec::Exec;
 use crate::felix::preview::{FelixPreview, SysctlChange, TableChange};
 use crate::node::name::{self, NameError};
@@ -98,10 +98,11 @@ pub enum PlanError {
 pub async fn preview(startup: Startup) -> Result<Plan, PlanError> {
     let Startup { paths, local, layers, .. } = startup;
     let (node, _) = name::determine(&local.node, &paths.nodename()).map_err(PlanError::Name)?;
-    let config = etcd_config(&local.datastore);
-    let Snapshot { desired, sync } = snapshot::read(config, node.clone(), layers, SNAPSHOT_LIMIT)
-        .await
-        .map_err(PlanError::Snapshot)?;
+    let location = local.datastore.below(&paths.state_dir);
+    let Snapshot { desired, sync } =
+        snapshot::read(&location, node.clone(), layers, SNAPSHOT_LIMIT)
+            .await
+            .map_err(PlanError::Snapshot)?;
     let prefixes = desired.settings.interface_prefixes.clone();
     let (monitor, _task) =
         Monitor::start(prefixes, Heartbeat::unasked()).await.map_err(PlanError::Links)?;
@@ -132,7 +133,11 @@ pub async fn preview(startup: Startup) -> Result<Plan, PlanError> {
     let rejected = sync.rejected.iter();
     problems.extend(rejected.map(|(key, reason)| Problem {
         subject: key.to_string(),
-        message: format!("refused, counts as absent: {reason}"),
+        message: match v3::LAYOUT.contains(key) {
+            true => format!("refused, counts as absent: {reason}"),
+            // A file: the reason says what counts instead.
+            false => format!("refused: {reason}"),
+        },
     }));
     problems.extend(sync.settings.iter().cloned());
     Ok(Plan {

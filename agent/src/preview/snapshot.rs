@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use calico_datastore::backend::SyncEvent;
-use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, Etcd3Source, EtcdError};
-use calico_datastore::layout::v3;
+use calico_datastore::backend::etcd3::EtcdError;
+use calico_datastore::backend::{AnySource, SyncEvent};
+use calico_datastore::location::Location;
 use calico_datastore::model::Name;
+use tokio::sync::mpsc;
 
 use crate::calculation::{self, Layers};
 use crate::desired::DesiredState;
@@ -43,13 +44,14 @@ pub enum SnapshotError {
 /// # Errors
 /// When the datastore cannot be read within `limit`, or says that it is not ready.
 pub async fn read(
-    config: Etcd3Config,
+    location: &Location,
     node: Name,
     layers: Layers,
     limit: Duration,
 ) -> Result<Snapshot, SnapshotError> {
-    let client = Etcd3::new(config).map_err(SnapshotError::Configuration)?;
-    let (mut events, task) = Etcd3Source::new(client, v3::LAYOUT).start();
+    let store = location.open().map_err(SnapshotError::Configuration)?;
+    let (sender, mut events) = mpsc::channel(1);
+    let task = tokio::spawn(AnySource::over(&store).run(sender));
     let mut reason = "it does not answer".to_owned();
     let first = async {
         while let Some(event) = events.recv().await {

@@ -78,13 +78,17 @@ pub struct HangingLoop {
 /// The datastore as seen from here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatastoreStatus {
+    /// Which it is, and where: `etcd http://…`, `directory /etc/calico/resources`.
+    #[serde(default)]
+    pub location: Option<String>,
     /// True once a complete snapshot was read and while nothing is waited for.
     pub in_sync: bool,
     /// What is waited for.
     pub waiting: Option<String>,
     /// The last revision that was read.
     pub revision: i64,
-    /// Keys whose values were refused; the objects count as absent.
+    /// Keys whose values were refused; the objects count as absent. Of a directory also its files;
+    /// the reason says what counts instead.
     pub rejected: Vec<RejectedKey>,
     /// Kinds that are in the store but not supported yet, with their number.
     pub unsupported: BTreeMap<String, usize>,

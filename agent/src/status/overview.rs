@@ -86,6 +86,8 @@ impl Default for Registration {
 /// The sources of the overview; each holds its newest value.
 #[derive(Clone, Debug)]
 pub struct Overview {
+    /// Which datastore it is, and where.
+    pub location: String,
     /// This host's name.
     pub node: String,
     /// When the agent started.
@@ -183,8 +185,8 @@ impl Overview {
             desired.as_ref().and_then(|desired| describe(desired.origin, SystemTime::now()));
         if let Some(stored) = stored {
             return match &sync.waiting {
-                Some(reason) => format!("{stored}, waiting for etcd: {reason}"),
-                None => format!("{stored}, waiting for etcd"),
+                Some(reason) => format!("{stored}, waiting for the datastore: {reason}"),
+                None => format!("{stored}, waiting for the datastore"),
             };
         }
         let endpoints = desired.map_or(0, |desired| desired.endpoints.len());
@@ -274,6 +276,7 @@ impl Overview {
             state: self.overall(),
             hanging: self.hanging(),
             datastore: DatastoreStatus {
+                location: Some(self.location.clone()),
                 in_sync: sync.is_in_sync(),
                 waiting: sync.waiting,
                 revision: sync.revision,

@@ -3,13 +3,17 @@
 //! * [`Syncer`] turns listings and events of any store into [`Batch`]es. It is pure: no I/O, no
 //!   clock, no tokio.
 //! * [`etcd3`] is the only code that talks to etcd's v3 API.
+//! * [`directory`] keeps objects in files of one host.
+//! * [`AnySource`] follows whichever store a host was told to use.
 //!
 //! No store knows what a key or a value means: a [`Layout`] tells it.
 
+mod any;
 pub mod directory;
 pub mod etcd3;
 pub mod syncer;
 
+pub use any::AnySource;
 pub use syncer::{Entry, Event, Syncer};
 
 pub use crate::layout::Layout;

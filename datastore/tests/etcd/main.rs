@@ -10,6 +10,8 @@
     reason = "a test crate: helpers outside test functions fail like the tests do"
 )]
 
+#[path = "../shared/contract.rs"]
+mod contract;
 mod support;
 
 mod bad_input;

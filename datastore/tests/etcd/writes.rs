@@ -1,9 +1,11 @@
 //! What others write through the client.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, EtcdError};
 
+use crate::contract;
 use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,6 +27,15 @@ async fn conditional_writes_happen_only_under_their_condition() {
     assert!(!client.delete_if("/a", first.mod_revision).await.unwrap(), "deleted a newer value");
     assert!(client.delete_if("/a", second.mod_revision).await.unwrap());
     assert!(!client.delete("/a").await.unwrap(), "deleted twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_keeps_the_contract_of_a_store() {
+    let Some(etcd) = etcd().await else { return };
+    let client = etcd.client();
+    contract::one_writer(&client).await;
+    contract::listing(&client).await;
+    contract::eight_writers(std::array::from_fn(|_| Arc::new(etcd.client())), 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,6 +43,7 @@ async fn questions_and_answers_over_the_socket() {
     let (_files, files) = watch::channel(Vec::new());
     let (silent, silent_rx) = watch::channel(Vec::new());
     let overview = Overview {
+        location: String::new(),
         node: "calico-01".to_owned(),
         started: std::time::Instant::now(),
         sync: sync_rx,

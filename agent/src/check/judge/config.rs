@@ -36,9 +36,14 @@ pub fn local_mistakes(flags: &Flags, env: &Env, file: &FileConfig) -> Vec<String
         ip6: harmless("none"),
         as_number: harmless("64512"),
         etcd_endpoints: harmless("https://etcd:2379"),
+        datastore: harmless("etcd"),
     };
     let alone = [
-        Flags { etcd_endpoints: flags.etcd_endpoints.clone(), ..calm.clone() },
+        Flags {
+            etcd_endpoints: flags.etcd_endpoints.clone(),
+            datastore: flags.datastore.clone(),
+            ..calm.clone()
+        },
         Flags { ip: flags.ip.clone(), ..calm.clone() },
         Flags { ip6: flags.ip6.clone(), ..calm.clone() },
         Flags { as_number: flags.as_number.clone(), ..calm.clone() },

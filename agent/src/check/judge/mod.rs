@@ -5,6 +5,7 @@ pub mod agents;
 pub mod bird;
 pub mod cni;
 pub mod config;
+pub mod directory;
 pub mod etcd;
 pub mod firewall;
 pub mod interfaces;

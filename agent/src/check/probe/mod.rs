@@ -3,6 +3,7 @@
 
 pub mod bird;
 pub mod cni;
+pub mod directory;
 pub mod etcd;
 pub mod host;
 pub mod kernel;

@@ -1,5 +1,13 @@
 use super::*;
 use crate::config::{DATASTORE_KEYS, NODE_KEYS};
+use calico_datastore::backend::etcd3::Etcd3Config;
+
+fn etcd(local: &Local) -> &Etcd3Config {
+    match &local.datastore {
+        Choice::Etcd3(etcd) => etcd,
+        Choice::Directory(path) => panic!("{}", path.display()),
+    }
+}
 
 fn local<const N: usize>(env: [(&str, &str); N], file: &str) -> Result<Local, LocalError> {
     let file = FileConfig::parse(file).unwrap();
@@ -25,12 +33,33 @@ fn the_ways_to_say_where_etcd_is() {
         let env: Env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let file = FileConfig::parse(file).unwrap();
         let local = Local::resolve(&Flags::default(), &env, &file).unwrap();
-        assert_eq!(local.datastore.endpoints, *endpoints, "{env:?}");
+        assert_eq!(etcd(&local).endpoints, *endpoints, "{env:?}");
     }
     let flags = Flags { etcd_endpoints: Some("http://flag:1".to_owned()), ..Flags::default() };
     let env = Env::from([("ETCD_ENDPOINTS", "http://env:1")]);
     let local = Local::resolve(&flags, &env, &FileConfig::default()).unwrap();
-    assert_eq!(local.datastore.endpoints, ["http://flag:1"]);
+    assert_eq!(etcd(&local).endpoints, ["http://flag:1"]);
+}
+
+#[test]
+fn a_directory_takes_the_place_of_etcd() {
+    let file = "[datastore]\ntype = 'directory'\ndirectory = '/file'\n";
+    let ask = |flag: Option<&str>, env: &[(&str, &str)], file: &str| {
+        let flags = Flags { datastore: flag.map(str::to_owned), ..Flags::default() };
+        let env: Env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Local::resolve(&flags, &env, &FileConfig::parse(file).unwrap()).map(|l| l.datastore)
+    };
+    let directory = |path: &str| Ok(Choice::Directory(path.into()));
+    let urls = [("ETCD_ENDPOINTS", "http://env:1")];
+    let store = [("CALICO_DATASTORE", "dir:/env")];
+    assert_eq!(ask(None, &[], file), directory("/file"));
+    assert_eq!(ask(None, &store, file), directory("/env"));
+    assert_eq!(ask(Some("dir:/flag"), &store, file), directory("/flag"));
+    assert_eq!(ask(Some("dir:/flag"), &urls, ""), directory("/flag"));
+    assert!(matches!(ask(None, &urls, file), Ok(Choice::Etcd3(_))), "the environment is stronger");
+    assert!(matches!(ask(Some("etcd"), &store, file), Ok(Choice::Etcd3(_))));
+    let error = ask(Some("dir:relative"), &[], "").unwrap_err().to_string();
+    assert!(error.starts_with("--datastore is") && error.contains("begins with /"), "{error}");
 }
 
 #[test]
@@ -51,17 +80,18 @@ fn half_of_a_pair_and_certificates_without_tls_are_refused() {
     );
     assert!(local([("ETCD_PASSWORD", "x")], "").is_err());
     let error = local([("ETCD_CA_CERT_FILE", "/ca")], "").unwrap_err();
-    assert!(matches!(error, LocalError::PlainText(_)), "{error}");
+    assert!(matches!(error, LocalError::Datastore(LocationError::PlainText(_))), "{error}");
     let tls = [("ETCD_CA_CERT_FILE", "/ca"), ("ETCD_ENDPOINTS", "https://a:1")];
-    let config = local(tls, "[datastore]\ncert_file='/c'\nkey_file='/k'").unwrap().datastore;
-    assert_eq!((config.ca, config.cert), (Some("/ca".into()), Some("/c".into())));
+    let local = local(tls, "[datastore]\ncert_file='/c'\nkey_file='/k'").unwrap();
+    let config = etcd(&local).clone();
+    assert_eq!((config.ca_cert, config.cert), (Some("/ca".into()), Some("/c".into())));
 }
 
 #[test]
 fn no_secret_is_shown() {
     let pair = [("ETCD_USERNAME", "felix"), ("ETCD_PASSWORD", "hunter2")];
     let local = local(pair, "").unwrap();
-    assert_eq!(local.datastore.password.as_ref().unwrap().reveal(), "hunter2");
+    assert_eq!(etcd(&local).password.as_deref(), Some("hunter2"));
     let file = FileConfig::parse("[datastore]\npassword='hunter2'").unwrap();
     let shown = format!("{local:?} {:?} {file:?}", Env::from(pair));
     assert!(!shown.contains("hunter2"), "{shown}");
@@ -111,6 +141,8 @@ fn what_needs_a_restart_is_told_by_its_name() {
     // Every key of agent.toml that is not a setting.
     let value = |key: &'static str| {
         let value = match key {
+            "type" => "etcd",
+            "directory" => "/d",
             "endpoints" => "https://etcd:2379",
             "ip" => "10.0.0.1",
             "ip6" => "fd00::1",
@@ -125,6 +157,15 @@ fn what_needs_a_restart_is_told_by_its_name() {
         node: keys(NODE_KEYS).map(value).collect(),
         ..FileConfig::default()
     };
-    let expected: Vec<_> = keys(DATASTORE_KEYS).chain(keys(NODE_KEYS)).collect();
-    assert_eq!(ask(changed).differences(&before), expected);
+    let all: Vec<_> = keys(DATASTORE_KEYS).chain(keys(NODE_KEYS)).collect();
+    assert_eq!(ask(changed).differences(&before), all[2..]);
+    // Of another store nothing else is comparable.
+    assert_eq!(&all[..2], ["type", "directory"]);
+    let directory = |path: &str| {
+        let path = ("directory", path.to_owned());
+        ask(FileConfig { datastore: [path].into(), ..FileConfig::default() })
+    };
+    assert_eq!(directory("/d").differences(&before), ["type"]);
+    assert_eq!(directory("/d").differences(&directory("/e")), ["directory"]);
+    assert_eq!(directory("/d").differences(&directory("/d")), [""; 0]);
 }

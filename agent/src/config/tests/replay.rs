@@ -1,5 +1,6 @@
 //! Felix's own cases of parameters, `cases/felix-config.json`, for the names that we support.
 
+use calico_datastore::location::Choice;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -47,13 +48,14 @@ fn shown(name: &str, s: &Settings) -> Value {
 /// Of the local parameters: what Felix would show.
 fn shown_local(name: &str, local: &Local) -> Option<Value> {
     let slashed = |url: &String| Value::from(format!("{url}/"));
-    let first = local.datastore.endpoints.first().unwrap();
+    let Choice::Etcd3(etcd) = &local.datastore else { panic!() };
+    let first = etcd.endpoints.first().unwrap();
     let (scheme, address) = first.split_once("://").unwrap();
     match name {
         "FelixHostname" => local.node.name.clone().map(Value::from),
         "EtcdAddr" => Some(address.into()),
         "EtcdScheme" => Some(scheme.into()),
-        "EtcdEndpoints" => Some(local.datastore.endpoints.iter().map(slashed).collect()),
+        "EtcdEndpoints" => Some(etcd.endpoints.iter().map(slashed).collect()),
         _ => None,
     }
 }
@@ -160,7 +162,8 @@ fn lists_of_endpoints() {
     for case in all {
         let env = Env::from([("FELIX_ETCDENDPOINTS", case["raw"].as_str().unwrap())]);
         let local = Local::resolve(&Flags::default(), &env, &FileConfig::default()).unwrap();
-        let urls: Vec<_> = local.datastore.endpoints.iter().map(|url| format!("{url}/")).collect();
+        let Choice::Etcd3(etcd) = &local.datastore else { panic!() };
+        let urls: Vec<_> = etcd.endpoints.iter().map(|url| format!("{url}/")).collect();
         match case["parsed"].as_array().unwrap().as_slice() {
             // An empty list says nothing, so the default holds.
             [] => assert_eq!(urls, ["http://127.0.0.1:2379/"]),

@@ -42,6 +42,7 @@ impl Rig {
         let (problems_tx, problems) = watch::channel(Vec::new());
         let part = |name, report, required| Part { name, report, required };
         let overview = Overview {
+            location: String::new(),
             node: "calico-01".to_owned(),
             started: Instant::now(),
             sync: sync_rx,

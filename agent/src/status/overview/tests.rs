@@ -26,6 +26,7 @@ fn rig() -> Rig {
     let (kept, kept_rx) = watch::channel(Vec::new());
     let (mtu, mtu_rx) = watch::channel(Vec::new());
     let overview = Overview {
+        location: String::new(),
         node: "calico-01".to_owned(),
         started: Instant::now(),
         sync: sync_rx,
@@ -138,7 +139,7 @@ async fn a_policy_from_disk_is_never_ready_and_says_how_old_it_is() {
     assert_eq!(rig.overview.overall(), Overall::Starting);
     let line = rig.overview.summary();
     let text = rfc3339(since);
-    assert_eq!(line, format!("policy of {text} (3 h old) from disk, waiting for etcd"));
+    assert_eq!(line, format!("policy of {text} (3 h old) from disk, waiting for the datastore"));
     rig.sync.send_modify(|sync| sync.waiting = Some("no member answers".to_owned()));
     assert_eq!(rig.overview.summary(), format!("{line}: no member answers"));
     let stored = rig.overview.document().await.stored.unwrap();

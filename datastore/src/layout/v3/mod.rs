@@ -19,6 +19,7 @@ mod error;
 mod felix;
 mod ipam;
 pub mod keys;
+pub mod manifest;
 mod net;
 mod netset;
 mod node;
