@@ -109,6 +109,14 @@ impl<'a> Delegate<'a> {
         self.call(&program, command).await.map(|_| ())
     }
 
+    /// Whether there is such a plugin, without asking it.
+    ///
+    /// # Errors
+    /// As [`Delegate::add`].
+    pub fn found(&self) -> Result<(), CniError> {
+        self.find().map(drop)
+    }
+
     /// The first executable file of that name. Directories may be relative: rkt's last one is.
     fn find(&self) -> Result<PathBuf, CniError> {
         let (name, path) = (self.name, self.path);

@@ -126,6 +126,19 @@ pub fn locate(
     agent_toml: Option<&str>,
     state_dir: &Path,
 ) -> Result<Location, LocationError> {
+    locate_after(&|_| None, env, agent_toml, state_dir)
+}
+
+/// The same, with a source that is stronger than all of these: a network's configuration.
+///
+/// # Errors
+/// As [`locate`].
+pub fn locate_after(
+    first: Source<'_>,
+    env: &dyn Fn(&str) -> Option<String>,
+    agent_toml: Option<&str>,
+    state_dir: &Path,
+) -> Result<Location, LocationError> {
     let section = agent_toml.map(section).transpose()?.unwrap_or_default();
     let file = |setting: Setting| {
         let text = text_of(section.get(setting.key())?)?;
@@ -133,7 +146,7 @@ pub fn locate(
     };
     let environment = |setting| setting_in(env, setting);
     let default = [DEFAULT_ENDPOINT, OLD_ENDPOINT];
-    Ok(choose(&[&file, &environment], &default)?.below(state_dir))
+    Ok(choose(&[first, &file, &environment], &default)?.below(state_dir))
 }
 
 /// What the environment says of a setting: `CALICO_DATASTORE` and `ETCD_…`. Empty counts as not

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use calico_datastore::layout::endpoint_status_file_name;
 use calico_datastore::model::WorkloadEndpointId;
 use serde::Serialize;
 
@@ -125,7 +126,7 @@ impl EndpointFiles {
             if self.present.get(&id) == now.as_ref() {
                 continue;
             }
-            let path = self.dir.join(file_name(&id));
+            let path = self.dir.join(endpoint_status_file_name(&id));
             let result = match &now {
                 Some(now) => self.write(&path, now),
                 None => remove(&path),
@@ -178,25 +179,6 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Orchestrator, workload and endpoint, each escaped, with spaces between.
-fn file_name(id: &WorkloadEndpointId) -> String {
-    let parts = [&id.orchestrator, &id.workload, &id.endpoint];
-    parts.map(|part| escape(part.as_str())).join(" ")
-}
-
-/// What Go's `url.PathEscape` does: everything but letters, digits and `-_.~$&+=:@` becomes `%XX`.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len() + 8);
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~$&+=:@".contains(&byte) {
-            escaped.push(byte.into());
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,31 +198,6 @@ mod tests {
             entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
-    }
-
-    #[test]
-    fn names_are_those_that_the_plugin_looks_for() {
-        for (workload, name) in [
-            ("default/c89f2f35-1b7e-4a57", "cni default%2Fc89f2f35-1b7e-4a57 eth0"),
-            ("a b%c", "cni a%20b%25c eth0"),
-            ("ns/p.q_r~s$t&u+v=w:x@y", "cni ns%2Fp.q_r~s$t&u+v=w:x@y eth0"),
-            ("caf\u{e9}", "cni caf%C3%A9 eth0"),
-            ("../../etc/passwd", "cni ..%2F..%2Fetc%2Fpasswd eth0"),
-        ] {
-            assert_eq!(file_name(&id(workload)), name);
-        }
-    }
-
-    fn up(device: u32) -> Option<Arc<Programmed>> {
-        Some(Arc::new(Programmed {
-            interface: "cali0ef24b1".parse().unwrap(),
-            device,
-            mac: Some("CA:FE:00:12:34:56".parse().unwrap()),
-            addresses: ["192.168.0.0/32", "fd80:24e2:f998:72d6::/128"]
-                .map(|net| net.parse().unwrap())
-                .to_vec(),
-            profiles: vec!["frontend".into()],
-        }))
     }
 
     #[test]

@@ -130,6 +130,13 @@ pub(super) fn inspect(netns: &Path, name: &InterfaceName) -> Result<Option<Found
     }))
 }
 
+/// See [`super::default_routes`].
+pub(super) fn default_routes_in(netns: &Path) -> Result<Vec<Family>, NetworkError> {
+    let file = namespace::open(netns)?;
+    namespace::enter(&file, netns)?;
+    Ok(families_of(&default_routes(&mut Netlink::open()?, None)?))
+}
+
 /// The other side, if it is in the host's namespace and says so too.
 fn peer(host: &mut Netlink, netns: &File, inside: &Link) -> Result<Option<Link>, NetworkError> {
     let (Some(index), Some(_), true) = (inside.peer, inside.peer_netns, inside.veth) else {

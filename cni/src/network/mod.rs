@@ -219,6 +219,15 @@ pub async fn inspect(netns: &Path, ifname: &InterfaceName) -> Result<Option<Foun
     namespace::on_thread(move || find::inspect(&netns, &name)).await
 }
 
+/// The families that have a default route in a namespace, over whatever interface.
+///
+/// # Errors
+/// When the path is no namespace or the kernel does not answer.
+pub async fn default_routes(netns: &Path) -> Result<Vec<Family>, NetworkError> {
+    let netns = netns.to_owned();
+    namespace::on_thread(move || find::default_routes_in(&netns)).await
+}
+
 /// Whether this host has such an interface.
 ///
 /// # Errors

@@ -3,7 +3,10 @@
 //! The only code in the project that knows keys and JSON. A value that does not parse becomes a
 //! typed [`Rejection`] and counts as absent.
 
+mod status_file;
 pub mod v3;
+
+pub use status_file::endpoint_status_file_name;
 
 use crate::model::{ResourceId, Update};
 

@@ -255,6 +255,36 @@ pub fn name_of_node(key: &str) -> Option<&str> {
     key.strip_prefix(NODES_PREFIX)
 }
 
+/// The key of a pool.
+pub fn pool(name: &Name) -> String {
+    format!("{POOLS_PREFIX}{name}")
+}
+
+/// The key of a profile.
+pub fn profile(name: &Name) -> String {
+    format!("{RESOURCES_PREFIX}profiles/{name}")
+}
+
+/// The key of a workload endpoint; `None` for one without a namespace, which only another layout
+/// can have.
+pub fn workload_endpoint(id: &WorkloadEndpointId) -> Option<String> {
+    key_of(&ResourceId::WorkloadEndpoint(id.clone()))
+}
+
+/// What the keys of all endpoints of one workload on its node begin with: the interfaces of a pod.
+pub fn workload_endpoints_beside(id: &WorkloadEndpointId) -> Option<String> {
+    let (namespace, workload) = id.workload.as_str().split_once('/')?;
+    let parts = [id.node.as_str(), id.orchestrator.as_str(), workload];
+    let parts = parts.map(|part| part.replace('-', "--")).join("-");
+    Some(format!("{RESOURCES_PREFIX}workloadendpoints/{namespace}/{parts}-"))
+}
+
+/// What the keys of all endpoints of a node that one orchestrator made in a namespace begin with.
+pub fn workload_endpoints_of(node: &Name, orchestrator: &str, namespace: &str) -> String {
+    let parts = [node.as_str(), orchestrator].map(|part| part.replace('-', "--")).join("-");
+    format!("{RESOURCES_PREFIX}workloadendpoints/{namespace}/{parts}-")
+}
+
 /// The key of the FelixConfiguration of the whole cluster.
 pub fn felix_configuration_default() -> String {
     format!("{RESOURCES_PREFIX}felixconfigurations/{}", FelixConfiguration::CLUSTER)

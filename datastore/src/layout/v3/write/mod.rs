@@ -1,5 +1,6 @@
-//! What the agent itself writes: its Node, ClusterInformation, its FelixConfiguration, and status;
-//! and what address management writes: blocks, affinities and handles.
+//! What we write ourselves. The agent: its Node, ClusterInformation, its FelixConfiguration, and
+//! status. Address management: blocks, affinities and handles. The CNI plugin: endpoints, the
+//! profile and the pool of a network.
 //!
 //! Pure functions from typed arguments and the stored bytes to the new bytes, `None` where what is
 //! stored says the same. Objects are changed, not replaced: every field that is not known here
@@ -10,9 +11,12 @@
 pub mod affinity;
 pub mod block;
 pub mod cluster;
+pub mod endpoint;
 pub mod felix;
 pub mod handle;
 pub mod node;
+pub mod pool;
+pub mod profile;
 pub mod status;
 #[cfg(test)]
 mod tests;

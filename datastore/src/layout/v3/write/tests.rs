@@ -211,6 +211,123 @@ fn what_is_written_reads_back() {
     assert_eq!(felix.parameters.get("DefaultEndpointToHostAction").map(|v| &**v), Some("Return"));
 }
 
+/// Every value that the plugin writes, against a store that the original wrote.
+#[test]
+fn replay_of_the_plugins_objects() {
+    let Some(shared) = std::env::var_os("CALICO_SHARED") else {
+        println!("skipped: CALICO_SHARED is not set");
+        return;
+    };
+    let path = std::path::PathBuf::from(shared).join("fixtures/v3-rkt.json");
+    let entries: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let value = |key: String| {
+        let entry = entries.as_array().unwrap().iter().find(|entry| entry["key"] == *key);
+        let entry = entry.unwrap_or_else(|| panic!("{key} is not in the fixture"));
+        entry["value"].as_str().unwrap().to_owned()
+    };
+    let born = |uid: u32| Birth {
+        uid: format!("00000000-0000-4000-8000-{uid:012}"),
+        timestamp: birth().timestamp,
+    };
+    let id = endpoint::id(&name(), "c89f2f35-1b7e-4a57-9d6c-0f8e2b6a4d11", "eth0");
+    let stored = value(keys::workload_endpoint(&id).unwrap());
+    assert_eq!(
+        text(endpoint::write(&id, &frontend(), None, &born(12)).unwrap()),
+        Some(stored.clone())
+    );
+    let again = endpoint::write(&id, &frontend(), Some(stored.as_bytes()), &birth());
+    assert_eq!(again, Ok(None), "what is stored says the same");
+    let prefix = keys::workload_endpoints_beside(&id).unwrap();
+    assert!(keys::workload_endpoint(&id).unwrap().starts_with(&prefix));
+    let held = endpoint::holdings(stored.as_bytes());
+    let expected = frontend();
+    assert_eq!(held.interface, Some(expected.interface));
+    assert_eq!((held.mac, held.addresses), (Some(expected.mac), expected.addresses));
+    assert_eq!(held.profiles, expected.profiles);
+
+    let network = Name::from("backend");
+    let made = profile::of_network(&network, &born(17)).unwrap();
+    assert_eq!(text(Some(made)).unwrap(), value(keys::profile(&network)));
+
+    let six: crate::model::Cidr = "fd80:24e2:f998:72d6::/64".parse().unwrap();
+    let made = text(Some(pool::create(&six, &born(10)))).unwrap();
+    let theirs = value(keys::pool(&Name::from("default-ipv6-ippool")));
+    let named = theirs.replace("default-ipv6-ippool", pool::name_of(&six).as_str());
+    assert_eq!(made, named);
+}
+
+fn frontend() -> endpoint::EndpointEdit {
+    endpoint::EndpointEdit {
+        addresses: vec!["192.168.0.0".parse().unwrap(), "fd80:24e2:f998:72d6::".parse().unwrap()],
+        profiles: vec![Name::from("frontend")],
+        interface: "calic89f2f35-1b".parse().unwrap(),
+        mac: "ca:fe:1d:52:bb:e1".parse().unwrap(),
+        labels: [("role".to_owned(), "frontend".to_owned())].into(),
+    }
+}
+
+#[test]
+fn an_endpoint_is_replaced_but_not_born_again() {
+    let id = endpoint::id(&name(), "c1", "eth0");
+    let edit = frontend();
+    let first = text(endpoint::write(&id, &edit, None, &birth()).unwrap()).unwrap();
+    let annotated = first.replace(r#""labels":"#, r#""annotations":{"a":"b"},"labels":"#);
+    let other = annotated.replace("192.168.0.0/32", "192.168.0.9/32").replace("role", "rule");
+    let later = Birth { uid: "later".to_owned(), timestamp: "later".to_owned() };
+    let now = endpoint::write(&id, &edit, Some(other.as_bytes()), &later).unwrap();
+    let now: Value = serde_json::from_str(&text(now).unwrap()).unwrap();
+    let mut expected: Value = serde_json::from_str(&first).unwrap();
+    expected["metadata"]["annotations"] = json!({"a": "b"});
+    assert_eq!(now, expected);
+    for broken in ["", "{", "[]", "null", r#"{"metadata":7}"#] {
+        let now = endpoint::write(&id, &edit, Some(broken.as_bytes()), &birth()).unwrap();
+        assert_eq!(text(now).as_deref(), Some(&*first), "over {broken:?}");
+        assert_eq!(endpoint::holdings(broken.as_bytes()), endpoint::Holdings::default());
+    }
+    let liar = [("projectcalico.org/orchestrator".to_owned(), "k8s".to_owned())];
+    let edit = endpoint::EndpointEdit { labels: liar.into(), ..edit };
+    let honest = text(endpoint::write(&id, &edit, None, &birth()).unwrap()).unwrap();
+    assert!(honest.contains(r#""projectcalico.org/orchestrator":"cni""#), "{honest}");
+}
+
+#[test]
+fn a_name_that_would_read_back_differently_is_refused() {
+    for (container, ifname) in
+        [("-a", "eth0"), ("a-", "eth0"), ("a", "eth0-"), ("a", "e:0"), ("", "e")]
+    {
+        let id = endpoint::id(&name(), container, ifname);
+        let refused = endpoint::write(&id, &frontend(), None, &birth());
+        assert!(refused.is_err(), "{container:?} {ifname:?}: {refused:?}");
+    }
+    assert!(profile::of_network(&Name::from("a/b"), &birth()).is_err());
+    assert!(profile::of_network(&Name::from("a.b_c-1"), &birth()).is_ok());
+}
+
+#[test]
+fn pools_of_every_size_read_back() {
+    use crate::layout::{Decoded, v3};
+    use crate::model::{Cidr, Update};
+    for (cidr, expected, block) in [
+        ("192.168.0.0/16", "192-168-0-0-16", 26),
+        ("10.0.0.0/26", "10-0-0-0-26", 26),
+        ("10.0.0.8/29", "10-0-0-8-29", 29),
+        ("10.0.0.8/32", "10-0-0-8-32", 32),
+        ("fd80::/64", "fd80---64", 122),
+        ("fd80::10/124", "fd80--10-124", 124),
+    ] {
+        let cidr: Cidr = cidr.parse().unwrap();
+        let name = pool::name_of(&cidr);
+        assert_eq!(name, expected);
+        let made = pool::create(&cidr, &birth());
+        let Decoded::Object(Update::Pool(read, Some(pool))) = v3::decode(&keys::pool(&name), &made)
+        else {
+            panic!("not a pool: {cidr}")
+        };
+        assert_eq!((read, pool.cidr, pool.block_size), (name, cidr, block));
+        assert!(!pool.nat_outgoing && !pool.disabled);
+    }
+}
+
 /// Every value that the agent writes, against a store that the original wrote.
 #[test]
 fn replay_of_the_fixture_world() {

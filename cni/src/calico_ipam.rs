@@ -1,0 +1,167 @@
+//! `calico-ipam`: address management for other plugins, which make the interface themselves.
+//!
+//! The same store, handles and attributes as `calico` has; nothing is recorded on this host, since
+//! the caller is who knows its attachments.
+
+use std::collections::BTreeMap;
+
+use calico_datastore::ipam::Ipam;
+use calico_datastore::model::{Family, Name};
+use calico_datastore::store::AnyStore;
+
+use crate::attachment::Attachments;
+use crate::container::{handle, list};
+use crate::directories::Directories;
+use crate::protocol::{CniError, Code, Command, Invocation, Ip, Success};
+use crate::{addresses, datastore, failure, pool, status};
+
+/// Does what was asked for. Only ADD has a result.
+pub(crate) async fn run(call: &Invocation) -> Result<Option<Success>, CniError> {
+    if call.command == Command::Status {
+        return status::of_addresses(call).await.map(|()| None);
+    }
+    let dirs = Directories::of(&call.conf);
+    let node = dirs.node_name(&call.conf)?;
+    let store = datastore::open_ready(&call.conf, &dirs).await?;
+    let ipam = Ipam::new(store.clone(), Name::from(&*node));
+    match call.command {
+        Command::Add => add(call, &store, &ipam, &node).await.map(Some),
+        Command::Del => del(call, &dirs, &ipam).await.map(|()| None),
+        Command::Check => check(call, &ipam).await.map(|()| None),
+        Command::Gc => gc(call, &dirs, &ipam, &node).await.map(|()| None),
+        Command::Status | Command::Version => Ok(None),
+    }
+}
+
+async fn add(
+    call: &Invocation,
+    store: &AnyStore,
+    ipam: &Ipam<AnyStore>,
+    node: &str,
+) -> Result<Success, CniError> {
+    let conf = &call.conf.ipam;
+    let pool = match &conf.subnet {
+        Some(subnet) => Some(pool::ensure(store, subnet).await?),
+        None => None,
+    };
+    let wanted = addresses::wanted(conf, call.requested_ips(), pool)?;
+    let handle = handle(&call.conf.name, &call.container_id);
+    let before = ipam.of_handle(&handle).await;
+    let before = before.map_err(|error| failure::ipam(holdings(&handle), &error))?;
+    let given = addresses::assign(ipam, node, &handle, &wanted).await;
+    let given = match given {
+        Ok(given) => given,
+        Err(error) => {
+            // Of what it had before nothing is taken: another interface may use it.
+            take_back(ipam, &handle, |address| before.iter().all(|a| a.address != address)).await;
+            return Err(error);
+        }
+    };
+    let ips = given.into_iter().map(|address| Ip {
+        address: (address, Family::of(address).host_len()),
+        gateway: None,
+        interface: None,
+    });
+    Ok(Success { ips: ips.collect(), ..Success::default() })
+}
+
+async fn take_back(ipam: &Ipam<AnyStore>, handle: &str, new: impl Fn(std::net::IpAddr) -> bool) {
+    let Ok(now) = ipam.of_handle(handle).await else { return };
+    for allocation in now.into_iter().filter(|a| new(a.address)) {
+        if let Err(error) = ipam.release(allocation.address, handle).await {
+            tracing::warn!(reason = failure::chain(&error), "not taken back");
+        }
+    }
+}
+
+fn holdings(handle: &str) -> String {
+    format!("the addresses of {handle} cannot be read")
+}
+
+async fn del(call: &Invocation, dirs: &Directories, ipam: &Ipam<AnyStore>) -> Result<(), CniError> {
+    let handle = handle(&call.conf.name, &call.container_id);
+    // Those of an interface that `calico` itself made have the same handle.
+    let records = list(&Attachments::in_state_dir(&dirs.state))?;
+    let others = records.iter().filter(|a| a.handle == handle && a.ifname != call.ifname);
+    let kept: Vec<_> = others.flat_map(|a| a.addresses.iter().copied()).collect();
+    let msg = format!("the addresses of {handle} cannot be given back");
+    let fail = |error| failure::ipam(msg.clone(), &error);
+    if kept.is_empty() {
+        ipam.release_handle(&handle).await.map_err(fail)?;
+        return Ok(());
+    }
+    for allocation in ipam.of_handle(&handle).await.map_err(fail)? {
+        if !kept.contains(&allocation.address) {
+            ipam.release(allocation.address, &handle).await.map_err(fail)?;
+        }
+    }
+    Ok(())
+}
+
+async fn check(call: &Invocation, ipam: &Ipam<AnyStore>) -> Result<(), CniError> {
+    let handle = handle(&call.conf.name, &call.container_id);
+    let has = ipam.of_handle(&handle).await;
+    let has = has.map_err(|error| failure::ipam(holdings(&handle), &error))?;
+    let wanted = call.conf.previous.iter().flat_map(|previous| &previous.ips);
+    let lost: Vec<_> = wanted
+        .map(|ip| ip.address.0)
+        .filter(|address| has.iter().all(|a| a.address != *address))
+        .map(|address| format!("{address} is not allocated to {handle}"))
+        .collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let msg = format!("the addresses of {} are not as ADD left them", call.container_id);
+    Err(CniError::new(Code::CheckFailed, msg, lost.join("; ")))
+}
+
+async fn gc(
+    call: &Invocation,
+    dirs: &Directories,
+    ipam: &Ipam<AnyStore>,
+    node: &str,
+) -> Result<(), CniError> {
+    let records = list(&Attachments::in_state_dir(&dirs.state))?;
+    let valid = call.conf.valid_attachments.as_deref().unwrap_or_default();
+    let known = |handle: &str| {
+        records.iter().any(|a| a.handle == handle)
+            || valid.iter().any(|(container, _)| self::handle(&call.conf.name, container) == handle)
+    };
+    release_unknown(&call.conf.name, ipam, node, &known).await
+}
+
+/// Gives back what pods of this host have in a network by handles that nobody knows.
+///
+/// A handle is `<network>.<container>`, and both may have dots. Where the rest has one, it may be
+/// another network's: it is left alone.
+pub(crate) async fn release_unknown(
+    network: &str,
+    ipam: &Ipam<AnyStore>,
+    node: &str,
+    known: &dyn Fn(&str) -> bool,
+) -> Result<(), CniError> {
+    let msg = || format!("the addresses of the network {network} cannot be cleaned up");
+    let all = ipam.of_host().await.map_err(|error| failure::ipam(msg(), &error))?;
+    let mut owners: BTreeMap<String, bool> = BTreeMap::new();
+    for allocation in all {
+        let Some(handle) = allocation.handle else { continue };
+        let here = allocation.attributes.get("node").is_some_and(|name| name == node);
+        *owners.entry(handle).or_insert(true) &= here;
+    }
+    let prefix = handle(network, "");
+    let mut first = None;
+    for (handle, _) in owners.iter().filter(|(_, here)| **here) {
+        let plain = handle.strip_prefix(&prefix).is_some_and(|rest| !rest.contains('.'));
+        if !plain || known(handle) {
+            continue;
+        }
+        match ipam.release_handle(handle).await {
+            Ok(addresses) => tracing::info!(handle, ?addresses, "given back"),
+            Err(error) => {
+                let error = failure::ipam(format!("{}: {handle}", msg()), &error);
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
