@@ -24,9 +24,9 @@ help:
 	@echo 'make demo      two hosts out of namespaces; POLICY=1, KEEP=1, FLAVOUR=legacy|nft, RELEASE=1'
 	@echo 'make test      all tests (root: some make network namespaces)'
 	@echo 'make full      all tests at length and an hour of fuzzing (about 70 minutes)'
-	@echo 'make build     the release binary    make install   DESTDIR='
+	@echo 'make build     agent and plugin, release    make install   DESTDIR='
 	@echo 'make lint      formatting, clippy, documentation, all warnings are errors'
-	@echo 'make bench     the calculation, and a new endpoint beside what the raw tools take'
+	@echo 'make bench     the calculation, a new endpoint and a new pod beside what the raw tools take'
 	@echo 'make fuzz      every decoder, SECONDS=60 in all'
 	@echo 'make setup fmt doc demo-clean'
 
@@ -34,7 +34,7 @@ setup:
 	@scripts/setup
 
 build: setup
-	cargo build --release --locked -p calico-agent
+	cargo build --release --locked -p calico-agent -p calico-cni --bins
 
 # The programs under test are built first: cargo does not know that the end-to-end tests run them.
 test:
@@ -54,11 +54,12 @@ full:
 
 # Ratios against the system's own tools in the same run; absolute times vary with the machine.
 bench: setup
-	cargo build --release --locked -p calico-agent --bins --example calc_budget --example stored_budget
+	cargo build --release --locked -p calico-agent -p calico-cni --bins --example calc_budget --example stored_budget
 	cargo build --locked -p calico-e2e --bins
 	target/release/examples/calc_budget
 	target/release/examples/stored_budget
-	CALICO_AGENT_BIN=target/release/calico-agent target/debug/calico-bench
+	CALICO_AGENT_BIN=target/release/calico-agent CALICO_PLUGIN_BIN=target/release/calico \
+	    target/debug/calico-bench
 	cargo test --release --locked -p calico-agent --test felix budget -- --ignored --nocapture
 
 fuzz: setup
@@ -86,6 +87,7 @@ doc:
 
 # What goes where is in packaging/install alone; the units name the paths, so there is no PREFIX.
 install:
-	@test -x target/release/calico-agent || { echo 'run make build first' >&2; exit 1; }
+	@test -x target/release/calico-agent && test -x target/release/calico || \
+	    { echo 'run make build first' >&2; exit 1; }
 	packaging/install '$(DESTDIR)'
 	@test -n '$(DESTDIR)' || echo 'Next: see README.md, "Run it on a host".'

@@ -21,6 +21,7 @@ use self::reload::Reloader;
 use self::tasks::Tasks;
 use crate::api::server::{self, ServerError};
 use crate::calculation::{self, Layers, Outputs};
+use crate::collector::{self, CollectorState};
 use crate::config::{Flags, Local, Settings, set_locally};
 use crate::exec::Exec;
 use crate::felix::watch::Watch;
@@ -45,6 +46,9 @@ use crate::telemetry::{Logs, chain};
 
 /// Where the kernel's settings are.
 const PROC_SYS: &str = "/proc/sys";
+
+/// Where processes are told.
+const PROC: &str = "/proc";
 
 /// What the daemon is told.
 #[derive(Debug)]
@@ -299,6 +303,13 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let (problems_tx, problems) = watch::channel(Vec::new());
     let (kept_tx, kept) = watch::channel(kept);
     let (flush, flush_rx) = mpsc::channel(1);
+    let looking = collector::run::Place {
+        node: node.clone(),
+        boot: boot.clone(),
+        state_dir: paths.state_dir.clone(),
+        proc: PathBuf::from(PROC),
+        config: local.collector.clone(),
+    };
     let place = keeper::Place {
         file: paths.stored_policy(),
         marker: paths.policy_marker(),
@@ -318,6 +329,22 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         heartbeat: watchdog.register("policy on disk"),
     };
     tasks.spawn("policy on disk", keeper::run(place, keeping, kept_tx));
+    let (collector_tx, collector) = watch::channel(CollectorState::default());
+    let looked_at = collector::run::Inputs {
+        desired: desired.clone(),
+        sync: sync.clone(),
+        links: monitor.links,
+    };
+    tasks.spawn(
+        "collector",
+        collector::run::run(
+            client.clone(),
+            looking,
+            looked_at,
+            collector_tx,
+            watchdog.register("collector"),
+        ),
+    );
     let (ready_tx, ready) = watch::channel(false);
     let overview = Arc::new(Overview {
         node: node.to_string(),
@@ -332,6 +359,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         silent: watchdog.silent(),
         kept,
         mtu,
+        collector,
         bird_socket: paths.bird_socket(),
         programs: Some(Exec::new(ASKED_LIMIT)),
     });

@@ -19,6 +19,7 @@ pub mod atomic_file;
 pub mod calculation;
 pub mod check;
 pub mod cli;
+pub mod collector;
 pub mod config;
 pub mod daemon;
 pub mod desired;

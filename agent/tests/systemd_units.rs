@@ -51,12 +51,15 @@ async fn the_installed_files_are_where_they_are_looked_for() {
     let dir = tempfile::tempdir().unwrap();
     let binary = dir.path().join("calico-agent");
     std::fs::write(&binary, "").unwrap();
+    let plugin = dir.path().join("calico");
+    std::fs::write(&plugin, "plugin").unwrap();
     let root = dir.path().join("root");
     let script = format!(
-        "BINARY='{}' exec '{}' '{}'",
+        "export BINARY='{}' PLUGIN='{}'; '{3}' '{2}' && exec '{3}' '{2}'",
         binary.display(),
+        plugin.display(),
+        root.display(),
         project().join("packaging/install").display(),
-        root.display()
     );
     Exec::default().run("sh", &["-c", &script], b"").await.unwrap();
     let installed = |path: &str| root.join(path.trim_start_matches('/'));
@@ -66,6 +69,13 @@ async fn the_installed_files_are_where_they_are_looked_for() {
     assert!(installed(program).is_file(), "{program}");
     for wants in unit.lines().filter_map(|line| line.strip_prefix("Wants=")) {
         assert!(installed("/usr/lib/systemd/system").join(wants).is_file(), "{wants}");
+    }
+    // One plugin: a link that leads out of this root leads to the file in a real one.
+    for name in ["calico", "calico-ipam"] {
+        assert_eq!(text(installed("/opt/cni/bin").join(name)), "plugin");
+        let link = std::fs::read_link(installed("/usr/lib/rkt/plugins/net").join(name)).unwrap();
+        let absolute = Path::new("/usr/lib/rkt/plugins/net").join(link);
+        assert!(installed(absolute.to_str().unwrap()).exists(), "{}", absolute.display());
     }
     let lock = text(installed("/usr/lib/tmpfiles.d/calico.conf"));
     assert!(lock.contains("f /run/xtables.lock 0600 root root"), "{lock}");

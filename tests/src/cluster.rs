@@ -1,22 +1,23 @@
 //! Two hosts and an outsider on one wire, with one etcd: where the parts are put together.
 
+mod waiting;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::etcd::Etcd;
 use crate::etcd_cluster::Members;
 use crate::host::{Flavour, Host};
-use crate::kernel;
-use crate::matrix::{Expected, Family, Measured, Site};
-use crate::netns::Netns;
+use crate::matrix::Site;
+use crate::netns::{Netns, Place};
 use crate::pod::Pod;
 use crate::run::Run;
 use crate::server::Server;
-use crate::tutorial::{self, DNS, HOSTS, HTTP, OTHER, PODS, PodSpec, SERVICES};
-use crate::wait;
+use crate::tutorial::{self, DNS, HOSTS, HTTP, OTHER, PODS, PodSpec};
 
 /// etcd's address, on the wire.
 pub const ETCD: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 18, 1));
@@ -88,8 +89,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The tutorial's world in etcd, its pods wired, an agent and BIRD on each host, everything
-    /// programmed.
+    /// The tutorial: an agent and BIRD on each host, and its pods, connected by the plugin.
     ///
     /// # Errors
     /// When a part does not come up; carries the agents' logs.
@@ -104,7 +104,7 @@ impl Cluster {
     /// # Errors
     /// When a part does not come up; carries the agents' logs.
     pub fn follow_the_tutorial(&mut self, flavour: Flavour) -> Result<()> {
-        self.etcd.put_all(&tutorial::base())?;
+        self.etcd.put_all(&tutorial::before_pods())?;
         self.start_agents(flavour)?;
         for pod in &PODS {
             self.add_pod(pod)?;
@@ -185,18 +185,45 @@ impl Cluster {
         result.with_context(|| self.logs())
     }
 
-    /// Wires a pod, serves in it, and writes its endpoint, in the CNI plugin's order.
+    /// Runs a pod with the plugin, and serves in it. Its policy is in force then.
+    ///
+    /// # Errors
+    /// When the plugin fails; carries the agents' logs.
+    pub fn add_pod(&mut self, spec: &PodSpec) -> Result<()> {
+        let host = self.hosts.iter().find(|host| host.spec.name == spec.host);
+        let pod = Pod::run(&self.run, host.context("no such host")?, spec);
+        let pod = pod.with_context(|| self.logs())?;
+        self.name_ports(spec)?;
+        self.serve(&pod.site())?;
+        self.pods.insert(spec.name.to_owned(), pod);
+        Ok(())
+    }
+
+    /// What an administrator does with `calicoctl`: rkt cannot tell a plugin the names of ports.
+    fn name_ports(&self, spec: &PodSpec) -> Result<()> {
+        let (key, value) = spec.endpoint().pair();
+        let wanted: Value = serde_json::from_str(&value)?;
+        if let Some(ports) = wanted["spec"].get("ports") {
+            let stored = self.etcd.get(&key)?.with_context(|| format!("no {key}"))?;
+            let mut stored: Value = serde_json::from_str(&stored)?;
+            stored["spec"]["ports"] = ports.clone();
+            self.etcd.put(&key, &stored.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Wires a pod by hand, serves in it, and writes its endpoint, in the CNI plugin's order.
     ///
     /// # Errors
     /// When the kernel or etcd refuses.
-    pub fn add_pod(&mut self, spec: &PodSpec) -> Result<()> {
+    pub fn place_pod(&mut self, spec: &PodSpec) -> Result<()> {
         self.wire_pod(spec)?;
         let (key, value) = spec.endpoint().pair();
         self.etcd.put(&key, &value)?;
         Ok(())
     }
 
-    /// Only wires a pod and serves in it.
+    /// Only wires a pod by hand and serves in it.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -227,10 +254,10 @@ impl Cluster {
     ///
     /// # Errors
     /// When there is no such site.
-    pub fn netns(&self, site: &str) -> Result<&Netns> {
+    pub fn netns(&self, site: &str) -> Result<&Place> {
         let pod = self.pods.get(site).map(Pod::ns);
-        let host = self.hosts.iter().find(|host| host.spec.name == site).map(Host::ns);
-        let outside = (site == "outside").then_some(&self.outside);
+        let host = self.hosts.iter().find(|host| host.spec.name == site).map(|host| &**host.ns());
+        let outside = (site == "outside").then_some(&*self.outside);
         pod.or(host).or(outside).with_context(|| format!("no site {site}"))
     }
 
@@ -239,86 +266,6 @@ impl Cluster {
         let server = Server::start(&site.netns, &addresses, &[HTTP, OTHER], &[DNS])?;
         self.servers.insert(site.name.clone(), server);
         Ok(())
-    }
-
-    /// Waits for the files that tell the CNI plugin that a pod may start.
-    ///
-    /// # Errors
-    /// When one is missing; carries the agents' logs.
-    pub fn wait_until_programmed(&self) -> Result<()> {
-        for pod in self.pods.values().map(|pod| pod.spec) {
-            let host = self.hosts.iter().find(|host| host.spec.name == pod.host);
-            let host = host.context("no such host")?;
-            let what = format!("endpoint-status file of {}", pod.name);
-            wait::until_true(&what, CONVERGENCE, || host.has_status_file(&pod.status_file()))
-                .with_context(|| self.logs())?;
-        }
-        Ok(())
-    }
-
-    /// Waits until a host's agent has brought everything up to a revision into the kernel.
-    ///
-    /// # Errors
-    /// When it has not within [`CONVERGENCE`]; carries the agents' logs.
-    pub fn wait_for_revision(&self, host: &Host, revision: i64) -> Result<()> {
-        let what = format!("revision {revision} on {}", host.spec.name);
-        wait::until(&what, CONVERGENCE, || {
-            Ok((host.status()?.applied_revision() >= revision).then_some(()))
-        })
-        .with_context(|| self.logs())
-    }
-
-    /// Waits until every agent says that all is in force and nothing is wrong. Status files alone
-    /// do not say so of an agent that was killed before: they were left by it.
-    ///
-    /// # Errors
-    /// When it is not so within [`CONVERGENCE`]; carries the agents' logs.
-    pub fn wait_until_ready(&self) -> Result<()> {
-        wait::until("status `ready` of all agents", CONVERGENCE, || {
-            for host in &self.hosts {
-                if !host.status()?.is_ready() {
-                    return Ok(None);
-                }
-            }
-            Ok(Some(()))
-        })
-        .with_context(|| self.logs())
-    }
-
-    /// Waits until every host has learned the way to the other's pods.
-    ///
-    /// # Errors
-    /// When BIRD has not brought it within [`CONVERGENCE`].
-    pub fn wait_for_routes(&self) -> Result<()> {
-        for host in &self.hosts {
-            for other in HOSTS.iter().filter(|other| other.name != host.spec.name) {
-                let wanted = [
-                    ("-4", format!("{}/26 ", other.block4)),
-                    ("-6", format!("{}/122 ", other.block6)),
-                ];
-                for (family, block) in wanted {
-                    wait::until(
-                        &format!("route to {block}on {}", host.spec.name),
-                        CONVERGENCE,
-                        || {
-                            let routes = kernel::routes(host.ns(), family)?;
-                            Ok(routes.iter().any(|route| route.starts_with(&block)).then_some(()))
-                        },
-                    )
-                    .with_context(|| self.logs())?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes keys and waits until every agent has them in force.
-    ///
-    /// # Errors
-    /// When etcd does not take them, or an agent needs more than [`CONVERGENCE`].
-    pub fn put_and_wait(&self, pairs: &[(String, String)]) -> Result<()> {
-        let revision = self.etcd.put_all(pairs)?;
-        self.hosts.iter().try_for_each(|host| self.wait_for_revision(host, revision))
     }
 
     /// Everything that asks and answers.
@@ -330,37 +277,6 @@ impl Cluster {
     fn outside_site(&self) -> Site {
         let (name, netns) = ("outside".to_owned(), self.outside.name().to_owned());
         Site { name, netns, v4: OUTSIDE_V4, v6: OUTSIDE_V6 }
-    }
-
-    /// Measures until it is as expected, at most [`CONVERGENCE`]; the last measurement otherwise.
-    ///
-    /// # Errors
-    /// When a question cannot be asked.
-    pub fn measure(&self, expected: &Expected, family: Family) -> Result<Measured> {
-        let end = Instant::now() + CONVERGENCE;
-        let sites = self.sites();
-        loop {
-            let measured = Measured::take(expected, &sites, &SERVICES, family)?;
-            if measured.differences().is_empty() || Instant::now() >= end {
-                return Ok(measured);
-            }
-        }
-    }
-
-    /// Fails unless the tutorial's table is measured, over both families.
-    ///
-    /// # Errors
-    /// With the table and the agents' logs when it is not.
-    pub fn check(&self, policy: bool) -> Result<()> {
-        for family in [Family::V4, Family::V6] {
-            let measured = self.measure(&tutorial::expected(policy, family)?, family)?;
-            let differences = measured.differences();
-            if !differences.is_empty() {
-                let logs = self.logs();
-                bail!("{family:?}\n{measured}\n{}\n{logs}", differences.join("\n"));
-            }
-        }
-        Ok(())
     }
 
     /// The last lines of all agents and BIRDs.

@@ -81,6 +81,16 @@ impl Host {
         &self.ns
     }
 
+    /// Where everything of it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// etcd's client URLs, with commas between.
+    pub fn etcd(&self) -> &str {
+        &self.etcd
+    }
+
     /// The agent's `--config-dir`.
     pub fn config_dir(&self) -> PathBuf {
         self.dir.join("etc")
@@ -303,15 +313,21 @@ fn tail(log: &str) -> String {
 /// # Errors
 /// When there is none.
 pub fn agent_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("CALICO_AGENT_BIN") {
+    built("calico-agent", "calico-agent", "CALICO_AGENT_BIN")
+}
+
+/// A program under test: what `variable` says, or the one in the directory where this program was
+/// built.
+pub(crate) fn built(program: &str, package: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());
     }
     let here = std::env::current_exe()?;
-    let beside = here.ancestors().skip(1).take(2).map(|dir: &Path| dir.join("calico-agent"));
+    let beside = here.ancestors().skip(1).take(2).map(|dir: &Path| dir.join(program));
     match beside.into_iter().find(|path| path.is_file()) {
         Some(path) => Ok(path),
-        None => bail!(
-            "calico-agent is not built: run `cargo build -p calico-agent`, or set CALICO_AGENT_BIN"
-        ),
+        None => {
+            bail!("{program} is not built: run `cargo build -p {package}`, or set {variable}")
+        }
     }
 }

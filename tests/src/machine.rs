@@ -16,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::host::agent_binary;
 use crate::netns::Netns;
 use crate::process::{Command, Output, Process};
+use crate::rkt::plugin_binary;
 use crate::run::Run;
 use crate::wait;
 
@@ -108,6 +109,7 @@ impl Image {
         Command::new(source.join("packaging/install"))
             .arg(self.dir.join("upper"))
             .env("BINARY", agent_binary()?)
+            .env("PLUGIN", plugin_binary()?)
             .run()?;
         Ok(())
     }

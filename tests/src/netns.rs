@@ -40,15 +40,38 @@ impl Netns {
     /// # Errors
     /// When the kernel or `ip` refuses.
     pub fn new(run: &Run, what: &str) -> Result<Self> {
+        let ns = Self::fresh(run, what)?;
+        ns.ip("link set lo up")?;
+        for key in ["ipv6/conf/all/accept_dad", "ipv6/conf/default/accept_dad"] {
+            ns.sysctl(key, "0")?;
+        }
+        Ok(ns)
+    }
+
+    /// Makes `<run>-<what>` as the kernel makes it: loopback down, no setting changed but what the
+    /// probes need.
+    ///
+    /// # Errors
+    /// When the kernel or `ip` refuses.
+    pub fn fresh(run: &Run, what: &str) -> Result<Self> {
+        Self::make(run, format!("{}-{what}", run.name()))
+    }
+
+    /// The same under a name that does not tell its run, such as runtimes give.
+    ///
+    /// # Errors
+    /// When the kernel or `ip` refuses.
+    pub fn named(run: &Run, name: &str) -> Result<Self> {
+        run.will_own(name)?;
+        Self::make(run, name.to_owned())
+    }
+
+    fn make(run: &Run, name: String) -> Result<Self> {
         run::stop_if_interrupted();
-        let name = format!("{}-{what}", run.name());
         Command::new("ip").args(["netns", "add", &name]).run()?;
         let ns = Self { place: Place { name }, keep: run.dir().join("keep") };
-        ns.ip("link set lo up")?;
         for (key, value) in [
             ("ipv4/ping_group_range", "0 2147483647"),
-            ("ipv6/conf/all/accept_dad", "0"),
-            ("ipv6/conf/default/accept_dad", "0"),
             // "No route" must not look like silence because it was said too often.
             ("ipv4/icmp_ratelimit", "0"),
             ("ipv6/icmp/ratelimit", "0"),
@@ -57,14 +80,14 @@ impl Netns {
         }
         Ok(ns)
     }
-
-    /// The same place without owning it.
-    pub fn place(&self) -> Place {
-        self.place.clone()
-    }
 }
 
 impl Place {
+    /// The same place, whoever owns the namespace.
+    pub fn place(&self) -> Place {
+        self.clone()
+    }
+
     /// Its name, as `ip netns` shows it.
     pub fn name(&self) -> &str {
         &self.name

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -24,6 +24,7 @@ pub struct Command {
     env: Vec<(OsString, OsString)>,
     input: Vec<u8>,
     netns: Option<String>,
+    dir: Option<PathBuf>,
     limit: Duration,
 }
 
@@ -48,6 +49,7 @@ impl Command {
             env: vec![("PATH".into(), path), ("LC_ALL".into(), "C".into())],
             input: Vec::new(),
             netns: None,
+            dir: None,
             limit: Duration::from_secs(30),
         }
     }
@@ -87,6 +89,13 @@ impl Command {
         self
     }
 
+    /// Runs it in this directory.
+    #[must_use]
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
     /// Kills it after this long (30 s unless set).
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
@@ -110,7 +119,18 @@ impl Command {
     /// # Errors
     /// When it cannot be started, or takes too long.
     pub fn output(&self) -> Result<Output> {
+        let output = self.output_unless_killed()?;
+        output.with_context(|| format!("{} did not end within {:?}", self.describe(), self.limit))
+    }
+
+    /// As [`Command::output`] for a program that may be killed at its limit: `None` then. What it
+    /// started is not.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn output_unless_killed(&self) -> Result<Option<Output>> {
         let mut child = self.spawn(Stdio::piped(), Stdio::piped())?;
+        let end = Instant::now() + self.limit;
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         std::thread::scope(|scope| {
@@ -118,9 +138,16 @@ impl Command {
                 // A program that ends early closes the pipe; its status says more than EPIPE.
                 stdin.map(|mut pipe| pipe.write_all(&self.input))
             });
-            let stdout = scope.spawn(move || read_all(stdout));
+            let (closed, is_closed) = std::sync::mpsc::channel();
+            let stdout = scope.spawn(move || {
+                let all = read_all(stdout);
+                let _ = closed.send(());
+                all
+            });
             let stderr = scope.spawn(move || read_all(stderr));
-            let status = wait_for(&mut child, self.limit);
+            // The end of its output is noticed at once, and mostly the end of itself.
+            let _ = is_closed.recv_timeout(self.limit);
+            let status = wait_for(&mut child, end.saturating_duration_since(Instant::now()));
             if status.is_none() {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -129,10 +156,7 @@ impl Command {
                 String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
             };
             let (stdout, stderr) = (text(stdout.join()), text(stderr.join()));
-            match status {
-                Some(status) => Ok(Output { status, stdout, stderr }),
-                None => bail!("{} did not end within {:?}", self.describe(), self.limit),
-            }
+            Ok(status.map(|status| Output { status, stdout, stderr }))
         })
     }
 
@@ -158,6 +182,9 @@ impl Command {
         command.stdout(stdout).stderr(stderr);
         // Its own process group: Ctrl-C on the terminal reaches only us, and we end it in order.
         command.process_group(0);
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
         let mut start =
             || command.spawn().with_context(|| format!("cannot start {}", self.describe()));
         match &self.netns {
@@ -183,7 +210,7 @@ fn read_all(pipe: Option<impl Read>) -> Vec<u8> {
 /// Waits for the end of `child`, at most `limit`.
 fn wait_for(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let end = Instant::now() + limit;
-    let mut pause = Duration::from_micros(500);
+    let mut pause = Duration::from_micros(50);
     loop {
         if let Ok(Some(status)) = child.try_wait() {
             return Some(status);

@@ -1,8 +1,8 @@
 //! One run of a test or of the demo: its unique name, its directory, and its end.
 //!
 //! Everything a run makes is found again from its name alone: namespaces are called
-//! `<run>-<what>`, every process lives in one of them, every file in the run's directory. So the
-//! same few lines clean up after a success, a panic, an interrupt, and after the next start when
+//! `<run>-<what>` or listed in the run's directory, every process lives in one of them, every file in
+//! that directory. So the same few lines clean up after a success, a panic, an interrupt, and after the next start when
 //! the last owner was killed.
 
 use std::fs;
@@ -17,6 +17,9 @@ use crate::{netns, process};
 
 /// Where runs keep their files. Short, because a unix socket's path has at most 107 bytes.
 const BASE: &str = "/run/calico-e2e";
+
+/// Below a run's directory: a file for each namespace of another name.
+const NAMESPACES: &str = "namespaces";
 
 /// Set by the signal thread: nothing new may be made any more.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -58,6 +61,13 @@ impl Run {
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Notes a namespace whose name does not begin with the run's. Before it is made.
+    pub(crate) fn will_own(&self, namespace: &str) -> Result<()> {
+        let dir = self.dir.join(NAMESPACES);
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join(namespace), "").context("cannot note a namespace")
     }
 
     /// Leaves everything as it is when this value goes; `calico-demo clean` removes it later.
@@ -103,14 +113,21 @@ pub fn stop_if_interrupted() {
 
 /// Ends what a run left behind. What is gone already is not an error.
 pub fn destroy(name: &str) {
-    let prefix = format!("{name}-");
-    let all: Vec<String> = netns::list().into_iter().filter(|n| n.starts_with(&prefix)).collect();
+    let all = namespaces(name);
     let pids: Vec<i32> = all.iter().flat_map(|n| netns::pids(n)).collect();
     process::end_all(&pids, Duration::from_secs(2));
     for namespace in &all {
         netns::delete(namespace);
     }
     let _ = fs::remove_dir_all(Path::new(BASE).join(name));
+}
+
+/// The namespaces of a run that are there.
+pub fn namespaces(name: &str) -> Vec<String> {
+    let prefix = format!("{name}-");
+    let noted = Path::new(BASE).join(name).join(NAMESPACES);
+    let all = netns::list().into_iter();
+    all.filter(|ns| ns.starts_with(&prefix) || noted.join(ns).exists()).collect()
 }
 
 /// The runs on this machine: name, and whether it was kept on purpose.

@@ -158,6 +158,11 @@ impl PodSpec {
         workload_endpoint(spec).label("role", self.network)
     }
 
+    /// What `CNI_ARGS` says of it.
+    pub fn cni_args(&self) -> String {
+        format!("IP={},{};MAC={}", self.v4, self.v6, self.mac)
+    }
+
     /// The file that says that its policy is in the kernel.
     pub fn status_file(&self) -> String {
         format!("cni default%2F{} eth0", self.container_id)
@@ -173,9 +178,9 @@ pub fn pod(name: &str) -> Option<&'static PodSpec> {
     PODS.iter().find(|pod| pod.name == name)
 }
 
-/// Nodes, pools, BGP, networks, address blocks: everything but the pods' endpoints.
-/// `ClusterInformation` and the nodes' Felix configuration are the agents' to write.
-pub fn base() -> Vec<Pair> {
+/// Nodes, pools and BGP: what an administrator has made before the first pod. `ClusterInformation` and
+/// the nodes' Felix configuration are the agents' to write, all that belongs to pods the plugin's.
+pub fn before_pods() -> Vec<Pair> {
     let mut all = Vec::new();
     for host in HOSTS {
         let bgp = NodeBgp { ipv4: format!("{}/24", host.v4), ipv6: format!("{}/64", host.v6) };
@@ -187,6 +192,13 @@ pub fn base() -> Vec<Pair> {
     all.push(Resource::new("default-ipv6-ippool", v6).pair());
     let bgp = BGPConfiguration { log_severity: "Info".to_owned(), mesh: true, as_number: 64512 };
     all.push(Resource::new("default", bgp).pair());
+    all
+}
+
+/// The same with what the original plugin writes for the four pods, but for their endpoints:
+/// networks, address blocks, handles. For pods that are wired by hand.
+pub fn base() -> Vec<Pair> {
+    let mut all = before_pods();
     all.extend(["frontend", "backend"].map(|network| network_profile(network).pair()));
     for host in HOSTS {
         let pods: Vec<_> = PODS.iter().filter(|pod| pod.host == host.name).collect();

@@ -35,7 +35,7 @@ fn an_absent_etcd_is_waited_for() -> Result<()> {
     let mut cluster = Cluster::new("noetcd")?;
     cluster.etcd.put_all(&tutorial::base())?;
     for pod in &PODS {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     cluster.etcd.stop()?;
     let before = kernel(&cluster)?;
@@ -78,7 +78,7 @@ fn a_datastore_that_is_not_ready_is_waited_for() -> Result<()> {
     };
     cluster.etcd.put_all(&[information(false)])?;
     for pod in &PODS {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     let before = kernel(&cluster)?;
     cluster.hosts[0].start_agent()?;
@@ -200,7 +200,7 @@ fn without_iptables_it_ends_with_one_error_and_touches_nothing() -> Result<()> {
     let mut cluster = Cluster::new("noipt")?;
     cluster.etcd.put_all(&tutorial::base())?;
     for pod in &PODS {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     let path =
         programs_without(&cluster.run().dir().join("bin"), &["iptables", "ip6tables", "xtables"])?;
@@ -232,7 +232,7 @@ fn without_bird_policy_is_enforced_and_status_says_so() -> Result<()> {
         host.start_agent()?;
     }
     for pod in &PODS {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     cluster.wait_until_programmed()?;
     // On one host, where no router is needed.

@@ -89,15 +89,16 @@ fn an_interrupt_cleans_up() -> Result<()> {
 fn interrupted_at(namespaces: usize) -> Result<()> {
     let log = tempfile::NamedTempFile::new()?;
     let mut demo = demo()?.start(log.path())?;
-    let prefix = format!("demo{}-0-", demo.pid());
-    let mine = || netns::list().into_iter().filter(|n| n.starts_with(&prefix)).collect::<Vec<_>>();
-    wait::until_true("namespaces", Duration::from_secs(10), || mine().len() >= namespaces)?;
+    let name = format!("demo{}-0", demo.pid());
+    let mine = || run::namespaces(&name);
+    wait::until_true("namespaces", Duration::from_secs(20), || mine().len() >= namespaces)?;
+    let seen = mine();
     demo.signal(Signal::SIGINT)?;
     let status = demo.wait(Duration::from_secs(10))?;
     ensure!(status.code() == Some(130), "{status}: {}", demo.log());
-    ensure!(mine().is_empty(), "left behind: {:?}", mine());
-    let name = prefix.trim_end_matches('-');
-    let left = run::list().into_iter().find(|(run, _)| run == name);
+    let left: Vec<_> = netns::list().into_iter().filter(|ns| seen.contains(ns)).collect();
+    ensure!(left.is_empty() && mine().is_empty(), "left behind: {left:?} {:?}", mine());
+    let left = run::list().into_iter().find(|(run, _)| *run == name);
     ensure!(left.is_none(), "the directory is left: {left:?}");
     Ok(())
 }
@@ -117,14 +118,15 @@ fn what_was_kept_runs_on_until_it_is_cleaned() -> Result<()> {
     let script: String = {
         let (_, tries) = output.stdout.split_once("Left running. Try:").unwrap_or_default();
         let shells = |line: &&str| {
-            let shell = line.ends_with("-frontend-1") || line.ends_with("-calico-01");
-            !shell && !line.contains(" less ") && !line.contains(" del ")
+            !line.ends_with(" bash") && !line.contains(" less ") && !line.contains(" del ")
         };
         tries.lines().filter(shells).map(|line| format!("{line}\n")).collect()
     };
+    let kept = run::namespaces(&name);
+    ensure!(kept.len() == 8, "not all is there: {kept:?}");
     let tried = Command::new("bash").args(["-e", "-c", &script]).output()?;
     let said = format!("{script}\n{}{}", tried.stdout, tried.stderr);
-    let left: Vec<_> = netns::list().into_iter().filter(|n| n.starts_with(&name)).collect();
+    let left: Vec<_> = netns::list().into_iter().filter(|ns| kept.contains(ns)).collect();
     run::destroy(&name);
     ensure!(tried.status.success() && left.is_empty(), "{left:?} after\n{said}");
     // frontend-1 may not reach backend-2, but the outside sees its host's address.

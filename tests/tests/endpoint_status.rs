@@ -49,7 +49,7 @@ fn a_file_says_that_an_endpoint_is_programmed() -> Result<()> {
     let (key, value) = second.endpoint().pair();
     cluster.etcd.put(&key, &value)?;
     cluster.start_agents(Flavour::Auto)?;
-    cluster.add_pod(&first)?;
+    cluster.place_pod(&first)?;
     let host = &cluster.hosts[0];
     wait::until("file of the first pod alone", Duration::from_secs(10), || {
         let files = files(host);

@@ -41,7 +41,7 @@ fn untouched(label: &str, flavour: Flavour, name: &str) -> Result<()> {
     cluster.etcd.put_all(&tutorial::base())?;
     cluster.start_agents(flavour)?;
     for pod in &PODS {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     cluster.wait_until_programmed()?;
     cluster.check(false)?;

@@ -137,7 +137,7 @@ fn a_program_that_never_ends_is_a_problem_and_no_hang() -> Result<()> {
     }
     let pods: Vec<_> = PODS.iter().filter(|pod| pod.host == "calico-01").collect();
     for pod in &pods {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     wait::until("a problem that names the program", SOON, || {
         let problems = status(&machine)?.problems().join("\n");

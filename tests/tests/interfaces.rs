@@ -186,7 +186,7 @@ fn die(cluster: &mut Cluster) -> Result<()> {
                 ..PODS[0]
             };
             let spec: &'static PodSpec = Box::leak(Box::new(spec));
-            cluster.add_pod(spec)?;
+            cluster.place_pod(spec)?;
             keys.push(spec.endpoint().key());
         }
         std::thread::sleep(Duration::from_millis(round * 3));

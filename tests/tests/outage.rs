@@ -71,7 +71,7 @@ fn a_long_time_without_etcd() -> Result<()> {
     machine.wait_for_unit("calico-bird", "active", SOON)?;
     let pods: Vec<_> = PODS.iter().filter(|pod| pod.host == "calico-01").collect();
     for pod in &pods {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
         let file = machine.root().join("run/calico/endpoint-status").join(pod.status_file());
         wait::until_true(pod.name, SOON, || file.exists())
             .with_context(|| machine.journal("calico-agent"))?;

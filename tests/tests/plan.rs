@@ -237,7 +237,7 @@ fn a_host_before_its_first_agent() -> Result<()> {
     cluster.hosts[1].start_agent()?;
     let name = cluster.hosts[0].spec.name;
     for pod in PODS.iter().filter(|pod| pod.host == name) {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     let host = &cluster.hosts[0];
     let before = Snapshot::take(host.ns())?;

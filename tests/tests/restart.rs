@@ -30,7 +30,7 @@ fn survives(label: &str, flavour: Flavour) -> Result<()> {
         mac: "ca:fe:1d:52:bb:e9",
         ..PODS[0]
     };
-    cluster.add_pod(late)?;
+    cluster.place_pod(late)?;
     let name = cluster.pod("late")?.ns().name().to_owned();
     let host = cluster.hosts[0].spec.v4;
     let answer = ask_from(&name, host.into(), Service::Tcp(HTTP), BRIEF)?;

@@ -55,7 +55,7 @@ fn routes_of_the_cni_plugin_are_adopted() -> Result<()> {
     let mut cluster = Cluster::new("adopt")?;
     cluster.etcd.put_all(&tutorial::base())?;
     for pod in &PODS {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     // One with the plugin's routes before the agent comes, one without.
     cluster.pod("frontend-1")?.add_cni_routes(&cluster.hosts[0])?;

@@ -44,7 +44,7 @@ const IDS: [&str; 12] = [
 /// Adds a pod and returns what was sent for it, once nothing more comes.
 fn cost(cluster: &mut Cluster, spec: &PodSpec) -> Result<Vec<(String, u64)>> {
     let before = cluster.hosts[0].status()?.writes()?;
-    cluster.add_pod(spec)?;
+    cluster.place_pod(spec)?;
     let host = &cluster.hosts[0];
     wait::until_true("the new pod", Duration::from_secs(10), || {
         host.has_status_file(&spec.status_file())
@@ -72,7 +72,7 @@ fn flat(label: &str, flavour: Flavour) -> Result<()> {
     let (first, last) = (pods.first().context("pods")?, pods.last().context("pods")?);
     let with_two = cost(&mut cluster, first)?;
     for spec in &pods[1..pods.len() - 1] {
-        cluster.add_pod(spec)?;
+        cluster.place_pod(spec)?;
     }
     cluster.wait_until_programmed()?;
     let with_twelve = cost(&mut cluster, last)?;

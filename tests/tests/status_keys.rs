@@ -77,7 +77,7 @@ fn the_host_reports_and_its_report_vanishes_with_it() -> Result<()> {
     cluster.hosts[0].flavour = Flavour::Auto;
     cluster.hosts[0].start_agent()?;
     let pod = PODS[0];
-    cluster.add_pod(&pod)?;
+    cluster.place_pod(&pod)?;
     let name = cluster.hosts[0].spec.name;
     let (status, last) = (host_key(name, "status"), host_key(name, "last_reported_status"));
 
@@ -144,7 +144,7 @@ fn an_endpoint_is_up_down_and_gone() -> Result<()> {
     cluster.hosts[0].start_agent()?;
     wait_for(&cluster, &stale(first.host), None)?;
     wait_for(&cluster, &endpoint_key(&second), Some(DOWN))?;
-    cluster.add_pod(&first)?;
+    cluster.place_pod(&first)?;
     wait_for(&cluster, &endpoint_key(&first), Some(UP))?;
     ensure!(cluster.etcd.ttl(&endpoint_key(&first))?.is_none(), "an endpoint's key has a lease");
 

@@ -88,7 +88,7 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     second.start_agent()?;
     second.start_bird(SOON)?;
     for pod in &PODS {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     cluster.check(false).with_context(|| machine.journal("calico-agent"))?;
 

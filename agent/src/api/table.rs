@@ -58,6 +58,12 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         writeln!(out, "{:<11} {applied}{fact}", part.name)?;
     }
 
+    if let Some(collector) = &status.collector {
+        let unknown = if collector.rkt_pods.is_none() { ", rkt's pods are not known" } else { "" };
+        let (left, gone) = (collector.suspected.len(), collector.collected);
+        writeln!(out, "Collector   {left} suspected, {gone} collected{unknown}")?;
+    }
+
     writeln!(out)?;
     let rows = status.endpoints.iter().map(|endpoint| {
         let (state, reason) = match &endpoint.state {
@@ -123,6 +129,15 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
     if !rows.is_empty() {
         writeln!(out)?;
         table(out, ["CHANGED BY OTHERS, REPAIRED", "", "TIMES", "LAST", ""], rows.into_iter())?;
+    }
+
+    let suspected = status.collector.iter().flat_map(|collector| &collector.suspected);
+    let rows: Vec<_> = suspected
+        .map(|one| [one.subject.clone(), duration(one.seconds), one.reason.clone()])
+        .collect();
+    if !rows.is_empty() {
+        writeln!(out)?;
+        table(out, ["LEFT BEHIND?", "FOR", ""], rows.into_iter())?;
     }
 
     let problems = status.parts.iter().flat_map(|part| {

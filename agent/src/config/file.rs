@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::collector::COLLECTOR_KEYS;
 use super::params::{PARAMS, Param, nearest};
 use super::settings::Settings;
 use super::unsupported::why_unsupported;
@@ -42,6 +43,8 @@ pub struct FileConfig {
     pub datastore: BTreeMap<&'static str, String>,
     /// `[node]`: key → text.
     pub node: BTreeMap<&'static str, String>,
+    /// `[collector]`: key → text.
+    pub collector: BTreeMap<&'static str, String>,
     /// `[felix]`: Felix's name of the parameter → text. Every value was checked.
     pub felix: BTreeMap<&'static str, String>,
 }
@@ -94,7 +97,8 @@ impl fmt::Display for Lines<'_> {
 impl fmt::Debug for FileConfig {
     /// Only the keys: there is a password among the values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.datastore.keys().chain(self.node.keys()).chain(self.felix.keys());
+        let keys = self.datastore.keys().chain(self.node.keys());
+        let keys = keys.chain(self.collector.keys()).chain(self.felix.keys());
         f.debug_set().entries(keys).finish()
     }
 }
@@ -147,7 +151,7 @@ impl Reader<'_> {
         let mut config = FileConfig::default();
         for (key, value) in table {
             let name: &str = key.get_ref();
-            let sections = ["datastore", "node", "felix"];
+            let sections = ["datastore", "node", "collector", "felix"];
             if !sections.contains(&name) {
                 let hint = if Param::find(name).is_some() {
                     "; it belongs into the section [felix]".to_owned()
@@ -165,6 +169,7 @@ impl Reader<'_> {
             match name {
                 "datastore" => config.datastore = self.section(name, section, DATASTORE_KEYS),
                 "node" => config.node = self.section(name, section, NODE_KEYS),
+                "collector" => config.collector = self.section(name, section, COLLECTOR_KEYS),
                 _ => config.felix = self.felix(section),
             }
         }

@@ -10,6 +10,7 @@ use calico_datastore::location::{
 };
 use calico_datastore::model::{AsNumber, Family};
 
+use super::collector::CollectorConfig;
 use super::env::Env;
 use super::file::FileConfig;
 use super::params::folded;
@@ -89,6 +90,8 @@ pub struct Local {
     pub datastore: Choice,
     /// Who this host is.
     pub node: NodeConfig,
+    /// How what rkt left behind is looked for.
+    pub collector: CollectorConfig,
 }
 
 /// A local setting is wrong.
@@ -119,13 +122,19 @@ impl Local {
     /// On the first value that cannot be what was meant.
     pub fn resolve(flags: &Flags, env: &Env, file: &FileConfig) -> Result<Self, LocalError> {
         let ask = Ask { env, file };
-        Ok(Self { datastore: ask.datastore(flags)?, node: ask.node(flags)? })
+        Ok(Self {
+            datastore: ask.datastore(flags)?,
+            node: ask.node(flags)?,
+            collector: CollectorConfig::resolve(file)?,
+        })
     }
 
-    /// The first mistake about the datastore, and the first about the node.
-    pub fn mistakes(flags: &Flags, env: &Env, file: &FileConfig) -> [Option<LocalError>; 2] {
+    /// The first mistake about the datastore, the first about the node and the first about the
+    /// collector.
+    pub fn mistakes(flags: &Flags, env: &Env, file: &FileConfig) -> [Option<LocalError>; 3] {
         let ask = Ask { env, file };
-        [ask.datastore(flags).err(), ask.node(flags).err()]
+        let collector = CollectorConfig::resolve(file).err();
+        [ask.datastore(flags).err(), ask.node(flags).err(), collector]
     }
 
     /// What differs, by its name in `agent.toml`: none of it changes while the agent runs.
@@ -136,6 +145,7 @@ impl Local {
             ("ip", node.ip == their_node.ip),
             ("ip6", node.ip6 == their_node.ip6),
             ("as_number", node.as_number == their_node.as_number),
+            ("[collector]", self.collector == other.collector),
         ];
         let mut names = datastore_differences(&self.datastore, &other.datastore);
         names.extend(same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name));

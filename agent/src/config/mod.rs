@@ -10,6 +10,7 @@
 //! [`FileConfig::load`].
 
 mod announce;
+mod collector;
 mod env;
 mod file;
 mod kind;
@@ -23,6 +24,7 @@ mod tests;
 mod unsupported;
 
 pub use announce::announce;
+pub use collector::{COLLECTOR_KEYS, CollectorConfig};
 pub use env::Env;
 pub use file::{DATASTORE_KEYS, FileConfig, FileError, Mistake, NODE_KEYS};
 pub use kind::{Field, Kind, Word};

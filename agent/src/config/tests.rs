@@ -262,6 +262,12 @@ fn example() -> String {
         "ip6" => "\"fd00:172:18:18::101/64\"",
         _ => "64512",
     });
+    text += "\n[collector]\n";
+    keys(&mut text, COLLECTOR_KEYS, |key| match key {
+        "interval" => "60",
+        "grace" => "120",
+        _ => "\"/var/lib/rkt\"",
+    });
     text += "\n[felix]\n";
     for param in PARAMS {
         for line in wrap(param.doc, 96) {
@@ -336,6 +342,9 @@ fn the_example_file_lists_exactly_the_table() {
     assert_eq!(settings, expected);
     assert_eq!(file.datastore.len(), DATASTORE_KEYS.len());
     assert_eq!(file.node.len(), NODE_KEYS.len());
+    assert_eq!(file.collector.len(), COLLECTOR_KEYS.len());
+    let local = Local::resolve(&Flags::default(), &env, &FileConfig::default()).unwrap();
+    assert_eq!(CollectorConfig::resolve(&file), Ok(local.collector));
 }
 
 mod replay;

@@ -44,6 +44,9 @@ pub struct StatusDocument {
     /// host was started.
     #[serde(default)]
     pub stored: Option<StoredStatus>,
+    /// What rkt may have left behind; absent while it is not looked for.
+    #[serde(default)]
+    pub collector: Option<CollectorStatus>,
     /// The number of the newest calculated state; 0 before the first.
     pub generation: u64,
     /// The parts of the dataplane.
@@ -103,6 +106,28 @@ pub struct StoredStatus {
     pub since: String,
     /// How long ago that was; `None` when this host's clock says that it is still to come.
     pub age_seconds: Option<u64>,
+}
+
+/// What rkt may have left behind, and what of it was removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectorStatus {
+    /// How many pods rkt has; `None`: not known, so nothing is collected on its account.
+    pub rkt_pods: Option<usize>,
+    /// What looks left behind. It is removed when it has looked so for the grace period.
+    pub suspected: Vec<SuspectedStatus>,
+    /// How many things were removed since the agent started.
+    pub collected: u64,
+}
+
+/// Something that looks left behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuspectedStatus {
+    /// `orchestrator/workload/endpoint`, or the handle of addresses.
+    pub subject: String,
+    /// What says so.
+    pub reason: String,
+    /// For how long.
+    pub seconds: u64,
 }
 
 /// A refused key.

@@ -200,6 +200,18 @@ mod tests {
         names
     }
 
+    fn up(device: u32) -> Option<Arc<Programmed>> {
+        Some(Arc::new(Programmed {
+            interface: "cali0ef24b1".parse().unwrap(),
+            device,
+            mac: Some("CA:FE:00:12:34:56".parse().unwrap()),
+            addresses: ["192.168.0.0/32", "fd80:24e2:f998:72d6::/128"]
+                .map(|net| net.parse().unwrap())
+                .to_vec(),
+            profiles: vec!["frontend".into()],
+        }))
+    }
+
     #[test]
     fn a_file_is_there_exactly_while_its_endpoint_is_up() {
         let prefix = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@ use calico_datastore::model::WorkloadEndpointId;
 use imbl::OrdMap;
 use tokio::sync::watch;
 
+use crate::collector::CollectorState;
 use crate::desired::{DesiredState, LocalEndpoint, Origin};
 use crate::drift::Repair;
 use crate::exec::Exec;
@@ -17,8 +18,8 @@ use crate::reconcile::{EndpointState, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
-    DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, Overall, PartStatus,
-    RejectedKey, RepairStatus, StatusDocument, StoredStatus,
+    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, Overall,
+    PartStatus, RejectedKey, RepairStatus, StatusDocument, StoredStatus, SuspectedStatus,
 };
 use crate::status::forwarded::explain;
 use crate::status::watchdog::Silence;
@@ -110,6 +111,8 @@ pub struct Overview {
     pub kept: watch::Receiver<Vec<Problem>>,
     /// The file with the MTU of pods is not as it should be.
     pub mtu: watch::Receiver<Vec<Problem>>,
+    /// What the collector has come to.
+    pub collector: watch::Receiver<CollectorState>,
     /// BIRD's control socket.
     pub bird_socket: PathBuf,
     /// Starts what reads the ports that others forward; `None`: they are not looked at.
@@ -143,6 +146,7 @@ impl Overview {
             && self.files.borrow().is_empty()
             && self.kept.borrow().is_empty()
             && self.mtu.borrow().is_empty()
+            && self.collector.borrow().problems.is_empty()
             && desired.notices.is_empty()
             && self.registration.borrow().is_clean();
         if clean { Overall::Ready } else { Overall::Degraded }
@@ -246,6 +250,8 @@ impl Overview {
         notices.extend(self.files.borrow().iter().cloned());
         notices.extend(self.kept.borrow().iter().cloned());
         notices.extend(self.mtu.borrow().iter().cloned());
+        let collector = self.collector.borrow().clone();
+        notices.extend(collector.problems.iter().cloned());
         let registration = self.registration.borrow().clone();
         notices.extend(registration.problems);
         let registration = registration.text;
@@ -289,6 +295,7 @@ impl Overview {
                 registration,
             },
             stored: desired.as_ref().and_then(|desired| stored_status(desired.origin)),
+            collector: collector_status(collector),
             generation: desired.as_ref().map_or(0, |desired| desired.generation),
             parts: self
                 .reports()
@@ -352,6 +359,19 @@ fn stored_status(origin: Origin) -> Option<StoredStatus> {
     let since = UNIX_EPOCH.checked_add(Duration::from_secs(since))?;
     let age = SystemTime::now().duration_since(since).ok();
     Some(StoredStatus { since: rfc3339(since), age_seconds: age.map(|age| age.as_secs()) })
+}
+
+fn collector_status(state: CollectorState) -> Option<CollectorStatus> {
+    let suspected = state.suspected.into_iter().map(|suspected| SuspectedStatus {
+        subject: suspected.subject,
+        reason: suspected.why,
+        seconds: suspected.since.elapsed().as_secs(),
+    });
+    state.looks.then(|| CollectorStatus {
+        rkt_pods: state.pods,
+        suspected: suspected.collect(),
+        collected: state.collected,
+    })
 }
 
 fn repair_status(repair: &Repair) -> RepairStatus {

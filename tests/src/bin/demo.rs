@@ -12,7 +12,7 @@ use calico_e2e::host::{Flavour, agent_binary};
 use calico_e2e::matrix::Family;
 use calico_e2e::process::Command;
 use calico_e2e::server::Server;
-use calico_e2e::tutorial::{self, DNS, HOSTS, HTTP, OTHER, PODS};
+use calico_e2e::tutorial::{self, DNS, HOSTS, HTTP, OTHER, PODS, PodSpec};
 use calico_e2e::{kernel, run};
 use clap::Parser;
 
@@ -79,14 +79,15 @@ fn demo(cli: &Cli) -> Result<bool> {
     let name = cluster.run().name().to_owned();
     step(&format!("two hosts and an outsider on one wire: namespaces {name}-…"));
     step(&format!("etcd at {}", cluster.etcd.endpoint()));
-    let base = tutorial::base();
+    let base = tutorial::before_pods();
     cluster.etcd.put_all(&base)?;
-    step(&format!("{} keys: nodes, one pool a family, networks frontend and backend", base.len()));
+    step(&format!("{} keys: nodes, one pool a family, BGP", base.len()));
     cluster.start_agents(cli.flavour)?;
     step(&format!("an agent ({}) and BIRD on each host", agent.display()));
     for pod in &PODS {
         cluster.add_pod(pod)?;
-        step(&format!("pod {} on {}: {} and {}", pod.name, pod.host, pod.v4, pod.v6));
+        let PodSpec { name, host, network, v4, v6, .. } = pod;
+        step(&format!("pod {name} on {host}, network {network}, by the plugin: {v4} and {v6}"));
     }
     // A pod that is never reported still gets its row in the table: that says more than an error.
     match cluster.wait_until_programmed() {
@@ -172,13 +173,15 @@ fn keep(mut cluster: Cluster) -> Result<()> {
     let backend = tutorial::pod("backend-2").context("no pod")?;
     println!("\nLeft running. Try:");
     println!("\n  # a shell in a pod, and on a host");
-    println!("  nsenter --net=/run/netns/{run}-frontend-1");
-    println!("  nsenter --net=/run/netns/{run}-{}", HOSTS[0].name);
+    let frontend = cluster.pod("frontend-1")?.ns().path();
+    let frontend = frontend.display();
+    println!("  nsenter --net={frontend} bash");
+    println!("  nsenter --net=/run/netns/{run}-{} bash", HOSTS[0].name);
     println!("  # does frontend-1 reach backend-2? (the answer is the address it is seen under)");
-    println!("  nsenter --net=/run/netns/{run}-frontend-1 \\");
+    println!("  nsenter --net={frontend} \\");
     println!("      timeout 1 bash -c 'cat </dev/tcp/{}/{HTTP}' && echo \" reached\"", backend.v4);
     println!("  # masquerade: the outside sees the host");
-    println!("  nsenter --net=/run/netns/{run}-frontend-1 \\");
+    println!("  nsenter --net={frontend} \\");
     println!("      timeout 1 bash -c 'cat </dev/tcp/{OUTSIDE_V4}/{HTTP}' && echo");
     println!("  # what the agent says, and what the kernel holds");
     println!("  {} status --run-dir {}", agent.display(), host.run_dir().display());

@@ -93,7 +93,7 @@ fn prepared_and_served(label: &str, flavour: Flavour) -> Result<Cluster> {
     cluster.etcd.put_all(&tutorial::base())?;
     cluster.start_agents(flavour)?;
     for pod in &PODS {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     cluster.wait_until_programmed()?;
     cluster.put_and_wait(&scene::policies())?;

@@ -66,7 +66,7 @@ fn takes_over(label: &str, generation: &Generation, was: &str, now: Flavour) -> 
         cluster.etcd.put(&key, &value)?;
     }
     for pod in &PODS {
-        cluster.add_pod(pod)?;
+        cluster.place_pod(pod)?;
     }
     if generation.policy {
         cluster.etcd.put_all(&tutorial::policies())?;

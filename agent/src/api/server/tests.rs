@@ -55,6 +55,7 @@ async fn questions_and_answers_over_the_socket() {
         silent: silent_rx,
         kept: watch::channel(Vec::new()).1,
         mtu: watch::channel(Vec::new()).1,
+        collector: watch::channel(Default::default()).1,
         bird_socket: dir.path().join("bird.ctl"),
         programs: None,
     };

@@ -5,8 +5,8 @@ use crate::drift::Change;
 use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
 use crate::status::document::{
-    DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, PartStatus, RejectedKey,
-    RepairStatus,
+    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, PartStatus,
+    RejectedKey, RepairStatus, SuspectedStatus,
 };
 
 fn problem(subject: &str, message: &str) -> Problem {
@@ -52,6 +52,7 @@ fn document() -> StatusDocument {
             ..DatastoreStatus::default()
         },
         stored: None,
+        collector: Some(CollectorStatus { rkt_pods: Some(2), ..CollectorStatus::default() }),
         generation: 5,
         parts: vec![
             part("felix", Some(5), &[("dataplane", "iptables-nft: in use already")]),
@@ -140,6 +141,15 @@ fn a_host_in_trouble() {
         last: "2026-11-21T04:00:00Z".to_owned(),
     }];
     status.parts[1].applied = Some(4);
+    status.collector = Some(CollectorStatus {
+        rkt_pods: None,
+        suspected: vec![SuspectedStatus {
+            subject: "cni/default/d/eth0".to_owned(),
+            reason: "its ADD was killed".to_owned(),
+            seconds: 61,
+        }],
+        collected: 3,
+    });
     status.endpoints.push(EndpointStatus {
         policies: Vec::new(),
         profiles: Vec::new(),
@@ -161,6 +171,7 @@ fn a_host_that_begins() {
         ..DatastoreStatus::default()
     };
     status.generation = 0;
+    status.collector = None;
     for part in &mut status.parts {
         part.applied = None;
     }

@@ -58,6 +58,7 @@ impl Rig {
             silent: watch::channel(Vec::new()).1,
             kept: watch::channel(Vec::new()).1,
             mtu: watch::channel(Vec::new()).1,
+            collector: watch::channel(Default::default()).1,
             bird_socket: run_dir.path().join("bird.ctl"),
             programs: None,
         };

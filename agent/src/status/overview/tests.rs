@@ -12,6 +12,7 @@ struct Rig {
     silent: watch::Sender<Vec<Silence>>,
     kept: watch::Sender<Vec<Problem>>,
     mtu: watch::Sender<Vec<Problem>>,
+    collector: watch::Sender<CollectorState>,
 }
 
 fn rig() -> Rig {
@@ -25,6 +26,7 @@ fn rig() -> Rig {
     let (silent, silent_rx) = watch::channel(Vec::new());
     let (kept, kept_rx) = watch::channel(Vec::new());
     let (mtu, mtu_rx) = watch::channel(Vec::new());
+    let (collector, collector_rx) = watch::channel(CollectorState::default());
     let overview = Overview {
         location: String::new(),
         node: "calico-01".to_owned(),
@@ -41,10 +43,24 @@ fn rig() -> Rig {
         silent: silent_rx,
         kept: kept_rx,
         mtu: mtu_rx,
+        collector: collector_rx,
         bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
         programs: None,
     };
-    Rig { overview, sync, registration, desired, felix, bird, ready, files, silent, kept, mtu }
+    Rig {
+        overview,
+        sync,
+        registration,
+        desired,
+        felix,
+        bird,
+        ready,
+        files,
+        silent,
+        kept,
+        mtu,
+        collector,
+    }
 }
 
 fn applied(generation: u64) -> Option<Report> {
@@ -72,7 +88,7 @@ fn well() -> Rig {
 fn anything_that_is_missing_degrades() {
     assert_eq!(well().overview.overall(), Overall::Ready);
     type Damage = (&'static str, fn(&Rig));
-    let damages: [Damage; 13] = [
+    let damages: [Damage; 14] = [
         ("a loop that hangs", |rig| {
             let since = Instant::now();
             rig.silent.send_modify(|all| all.push(Silence { name: "felix", since }));
@@ -85,6 +101,7 @@ fn anything_that_is_missing_degrades() {
         ("files", |rig| rig.files.send_modify(|files| files.push(problem()))),
         ("kept", |rig| rig.kept.send_modify(|kept| kept.push(problem()))),
         ("mtu", |rig| rig.mtu.send_modify(|mtu| mtu.push(problem()))),
+        ("collector", |rig| rig.collector.send_modify(|c| c.problems.push(problem()))),
         ("unregistered", |rig| drop(rig.registration.send_replace(Registration::default()))),
         ("registered badly", |rig| {
             rig.registration.send_modify(|registration| registration.problems.push(problem()));

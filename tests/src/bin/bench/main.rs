@@ -8,7 +8,10 @@
 //! existing class (set members, one MAC rule, routes, neighbours, of both families) with `ipset`,
 //! `iptables-restore` and `ip`, into a copy of the agent's tables in a namespace of its own. It
 //! knows the answer already; the agent also has to hear of it from etcd and to calculate it.
+//! Then the same for whole pods: an ADD of the plugin, step by step.
 #![expect(clippy::print_stdout, reason = "it talks to the terminal")]
+
+mod pod;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -29,6 +32,9 @@ struct Cli {
     /// How many endpoints are added one after the other.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(10..=2000))]
     endpoints: u16,
+    /// How many pods are added one after the other; 0: none.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pods: u16,
 }
 
 fn main() -> Result<()> {
@@ -53,6 +59,9 @@ fn main() -> Result<()> {
             raw.1,
             ours.0 / raw.0
         );
+    }
+    if cli.pods > 0 {
+        pod::measure(cli.pods)?;
     }
     Ok(())
 }
