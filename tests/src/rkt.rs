@@ -84,7 +84,11 @@ impl Rkt {
             ("state_dir", host.state_dir()),
         ];
         let keys = keys.into_iter().map(|(key, dir)| (key.to_owned(), path(dir))).collect();
-        let env = vec![("ETCD_ENDPOINTS".to_owned(), host.etcd().to_owned())];
+        let store = match host.etcd() {
+            directory if directory.starts_with("dir:") => ("CALICO_DATASTORE", directory),
+            etcd => ("ETCD_ENDPOINTS", etcd),
+        };
+        let env = vec![(store.0.to_owned(), store.1.to_owned())];
         let place = host.ns().place();
         Ok(Self { place, config, plugins, data, keys, env, limit: LIMIT, mounts: None })
     }
@@ -125,7 +129,7 @@ impl Rkt {
         }
         // Not this one: what is mounted below /run would not be seen through an overlay.
         script += &format!(
-            "mkdir -p /run/calico\nmount --bind {} /run/calico\nexec \"$0\"\n",
+            "mkdir -p /run/calico\nmount --bind {} /run/calico\n",
             host.run_dir().display()
         );
         self.mounts = Some(script);
@@ -275,10 +279,7 @@ impl Rkt {
         let path = self.path().map(|dir| dir.to_string_lossy().into_owned()).join(":");
         let call = match &self.mounts {
             None => self.place.command(plugin),
-            Some(script) => {
-                let words = ["--mount", "--propagation", "slave", "sh", "-ec", script];
-                self.place.command("unshare").args(words).arg(plugin)
-            }
+            Some(_) => self.shell("exec \"$0\"").arg(plugin),
         };
         let mut call = call.dir(&pod.dir).limit(self.limit);
         for (key, value) in &self.env {
@@ -291,6 +292,17 @@ impl Rkt {
             .env("CNI_ARGS", args)
             .env("CNI_IFNAME", ifname)
             .env("CNI_PATH", path)
+    }
+
+    /// A script of the administrator's on this host, with what [`Rkt::as_installed`] mounts, and with
+    /// this rkt's directories in the place of the real ones.
+    pub fn shell(&self, script: &str) -> Command {
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let script = script.replace("/usr/lib/rkt/plugins/net", &path(&self.plugins));
+        let script = script.replace("/etc/rkt", &path(&self.config));
+        let script = format!("{}{script}", self.mounts.as_deref().unwrap_or_default());
+        let words = ["--mount", "--propagation", "slave", "bash", "-ec", &script];
+        self.place.command("unshare").args(words)
     }
 
     /// Sends DEL to every network, the last one first, with what was saved at ADD; once.

@@ -297,3 +297,38 @@ fn labels_are_what_policies_select() -> Result<()> {
     lab.times_out(&asks, closed.v4(0)?)?;
     lab.fetches(&asks, open.v4(0)?)
 }
+
+/// The kernel draws the Ethernet address of a pod, and the pod may use no other; nor may it use an
+/// address that is not its own.
+#[test]
+fn a_pod_sends_as_itself() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let mut lab = Lab::new("rktspoof", Flavour::Auto)?;
+    let hears = lab.start(0, &[("network1", "")])?;
+    let speaks = lab.start(0, &[("network1", "")])?;
+    let (name, own) = (speaks.ns().name(), speaks.v4(0)?);
+    let drawn = lab.endpoint(&speaks, "eth0")?["spec"]["mac"].clone();
+    let drawn = drawn.as_str().context("no MAC")?;
+    let server = &lab.servers[&hears.uuid];
+    let to = SocketAddr::new(hears.v4(0)?.into(), DNS);
+    let mac = |mac: &str| {
+        speaks.ns().ip(&format!(
+            "link set eth0 address {mac}\n\
+             neigh replace 169.254.1.1 lladdr {} dev eth0 nud permanent\n",
+            calico_e2e::pod::HOST_MAC
+        ))
+    };
+    mac("02:00:00:00:66:66")?;
+    shout(name, (own, 0).into(), to, "bad MAC")?;
+    mac(drawn)?;
+    speaks.ns().ip("addr add 192.168.99.99/32 dev lo\n")?;
+    shout(name, (Ipv4Addr::new(192, 168, 99, 99), 0).into(), to, "bad address")?;
+    shout(name, (own, 0).into(), to, "good")?;
+    wait::until_true("what is right", PATIENT, || !server.arrivals(b"good").is_empty())?;
+    std::thread::sleep(Duration::from_millis(100));
+    let bad = server.arrivals(b"bad");
+    ensure!(bad.is_empty(), "{bad:?}");
+    Ok(())
+}

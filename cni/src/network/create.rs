@@ -13,7 +13,7 @@ use super::{HOST_MAC_BYTES, Made, NetworkError, Plan, message, namespace, sysctl
 
 const EEXIST: i32 = 17;
 
-/// See [`super::create`].
+/// See [`create`](fn@super::create).
 pub(super) fn create(plan: &Plan) -> Result<Made, NetworkError> {
     let netns = namespace::open(&plan.netns)?;
     let own = namespace::own()?;

@@ -1,5 +1,5 @@
 //! The CNI specification, 0.1.0 to 1.1.0: environment and standard input in, JSON out. Pure but for
-//! [`Invocation::of_process`] and [`print`].
+//! [`Invocation::of_process`] and [`mod@print`].
 
 mod address;
 mod args;
