@@ -56,9 +56,11 @@ fn explain_one(
     };
     let at_pod = |verdict: &Verdict| verdict.side == Side::Destination;
     let verdicts = judge.judge(&flow(outside)).into_iter().filter(at_pod);
+    // The host itself throws away what comes from elsewhere to such an address.
+    let inside_only = port.at.is_some_and(|net| net.address().is_loopback());
     let explained = verdicts.map(|verdict| {
         let mut also_from = Vec::new();
-        if !verdict.allowed {
+        if !verdict.allowed && !inside_only {
             let named = named_sources(desired, &verdict.endpoint);
             let foreign =
                 named.filter(|net| same_family(&net.address()) && !in_pool(net.address()));
@@ -78,8 +80,12 @@ fn explain_one(
             address: to,
             endpoint_port: port.to.port(),
             by: port.by.to_owned(),
-            from_outside: verdict.allowed,
-            reason: verdict.reason.to_string(),
+            from_outside: verdict.allowed && !inside_only,
+            reason: if inside_only {
+                "the port is bound to the host's loopback".to_owned()
+            } else {
+                verdict.reason.to_string()
+            },
             also_from: also_from.iter().map(ToString::to_string).collect(),
         }
     });

@@ -116,3 +116,13 @@ fn the_outside_is_in_no_pool_and_other_places_are_not_ours() {
     state.endpoints.insert(id(), Arc::new(down));
     assert_eq!(one(&state).1, "the endpoint is not in force");
 }
+
+#[test]
+fn a_port_of_the_loopback_is_closed_to_the_outside_whatever_policy_says() {
+    let state = state(vec![allow(&[])], None);
+    assert!(one(&state).0, "the same without an address");
+    let local = Forwarded { at: Some("127.0.0.1".parse().unwrap()), ..port("192.168.0.1:80") };
+    let all = explain(&[local], &state);
+    assert!(!all[0].from_outside && all[0].also_from.is_empty());
+    assert_eq!(all[0].reason, "the port is bound to the host's loopback");
+}
