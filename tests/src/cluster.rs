@@ -18,6 +18,7 @@ use crate::pod::Pod;
 use crate::run::Run;
 use crate::server::Server;
 use crate::tutorial::{self, DNS, HOSTS, HTTP, OTHER, PODS, PodSpec};
+use crate::wait;
 
 /// etcd's address, on the wire.
 pub const ETCD: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 18, 1));
@@ -263,7 +264,10 @@ impl Cluster {
 
     fn serve(&mut self, site: &Site) -> Result<()> {
         let addresses = [site.v4.into(), site.v6.into()];
-        let server = Server::start(&site.netns, &addresses, &[HTTP, OTHER], &[DNS])?;
+        // A program that another test starts just now may still hold the sockets that were closed.
+        let server = wait::until("free ports", Duration::from_secs(5), || {
+            Server::start(&site.netns, &addresses, &[HTTP, OTHER], &[DNS]).map(Some)
+        })?;
         self.servers.insert(site.name.clone(), server);
         Ok(())
     }
