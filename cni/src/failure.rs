@@ -77,6 +77,7 @@ pub(crate) fn ipam(msg: impl Into<String>, error: &IpamError) -> CniError {
             (Code::AddressUnavailable, "`calicoctl get ippools -o wide` lists what there is")
         }
         IpamError::Strict { .. } => (Code::AddressUnavailable, ""),
+        IpamError::Overlap { .. } => (Code::AddressUnavailable, "ask for another one"),
         IpamError::Pool { .. } => (Code::InvalidConfig, "see ipam.ipv4_pools and ipam.ipv6_pools"),
         IpamError::InvalidHandle { .. } => (Code::InvalidConfig, ""),
         IpamError::Conflicts { .. } => (Code::TryAgainLater, ""),

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::claim::Claimed;
 use super::error::{IpamError, Shortage, Unusable};
 use super::handle::{Handle, check};
+use super::occupied::Occupied;
 use super::retry::Tries;
 use super::world::{ReadBlock, World};
 use super::{Assigned, Ipam, Owner, PoolChoice, Request};
@@ -15,9 +17,6 @@ use crate::layout::v3::write::Malformed;
 use crate::layout::v3::write::block::{BlockDocument, BlockOwner};
 use crate::model::{AffinityState, Cidr, Family, Name};
 use crate::store::Store;
-
-/// How many blocks are looked at one by one before every block is listed.
-const PROBES: usize = 4;
 
 /// An assignment under way.
 #[derive(Debug)]
@@ -121,9 +120,6 @@ impl<S: Store> Ipam<S> {
         let mut need = Need { family, left, pools, malformed: None };
         self.give_up_unusable(taking, family).await;
         self.take_from_own(taking, &mut need).await?;
-        if need.left > 0 && may_claim(&taking.world, family) {
-            self.take_from_probed(taking, &mut need).await?;
-        }
         let mut tries = Tries::new(keys::BLOCKS_PREFIX);
         while need.left > 0 {
             let Some(why) = self.take_from_any(taking, &mut need).await? else {
@@ -174,7 +170,9 @@ impl<S: Store> Ipam<S> {
                 return Ok(());
             }
         }
-        for (_, block, _) in own.iter().filter(|(_, _, state)| *state == AffinityState::Pending) {
+        let pending = own.iter().filter(|(_, _, state)| *state == AffinityState::Pending);
+        let pending = pending.map(|(_, block, _)| *block).collect();
+        for block in &self.still_wanted(need.family, pending).await? {
             match self.claim(*block).await {
                 Ok(Claimed::Ours) => self.take_from(taking, need, *block, None, false).await?,
                 Ok(Claimed::Theirs) => 0,
@@ -191,24 +189,27 @@ impl<S: Store> Ipam<S> {
         Ok(())
     }
 
-    /// A block that is claimed after a look or two: pools are mostly empty.
-    async fn take_from_probed(
+    /// Those of our interrupted claims that may be carried on: nobody has made a block of another
+    /// size there in between. The others are taken back.
+    async fn still_wanted(
         &self,
-        taking: &mut Taking<'_>,
-        need: &mut Need,
-    ) -> Result<(), IpamError> {
-        for pool in need.pools.clone() {
-            let blocks = taking.world.pools.blocks(pool, &self.host, &taking.world.reserved);
-            for block in blocks.take(PROBES) {
-                let taken = self.store.get(&keys::block(block)).await?.is_some();
-                if !taken && self.claim(block).await? == Claimed::Ours {
-                    self.take_from(taking, need, block, None, false).await?;
-                    // More than one block is needed by nobody but a test of its limits.
-                    return Ok(());
-                }
+        family: Family,
+        pending: Vec<Cidr>,
+    ) -> Result<Vec<Cidr>, IpamError> {
+        if pending.is_empty() {
+            return Ok(pending);
+        }
+        let listed = self.list_blocks(&keys::blocks_of(family)).await?;
+        let occupied: Occupied = listed.keys().collect();
+        let mut wanted = Vec::new();
+        for block in pending {
+            if listed.contains_key(&block) || occupied.overlapping(&block).is_none() {
+                wanted.push(block);
+            } else {
+                self.abandon(block).await?;
             }
         }
-        Ok(())
+        Ok(wanted)
     }
 
     /// Whatever there is in the cluster as of now. Answers why there is not more; `None` when
@@ -218,7 +219,8 @@ impl<S: Store> Ipam<S> {
         taking: &mut Taking<'_>,
         need: &mut Need,
     ) -> Result<Option<Shortage>, IpamError> {
-        let listed = self.list_blocks().await?;
+        let listed = self.list_blocks(&keys::blocks_of(need.family)).await?;
+        let occupied: Arc<Occupied> = Arc::new(listed.keys().collect());
         let mut lost = false;
         let (own, others): (Vec<_>, Vec<_>) = listed
             .iter()
@@ -236,17 +238,15 @@ impl<S: Store> Ipam<S> {
             lost |= self.take_listed(taking, need, cidr, read, false).await?;
         }
         let of_host = |read: &&Result<ReadBlock, Malformed>| {
-            read.as_ref().is_ok_and(|read| {
-                read.document.cidr().family() == need.family && read.document.is_of(&self.host)
-            })
+            read.as_ref().is_ok_and(|read| read.document.is_of(&self.host))
         };
         let mut count = listed.values().filter(of_host).count();
         let limit = taking.world.config.max_blocks_per_host;
         let auto = taking.world.config.auto_allocate_blocks;
         for pool in need.pools.clone() {
-            let blocks = taking.world.pools.blocks(pool, &self.host, &taking.world.reserved);
-            // Each listed block is passed once, so this ends however large the pool is.
-            for block in blocks.filter(|block| !listed.contains_key(block)) {
+            let World { pools, reserved, .. } = &taking.world;
+            // Each listed block is passed at once, so this ends however large the pool is.
+            for block in pools.blocks(pool, &self.host, reserved, &occupied) {
                 if need.left == 0 || !auto || count >= limit as usize {
                     break;
                 }
@@ -269,11 +269,10 @@ impl<S: Store> Ipam<S> {
         if lost || need.left == 0 {
             return Ok(None);
         }
-        let mut blocks = need
-            .pools
-            .iter()
-            .flat_map(|pool| taking.world.pools.blocks(*pool, &self.host, &taking.world.reserved));
-        let unclaimed = blocks.any(|block| !listed.contains_key(&block));
+        let World { pools, reserved, .. } = &taking.world;
+        let mut blocks =
+            need.pools.iter().flat_map(|pool| pools.blocks(*pool, &self.host, reserved, &occupied));
+        let unclaimed = blocks.next().is_some();
         let spare = others.iter().any(|(_, read)| read.document.free().next().is_some());
         Ok(Some(match (unclaimed, auto) {
             (true, false) => Shortage::NoAutoAllocate,
@@ -358,15 +357,6 @@ impl Need {
         tracing::warn!(%error, "a block of this host is left out");
         self.malformed.get_or_insert(error);
     }
-}
-
-/// Whether this host may claim a block more, as far as its affinities tell.
-fn may_claim(world: &World, family: Family) -> bool {
-    let own = world.affinities.iter().filter(|(block, state)| {
-        block.family() == family && **state != AffinityState::PendingDeletion
-    });
-    let limit = world.config.max_blocks_per_host as usize;
-    world.config.auto_allocate_blocks && own.count() < limit
 }
 
 /// The same list from a place that depends on the host: hosts that borrow should not all begin

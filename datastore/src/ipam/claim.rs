@@ -24,7 +24,8 @@ pub(super) enum Claimed {
 }
 
 impl<S: Store> Ipam<S> {
-    /// Makes a block of this host's, unless somebody else has it.
+    /// Makes a block of this host's, unless somebody else has it. No block of another size may
+    /// share an address with it: that is for the caller to see, in a list that is as new as can be.
     pub(super) async fn claim(&self, cidr: Cidr) -> Result<Claimed, IpamError> {
         let (id, key) = self.claim_key(cidr);
         let mut tries = Tries::new(&key);
@@ -54,6 +55,12 @@ impl<S: Store> Ipam<S> {
                 Some(Claimed::Ours) | None => tries.again().await?,
             }
         }
+    }
+
+    /// Takes back a claim that did not come to a block.
+    pub(super) async fn abandon(&self, cidr: Cidr) -> Result<(), IpamError> {
+        let (id, _) = self.claim_key(cidr);
+        self.withdraw(&id).await
     }
 
     /// Gives up a block of this host's when nobody has an address of it. False: it stays.

@@ -37,6 +37,17 @@ pub enum IpamError {
         /// Its block.
         block: Cidr,
     },
+    /// The address is in no block, and none can be made for it: a block of another size, from
+    /// before its pool was changed, shares addresses with the one that it would be in.
+    #[error("{address} would be in block {block}, which would share addresses with block {other}")]
+    Overlap {
+        /// The address.
+        address: IpAddr,
+        /// The block that cannot be made.
+        block: Cidr,
+        /// The block that is there.
+        other: Cidr,
+    },
     /// No pool that this host may use has the address.
     #[error("{address} is in no IPPool that this host may use{}", in_unusable(pool))]
     OutsidePools {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::assign::Taking;
 use super::error::IpamError;
+use super::occupied::Occupied;
 use super::retry::Tries;
 use super::{Assigned, Ipam};
 use crate::layout::v3::keys;
@@ -32,12 +33,19 @@ impl<S: Store> Ipam<S> {
         let owner = taking.owner;
         let mut tries = Tries::new(keys::block(cidr));
         loop {
-            let Some(read) = self.read_block(cidr).await? else {
-                self.claim(cidr).await?;
-                tries.again().await?;
-                continue;
-            };
-            if let Some(holder) = read.document.holder(address) {
+            // The pool may have had blocks of another size, or be new where there was another one.
+            let listed = self.list_blocks(&keys::blocks_of(cidr.family())).await?;
+            let occupied: Occupied = listed.keys().collect();
+            let mut around = Vec::new();
+            for (block, read) in listed {
+                if block.contains(address) {
+                    around.push((block, read?));
+                }
+            }
+            let holder = around.iter().find_map(|(block, read)| {
+                read.document.holder(address).map(|holder| (*block, holder))
+            });
+            if let Some((cidr, holder)) = holder {
                 if holder.handle.as_ref() == Some(&owner.handle) {
                     // Asked again after an answer that got lost.
                     taking.given.push((cidr, Assigned { address, pool: pool.cidr }, false));
@@ -45,6 +53,15 @@ impl<S: Store> Ipam<S> {
                 }
                 return Err(IpamError::Taken { address, handle: holder.handle });
             }
+            let at = around.iter().position(|(block, _)| *block == cidr).unwrap_or(0);
+            let Some((cidr, read)) = around.into_iter().nth(at) else {
+                if let Some(other) = occupied.overlapping(&cidr) {
+                    return Err(IpamError::Overlap { address, block: cidr, other });
+                }
+                self.claim(cidr).await?;
+                tries.again().await?;
+                continue;
+            };
             if strict && !read.document.is_of(&self.host) {
                 return Err(IpamError::Strict { address, block: cidr });
             }

@@ -14,6 +14,7 @@ mod error;
 mod exact;
 mod handle;
 mod inspect;
+mod occupied;
 mod pools;
 mod release;
 mod retry;

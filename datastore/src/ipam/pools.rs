@@ -7,6 +7,7 @@ use sha2::{Digest, Sha224};
 
 use super::PoolChoice;
 use super::error::{IpamError, Shortage, Unusable};
+use super::occupied::Occupied;
 use crate::model::{Cidr, Family, Labels, Name, Pool};
 
 /// Every pool, and the host that asks. Pools should not overlap. Where they do, an address is in
@@ -105,9 +106,15 @@ impl Pools {
     }
 
     /// The blocks of a pool in the order in which `host` tries them: each once, from a place that
-    /// depends on the host, so that hosts do not meet. Without those that are all reserved or that
-    /// touch a pool which goes before.
-    pub(super) fn blocks(&self, index: usize, host: &Name, reserved: &Reserved) -> Blocks {
+    /// depends on the host, so that hosts do not meet. Without those that are all reserved, or that
+    /// touch a pool which goes before or a block that there is, of whatever size.
+    pub(super) fn blocks(
+        &self,
+        index: usize,
+        host: &Name,
+        reserved: &Reserved,
+        occupied: &Arc<Occupied>,
+    ) -> Blocks {
         let Some((_, pool)) = self.all.get(index) else { return Blocks::default() };
         let Some(bits) = pool.block_size.checked_sub(pool.cidr.prefix_len()) else {
             return Blocks::default();
@@ -124,6 +131,7 @@ impl Pools {
             tried: 0,
             taboo: self.all.iter().take(index).map(|(_, pool)| pool.cidr).collect(),
             reserved: reserved.clone(),
+            occupied: occupied.clone(),
         }
     }
 }
@@ -149,6 +157,7 @@ pub(super) struct Blocks {
     /// Pools that go before.
     taboo: Vec<Cidr>,
     reserved: Reserved,
+    occupied: Arc<Occupied>,
 }
 
 impl Blocks {
@@ -162,7 +171,8 @@ impl Blocks {
     fn excluded(&self, pool: Cidr, place: u128, block: Cidr) -> u128 {
         let touched = self.taboo.iter().find(|taboo| taboo.overlaps(&block));
         let all = || self.reserved.0.iter().find(|reserved| reserved.covers(&block));
-        let Some(range) = touched.or_else(all) else { return 0 };
+        let there = || self.occupied.overlapping(&block);
+        let Some(range) = touched.or_else(all).copied().or_else(there) else { return 0 };
         // A range of a pool can be longer than anybody could count.
         let shift = pool.family().host_len() - self.block_size;
         let from = pool.index_of(range.address()).unwrap_or(0) >> shift;

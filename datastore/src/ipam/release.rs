@@ -100,7 +100,8 @@ impl<S: Store> Ipam<S> {
             }
             Err(error) => {
                 tracing::warn!(%error, "looking for the addresses of a handle in every block");
-                (BTreeSet::new(), self.list_blocks().await?.into_iter().collect())
+                let all = self.list_blocks(keys::BLOCKS_PREFIX).await?;
+                (BTreeSet::new(), all.into_iter().collect())
             }
         };
         let mut blocks = Vec::new();

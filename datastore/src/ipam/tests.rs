@@ -6,6 +6,7 @@ mod failures;
 mod interleaved;
 mod model;
 mod plain;
+mod sizes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -118,13 +118,14 @@ impl<S: Store> Ipam<S> {
         Ok(read.into_iter().filter_map(|(block, found)| Some((block, found?))).collect())
     }
 
-    /// Every block of the cluster. One that cannot be read is there, but gives out nothing; one
+    /// Every block of the cluster, or of one family, by the prefix of their keys. One that cannot be read is there, but gives out nothing; one
     /// that is being deleted is not there: a claim clears it away.
     pub(super) async fn list_blocks(
         &self,
+        prefix: &str,
     ) -> Result<BTreeMap<Cidr, Result<ReadBlock, Malformed>>, StoreError> {
         let mut blocks = BTreeMap::new();
-        for (key, stored) in self.store.list(keys::BLOCKS_PREFIX).await? {
+        for (key, stored) in self.store.list(prefix).await? {
             let Some(cidr) = keys::cidr_of_block(&key) else { continue };
             if let Some(block) = open(cidr, Some(&stored)).transpose() {
                 blocks.insert(cidr, block);

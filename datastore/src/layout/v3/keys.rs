@@ -300,6 +300,11 @@ pub fn block(cidr: Cidr) -> String {
     format!("{BLOCKS_PREFIX}{}", block_segment(cidr))
 }
 
+/// The prefix of the allocation blocks of one family.
+pub fn blocks_of(family: Family) -> String {
+    format!("{BLOCKS_PREFIX}ipv{}/", family.number())
+}
+
 /// The block in the key of one; `None` for a key of something else.
 pub fn cidr_of_block(key: &str) -> Option<Cidr> {
     match parse(key) {
