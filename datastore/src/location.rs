@@ -181,12 +181,26 @@ pub fn setting_in(env: &dyn Fn(&str) -> Option<String>, setting: Setting) -> Opt
 
 fn section(text: &str) -> Result<toml::Table, LocationError> {
     let mut table: toml::Table =
-        text.parse().map_err(|error: toml::de::Error| LocationError::Toml(error.to_string()))?;
+        text.parse().map_err(|error: toml::de::Error| LocationError::Toml(told(text, &error)))?;
     match table.remove("datastore") {
         None => Ok(toml::Table::new()),
         Some(toml::Value::Table(section)) => Ok(section),
         Some(_) => Err(LocationError::Toml("it is a section: write [datastore]".to_owned())),
     }
+}
+
+/// What is wrong and in which line. Not the line itself: a password may stand there.
+fn told(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.as_bytes().get(..span.start));
+    let line = before.map(|before| before.iter().filter(|byte| **byte == b'\n').count() + 1);
+    // The parser's own words may go over several lines.
+    let message = error.message().replace('\n', ", ");
+    line.map_or_else(|| message.clone(), |line| format!("line {line}: {message}"))
+}
+
+/// A URL without user and password, to be shown: what stands behind the last `@`.
+pub fn without_credentials(url: &str) -> &str {
+    url.rsplit_once('@').map_or(url, |(_, rest)| rest)
 }
 
 /// A value as the environment would have it: lists have commas. What is empty is not set.

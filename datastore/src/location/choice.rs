@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Choice, DEFAULT_DIRECTORY, LocationError};
+use super::{Choice, DEFAULT_DIRECTORY, LocationError, without_credentials};
 use crate::backend::etcd3::Etcd3Config;
 
 /// A value, behind the name of the place where it was said.
@@ -163,7 +163,7 @@ fn both(a: &'static str, has_a: bool, b: &'static str, has_b: bool) -> Result<()
 fn parse_endpoints(name: &str, text: &str) -> Result<Vec<String>, LocationError> {
     let bad = |value: &str| LocationError::Value {
         name: name.to_owned(),
-        value: value.to_owned(),
+        value: without_credentials(value).to_owned(),
         expected: "etcd is given as URLs (http://host:2379 or https://host:2379) with commas between",
     };
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());

@@ -77,3 +77,23 @@ fn a_handle_needs_no_store() {
     assert!(matches!(store, AnyStore::Directory(_)));
     assert!(matches!(etcd(&[DEFAULT_ENDPOINT]).unwrap().open(), Ok(AnyStore::Etcd3(_))));
 }
+
+#[test]
+fn no_error_shows_a_password() {
+    let toml = |line: &str| format!("[datastore]\nusername = 'root'\n{line}\n");
+    for (line, expected) in [
+        ("password = secret", "line 3: "),
+        ("password = 'secret", "line 3: "),
+        ("password = 'secret'\npassword = 'secret'", "line 4: "),
+        ("endpoints = 'root:se@secret@10.0.0.1:2379'", "\"10.0.0.1:2379\""),
+        ("endpoints = 'http://root:secret@10.0.0.1:2379'", "\"10.0.0.1:2379\""),
+        ("endpoints = 'ftp://10.0.0.1'", "\"ftp://10.0.0.1\""),
+    ] {
+        let told = at(&[], Some(&toml(line))).unwrap_err();
+        assert!(told.contains(expected), "{told}");
+        assert!(!told.contains("secret") && !told.contains("root"), "{told}");
+        assert!(!told.contains('\n'), "{told}");
+    }
+    let told = at(&[("ETCD_ENDPOINTS", "http://root:secret@h:1")], None).unwrap_err();
+    assert!(told.contains("ETCD_ENDPOINTS is \"h:1\""), "{told}");
+}

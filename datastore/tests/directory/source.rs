@@ -144,18 +144,90 @@ async fn a_broken_file_keeps_what_it_said_and_is_named() {
 }
 
 #[tokio::test]
-async fn at_first_what_is_good_of_a_file_counts() {
+async fn at_first_a_file_with_a_mistake_stops_everything_and_later_only_itself() {
     let place = Place::new();
-    place.write(
-        "p.yaml",
-        &format!("{}---\nkind: Pod\n---\n{}", profile("a", "1"), profile("b", "1")),
-    );
+    let half = format!("{}---\nkind: Pod\n---\n{}", profile("a", "1"), profile("b", "1"));
+    place.write("p.yaml", &half);
+    place.write("q.yaml", &profile("q", "1"));
+    let mut reader = place.follow();
+    let reason = reader.waiting().await;
+    let expected = format!("{}: document 2 (line 8): apiVersion: is missing", place.path("p.yaml"));
+    assert!(reason.starts_with(&expected), "{reason}");
+    assert!(reason.ends_with("nothing of the file is in force"), "{reason}");
+    // Neither what happens to others nor another mistake makes a snapshot.
+    place.write("q.yaml", &profile("q", "2"));
+    assert!(reader.is_quiet(Duration::from_millis(500)).await);
+    place.write("p.yaml", "[");
+    assert!(reader.waiting().await.contains("not YAML"));
+    place.write("p.yaml", &profile("a", "1"));
+    let batch = reader.batch().await;
+    assert_eq!((reader.profiles().as_str(), batch.rejections.len()), ("a=1 q=2", 0));
+    // Now a new file counts whole or not at all, and the others are as they were.
+    let path = place.path("r.yaml");
+    place.write("r.yaml", &half.replace("name: ", "name: r"));
+    reader.batch().await;
+    assert_eq!(reader.profiles(), "a=1 q=2");
+    let refused = reader.refused(&path).unwrap();
+    assert!(refused.ends_with("nothing of the file is in force"), "{refused}");
+    place.write("q.yaml", &profile("q", "3"));
+    reader.until("a=1 q=3").await;
+    place.write("r.yaml", &profile("r", "1"));
+    reader.until("a=1 q=3 r=1").await;
+    assert_eq!(reader.refused(&path), None);
+    reader.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_emptied_keeps_what_it_said() {
+    let place = Place::new();
+    let path = place.path("p.yaml");
+    place.write("p.yaml", &profile("a", "1"));
+    place.write("empty.yaml", "");
     let mut reader = place.follow();
     reader.batch().await;
-    assert_eq!(reader.profiles(), "a=1 b=1");
-    let refused = reader.refused(&place.path("p.yaml")).unwrap();
-    assert!(refused.starts_with("document 2 (line 8): apiVersion: is missing"), "{refused}");
-    assert!(refused.ends_with("the other 2 objects of the file are in force"), "{refused}");
+    for text in ["", "# nothing\n"] {
+        place.write("p.yaml", text);
+        reader.batch().await;
+        assert_eq!(reader.profiles(), "a=1");
+        let refused = reader.refused(&path).unwrap();
+        assert!(refused.starts_with("it is empty; remove the file to remove"), "{refused}");
+        place.write("p.yaml", &profile("a", "1"));
+        reader.batch().await;
+        assert_eq!(reader.refused(&path), None);
+    }
+    // Who says that there is nothing means it, and who removes the file does.
+    place.write("p.yaml", "kind: List\nitems: []\n");
+    reader.until("").await;
+    place.write("p.yaml", &profile("a", "2"));
+    reader.until("a=2").await;
+    place.write("p.yaml", "");
+    reader.batch().await;
+    std::fs::remove_file(place.admin().join("p.yaml")).unwrap();
+    reader.until("").await;
+    reader.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_slowly_is_read_when_it_is_whole() {
+    use std::io::Write;
+    let place = Place::new();
+    place.write("p.yaml", &format!("{}---\n{}", profile("a", "1"), profile("b", "1")));
+    let mut reader = place.follow();
+    reader.until("a=1 b=1").await;
+    let mut file = std::fs::File::create(place.admin().join("p.yaml")).unwrap();
+    file.write_all(profile("a", "2").as_bytes()).unwrap();
+    // Half of it would be a file without a mistake.
+    assert!(reader.is_quiet(Duration::from_secs(3)).await);
+    file.write_all(format!("---\n{}", profile("b", "2")).as_bytes()).unwrap();
+    drop(file);
+    reader.batch().await;
+    assert_eq!(reader.profiles(), "a=2 b=2");
+    // A link says nothing more after it is there.
+    std::fs::write(place.admin().join("other.txt"), profile("c", "1")).unwrap();
+    symlink("other.txt", place.admin().join("c.yaml")).unwrap();
+    let begin = std::time::Instant::now();
+    reader.until("a=2 b=2 c=1").await;
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     reader.close().await;
 }
 
@@ -200,5 +272,27 @@ async fn a_bad_value_in_the_state_directory_is_refused_by_its_key() {
     store.put(&profile_key("a"), profile_value("1").as_bytes(), None).await.unwrap();
     reader.until("a=1 b=1").await;
     assert_eq!(reader.refused(&profile_key("a")), None);
+    reader.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_away_for_a_moment_is_not_gone() {
+    let place = Place::new();
+    let path = place.admin().join("p.yaml");
+    place.write("p.yaml", &format!("{}---\n{}", profile("a", "1"), profile("b", "1")));
+    let mut reader = place.follow();
+    reader.until("a=1 b=1").await;
+    // As an editor does that keeps the old file, and takes longer than events are gathered.
+    std::fs::rename(&path, place.admin().join("p.yaml~")).unwrap();
+    assert!(reader.is_quiet(Duration::from_millis(90)).await);
+    place.write("p.yaml", &format!("{}---\n{}", profile("a", "2"), profile("b", "1")));
+    let batch = reader.batch().await;
+    assert_eq!((batch.updates.len(), reader.profiles().as_str()), (1, "a=2 b=1"));
+    // What does not come back is gone, and soon.
+    std::fs::remove_file(&path).unwrap();
+    let begin = std::time::Instant::now();
+    reader.batch().await;
+    assert_eq!(reader.profiles(), "");
+    assert!(begin.elapsed() >= Duration::from_millis(200), "{:?}", begin.elapsed());
     reader.close().await;
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use calico_datastore::location::without_credentials;
 use calico_datastore::model::{Cidr, Family, Mac};
 use serde_json::{Map, Value};
 
@@ -162,7 +163,7 @@ fn etcd_endpoints(root: &Object<'_>) -> Result<Vec<String>, CniError> {
     let urls = root.list("etcd_endpoints")?;
     if let Some(url) = urls.iter().find(|url| !is_url(url)) {
         let expected = "a list of http://host:port or https://host:port";
-        let found = format_args!("{url:?}");
+        let found = format_args!("{:?}", without_credentials(url));
         return Err(InvalidField::content("etcd_endpoints", expected, found).into());
     }
     let scheme = root.parsed("etcd_scheme", "\"http\" or \"https\"", |text| {
@@ -185,7 +186,7 @@ fn etcd_endpoints(root: &Object<'_>) -> Result<Vec<String>, CniError> {
     {
         None => Ok(urls),
         Some(host) => {
-            let found = format_args!("{host:?}");
+            let found = format_args!("{:?}", without_credentials(host));
             Err(InvalidField::content("etcd_authority", "host:port", found).into())
         }
     }

@@ -408,3 +408,18 @@ fn valid_attachments_have_two_names_and_an_empty_form() {
     }
     assert_eq!(good(json!({})).valid_attachments, None);
 }
+
+#[test]
+fn an_address_that_is_none_is_quoted_without_its_password() {
+    for (conf, shown) in [
+        (json!({"etcd_endpoints": "root:se@cret@10.0.0.1:2379"}), "\"10.0.0.1:2379\""),
+        (json!({"etcd_endpoints": ["ftp://root:se@cret@etcd"]}), "\"etcd\""),
+        (json!({"etcd_authority": "http://root:se@cret@etcd:1"}), "\"etcd:1\""),
+        (json!({"etcd_authority": "http://etcd:1"}), "\"http://etcd:1\""),
+    ] {
+        let error = parse(conf).unwrap_err();
+        let told = format!("{} {}", error.msg, error.details);
+        assert!(told.contains(shown) && !told.contains("cret"), "{told}");
+        assert!(!told.contains("root"), "{told}");
+    }
+}

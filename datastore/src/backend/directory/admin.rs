@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::error::DirectoryError;
 use super::stamp::Stamp;
@@ -17,6 +17,10 @@ const FILE_MAX: u64 = 16 << 20;
 
 /// How long a file must be as it is before it is read.
 pub(super) const QUIET: Duration = Duration::from_millis(50);
+
+/// How long a file must be missing before it is gone: some programs remove or rename the old one
+/// before they make the new one.
+const GONE: Duration = Duration::from_millis(200);
 
 /// How many mistakes of one file are told.
 const MISTAKES_MAX: usize = 5;
@@ -37,10 +41,12 @@ pub(super) struct Owned {
 struct Known {
     /// `None`: it could not be read.
     stamp: Option<Stamp>,
-    /// What is in force of it.
-    content: Vec<Manifest>,
-    /// Why it is not all of it.
+    /// What is in force of it. `None`: it was never read without a mistake, and nothing is.
+    content: Option<Vec<Manifest>>,
+    /// Why it is not what stands there.
     refused: Option<String>,
+    /// Since when it is not there. It is as it was for another [`GONE`].
+    missing: Option<Instant>,
 }
 
 /// What was read.
@@ -50,7 +56,7 @@ pub(super) struct Admin {
     files: BTreeMap<Arc<str>, Known>,
     objects: BTreeMap<String, Owned>,
     refused: BTreeMap<String, String>,
-    /// Files that changed a moment ago, and were not read for that.
+    /// Files that changed or went a moment ago, and are as they were for that.
     unsettled: bool,
 }
 
@@ -65,7 +71,8 @@ impl Admin {
         }
     }
 
-    /// The last scan left out a file because it changed less than [`QUIET`] ago.
+    /// The last scan left out a file because it changed less than [`QUIET`] ago, or keeps one that
+    /// went less than [`GONE`] ago.
     pub(super) fn is_unsettled(&self) -> bool {
         self.unsettled
     }
@@ -99,9 +106,21 @@ impl Admin {
         &self.refused
     }
 
+    /// The files of which nobody knows what they are to say, and why: they could not be read, or
+    /// had a mistake whenever they were.
+    pub(super) fn unknown(&self) -> Option<String> {
+        let unknown = self.files.iter().filter(|(_, known)| known.content.is_none());
+        let told = unknown.filter_map(|(name, known)| {
+            let path = self.directory.join(&**name);
+            Some(format!("{}: {}", path.display(), known.refused.as_deref()?))
+        });
+        let told: Vec<_> = told.collect();
+        (!told.is_empty()).then(|| told.join("; "))
+    }
+
     /// Reads what changed. Files that somebody is writing at this moment stay as they were: those
     /// that are `busy` by their names, and, unless it is `urgent`, those that changed less than
-    /// [`QUIET`] ago. True when anything is different now.
+    /// [`QUIET`] ago or went less than [`GONE`] ago. True when anything is different now.
     ///
     /// # Errors
     /// When the directory cannot be read. What was read of it stays.
@@ -116,8 +135,12 @@ impl Admin {
         let mut before = std::mem::take(&mut self.files);
         self.unsettled = false;
         for name in names {
-            let known = before.remove(&*name);
             let path = self.directory.join(&*name);
+            // Since its name was read, or it is a link to nothing.
+            if fs::metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+                continue;
+            }
+            let known = before.remove(&*name).map(|known| Known { missing: None, ..known });
             let unsettled = !urgent && is_unsettled(&path);
             self.unsettled |= unsettled;
             // One that was not there before is read when it is whole.
@@ -128,9 +151,17 @@ impl Admin {
                 self.files.insert(name, now);
             }
         }
-        if changed || !before.is_empty() {
+        for (name, known) in before {
+            let since = known.missing.unwrap_or_else(Instant::now);
+            if urgent || since.elapsed() >= GONE {
+                changed = true;
+            } else {
+                self.unsettled = true;
+                self.files.insert(name, Known { missing: Some(since), ..known });
+            }
+        }
+        if changed {
             self.put_together();
-            changed = true;
         }
         Ok(changed)
     }
@@ -141,7 +172,7 @@ impl Admin {
         self.refused.clear();
         for (name, known) in &self.files {
             let mut reasons: Vec<String> = known.refused.iter().cloned().collect();
-            for Manifest { place, key, value } in &known.content {
+            for Manifest { place, key, value } in known.content.iter().flatten() {
                 if let Some(first) = self.objects.get(key) {
                     let first = self.directory.join(&*first.file);
                     let object = manifest::name_of(key);
@@ -246,38 +277,36 @@ fn read(path: &Path, metadata: &Metadata) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// A file with a mistake keeps what it said before; one that is read for the first time has
-/// nothing to keep, and what is good of it counts.
+/// Told of a file that is not in force as it is.
+const STAYS: &str = "what the file said before stays in force";
+const NOTHING: &str = "nothing of the file is in force";
+
+/// A file counts whole or not at all. One with a mistake keeps what it said before, and so does one
+/// that is empty: programs that write in place empty it first, and a full disk leaves it so.
 fn judge(stamp: Stamp, found: Manifests, known: Option<Known>) -> (Option<Known>, bool) {
-    let Manifests { good, mistakes } = found;
+    let Manifests { good, mistakes, blank } = found;
+    let before = known.as_ref().and_then(|known| known.content.as_ref());
     let mut told: Vec<String> = mistakes.iter().take(MISTAKES_MAX).map(|m| m.to_string()).collect();
     if mistakes.len() > MISTAKES_MAX {
         told.push(format!("and {} more", mistakes.len() - MISTAKES_MAX));
     }
-    let (content, refused) = match &known {
-        _ if mistakes.is_empty() => (good, None),
-        Some(before) => {
-            told.push("what the file said before stays in force".to_owned());
-            (before.content.clone(), Some(told.join("; ")))
-        }
-        None => {
-            if !good.is_empty() {
-                told.push(format!("the other {} objects of the file are in force", good.len()));
-            }
-            (good, Some(told.join("; ")))
-        }
+    if blank && before.is_some_and(|before| !before.is_empty()) {
+        told.push("it is empty; remove the file to remove what it says".to_owned());
+    }
+    let (content, refused) = if told.is_empty() {
+        (Some(good), None)
+    } else {
+        told.push(if before.is_some() { STAYS } else { NOTHING }.to_owned());
+        (before.cloned(), Some(told.join("; ")))
     };
     let differs = known.is_none_or(|before| before.content != content || before.refused != refused);
-    (Some(Known { stamp: Some(stamp), content, refused }), differs)
+    (Some(Known { stamp: Some(stamp), content, refused, missing: None }), differs)
 }
 
 fn unreadable(error: &io::Error, known: Option<Known>) -> (Option<Known>, bool) {
-    let stays = if known.is_some() { "; what the file said before stays in force" } else { "" };
-    let refused = Some(format!("cannot be read: {error}{stays}"));
-    let (content, before) = match known {
-        Some(known) => (known.content, known.refused),
-        None => (Vec::new(), None),
-    };
+    let (content, before) = known.map_or((None, None), |known| (known.content, known.refused));
+    let stays = if content.is_some() { STAYS } else { NOTHING };
+    let refused = Some(format!("cannot be read: {error}; {stays}"));
     let differs = before != refused;
-    (Some(Known { stamp: None, content, refused }), differs)
+    (Some(Known { stamp: None, content, refused, missing: None }), differs)
 }

@@ -92,6 +92,12 @@ impl View {
             // A snapshot is complete, or it is none.
             return Ok(None);
         }
+        // The reader has what was in force before it was started; half of a policy is nobody's.
+        if self.revision == 0
+            && let Some(reason) = self.admin.unknown()
+        {
+            return Err(reason);
+        }
         let now = self.effective();
         if let Some(value) = now.get(LAYOUT.ready_key)
             && !LAYOUT.is_ready(Some(value))

@@ -13,9 +13,12 @@ use tokio::time::Instant;
 
 use super::admin::{self, QUIET};
 
-/// A file of the administrator's that is neither closed nor written any more is read after this
-/// time: a link never says that it is whole, and some writers keep their file open.
-const WRITING_LIMIT: Duration = Duration::from_secs(1);
+/// A file of the administrator's that was written and not closed is read this long after the last
+/// write: some writers take their time, some keep their file open.
+const WRITING_LIMIT: Duration = Duration::from_secs(30);
+
+/// One that appeared and was not written: a link never says that it is whole.
+const MAKING_LIMIT: Duration = Duration::from_secs(1);
 
 /// From the first event on, when they do not end. (Else [`QUIET`] after the last one: editors take
 /// away the old file before they put the new one there.)
@@ -35,7 +38,7 @@ pub(super) struct Watch {
     inotify: AsyncFd<Descriptor>,
     admin: PathBuf,
     directories: HashMap<WatchDescriptor, PathBuf>,
-    /// The administrator's files that somebody is writing, and when that was last seen.
+    /// The administrator's files that somebody is writing, and when they are read all the same.
     writing: HashMap<String, Instant>,
 }
 
@@ -99,13 +102,14 @@ impl Watch {
 
     /// The administrator's files that somebody is writing at this moment.
     pub(super) fn busy(&self) -> BTreeSet<String> {
-        let busy = self.writing.iter().filter(|(_, since)| since.elapsed() < WRITING_LIMIT);
+        let now = Instant::now();
+        let busy = self.writing.iter().filter(|(_, until)| **until > now);
         busy.map(|(name, _)| name.clone()).collect()
     }
 
     /// When the first of them is read all the same.
     fn next_overdue(&self) -> Option<Instant> {
-        self.writing.values().min().map(|since| *since + WRITING_LIMIT)
+        self.writing.values().min().copied()
     }
 
     /// Waits until there is something to look at, at the latest at `deadline`. Cancel-safe: what was
@@ -138,7 +142,8 @@ impl Watch {
                 }
             }
         }
-        self.writing.retain(|_, since| since.elapsed() < WRITING_LIMIT);
+        let now = Instant::now();
+        self.writing.retain(|_, until| *until > now);
     }
 
     /// The next events. Cancel-safe.
@@ -197,8 +202,10 @@ impl Watch {
             | AddWatchFlags::IN_DELETE;
         if event.mask.intersects(whole) {
             self.writing.remove(name);
-        } else if event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MODIFY) {
-            self.writing.insert(name.to_owned(), Instant::now());
+        } else if event.mask.contains(AddWatchFlags::IN_MODIFY) {
+            self.writing.insert(name.to_owned(), Instant::now() + WRITING_LIMIT);
+        } else if event.mask.contains(AddWatchFlags::IN_CREATE) {
+            self.writing.insert(name.to_owned(), Instant::now() + MAKING_LIMIT);
         }
         Heard { admin: true, state: false }
     }

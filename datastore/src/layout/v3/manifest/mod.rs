@@ -3,9 +3,12 @@
 //! A text holds YAML documents (or JSON); each is a resource, a `List`, or a `<Kind>List`. A
 //! resource becomes a key and a value as in etcd: a policy's name gets its tier in front, `types`
 //! is filled from the rules that there are, a namespaced kind is in `default` unless it says
-//! otherwise, a label's value may be written without quotes. Nothing else is changed, and nothing is checked that the decoder checks; its verdict
-//! is asked at once, so that a mistake is told with its place in the text.
+//! otherwise, a label's value may be written without quotes. Nothing else is changed. A field that
+//! there is not is a mistake, as it is for `calicoctl` (`fields.rs`); nothing else is checked
+//! that the decoder checks: its verdict is asked at once, so that a mistake is told with its place
+//! in the text.
 
+mod fields;
 mod kinds;
 #[cfg(test)]
 mod tests;
@@ -76,6 +79,9 @@ pub struct Manifests {
     pub good: Vec<Manifest>,
     /// What is wrong, in the order of the text.
     pub mistakes: Vec<Mistake>,
+    /// Nothing stands there, or only comments. An empty list is something: it says that there is
+    /// nothing.
+    pub blank: bool,
 }
 
 /// Reads a text. Never panics, whatever the bytes.
@@ -93,6 +99,7 @@ pub fn read(text: &[u8]) -> Manifests {
     };
     let (documents, error) = yaml::read(text);
     let count = documents.len();
+    found.blank = error.is_none() && documents.iter().all(|document| document.value.is_null());
     let mut seen = BTreeMap::new();
     for (index, document) in documents.into_iter().enumerate() {
         let place = Place { document: index + 1, item: None, line: document.line };
@@ -176,6 +183,10 @@ fn stored(place: Place, mut fields: Map<String, Value>) -> Result<Manifest, Stri
         return Err("metadata: is missing, or no object".to_owned());
     };
     let given = text(&metadata, "name").ok_or("metadata.name: is missing")?.to_owned();
+    // A policy without rules still governs something: `types` has to stand somewhere.
+    if kind.is_policy() && fields.get("spec").is_none_or(Value::is_null) {
+        fields.insert("spec".to_owned(), json!({}));
+    }
     let spec = match fields.get_mut("spec") {
         Some(Value::Object(spec)) => Some(spec),
         None | Some(Value::Null) => None,
@@ -218,6 +229,7 @@ fn stored(place: Place, mut fields: Map<String, Value>) -> Result<Manifest, Stri
         }
     }
     fields.insert("metadata".to_owned(), Value::Object(metadata));
+    fields::check(kind, &fields)?;
     let key = format!("{RESOURCES_PREFIX}{}/{path}", kind.plural);
     let value: Arc<[u8]> = Value::Object(fields).to_string().into_bytes().into();
     match super::decode(&key, &value) {

@@ -98,6 +98,10 @@ fn types_follow_from_the_rules_unless_they_are_said() {
         let text = manifest("GlobalNetworkPolicy", "x", &format!("spec: {spec}\n"));
         assert_eq!(one(&text).1["spec"]["types"], expected, "{spec}");
     }
+    for spec in ["", "spec:\n"] {
+        let policy = one(&manifest("NetworkPolicy", "x", spec)).1;
+        assert_eq!(policy["spec"], json!({"types": ["Ingress"]}), "{spec:?}");
+    }
     // Not a field of others.
     assert_eq!(one(&manifest("Profile", "x", "spec: {}\n")).1["spec"], json!({}));
 }
@@ -109,14 +113,14 @@ fn what_else_is_changed_and_what_is_not() {
          {\"name\": \"x\", \"namespace\": \"prod\", \"resourceVersion\": \"7\", \"uid\": \"u\",
           \"annotations\": {\"a\": \"b\"}}, \"spec\": {\"order\": 1.5, \"selector\": \"a == 'b'\",
           \"ingress\": [{\"action\": \"Deny\", \"protocol\": \"TCP\", \"destination\":
-          {\"ports\": [80, \"81:90\"]}}], \"new\": {\"field\": 1}}}");
+          {\"ports\": [80, \"81:90\"]}}]}}");
     assert_eq!(found, "networkpolicies/prod/default.x");
     assert_eq!(
         value,
         json!({"apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy",
             "spec": {"order": 1.5, "selector": "a == 'b'", "ingress": [{"action": "Deny",
                 "protocol": "TCP", "destination": {"ports": [80, "81:90"]}}],
-                "new": {"field": 1}, "types": ["Ingress"]},
+                "types": ["Ingress"]},
             "metadata": {"name": "default.x", "namespace": "prod", "uid": "u",
                 "annotations": {"a": "b"}}})
     );
@@ -151,8 +155,17 @@ fn lists_and_documents() {
     let places: Vec<_> = found.good.iter().map(|manifest| manifest.place.to_string()).collect();
     assert!(places[1].contains(", item 1 (line "), "{places:?}");
     assert!(places[2].contains(", item 2 (line "), "{places:?}");
-    assert_eq!(read(b""), Manifests::default());
-    assert_eq!(read(b"# only a comment\n"), Manifests::default());
+    for (text, blank) in [
+        ("", true),
+        ("\n", true),
+        ("# only a comment\n", true),
+        ("---\n# only a comment\n---\n", true),
+        ("kind: List\nitems: []\n", false),
+    ] {
+        let nothing = Manifests { blank, ..Manifests::default() };
+        assert_eq!(read(text.as_bytes()), nothing, "{text:?}");
+    }
+    assert!(!read(b"[").blank && !found.blank);
 }
 
 #[test]
@@ -202,19 +215,110 @@ fn a_mistake_is_told_with_its_place_and_the_rest_is_good() {
     assert_eq!(read(&bytes).mistakes[0].to_string(), "document 1 (line 5): not UTF-8");
 }
 
+/// Every field that there is, in one rule.
+const RULE: &str = "{action: Allow, ipVersion: 4, protocol: ICMP, notProtocol: UDP, icmp: {type: 8, \
+     code: 0}, notICMP: {type: 5, code: 1}, source: {nets: [10.0.0.0/8], notNets: [10.1.0.0/16], \
+     selector: a == 'b', notSelector: c == 'd', namespaceSelector: e == 'f', services: {name: s, \
+     namespace: n}, serviceAccounts: {names: [ci], selector: g == 'h'}}, destination: {nets: \
+     [10.0.0.0/8]}, http: {methods: [GET], paths: [{exact: /a}, {prefix: /b}]}, metadata: \
+     {annotations: {any: thing}}}";
+
+#[test]
+fn a_field_that_there_is_not_is_a_mistake() {
+    let policy = format!(
+        "tier: default, order: 1.5, selector: a == 'b', types: [Ingress, Egress], \
+         serviceAccountSelector: c == 'd', performanceHints: [AssumeNeededOnEveryNode], ingress: \
+         [{RULE}], egress: [{{action: Deny, protocol: TCP, destination: {{ports: [80], notPorts: \
+         [81]}}}}]"
+    );
+    let pool = "cidr: 10.0.0.0/8, vxlanMode: Never, ipipMode: Never, natOutgoing: true, disabled: \
+                false, disableBGPExport: true, blockSize: 26, nodeSelector: all(), \
+                namespaceSelector: all(), allowedUses: [Workload], assignmentMode: Automatic, \
+                ipip: {enabled: true}, nat-outgoing: true";
+    let profile = format!("ingress: [{RULE}], egress: [], labelsToApply: {{any: thing}}");
+    for (kind, spec, wrong, expected) in [
+        ("NetworkPolicy", &*policy, "soruce", "spec.ingress[0].soruce is no field of a rule"),
+        ("NetworkPolicy", &policy, "Protocol", "spec.ingress[0].Protocol is no field of a rule"),
+        (
+            "NetworkPolicy",
+            &policy,
+            "namespaceSelectr",
+            "spec.ingress[0].source.namespaceSelectr is no field of a source or destination",
+        ),
+        (
+            "NetworkPolicy",
+            &policy,
+            "Code",
+            "spec.ingress[0].icmp.Code is no field of an ICMP match",
+        ),
+        (
+            "NetworkPolicy",
+            &policy,
+            "namez",
+            "spec.ingress[0].source.serviceAccounts.namez is no field of a service account match",
+        ),
+        (
+            "NetworkPolicy",
+            &policy,
+            "prefiks",
+            "spec.ingress[0].http.paths[1].prefiks is no field of an HTTP path",
+        ),
+        ("NetworkPolicy", &policy, "ordr", "spec.ordr is no field of a NetworkPolicy"),
+        (
+            "GlobalNetworkPolicy",
+            &format!(
+                "{policy}, doNotTrack: false, preDNAT: false, applyOnForward: true, \
+                      namespaceSelector: all()"
+            ),
+            "applyOnforward",
+            "spec.applyOnforward is no field of a GlobalNetworkPolicy",
+        ),
+        ("Profile", &profile, "labelToApply", "spec.labelToApply is no field of a Profile"),
+        ("Tier", "order: 5, defaultAction: Pass", "oder", "spec.oder is no field of a Tier"),
+        ("NetworkSet", "nets: [10.0.0.0/8]", "net", "spec.net is no field of a network set"),
+        ("GlobalNetworkSet", "nets: []", "net", "spec.net is no field of a network set"),
+        ("IPPool", pool, "natOutgiong", "spec.natOutgiong is no field of an IPPool"),
+    ] {
+        let good = format!("spec: {{{spec}}}\nstatus: {{any: thing}}\n");
+        one(&manifest(kind, "x", &good));
+        // The same with one letter wrong, or one field more.
+        let bad = match wrong {
+            "soruce" => good.replace("source:", "soruce:"),
+            "Protocol" => good.replace(" protocol: ICMP", " Protocol: ICMP"),
+            "namespaceSelectr" => good.replace("namespaceSelector: e", "namespaceSelectr: e"),
+            "Code" => good.replace("code: 0", "Code: 0"),
+            "namez" => good.replace("names:", "namez:"),
+            "prefiks" => good.replace("prefix:", "prefiks:"),
+            more => good.replacen("spec: {", &format!("spec: {{{more}: 1, "), 1),
+        };
+        assert_ne!(good, bad);
+        let told = mistakes(&manifest(kind, "x", &bad));
+        assert_eq!(told, [format!("document 1 (line 1): {expected}")]);
+    }
+    let told = mistakes(&manifest("NetworkPolicy", "x", "sepc: {}\n"));
+    assert!(told[0].ends_with("sepc is no field of a resource"), "{told:?}");
+    // What a policy of one kind has, one of another has not; staged ones are not looked at.
+    assert_eq!(mistakes(&manifest("NetworkPolicy", "x", "spec: {preDNAT: true}\n")).len(), 1);
+    one(&manifest("StagedNetworkPolicy", "x", "spec: {stagedAction: Set, soruce: 1}\n"));
+    one(&manifest("FelixConfiguration", "x", "spec: {newer: 1}\n"));
+    // Whatever is in etcd already is read as before.
+    let stored = br#"{"spec": {"newer": 1}, "newer": 1}"#;
+    let decoded = super::super::decode(&key("networkpolicies/default/default.x"), stored);
+    assert!(!matches!(decoded, Decoded::Rejected(_)), "{decoded:?}");
+}
+
 proptest! {
     /// JSON as any writer makes it is read as it was meant, and what would be stored is a manifest
     /// of itself.
     #[test]
     fn whatever_json_says_is_read_so(texts in prop::collection::vec(any::<String>(), 0..4)) {
         let document = json!({"apiVersion": API_VERSION, "kind": "Profile",
-            "metadata": {"name": "x", "annotations": {"a": texts.join("-")}},
-            "spec": {}, "more": texts});
+            "metadata": {"name": "x", "annotations": {"a": texts.join("-")}, "more": texts},
+            "spec": {}});
         for text in [document.to_string(), serde_json::to_string_pretty(&document).unwrap()] {
             let found = read(text.as_bytes());
             prop_assert_eq!(&found.mistakes, &[]);
             let value: Value = serde_json::from_slice(&found.good[0].value).unwrap();
-            prop_assert_eq!(&value["more"], &document["more"]);
             prop_assert_eq!(&value["metadata"], &document["metadata"]);
             let again = read(&found.good[0].value);
             prop_assert_eq!(&again.good[0].value, &found.good[0].value);
