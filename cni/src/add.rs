@@ -89,6 +89,7 @@ async fn locked_add(
             stage: Stage::adding_now(),
             delegated: delegation::remembered(call)?,
         },
+        unsure: false,
     };
     match add.run(netns, &ifname, &all).await {
         Ok(()) => Ok(()),
@@ -162,6 +163,8 @@ struct Add<'a> {
     facts: &'a Facts,
     id: &'a WorkloadEndpointId,
     record: Attachment,
+    /// The store did not say whether the endpoint is written: that may still happen.
+    unsure: bool,
 }
 
 impl Add<'_> {
@@ -178,7 +181,7 @@ impl Add<'_> {
             profile::ensure(self.store, &network).await?;
             tracing::debug!(%network, "the profile is there");
         }
-        let dns = self.addresses().await?;
+        let dns = self.addresses(all).await?;
         tracing::debug!(addresses = ?self.record.addresses, "addresses are assigned");
         self.remember()?;
         let connected = self.interface(netns, ifname, all).await?;
@@ -190,7 +193,10 @@ impl Add<'_> {
             labels: self.call.labels(),
         };
         let written = SystemTime::now();
-        endpoint::write(self.store, self.id, &edit).await?;
+        endpoint::write(self.store, self.id, &edit).await.map_err(|failed| {
+            self.unsure = failed.unsure;
+            failed.error
+        })?;
         tracing::debug!(endpoint = %self.id, "the endpoint is written");
         // While the agent is at work.
         let success = self.success(&connected, dns);
@@ -224,7 +230,7 @@ impl Add<'_> {
     }
 
     /// Gets addresses from whoever gives them, and what that plugin says of DNS.
-    async fn addresses(&mut self) -> Result<Dns, CniError> {
+    async fn addresses(&mut self, all: &[Attachment]) -> Result<Dns, CniError> {
         let conf = &self.call.conf;
         if conf.ipam.is_delegated() {
             let given = delegate::add(self.call).await?;
@@ -237,6 +243,7 @@ impl Add<'_> {
             None => None,
         };
         let wanted = addresses::wanted(&conf.ipam, self.call.requested_ips(), pool)?;
+        addresses::must_be_free(&wanted, all, &self.record.ifname)?;
         let ipam = Ipam::new(self.store.clone(), self.id.node.clone());
         self.record.addresses =
             addresses::assign(&ipam, &self.record.node, &self.record.handle, &wanted).await?;
@@ -252,25 +259,37 @@ impl Add<'_> {
     ) -> Result<Connected, CniError> {
         let wanted = interface::wanted(self.call, self.dirs, netns, &self.record.addresses).await?;
         let mut last = None;
+        let msg = format!("the interface {ifname} cannot be made");
         for host_name in interface::names(self.call, all) {
+            // Before it is recorded: what the record names is removed with it.
+            match network::exists(&host_name).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    last = Some(network::NetworkError::TakenOutside { name: host_name });
+                    continue;
+                }
+                Err(error) => return Err(failure::network(msg, &error)),
+            }
             // Before it is made: whoever finds the record knows what may be there.
             self.record.host_name = Some(host_name.as_str().to_owned());
             self.remember()?;
             match interface::make(&wanted, netns, ifname, &host_name).await {
                 Ok(connected) => return Ok(connected),
                 Err(error) => {
-                    // Nothing was made. That name may be another pod's: it must not be removed.
-                    self.record.host_name = None;
-                    let taken = matches!(error, network::NetworkError::TakenOutside { .. });
+                    use network::NetworkError::{TakenInside, TakenOutside};
+                    let outside = matches!(error, TakenOutside { .. });
+                    if outside || matches!(error, TakenInside { .. }) {
+                        // Nothing was made, and that name is another pod's by now.
+                        self.record.host_name = None;
+                        self.remember()?;
+                    }
                     last = Some(error);
-                    if !taken {
+                    if !outside {
                         break;
                     }
                 }
             }
         }
-        self.remember()?;
-        let msg = format!("the interface {ifname} cannot be made");
         Err(match last {
             Some(error) => failure::network(msg, &error),
             None => CniError::new(Code::Kernel, msg, "every name for its host side is taken"),
@@ -306,11 +325,22 @@ impl Add<'_> {
 
     /// Takes back what was made.
     async fn roll_back(&mut self, error: CniError, all: &[Attachment]) -> CniError {
-        let removed = teardown(self.store, &Remains::of_record(&self.record, all)).await;
+        // What is others' may be another container's as well.
+        let everybody = list(self.records).unwrap_or_else(|_| all.to_vec());
+        let removed = teardown(self.store, &Remains::of_record(&self.record, &everybody)).await;
         let failed = failure::teardown("", &removed).map(|error| error.details);
+        // An endpoint that was found is removed for good; one that was not may come yet, and then
+        // the agent's collector has to know of it.
+        let may_come = self.unsure && !removed.endpoint;
         let kept = match &failed {
-            None => self.records.remove(&self.record.container_id, &self.record.ifname),
-            Some(_) => {
+            None if !may_come => {
+                self.records.remove(&self.record.container_id, &self.record.ifname)
+            }
+            _ => {
+                if failed.is_none() {
+                    // It is gone; whoever has that name later is somebody else.
+                    self.record.host_name = None;
+                }
                 self.record.stage = Stage::Failed;
                 self.records.store(&self.record)
             }

@@ -6,6 +6,7 @@ use calico_datastore::ipam::{Ipam, Owner, PoolChoice, Request};
 use calico_datastore::model::{Cidr, Family, Name};
 use calico_datastore::store::Store;
 
+use crate::attachment::Attachment;
 use crate::protocol::{CniError, Code, IpamConf};
 use crate::{birth, failure};
 
@@ -60,6 +61,28 @@ pub(crate) fn wanted(
 /// A pool that was named: by its addresses, else by its name.
 fn choice(text: &str) -> PoolChoice {
     text.parse().map_or_else(|_| PoolChoice::Name(Name::from(text)), PoolChoice::Cidr)
+}
+
+/// Refuses an address that another interface of the same container has: to the address management
+/// both are one owner. `records`: those of the container.
+///
+/// # Errors
+/// Code 101, naming the interface.
+pub(crate) fn must_be_free(
+    wanted: &Wanted,
+    records: &[Attachment],
+    ifname: &str,
+) -> Result<(), CniError> {
+    for other in records.iter().filter(|a| a.ifname != ifname) {
+        if let Some(address) = wanted.exactly.iter().find(|a| other.addresses.contains(a)) {
+            return Err(CniError::new(
+                Code::AddressUnavailable,
+                format!("the pod cannot have the address {address}"),
+                format!("its interface {} has it; ask for another one", other.ifname),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Gives them to the handle, or none. IPv4 first.
@@ -122,6 +145,34 @@ mod tests {
             assert_eq!(counts, expected, "{v4:?} {v6:?} {requested:?}");
             assert!(wanted.is_none_or(|wanted| wanted.exactly == requested));
         }
+    }
+
+    #[test]
+    fn an_address_of_another_interface_of_the_pod_is_refused() {
+        let record = Attachment {
+            container_id: "c".to_owned(),
+            ifname: "eth0".to_owned(),
+            network: "n".to_owned(),
+            netns: None,
+            host_name: None,
+            handle: "n.c".to_owned(),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            node: "n".to_owned(),
+            boot: String::new(),
+            stage: crate::attachment::Stage::Added,
+            delegated: None,
+        };
+        let asked = |address: &str| Wanted {
+            exactly: vec![address.parse().unwrap()],
+            any: Request::default(),
+        };
+        let all = [record];
+        let refused = must_be_free(&asked("10.0.0.1"), &all, "eth1").unwrap_err();
+        assert_eq!(refused.code, 101);
+        assert!(refused.details.contains("eth0"), "{refused:?}");
+        // Its own, and one that nobody has.
+        must_be_free(&asked("10.0.0.1"), &all, "eth0").unwrap();
+        must_be_free(&asked("10.0.0.2"), &all, "eth1").unwrap();
     }
 
     #[test]

@@ -12,6 +12,7 @@ use calico_datastore::store::AnyStore;
 use crate::attachment::Attachments;
 use crate::container::{handle, list};
 use crate::directories::Directories;
+use crate::gc::has_record;
 use crate::protocol::{CniError, Code, Command, Invocation, Ip, Success};
 use crate::{addresses, datastore, failure, pool, status};
 
@@ -121,10 +122,10 @@ async fn gc(
     ipam: &Ipam<AnyStore>,
     node: &str,
 ) -> Result<(), CniError> {
-    let records = list(&Attachments::in_state_dir(&dirs.state))?;
+    let records = Attachments::in_state_dir(&dirs.state);
     let valid = call.conf.valid_attachments.as_deref().unwrap_or_default();
     let known = |handle: &str| {
-        records.iter().any(|a| a.handle == handle)
+        has_record(&records, handle)
             || valid.iter().any(|(container, _)| self::handle(&call.conf.name, container) == handle)
     };
     release_unknown(&call.conf.name, ipam, node, &known).await

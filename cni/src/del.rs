@@ -11,7 +11,7 @@ use crate::container::{handle, list, lock};
 use crate::directories::Directories;
 use crate::journal::{self, Priority};
 use crate::protocol::{CniError, Invocation};
-use crate::teardown::{Remains, Removed, remove_interface, teardown};
+use crate::teardown::{Remains, Removed, remove_interface, take_back, teardown};
 use crate::{datastore, delegation, failure};
 
 /// Disconnects. Nothing being left is a success.
@@ -47,15 +47,12 @@ async fn locked_del(
             failure::teardown(&msg(&record), &removed)
         }
         Err(error) => {
-            let details = match remove_interface(&remains).await {
-                Ok(_) => error.details,
-                Err(also) => format!("{}; and {}", error.details, failure::chain(&also)),
-            };
-            Some(CniError {
-                details: format!("{}: {details}", error.msg),
-                msg: msg(&record),
-                ..error
-            })
+            let mut details = format!("{}: {}", error.msg, error.details);
+            let interface = remove_interface(&remains).await.err();
+            for also in interface.into_iter().chain(take_back(&remains).await.err()) {
+                details = format!("{details}; and {}", failure::chain(&also));
+            }
+            Some(CniError { details, msg: msg(&record), ..error })
         }
     };
     finish(records, record, failed.is_some())?;

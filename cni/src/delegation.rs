@@ -1,11 +1,14 @@
 //! What is remembered of a foreign plugin that gave addresses, so that they can be taken back
 //! without the runtime.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::attachment::Delegated;
 use crate::delegate::Delegate;
 use crate::protocol::{CniError, Command, Invocation};
+
+/// Where plugins usually are. rkt's own directories are the pod's, and go with it.
+const USUAL: [&str; 2] = ["/opt/cni/bin", "/usr/lib/rkt/plugins/net"];
 
 /// All that is needed later, if the addresses of a call come from another plugin.
 ///
@@ -42,7 +45,8 @@ pub(crate) async fn take_back(
     netns: Option<&Path>,
 ) -> Result<(), CniError> {
     let Delegated { plugin, conf, args, path } = delegated;
-    Delegate::new(plugin, path, conf.as_bytes())
+    let path: Vec<_> = path.iter().cloned().chain(USUAL.map(PathBuf::from)).collect();
+    Delegate::new(plugin, &path, conf.as_bytes())
         .variable("CNI_CONTAINERID", container)
         .variable("CNI_IFNAME", ifname)
         .variable("CNI_NETNS", netns.unwrap_or(Path::new("")))

@@ -11,6 +11,21 @@ use crate::{birth, failure};
 /// How often another writer may be faster before we give up.
 const RACES: usize = 10;
 
+/// It is not written, or that is not known.
+#[derive(Debug)]
+pub(crate) struct Unwritten {
+    /// Why.
+    pub(crate) error: CniError,
+    /// The store did not answer the write: it may have been done, or may be done yet.
+    pub(crate) unsure: bool,
+}
+
+impl From<CniError> for Unwritten {
+    fn from(error: CniError) -> Self {
+        Self { error, unsure: false }
+    }
+}
+
 /// Writes an endpoint, in place of what was stored under its name.
 ///
 /// # Errors
@@ -20,7 +35,7 @@ pub(crate) async fn write<S: Store>(
     store: &S,
     id: &WorkloadEndpointId,
     edit: &EndpointEdit,
-) -> Result<(), CniError> {
+) -> Result<(), Unwritten> {
     let msg = || format!("the endpoint {id} cannot be written");
     let key = keys::workload_endpoint(id).unwrap_or_default();
     // It is not there, nearly always: nothing is read first.
@@ -35,12 +50,12 @@ pub(crate) async fn write<S: Store>(
             Some(stored) => store.replace(&key, &new, stored.revision).await,
         };
         let fail = |error| failure::store(msg(), &error);
-        if done.map_err(fail)? {
+        if done.map_err(|error| Unwritten { error: fail(error), unsure: true })? {
             return Ok(());
         }
         stored = store.get(&key).await.map_err(fail)?;
     }
-    Err(CniError::new(Code::TryAgainLater, msg(), "somebody else writes it all the time"))
+    Err(CniError::new(Code::TryAgainLater, msg(), "somebody else writes it all the time").into())
 }
 
 #[cfg(test)]
@@ -72,6 +87,9 @@ mod tests {
         write(&store, &id, &edit()).await.unwrap();
         assert_eq!(store.take_writes(), [""; 0], "what is stored says the same");
         let bad = endpoint::id(&Name::from("n"), "c-", "eth0");
-        assert!(write(&store, &bad, &edit()).await.is_err());
+        assert!(!write(&store, &bad, &edit()).await.unwrap_err().unsure);
+        store.fail(1);
+        let other = endpoint::id(&Name::from("n"), "d", "eth0");
+        assert!(write(&store, &other, &edit()).await.unwrap_err().unsure);
     }
 }

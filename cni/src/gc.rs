@@ -51,8 +51,7 @@ pub(crate) async fn gc(call: &Invocation) -> Result<(), CniError> {
     let known = |handle: &str| {
         let of_valid = valid.iter().any(|(c, _)| self::handle(&call.conf.name, c) == handle);
         // What could not be removed just now still has its record.
-        of_valid
-            || records.list().is_ok_and(|left| left.attachments.iter().any(|a| a.handle == handle))
+        of_valid || has_record(&records, handle)
     };
     if call.conf.ipam.is_delegated() {
         match delegate::pass_on(call).await {
@@ -64,6 +63,13 @@ pub(crate) async fn gc(call: &Invocation) -> Result<(), CniError> {
         note(release_unknown(&call.conf.name, &ipam, node.as_str(), &known).await);
     }
     first.map_or(Ok(()), Err)
+}
+
+/// Whether a handle is some record's; also when that cannot be told. Asked after the addresses were
+/// listed: a record is there before its addresses.
+pub(crate) fn has_record(records: &Attachments, handle: &str) -> bool {
+    let Ok(listing) = records.list() else { return true };
+    listing.attachments.iter().any(|a| a.handle == handle)
 }
 
 type Unwanted<'a> = BTreeMap<(String, String), (Option<&'a Attachment>, Remains)>;
@@ -117,6 +123,12 @@ async fn remove(
     let Some(locked) = locked.map_err(|error| failure::attachment(msg.clone(), &error))? else {
         return Ok(());
     };
+    // Under the lock nobody changes it any more; before, somebody may have.
+    let now = records.load(container, remains.endpoint.endpoint.as_str());
+    if now.map_err(|error| failure::attachment(msg.clone(), &error))?.as_ref() != record {
+        records.unlock(locked, container);
+        return Ok(());
+    }
     let removed = teardown(store, remains).await;
     let failed = failure::teardown(&msg, &removed);
     tracing::info!(endpoint = %remains.endpoint, failed = failed.is_some(), "collected");

@@ -67,7 +67,8 @@ impl Remains {
         let others: Vec<_> = all.iter().filter(|a| !own(a)).collect();
         let kept = others
             .iter()
-            .filter(|a| a.container_id == container && a.handle == handle)
+            // Names have dots: another network and container may make the same handle.
+            .filter(|a| a.handle == handle)
             .flat_map(|a| a.addresses.iter().copied());
         let names = others.iter().filter_map(|a| a.host_name.as_ref()?.parse().ok());
         let (kept, others): (_, BTreeSet<InterfaceName>) = (kept.collect(), names.collect());
@@ -180,6 +181,19 @@ pub async fn remove_interface(remains: &Remains) -> Result<bool, TeardownError> 
     interface(remains, None).await
 }
 
+/// Lets the foreign plugin take back what it gave, if there is one. It needs no datastore either.
+///
+/// # Errors
+/// What the plugin says, or that there is none.
+pub(crate) async fn take_back(remains: &Remains) -> Result<(), TeardownError> {
+    let Some(delegated) = &remains.delegated else { return Ok(()) };
+    let (container, netns) = (container_of(&remains.endpoint), remains.netns.as_deref());
+    let ifname = remains.endpoint.endpoint.as_str();
+    let taken = delegation::take_back(delegated, container, ifname, netns).await;
+    let plugin = delegated.plugin.clone();
+    taken.map_err(|source| TeardownError::Delegated { plugin, source })
+}
+
 /// What the datastore has of an attachment's container.
 struct Found {
     own: Option<Holdings>,
@@ -215,13 +229,7 @@ impl Removed {
     }
 
     async fn take_back(&mut self, remains: &Remains) {
-        let Some(delegated) = &remains.delegated else { return };
-        let (container, netns) = (container_of(&remains.endpoint), remains.netns.as_deref());
-        let ifname = remains.endpoint.endpoint.as_str();
-        if let Err(source) = delegation::take_back(delegated, container, ifname, netns).await {
-            let plugin = delegated.plugin.clone();
-            self.failures.push(TeardownError::Delegated { plugin, source });
-        }
+        self.failures.extend(take_back(remains).await.err());
     }
 
     async fn release<S: Store + Clone>(&mut self, store: &S, remains: &Remains, kept: &[IpAddr]) {

@@ -164,7 +164,7 @@ pub enum Keep {
     NotOfRkt,
     /// It is another host's.
     OtherHost,
-    /// Its interface is there, and a process lives in its namespace (or that cannot be told).
+    /// A process lives in its namespace, or where its addresses are (or that cannot be told).
     InUse,
     /// Its interface is there, and no record says who made it.
     InterfaceThere,
@@ -372,9 +372,19 @@ fn unused(thing: &Thing, look: &Look) -> Result<(), Keep> {
             if exists && lived_in(record, look) { Err(Keep::InUse) } else { Ok(()) }
         }
         Thing::Endpoint(endpoint) if there(&endpoint.interface) => Err(Keep::InterfaceThere),
-        // Whoever has an address without an endpoint is cut off.
-        Thing::Endpoint(_) | Thing::Addresses { .. } => Ok(()),
+        Thing::Endpoint(endpoint) => unused_addresses(endpoint.addresses.iter().copied(), look),
+        Thing::Addresses { allocations, .. } => {
+            unused_addresses(allocations.iter().map(|allocation| allocation.address), look)
+        }
     }
+}
+
+/// Another plugin may have made the interface with addresses of ours: it writes neither a record nor
+/// an endpoint, and its runtime may call its containers by UUIDs as rkt does.
+fn unused_addresses(addresses: impl Iterator<Item = IpAddr>, look: &Look) -> Result<(), Keep> {
+    let inhabited = look.inhabited.as_ref().ok_or(Keep::InUse)?;
+    let lives = |address| inhabited.iter().any(|one| one.addresses.contains(&address));
+    if addresses.into_iter().any(lives) { Err(Keep::InUse) } else { Ok(()) }
 }
 
 /// A namespace is known by its number where both are told, else by its addresses.

@@ -151,6 +151,10 @@ pub(super) fn load(path: &Path) -> Result<Option<Attachment>, AttachmentError> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(error("read", path)(e)),
     };
+    // After a power cut its name may be on the disk without its text: as if it were missing.
+    if bytes.is_empty() {
+        return Ok(None);
+    }
     let record: Record = serde_json::from_slice(&bytes)
         .map_err(|source| AttachmentError::NoRecord { path: path.to_owned(), source })?;
     Ok(Some(record.into()))

@@ -24,6 +24,23 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+/// The power was cut before the text was on the disk.
+#[test]
+fn an_empty_file_is_no_record_and_no_trouble() {
+    let state = tempfile::tempdir().unwrap();
+    let records = Attachments::in_state_dir(state.path());
+    records.store(&attachment("c", "eth0")).unwrap();
+    std::fs::write(records.dir().join("c_eth0.json"), "").unwrap();
+    assert_eq!(records.load("c", "eth0").unwrap(), None);
+    let listing = records.list().unwrap();
+    assert!(listing.attachments.is_empty() && listing.unreadable.is_empty());
+    assert!(records.of_container("c").unwrap().is_empty());
+    // Half a text is something else.
+    std::fs::write(records.dir().join("c_eth0.json"), "{").unwrap();
+    assert!(records.load("c", "eth0").is_err());
+    assert_eq!(records.list().unwrap().unreadable.len(), 1);
+}
+
 #[test]
 fn what_is_stored_is_read_back() {
     let state = tempfile::tempdir().unwrap();

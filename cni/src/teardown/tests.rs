@@ -111,3 +111,18 @@ fn a_name_that_another_attachment_has_is_never_removed() {
     assert_eq!(remains.host_name, None);
     assert!(remains.others.contains(&"cali1".parse().unwrap()));
 }
+
+/// Network `a` with container `b.c`, and network `a.b` with container `c`.
+#[test]
+fn who_has_the_same_handle_by_its_dots_keeps_its_addresses() {
+    let address: IpAddr = "10.1.0.2".parse().unwrap();
+    let named = |network: &str, container| Attachment {
+        network: network.to_owned(),
+        handle: format!("{network}.{container}"),
+        ..record(container, "eth0")
+    };
+    let other = Attachment { addresses: vec![address], ..named("a.b", "c") };
+    let all = [named("a", "b.c"), other, named("a", "c")];
+    assert_eq!(Remains::of_record(&all[0], &all).kept, [address]);
+    assert!(Remains::of_record(&all[2], &all).kept.is_empty());
+}

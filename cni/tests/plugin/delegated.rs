@@ -57,3 +57,17 @@ fn a_foreign_plugin_gives_and_takes() {
         assert_eq!((world.holdings(), pod.links()), (vec![], vec![]), "{answer}");
     }
 }
+
+#[test]
+fn without_the_datastore_it_takes_back_all_the_same() {
+    let Some(mut world) = world() else { return };
+    let pod = Netns::new("pod");
+    let conf = world.conf("n", json!({"ipam": {"type": "give"}}));
+    plugin(&world, r#"echo '{"ip4":{"ip":"10.77.0.5/24"}}'"#);
+    world.call("ADD", &conf).netns(pod.path()).succeeds();
+    told(&world);
+    world.stop_etcd();
+    world.call("DEL", &conf).netns(pod.path()).fails(11);
+    assert!(told(&world)[0].starts_with(&format!("DEL {POD} eth0")), "it was not told");
+    assert!(pod.links().is_empty());
+}

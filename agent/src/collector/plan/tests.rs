@@ -425,6 +425,22 @@ fn not_while_somebody_uses_the_network() {
     }
 }
 
+/// A bridge with addresses of ours, for a runtime that calls its containers by UUIDs: no record.
+#[test]
+fn not_an_address_that_somebody_lives_with() {
+    for look in [
+        with_endpoint(endpoint("cni", &format!("default/{GONE}"))),
+        with_address(&format!("frontend.{GONE}"), Some("calico-01")),
+    ] {
+        never(&lived_in(look.clone()), Keep::InUse);
+        never(&lived_in_by(look.clone(), Some(OWN)), Keep::InUse);
+        never(&Look { inhabited: None, ..look.clone() }, Keep::InUse);
+        let other = Inhabited { namespace: None, addresses: [address(10)].into() };
+        let other = Look { inhabited: Some(vec![other]), ..look };
+        assert_eq!(collected(&other), Some(POD_GONE));
+    }
+}
+
 /// The number of a namespace decides where it is told; the same address may be somebody else's.
 #[test]
 fn a_namespace_is_known_by_its_number_or_by_its_addresses() {
