@@ -68,19 +68,24 @@ impl Position {
     }
 
     async fn written_at(&self, client: &Etcd3, key: &str) -> Result<Then, EtcdError> {
-        let options = GetOptions::new().with_revision(self.stamp.revision).with_keys_only();
-        let answer = client
-            .call("read", key, |session| async move { session.kv().get(key, Some(options)).await })
-            .await?;
-        Ok(Then {
-            cluster_id: Stamp::of(answer.header(), "read", key)?.cluster_id,
-            mod_revision: answer.kvs().first().map(|kv| kv.mod_revision()),
-        })
+        read_at(client, key, self.stamp.revision).await
     }
 }
 
 /// A key as it was.
-struct Then {
+pub(super) struct Then {
     cluster_id: u64,
     mod_revision: Option<i64>,
+}
+
+/// Reads what a key was at a revision. Fails for one that is older than what was compacted.
+pub(super) async fn read_at(client: &Etcd3, key: &str, revision: i64) -> Result<Then, EtcdError> {
+    let options = GetOptions::new().with_revision(revision).with_keys_only();
+    let answer = client
+        .call("read", key, |session| async move { session.kv().get(key, Some(options)).await })
+        .await?;
+    Ok(Then {
+        cluster_id: Stamp::of(answer.header(), "read", key)?.cluster_id,
+        mod_revision: answer.kvs().first().map(|kv| kv.mod_revision()),
+    })
 }

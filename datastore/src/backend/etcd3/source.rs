@@ -6,18 +6,21 @@
 //! the task is aborted.
 
 mod feed;
+mod omission;
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch as cell};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use self::feed::{Feed, Wait};
+use self::omission::Doubt;
 use super::backoff::Backoff;
 use super::client::Etcd3;
 use super::config::BACKOFF_CAP;
 use super::error::EtcdError;
-use super::history::{History, Position};
+use super::history::{self, History, Position};
 use super::list::{self, Stamp, end_of};
 use super::watch::{Heard, Message, Span, Watch};
 use crate::backend::{Entry, Event, Layout, SyncEvent, Syncer};
@@ -92,6 +95,7 @@ impl Etcd3Source {
             status: self.status,
             span,
             position: None,
+            doubt: Doubt::default(),
             backoff: Backoff::default(),
         };
         tokio::select! {
@@ -112,6 +116,7 @@ struct Follower {
     feed: Feed,
     /// Where to take up the watch; `None` when everything must be listed.
     position: Option<Position>,
+    doubt: Doubt,
     backoff: Backoff,
 }
 
@@ -252,6 +257,7 @@ impl Follower {
         };
         self.syncer.finish_listing(stamp.revision);
         self.position = Some(Position { stamp, ready, newest });
+        self.doubt.settle();
         self.feed.resume();
         self.status.send_modify(|status| {
             status.listings += 1;
@@ -267,8 +273,9 @@ impl Follower {
             return Err(End::Relist("nothing was listed"));
         };
         let open = Watch::open(&self.client, &self.span, from.revision + 1);
-        let (mut watch, mut heard) = self.feed.during(&mut self.syncer, open).await?;
-        let opened = tokio::time::Instant::now();
+        let (mut watch, first) = self.feed.during(&mut self.syncer, open).await?;
+        let opened = Instant::now();
+        self.doubt.opened(opened, from.revision);
         if self.feed.resume() {
             self.syncer.announce();
             tracing::debug!(revision = from.revision, "the store is back");
@@ -277,14 +284,25 @@ impl Follower {
             status.endpoint = Some(watch.endpoint());
             status.watches += 1;
         });
+        let mut heard = Some(first);
         loop {
             match &heard {
-                Heard::Compacted => return Err(End::Relist("the watch was compacted")),
-                Heard::Message(message) => self.apply(message)?,
+                Some(Heard::Compacted) => return Err(End::Relist("the watch was compacted")),
+                Some(Heard::Message(message)) => self.apply(message)?,
+                None => self.nothing_left_out().await?,
             }
-            heard = match self.feed.during(&mut self.syncer, watch.next()).await {
-                Ok(heard) => heard,
-                Err(error) => {
+            let due = self.doubt.due();
+            let next = async {
+                tokio::select! {
+                    // First, or messages that never stop would put it off for ever.
+                    biased;
+                    () = tokio::time::sleep_until(due.unwrap_or(opened)), if due.is_some() => None,
+                    heard = watch.next() => Some(heard),
+                }
+            };
+            heard = match self.feed.during(&mut self.syncer, next).await {
+                Some(Ok(heard)) => Some(heard),
+                Some(Err(error)) => {
                     // A server that takes every watch and drops it at once is not a server that
                     // works: the pauses go on growing.
                     if opened.elapsed() >= BACKOFF_CAP {
@@ -293,7 +311,24 @@ impl Follower {
                     watch.failed(&self.client, &error).await;
                     return Err(error.into());
                 }
+                None => None,
             };
+        }
+    }
+
+    /// Asks the store whether it still remembers what is in doubt.
+    async fn nothing_left_out(&mut self) -> Result<(), End> {
+        let Some(revision) = self.doubt.revision() else { return Ok(()) };
+        let read = history::read_at(&self.client, self.layout.ready_key, revision);
+        match self.feed.during(&mut self.syncer, read).await {
+            Ok(_) => {
+                self.doubt.settle();
+                Ok(())
+            }
+            Err(error) if error.is_compacted() => {
+                Err(End::Relist("what the watch was about to tell has been compacted"))
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -341,6 +376,7 @@ impl Follower {
         position.stamp.revision = position.stamp.revision.max(message.revision());
         let revision = position.stamp.revision;
         if message.has_events() {
+            self.doubt.came(Instant::now(), revision);
             let layout = self.layout;
             let ours = message.events().filter(|event| layout.contains(event.key()));
             self.syncer.apply(revision, ours);
