@@ -1,0 +1,49 @@
+//! The chains of the table `raw`: who a packet from a pod says it is.
+
+use calico_datastore::model::Family;
+
+use super::{interfaces, nd_lines};
+use crate::config::Settings;
+use crate::felix::iptables::names;
+
+/// The router advertisement, which would give the host a default route through the pod.
+const ROUTER_ADVERTISEMENT: u8 = 134;
+
+/// The chains of the table `raw`: who a packet from a pod says it is.
+pub fn raw(
+    settings: &Settings,
+    family: Family,
+    mac_root: Option<&str>,
+) -> Vec<(String, Vec<String>)> {
+    let known = names::local_endpoints(family);
+    let mut anti_spoof = Vec::new();
+    // Every frame, neighbour discovery included, so it comes first.
+    if let Some(root) = mac_root {
+        anti_spoof.push(format!("--jump {root}"));
+    }
+    let spoofed = format!("-m set ! --match-set {known} src,src --jump DROP");
+    match family {
+        Family::V4 => {
+            // route_localnet is on for these interfaces, so the kernel would take them.
+            anti_spoof.push("--destination 127.0.0.0/8 --jump DROP".to_owned());
+            anti_spoof.push("--source 127.0.0.0/8 --jump DROP".to_owned());
+            anti_spoof.push(spoofed);
+        }
+        Family::V6 => {
+            anti_spoof.push(format!(
+                "-p icmpv6 -m icmp6 --icmpv6-type {ROUTER_ADVERTISEMENT} --jump DROP"
+            ));
+            // Nearly all packets end here.
+            anti_spoof.push(format!("-m set --match-set {known} src,src --jump RETURN"));
+            // Such packets never leave the host: the sets that forwarded packets are looked up in
+            // hold no such address.
+            anti_spoof.extend(nd_lines("--source fe80::/10", "--jump RETURN"));
+            // The unspecified address: duplicate address detection and what goes with it.
+            anti_spoof.extend(nd_lines("--source ::/128", "--jump RETURN"));
+            anti_spoof.push("--jump DROP".to_owned());
+        }
+    }
+    let prerouting =
+        interfaces(settings).map(|p| format!("-i {p} --goto cali-anti-spoof")).collect();
+    vec![("cali-PREROUTING".to_owned(), prerouting), ("cali-anti-spoof".to_owned(), anti_spoof)]
+}

@@ -1,0 +1,105 @@
+//! The chains of the table `filter` for packets from and to pods.
+
+use calico_datastore::model::Family;
+
+use super::{dispatch_name, interfaces, nd_lines};
+use crate::config::{AllowAction, HostAction, RKT_METADATA_PORT, Settings};
+use crate::felix::iptables::marks;
+use crate::felix::iptables::names;
+use crate::felix::iptables::rules::Style;
+use crate::felix::ruleset::Direction;
+
+/// What an allowed packet does in the end.
+fn allow(settings: &Settings) -> &'static str {
+    match settings.filter_allow {
+        AllowAction::Accept => "--jump ACCEPT",
+        AllowAction::Return => "--jump RETURN",
+    }
+}
+
+/// What comes before policy for a packet of an endpoint that we know: the connection's first packet
+/// was asked already.
+fn connection_shortcuts(settings: &Settings) -> Vec<String> {
+    let mut out = vec![format!("-m conntrack --ctstate RELATED,ESTABLISHED {}", allow(settings))];
+    if !settings.allow_conntrack_invalid {
+        out.push("-m conntrack --ctstate INVALID --jump DROP".to_owned());
+    }
+    out
+}
+
+/// UDP port of VXLAN, `VXLANPort` of the original.
+const VXLAN_PORT: u16 = 4789;
+
+/// Protocol number of IP in IP (RFC 2003).
+const IPIP: u8 = 4;
+
+/// Tunnels are the hosts' affair: what a pod wraps itself would come out at another host as the
+/// packet of any pod it likes, behind all checks of its source. Dropped whatever policy says, as the
+/// original does unless told otherwise (`AllowVXLANPacketsFromWorkloads`, `AllowIPIP…`).
+fn encapsulated() -> [String; 2] {
+    [format!("-p udp -m udp --dport {VXLAN_PORT} --jump DROP"), format!("-p {IPIP} --jump DROP")]
+}
+
+/// The chains of the table `filter` that follow from the settings.
+pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> {
+    let known = names::local_endpoints(style.family);
+    let unknown_source = format!("-m set ! --match-set {known} src,src --jump DROP");
+    let clear = marks::clear(style.marks.all());
+    let both = |target: &str| -> Vec<String> {
+        interfaces(settings)
+            .flat_map(|p| [format!("-i {p} {target}"), format!("-o {p} {target}")])
+            .collect()
+    };
+
+    // A packet of an endpoint that went away, or of one that never was, meets DROP before the
+    // shortcut for established connections, in either direction.
+    let mut forward: Vec<String> = interfaces(settings)
+        .map(|p| format!("-i {p} {unknown_source}"))
+        .chain(
+            interfaces(settings)
+                .map(|p| format!("-o {p} -m set ! --match-set {known} dst,dst --jump DROP")),
+        )
+        .collect();
+    forward.extend(connection_shortcuts(settings));
+    forward.push(clear.clone());
+    forward.extend(
+        interfaces(settings).flat_map(|p| encapsulated().map(|line| format!("-i {p} {line}"))),
+    );
+    // The source's egress, then the destination's ingress: both return what they allow.
+    forward.extend(
+        interfaces(settings)
+            .map(|p| format!("-i {p} --jump {}", dispatch_name(Direction::Egress)))
+            .chain(
+                interfaces(settings)
+                    .map(|p| format!("-o {p} --jump {}", dispatch_name(Direction::Ingress))),
+            ),
+    );
+    forward.push(allow(settings).to_owned());
+
+    let mut to_host = Vec::new();
+    if style.family == Family::V6 {
+        // Without these the pod cannot even find its host. The table raw has checked the source.
+        to_host.extend(nd_lines("", "--jump ACCEPT"));
+    }
+    to_host.push(unknown_source);
+    to_host.extend(connection_shortcuts(settings));
+    to_host.push(clear);
+    to_host.extend(encapsulated());
+    to_host.push(format!("--jump {}", dispatch_name(Direction::Egress)));
+    if settings.rkt_metadata_service && style.family == Family::V4 {
+        to_host.push(format!("-p tcp -m tcp --dport {RKT_METADATA_PORT} --jump ACCEPT"));
+    }
+    match settings.endpoint_to_host {
+        HostAction::Drop => to_host.push("--jump DROP".to_owned()),
+        HostAction::Accept => to_host.push("--jump ACCEPT".to_owned()),
+        HostAction::Return => {}
+    }
+
+    let input = interfaces(settings).map(|p| format!("-i {p} --goto cali-wl-to-host")).collect();
+    vec![
+        ("cali-FORWARD".to_owned(), both("--goto cali-wl-forward")),
+        ("cali-INPUT".to_owned(), input),
+        ("cali-wl-forward".to_owned(), forward),
+        ("cali-wl-to-host".to_owned(), to_host),
+    ]
+}
