@@ -24,6 +24,8 @@ mod economy;
 mod holes;
 #[path = "felix/host.rs"]
 mod host;
+#[path = "felix/hosts.rs"]
+mod hosts;
 #[path = "felix/leftovers.rs"]
 mod leftovers;
 #[path = "felix/neighbours.rs"]

@@ -80,6 +80,24 @@ pub fn features(
     for (table, name, need, line) in always {
         add(table, name, need, line);
     }
+    let hosts = Need::For("host endpoints");
+    for (table, name, line) in [
+        (Table::Raw, "CT", "-j CT --notrack"),
+        (Table::Raw, "MARK", "-j MARK --set-mark 0x10000/0x10000"),
+        (Table::Raw, "mark", "-m mark --mark 0x0/0x10000 -j RETURN"),
+        (Table::Raw, "multiport", "-p tcp -m multiport --destination-ports 80 -j RETURN"),
+        (Table::Raw, "LOG", "-j LOG --log-prefix \"check: \" --log-level 5"),
+        (Table::Mangle, "comment", "-m comment --comment \"cali:x\" -j RETURN"),
+        (Table::Mangle, "conntrack", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+        (Table::Mangle, "MARK", "-j MARK --set-mark 0x10000/0x10000"),
+        (Table::Mangle, "mark", "-m mark --mark 0x0/0x10000 -j RETURN"),
+        (Table::Mangle, "multiport", "-p tcp -m multiport --destination-ports 80 -j RETURN"),
+        (Table::Mangle, "LOG", "-j LOG --log-prefix \"check: \" --log-level 5"),
+    ] {
+        add(table, name, hosts, line.into());
+    }
+    add(Table::Mangle, "set", hosts, format!("{in_set} -j DROP"));
+    add(Table::Mangle, icmp_name, hosts, format!("{icmp} -j RETURN"));
     if settings.rkt_metadata_service && family == Family::V4 {
         let line = format!("-p tcp -m tcp --dport {RKT_METADATA_PORT} -j ACCEPT");
         add(Table::Filter, "tcp", Need::Always, line);
@@ -122,14 +140,21 @@ pub fn transaction(features: &[&Feature]) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::Arc;
 
     use super::*;
-    use crate::desired::SideMatch;
-    use crate::felix::iptables::chains;
+    use crate::desired::{
+        DesiredState, HostEndpoints, HostTiers, LocalHostEndpoint, SideMatch, TierAcl,
+    };
+    use crate::felix::hosts::choose::choose;
+    use crate::felix::iptables::chains::{self, Hosts};
     use crate::felix::iptables::marks::Marks;
     use crate::felix::iptables::rules::{Style, lines};
     use crate::felix::ruleset::Rule;
-    use calico_datastore::model::{Action, IcmpMatch, Mac, PortRange, Protocol};
+    use crate::routes::monitor::Links;
+    use calico_datastore::model::{
+        Action, HostEndpointId, IcmpMatch, Mac, PolicyId, PortRange, Protocol, TierAction,
+    };
 
     /// Matches, and targets that are no chain and no verdict: (table, name).
     fn used(table: Table, line: &str) -> BTreeSet<(&'static str, String)> {
@@ -174,6 +199,27 @@ mod tests {
         }
     }
 
+    /// One host endpoint that asks everything.
+    fn host_endpoints() -> HostEndpoints {
+        let tiers = vec![TierAcl {
+            tier: "t".into(),
+            policies: vec![PolicyId { namespace: None, name: "p".into() }],
+            default_action: TierAction::Deny,
+        }];
+        let both = HostTiers { ingress: tiers.clone(), egress: tiers.clone() };
+        let endpoint = LocalHostEndpoint {
+            interface: Some("eth0".into()),
+            normal: both.clone(),
+            forward: both.clone(),
+            untracked: both,
+            pre_dnat: tiers,
+            ..LocalHostEndpoint::default()
+        };
+        let id = HostEndpointId { name: "h".into() };
+        let endpoints = [(id, Arc::new(endpoint))].into_iter().collect();
+        HostEndpoints { endpoints, ..HostEndpoints::default() }
+    }
+
     #[test]
     fn everything_that_the_renderer_says_is_tried() {
         for family in Family::ALL {
@@ -203,8 +249,22 @@ mod tests {
                             rendered.extend(used(table, &line));
                         }
                     };
-                    for (_, lines) in chains::filter(&settings, &style) {
-                        take(Table::Filter, lines);
+                    for hosts in [false, true] {
+                        for (_, lines) in chains::filter(&settings, &style, hosts) {
+                            take(Table::Filter, lines);
+                        }
+                    }
+                    let state = DesiredState {
+                        host_endpoints: host_endpoints(),
+                        settings: Arc::new(settings.clone()),
+                        ..DesiredState::default()
+                    };
+                    let chosen = choose(&state.host_endpoints, &Links::new(), &settings);
+                    let hosts = Hosts { state: &state, chosen: &chosen, style: &style };
+                    for table in Table::ALL {
+                        for (_, lines) in hosts.chains(table) {
+                            take(table, lines);
+                        }
                     }
                     let macs = [("cali1".parse().unwrap(), Mac::new([2, 0, 0, 0, 0, 1]))].into();
                     let tree = crate::felix::iptables::mac::tree(&macs);
@@ -218,10 +278,15 @@ mod tests {
                     }
                     for action in [Action::Allow, Action::Pass, Action::Deny, Action::Log] {
                         for icmp in [false, true] {
-                            take(Table::Filter, lines(&full_rule(action, family, icmp), &style));
+                            let rule = full_rule(action, family, icmp);
+                            for table in [Table::Raw, Table::Mangle, Table::Filter] {
+                                take(table, lines(&rule, &style.of(table)));
+                            }
                         }
                     }
-                    take(Table::Filter, chains::closed(&style));
+                    for table in [Table::Raw, Table::Mangle, Table::Filter] {
+                        take(table, chains::closed(table, &style));
+                    }
                     let tried: BTreeSet<(&str, String)> = features(family, &settings, true, "s")
                         .iter()
                         .flat_map(|feature| used(feature.table, &feature.line))
@@ -241,7 +306,7 @@ mod tests {
     fn one_transaction_a_table() {
         let all = features(Family::V4, &Settings::default(), true, "s");
         let text = transaction(&all.iter().collect::<Vec<_>>());
-        assert_eq!(text.matches("COMMIT").count(), 3);
+        assert_eq!(text.matches("COMMIT").count(), 4);
         assert!(text.starts_with("*raw\n:cali-check - [0:0]\n-A cali-check -m comment"), "{text}");
         let one: Vec<_> = all.iter().filter(|feature| feature.name == "mac").collect();
         let one = transaction(&one);

@@ -4,6 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use calico_datastore::model::InterfaceName;
+
+use super::failsafe::{self, Failsafe};
 use super::pattern::InterfacePattern;
 
 /// Where our jumps go in the kernel's chains (`ChainInsertMode`).
@@ -77,6 +80,8 @@ pub struct Settings {
     pub insert_mode: InsertMode,
     /// `IptablesFilterAllowAction`. Accept.
     pub filter_allow: AllowAction,
+    /// `IptablesMangleAllowAction`: what a packet does that a preDNAT policy allowed. Accept.
+    pub mangle_allow: AllowAction,
     /// `IptablesFilterDenyAction`. Drop.
     pub filter_deny: DenyAction,
     /// `IptablesMarkMask`: the only mark bits that may be touched. 0xffff0000.
@@ -106,6 +111,12 @@ pub struct Settings {
     pub nat_outgoing_address: Option<IpAddr>,
     /// `IptablesNATOutgoingInterfaceFilter`: masquerade only what leaves by these interfaces.
     pub nat_outgoing_interface: Option<String>,
+    /// `FailsafeInboundHostPorts`: what always reaches the host.
+    pub failsafe_inbound: Vec<Failsafe>,
+    /// `FailsafeOutboundHostPorts`: what the host can always reach.
+    pub failsafe_outbound: Vec<Failsafe>,
+    /// `InterfaceExclude`: interfaces that no host endpoint is about. `kube-ipvs0`.
+    pub interface_exclude: Vec<InterfacePattern>,
     /// `MTUIfacePattern`: interfaces of the host whose MTU bounds that of pods. `None`: those with
     /// default routes.
     pub mtu_interfaces: Option<InterfacePattern>,
@@ -126,6 +137,13 @@ pub struct Settings {
     pub endpoint_status_prefix: Option<PathBuf>,
 }
 
+impl Settings {
+    /// True for an interface of a pod, by its name.
+    pub fn is_of_pods(&self, interface: &InterfaceName) -> bool {
+        self.interface_prefixes.iter().any(|prefix| interface.as_str().starts_with(prefix.as_str()))
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -136,6 +154,7 @@ impl Default for Settings {
             iptables_backend: IptablesBackend::Auto,
             insert_mode: InsertMode::Insert,
             filter_allow: AllowAction::Accept,
+            mangle_allow: AllowAction::Accept,
             filter_deny: DenyAction::Drop,
             mark_mask: 0xffff_0000,
             iptables_refresh: Duration::from_secs(180),
@@ -150,6 +169,9 @@ impl Default for Settings {
             ip_forwarding: true,
             nat_outgoing_address: None,
             nat_outgoing_interface: None,
+            failsafe_inbound: failsafe::parse(failsafe::INBOUND).unwrap_or_default(),
+            failsafe_outbound: failsafe::parse(failsafe::OUTBOUND).unwrap_or_default(),
+            interface_exclude: InterfacePattern::list("kube-ipvs0").unwrap_or_default(),
             mtu_interfaces: Some(InterfacePattern::host_interfaces()),
             log_prefix: "calico-packet".to_owned(),
             log_level: "info".to_owned(),

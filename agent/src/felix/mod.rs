@@ -8,6 +8,7 @@
 //!   difference in one transaction per table;
 //! * [`ipset`] does the same for address sets;
 //! * [`endpoints`] knows what an endpoint is to the kernel: members of sets, and a MAC rule;
+//! * [`hosts`] knows which interface a host endpoint is about;
 //! * [`sysctl`] and [`conntrack`] are what their names say;
 //! * [`preview`] makes the plans of a first run and carries none out;
 //! * [`watch`] notices what others change of all that.
@@ -17,6 +18,7 @@
 pub mod conntrack;
 pub mod counters;
 pub mod endpoints;
+pub mod hosts;
 pub mod ipset;
 pub mod iptables;
 pub mod leftovers;

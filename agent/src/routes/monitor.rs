@@ -12,8 +12,9 @@ use std::time::Duration;
 use calico_datastore::model::{InterfaceName, Mac};
 use futures::StreamExt as _;
 use futures::channel::mpsc::UnboundedReceiver;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -45,7 +46,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const STABLE: Duration = Duration::from_secs(30);
 
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Its index: another one under the same name is another interface.
     pub index: u32,
@@ -55,6 +56,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// The addresses that it holds; those of the link alone (`fe80::`) left out.
+    pub addresses: OrdSet<IpAddr>,
 }
 
 /// Every interface of the namespace, by name.
@@ -69,6 +72,9 @@ pub enum MonitorError {
     /// The links could not be listed.
     #[error("cannot list the network interfaces")]
     Links(#[source] rtnetlink::Error),
+    /// The addresses could not be listed.
+    #[error("cannot list the addresses of the network interfaces")]
+    Addresses(#[source] rtnetlink::Error),
     /// The kernel did not answer.
     #[error("the kernel did not list its interfaces within {0:?}")]
     TimedOut(Duration),
@@ -127,6 +133,8 @@ impl Source {
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
         ];
@@ -159,6 +167,10 @@ impl Source {
             let mut links = self.handle.link().get().execute().boxed();
             while let Some(link) = links.next().await {
                 let _ = all.set(&link.map_err(MonitorError::Links)?);
+            }
+            let mut addresses = self.handle.address().get().execute().boxed();
+            while let Some(address) = addresses.next().await {
+                all.address(&address.map_err(MonitorError::Addresses)?, true);
             }
             Ok(all)
         };
@@ -292,6 +304,8 @@ fn handle_message(
                 }
             }
             RouteNetlinkMessage::DelLink(link) => table.remove(&link),
+            RouteNetlinkMessage::NewAddress(address) => table.address(&address, true),
+            RouteNetlinkMessage::DelAddress(address) => table.address(&address, false),
             _ if own => {}
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 route_event(&route, table, interest, changes);
@@ -382,6 +396,8 @@ fn neighbour_address(neighbour: &NeighbourMessage) -> Option<IpAddr> {
 #[derive(Debug, Default)]
 struct LinkTable {
     names: BTreeMap<u32, InterfaceName>,
+    /// By index as well: they are told of apart from the links.
+    addresses: BTreeMap<u32, OrdSet<IpAddr>>,
     published: Links,
     changed: bool,
 }
@@ -409,7 +425,8 @@ impl LinkTable {
             }
         }
         let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::Running);
-        let link = Link { index, up, mac, mtu };
+        let addresses = self.addresses.get(&index).cloned().unwrap_or_default();
+        let link = Link { index, up, mac, mtu, addresses };
         if name.is_some() && name.as_ref() == self.names.get(&index) && known == Some(&link) {
             return false;
         }
@@ -423,9 +440,36 @@ impl LinkTable {
         flapped
     }
 
+    /// An interface got an address, or lost it.
+    fn address(&mut self, message: &AddressMessage, there: bool) {
+        // Of a point-to-point interface `Address` is that of the other side.
+        let of = |local: bool| {
+            message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) if local => Some(*address),
+                AddressAttribute::Address(address) if !local => Some(*address),
+                _ => None,
+            })
+        };
+        let Some(address) = of(true).or_else(|| of(false)) else { return };
+        if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+            return;
+        }
+        let index = message.header.index;
+        let known = self.addresses.entry(index).or_default();
+        // The kernel repeats itself: lifetimes are renewed, flags change.
+        let differs =
+            if there { known.insert(address).is_none() } else { known.remove(&address).is_some() };
+        let link = self.names.get(&index).and_then(|name| self.published.get_mut(name));
+        if let Some(link) = link.filter(|link| differs && link.index == index) {
+            link.addresses = known.clone();
+            self.changed = true;
+        }
+    }
+
     fn remove(&mut self, message: &LinkMessage) {
         // A port that leaves its bridge is deleted under the bridge's family only.
         if message.header.interface_family == AddressFamily::Unspec {
+            self.addresses.remove(&message.header.index);
             self.forget(message.header.index);
         }
     }

@@ -3,20 +3,25 @@
 //! Every chain is made from one object (a policy, a profile, a class) or from the settings, so a
 //! changed object makes its own chains again and no others.
 
+mod host;
 mod nat;
 mod spoof;
 mod workload;
 
-use calico_datastore::model::{Action, Family, TierAction};
+use std::sync::Arc;
 
-use super::marks;
+use calico_datastore::model::{Action, Family, Name, PolicyId, TierAction};
+use imbl::OrdMap;
+
+use super::marks::{self, Marks};
 use super::names;
 use super::rules::{Style, joined, lines};
 use super::save::Table;
 use crate::config::Settings;
-use crate::desired::{ClassId, DesiredState, DirectionAcl};
+use crate::desired::{ActiveRules, ClassId, DesiredState, DirectionAcl, TierAcl};
 use crate::felix::ruleset::{Direction, Rule};
 
+pub use self::host::{FORWARD_END, Hosts};
 pub use self::nat::nat;
 pub use self::spoof::raw;
 pub use self::workload::filter;
@@ -43,8 +48,64 @@ pub fn policy(rules: &[Rule], style: &Style) -> Vec<String> {
 
 /// What stands in for a policy or profile that the kernel refused, or that is not there: nothing
 /// passes it.
-pub fn closed(style: &Style) -> Vec<String> {
-    vec![style.deny.to_owned()]
+pub fn closed(table: Table, style: &Style) -> Vec<String> {
+    vec![style.deny_in(table).to_owned()]
+}
+
+/// How tiers and profiles are asked.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    marks: Marks,
+    deny: &'static str,
+    policies: &'a OrdMap<PolicyId, Arc<ActiveRules>>,
+    profiles: &'a OrdMap<Name, Arc<ActiveRules>>,
+}
+
+impl Asked<'_> {
+    fn accepted(&self) -> String {
+        joined(&marks::has(self.marks.accept), "--jump RETURN")
+    }
+
+    /// Returns with the accept bit set, drops, or goes on. The verdict's bits are clear before.
+    /// `ends_drop`: a packet that no policy of a tier decides about is dropped, unless the tier says
+    /// otherwise.
+    fn tiers(&self, tiers: &[TierAcl], direction: Direction, ends_drop: bool) -> Vec<String> {
+        let mut chain = Vec::new();
+        for (i, tier) in tiers.iter().enumerate() {
+            if i > 0 {
+                chain.push(marks::clear(self.marks.pass));
+            }
+            for (j, policy) in tier.policies.iter().enumerate() {
+                let jump = if self.policies.contains_key(policy) {
+                    format!("--jump {}", names::policy(policy, direction))
+                } else {
+                    self.deny.to_owned()
+                };
+                // Nothing has passed yet before the first one.
+                let not_passed = if j > 0 { marks::lacks(self.marks.pass) } else { String::new() };
+                chain.push(joined(&not_passed, &jump));
+                chain.push(self.accepted());
+            }
+            if ends_drop && tier.default_action == TierAction::Deny {
+                chain.push(joined(&marks::lacks(self.marks.pass), self.deny));
+            }
+        }
+        chain
+    }
+
+    /// Returns with the accept bit set, drops, or goes on.
+    fn profiles(&self, profiles: &[Name], direction: Direction) -> Vec<String> {
+        let mut chain = Vec::new();
+        for profile in profiles {
+            if self.profiles.contains_key(profile) {
+                chain.push(format!("--jump {}", names::profile(profile, direction)));
+                chain.push(self.accepted());
+            } else {
+                chain.push(self.deny.to_owned());
+            }
+        }
+        chain
+    }
 }
 
 /// One direction of a class. It returns with the accept bit set, or drops.
@@ -54,36 +115,11 @@ pub fn class(
     state: &DesiredState,
     style: &Style,
 ) -> Vec<String> {
-    let marks = style.marks;
-    let accepted = joined(&marks::has(marks.accept), "--jump RETURN");
-    let mut chain = vec![marks::clear(marks.verdicts())];
-    for (i, tier) in acl.tiers.iter().enumerate() {
-        if i > 0 {
-            chain.push(marks::clear(marks.pass));
-        }
-        for (j, policy) in tier.policies.iter().enumerate() {
-            let jump = if state.policies.contains_key(policy) {
-                format!("--jump {}", names::policy(policy, direction))
-            } else {
-                style.deny.to_owned()
-            };
-            // Nothing has passed yet before the first one.
-            let not_passed = if j > 0 { marks::lacks(marks.pass) } else { String::new() };
-            chain.push(joined(&not_passed, &jump));
-            chain.push(accepted.clone());
-        }
-        if tier.default_action == TierAction::Deny {
-            chain.push(joined(&marks::lacks(marks.pass), style.deny));
-        }
-    }
-    for profile in &acl.profiles {
-        if state.profiles.contains_key(profile) {
-            chain.push(format!("--jump {}", names::profile(profile, direction)));
-            chain.push(accepted.clone());
-        } else {
-            chain.push(style.deny.to_owned());
-        }
-    }
+    let DesiredState { policies, profiles, .. } = state;
+    let asked = Asked { marks: style.marks, deny: style.deny, policies, profiles };
+    let mut chain = vec![marks::clear(style.marks.verdicts())];
+    chain.extend(asked.tiers(&acl.tiers, direction, true));
+    chain.extend(asked.profiles(&acl.profiles, direction));
     chain.push(style.deny.to_owned());
     chain
 }
@@ -117,6 +153,12 @@ pub fn dispatch_name(direction: Direction) -> &'static str {
         Direction::Egress => "cali-from-wl-dispatch",
         Direction::Ingress => "cali-to-wl-dispatch",
     }
+}
+
+/// True for a chain that is made of classes.
+pub fn is_of_classes(name: &str) -> bool {
+    names::is_class(name)
+        || Direction::ALL.iter().any(|direction| dispatch_name(*direction) == name)
 }
 
 /// The chains of `table` in a family that is switched off. Nobody decides about packets of that

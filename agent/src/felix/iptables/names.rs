@@ -83,6 +83,42 @@ pub fn is_policy_or_profile(name: &str) -> bool {
     ["cali-pi-", "cali-po-", "cali-pri-", "cali-pro-"].iter().any(|p| name.starts_with(p))
 }
 
+/// A chain of a host endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostChain {
+    /// What the host itself receives or sends.
+    Own(Direction),
+    /// What passes through.
+    Forward(Direction),
+}
+
+impl HostChain {
+    /// Its direction.
+    pub fn direction(self) -> Direction {
+        let (Self::Own(direction) | Self::Forward(direction)) = self;
+        direction
+    }
+}
+
+/// The chain of the host endpoint of an interface: `fh` from the network, `th` to it.
+pub fn host(kind: HostChain, interface: &str) -> String {
+    let prefix = match kind {
+        HostChain::Own(Direction::Ingress) => "cali-fh-",
+        HostChain::Own(Direction::Egress) => "cali-th-",
+        HostChain::Forward(Direction::Ingress) => "cali-fhfw-",
+        HostChain::Forward(Direction::Egress) => "cali-thfw-",
+    };
+    chain(prefix, interface)
+}
+
+/// The chain that lets fail-safe ports pass.
+pub fn failsafe(direction: Direction) -> String {
+    match direction {
+        Direction::Ingress => "cali-failsafe-in".to_owned(),
+        Direction::Egress => "cali-failsafe-out".to_owned(),
+    }
+}
+
 /// The chain of a class: `tw` to a workload, `fw` from one.
 pub fn class(id: &ClassId, direction: Direction) -> String {
     let prefix = match direction {
@@ -90,6 +126,11 @@ pub fn class(id: &ClassId, direction: Direction) -> String {
         Direction::Egress => "cali-fw-",
     };
     chain(prefix, id.as_str())
+}
+
+/// True for the chain of a class.
+pub fn is_class(name: &str) -> bool {
+    ["cali-tw-", "cali-fw-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn set_of(family: Family, text: &str) -> String {

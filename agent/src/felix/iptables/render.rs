@@ -1,11 +1,11 @@
 //! Which chains a desired state needs, object by object: a change makes the chains of what changed
 //! again and no others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use calico_datastore::model::{Family, InterfaceName, Mac};
 
-use super::chains;
+use super::chains::{self, Hosts};
 use super::mac;
 use super::marks::Marks;
 use super::names;
@@ -13,9 +13,12 @@ use super::plan::{Jump, Place};
 use super::rules::Style;
 use super::save::Table;
 use super::tables::FamilyTables;
+use super::uses::{Subject, Uses};
 use crate::config::{DenyAction, InsertMode, Settings};
 use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState, SetId};
+use crate::felix::hosts::choose::{Chosen, choose};
 use crate::felix::ruleset::{self, Direction};
+use crate::routes::monitor::Links;
 
 /// Writes the chains of one family into [`FamilyTables`].
 #[derive(Clone, Debug)]
@@ -26,8 +29,31 @@ pub struct Renderer {
     random_fully: bool,
 }
 
-/// Makes the chain of a policy or of a profile.
-type Make = fn(&[ruleset::Rule], &Style) -> Vec<String>;
+/// What chains are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// What should be.
+    pub state: &'a DesiredState,
+    /// The Ethernet address of each interface of a pod that has one.
+    pub macs: &'a BTreeMap<InterfaceName, Mac>,
+    /// Which host endpoint is about which interface.
+    pub chosen: &'a Chosen,
+    /// Which policies and profiles are used where.
+    pub uses: &'a Uses,
+}
+
+/// What changed of a scene.
+#[derive(Clone, Copy, Debug)]
+pub struct Changed<'a> {
+    /// Of the desired state.
+    pub diff: &'a DesiredDiff,
+    /// The Ethernet addresses.
+    pub macs: bool,
+    /// The host endpoints, or their interfaces.
+    pub hosts: bool,
+    /// What may be used elsewhere than before.
+    pub uses: &'a BTreeSet<Subject>,
+}
 
 impl Renderer {
     /// A renderer for these settings; `None` when the mark mask has too few bits.
@@ -55,84 +81,86 @@ impl Renderer {
         self.off
     }
 
-    /// The text that stands in for a chain that the kernel refuses.
+    /// What stands in for a chain that the kernel refuses, in any table.
     pub fn closed(&self) -> Vec<String> {
-        chains::closed(&self.style)
+        chains::closed(Table::Raw, &self.style)
     }
 
-    /// Everything anew.
+    /// Everything anew, where nothing is known of interfaces: a host endpoint that says addresses is
+    /// about none then.
     pub fn all(
         &self,
         state: &DesiredState,
         macs: &BTreeMap<InterfaceName, Mac>,
         out: &mut FamilyTables,
     ) {
+        let chosen = choose(&state.host_endpoints, &Links::new(), &state.settings);
+        let uses = Uses::of(state, &chosen);
+        self.scene(&Scene { state, macs, chosen: &chosen, uses: &uses }, out);
+    }
+
+    /// Everything anew.
+    pub fn scene(&self, scene: &Scene<'_>, out: &mut FamilyTables) {
         out.clear();
+        let state = scene.state;
         if self.off {
             for table in [Table::Raw, Table::Filter] {
-                let mut jumps = jumps(table, &state.settings);
+                let mut jumps = jumps(table, &state.settings, false);
                 let chains = chains::off(table, &state.settings);
                 jumps.retain(|jump| chains.iter().any(|(name, _)| name == jump.to));
                 out.replace(table, chains, jumps);
             }
             return;
         }
-        self.policies(state, |_| false, true, out);
+        self.policies(scene, |_| false, true, out);
         for (id, class) in &state.classes {
             self.class(id, class, state, out);
         }
-        for (name, lines) in chains::filter(&state.settings, &self.style) {
-            out.put(Table::Filter, name, lines);
-        }
         self.dispatch(state, out);
-        self.raw(state, macs, out);
+        self.base(scene, out);
         self.nat(state, out);
     }
 
-    /// Every policy and profile, or with `others` false only the closed ones. Those that name a set for which `incomplete` says yes let nothing
-    /// through: a set without some of its members would let its "deny" leak, and its "not in".
+    /// Every policy and profile, or with `others` false only the closed ones. Those that name a set for
+    /// which `incomplete` says yes let nothing through: a set without some of its members would let
+    /// its "deny" leak, and its "not in".
     pub fn policies(
         &self,
-        state: &DesiredState,
+        scene: &Scene<'_>,
         incomplete: impl Fn(&SetId) -> bool,
         others: bool,
         out: &mut FamilyTables,
     ) {
-        let mut put = |rules: &ActiveRules, make: Make, name: &dyn Fn(Direction) -> String| {
-            if ruleset::sets_named(rules).any(&incomplete) {
-                for direction in Direction::ALL {
-                    out.put(Table::Filter, name(direction), self.closed());
-                }
-            } else if others {
-                self.rules(rules, make, name, out);
+        for subject in scene.uses.subjects() {
+            let Some(rules) = rules_of(subject, scene.state) else { continue };
+            let shut = ruleset::sets_named(rules).any(&incomplete);
+            if !shut && !others {
+                continue;
             }
-        };
-        for (id, rules) in &state.policies {
-            put(rules, chains::policy, &|direction| names::policy(id, direction));
-        }
-        for (name, rules) in &state.profiles {
-            put(rules, chains::profile, &|direction| names::profile(name, direction));
+            for (table, direction) in scene.uses.places(subject) {
+                let lines = if shut {
+                    chains::closed(table, &self.style)
+                } else {
+                    self.lines(subject, rules, direction, table)
+                };
+                out.put(table, name_of(subject, direction), lines);
+            }
         }
     }
 
     /// What changed.
-    pub fn changed(
-        &self,
-        state: &DesiredState,
-        diff: &DesiredDiff,
-        macs: Option<&BTreeMap<InterfaceName, Mac>>,
-        out: &mut FamilyTables,
-    ) {
+    pub fn changed(&self, scene: &Scene<'_>, changed: Changed<'_>, out: &mut FamilyTables) {
         if self.off {
             return;
         }
-        for (id, change) in &diff.policies {
-            let name = |direction| names::policy(id, direction);
-            self.rules_changed(change, chains::policy, name, out);
-        }
-        for (name, change) in &diff.profiles {
-            let name = |direction| names::profile(name, direction);
-            self.rules_changed(change, chains::profile, name, out);
+        let Changed { diff, macs, hosts, uses } = changed;
+        let state = scene.state;
+        let policies = diff.policies.iter().chain(&diff.hosts.policies).map(|(id, _)| id.clone());
+        let profiles =
+            diff.profiles.iter().chain(&diff.hosts.profiles).map(|(name, _)| name.clone());
+        let subjects = policies.map(Subject::Policy).chain(profiles.map(Subject::Profile));
+        for subject in subjects.chain(uses.iter().cloned()).collect::<BTreeSet<_>>() {
+            self.subject(&subject, scene, out);
         }
         for (id, change) in &diff.classes {
             match change {
@@ -149,43 +177,43 @@ impl Renderer {
         if !diff.classes.is_empty() {
             self.dispatch(state, out);
         }
-        if let Some(macs) = macs {
-            self.raw(state, macs, out);
+        if macs || hosts {
+            self.base(scene, out);
         }
         if diff.pools {
             self.nat(state, out);
         }
     }
 
-    fn rules_changed(
-        &self,
-        change: &Change<std::sync::Arc<ActiveRules>>,
-        make: Make,
-        name: impl Fn(Direction) -> String,
-        out: &mut FamilyTables,
-    ) {
-        match change {
-            Change::Added(rules) | Change::Updated { new: rules, .. } => {
-                self.rules(rules, make, name, out);
-            }
-            Change::Removed(_) => {
-                for direction in Direction::ALL {
-                    out.remove(Table::Filter, &name(direction));
+    /// The chains of a policy or profile, where they are used and nowhere else.
+    fn subject(&self, subject: &Subject, scene: &Scene<'_>, out: &mut FamilyTables) {
+        let rules = rules_of(subject, scene.state);
+        let places = scene.uses.places(subject);
+        for table in Table::ALL {
+            for direction in Direction::ALL {
+                let name = name_of(subject, direction);
+                match rules.filter(|_| places.contains(&(table, direction))) {
+                    Some(rules) => {
+                        out.put(table, name, self.lines(subject, rules, direction, table));
+                    }
+                    None => out.remove(table, &name),
                 }
             }
         }
     }
 
-    fn rules(
+    fn lines(
         &self,
+        subject: &Subject,
         rules: &ActiveRules,
-        make: Make,
-        name: impl Fn(Direction) -> String,
-        out: &mut FamilyTables,
-    ) {
-        for direction in Direction::ALL {
-            let neutral = ruleset::rules(rules, direction, self.style.family);
-            out.put(Table::Filter, name(direction), make(&neutral, &self.style));
+        direction: Direction,
+        table: Table,
+    ) -> Vec<String> {
+        let neutral = ruleset::rules(rules, direction, self.style.family);
+        let style = self.style.of(table);
+        match subject {
+            Subject::Policy(_) => chains::policy(&neutral, &style),
+            Subject::Profile(_) => chains::profile(&neutral, &style),
         }
     }
 
@@ -210,46 +238,92 @@ impl Renderer {
         }
     }
 
-    fn raw(
-        &self,
-        state: &DesiredState,
-        macs: &BTreeMap<InterfaceName, Mac>,
-        out: &mut FamilyTables,
-    ) {
-        let tree = mac::tree(macs);
-        let root = tree.first().map(|(name, _)| name.clone());
-        let mut chains = chains::raw(&state.settings, self.style.family, root.as_deref());
-        chains.extend(tree);
-        out.replace(Table::Raw, chains, jumps(Table::Raw, &state.settings));
-        out.jumps(Table::Filter, jumps(Table::Filter, &state.settings));
+    /// What packets meet first, and all that follows from host endpoints.
+    fn base(&self, scene: &Scene<'_>, out: &mut FamilyTables) {
+        let Scene { state, chosen, .. } = *scene;
+        let hosts = Hosts { state, chosen, style: &self.style };
+        let police = !chosen.is_empty();
+        for table in [Table::Raw, Table::Mangle, Table::Filter] {
+            let mut chains = hosts.chains(table);
+            match table {
+                Table::Raw => {
+                    let tree = mac::tree(scene.macs);
+                    let root = tree.first().map(|(name, _)| name.clone());
+                    let mut raw = chains::raw(&state.settings, self.style.family, root.as_deref());
+                    if let Some((_, first)) = raw.first_mut() {
+                        hosts.prerouting(first);
+                    }
+                    chains.extend(raw);
+                    chains.extend(tree);
+                }
+                Table::Filter => {
+                    chains.extend(chains::filter(&state.settings, &self.style, police));
+                }
+                Table::Mangle | Table::Nat => {}
+            }
+            let mut jumps = jumps(table, &state.settings, police);
+            jumps.retain(|jump| chains.iter().any(|(name, _)| name == jump.to));
+            let others =
+                |name: &str| names::is_policy_or_profile(name) || chains::is_of_classes(name);
+            out.replace_but(others, table, chains, jumps);
+        }
     }
 
     fn nat(&self, state: &DesiredState, out: &mut FamilyTables) {
         let family = self.style.family;
         let any = state.pools.iter().any(|(cidr, nat)| *nat && cidr.family() == family);
         let chains = chains::nat(&state.settings, family, any, self.random_fully);
-        let jumps = if any { jumps(Table::Nat, &state.settings) } else { Vec::new() };
+        let jumps = if any { jumps(Table::Nat, &state.settings, false) } else { Vec::new() };
         out.replace(Table::Nat, chains, jumps);
     }
 }
 
-/// Our jumps in the kernel's chains of a table.
+/// What pods and hosts both need is the same.
+fn rules_of<'a>(subject: &Subject, state: &'a DesiredState) -> Option<&'a ActiveRules> {
+    let hosts = &state.host_endpoints;
+    let rules = match subject {
+        Subject::Policy(id) => state.policies.get(id).or_else(|| hosts.policies.get(id)),
+        Subject::Profile(name) => state.profiles.get(name).or_else(|| hosts.profiles.get(name)),
+    };
+    rules.map(|rules| &**rules)
+}
+
+fn name_of(subject: &Subject, direction: Direction) -> String {
+    match subject {
+        Subject::Policy(id) => names::policy(id, direction),
+        Subject::Profile(name) => names::profile(name, direction),
+    }
+}
+
+/// Our jumps in the kernel's chains of a table; `hosts`: host endpoints are in force.
 ///
-/// There is none in OUTPUT: packets of the host to its own pods are never policed. And the shared
-/// chains are entered from chains of the kernel only, so nothing of ours is reachable otherwise.
-fn jumps(table: Table, settings: &Settings) -> Vec<Jump> {
+/// Without them there is none in OUTPUT: packets of the host to its own pods are never policed. And
+/// the shared chains are entered from chains of the kernel only, so nothing of ours is reachable
+/// otherwise.
+pub fn jumps(table: Table, settings: &Settings, hosts: bool) -> Vec<Jump> {
     let place = match (settings.insert_mode, table) {
         (InsertMode::Append, _) => Place::End,
         (InsertMode::Insert, Table::Nat) => Place::Anywhere,
         (InsertMode::Insert, _) => Place::Top,
     };
     let jump = |from, to| Jump { from, to, place };
-    match table {
+    let mut jumps = match table {
         Table::Raw => vec![jump("PREROUTING", "cali-PREROUTING")],
         Table::Mangle => Vec::new(),
         Table::Nat => vec![jump("POSTROUTING", "cali-POSTROUTING")],
         Table::Filter => {
             vec![jump("FORWARD", "cali-FORWARD"), jump("INPUT", "cali-INPUT")]
         }
+    };
+    if hosts {
+        match table {
+            Table::Raw | Table::Filter => jumps.push(jump("OUTPUT", "cali-OUTPUT")),
+            Table::Mangle => jumps.extend([
+                jump("PREROUTING", "cali-PREROUTING"),
+                jump("POSTROUTING", "cali-POSTROUTING"),
+            ]),
+            Table::Nat => {}
+        }
     }
+    jumps
 }

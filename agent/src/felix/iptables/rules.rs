@@ -10,6 +10,7 @@ use calico_datastore::model::{Action, Family, IcmpMatch, PortRange, Protocol};
 
 use super::marks::{self, Marks};
 use super::names;
+use super::save::Table;
 use crate::desired::SideMatch;
 use crate::felix::ruleset::Rule;
 
@@ -27,6 +28,18 @@ pub struct Style {
     pub deny: &'static str,
     /// What a logged packet's line begins with, at most 29 characters.
     pub log_prefix: String,
+}
+
+impl Style {
+    /// The target of a denied packet in a table: only `filter` knows how to reject.
+    pub fn deny_in(&self, table: Table) -> &'static str {
+        if table == Table::Filter { self.deny } else { "--jump DROP" }
+    }
+
+    /// The same in a table.
+    pub fn of(&self, table: Table) -> Self {
+        Self { deny: self.deny_in(table), ..self.clone() }
+    }
 }
 
 /// The two sides of a packet as iptables spells them.

@@ -165,10 +165,23 @@ impl FamilyTables {
 
     /// The table should hold exactly these chains and jumps.
     pub fn replace(&mut self, table: Table, chains: Vec<(String, Vec<String>)>, jumps: Vec<Jump>) {
+        self.replace_but(|_| false, table, chains, jumps);
+    }
+
+    /// The table should hold exactly these chains and jumps, beside those of its chains for which
+    /// `others` says yes: they are told by themselves.
+    pub fn replace_but(
+        &mut self,
+        others: impl Fn(&str) -> bool,
+        table: Table,
+        chains: Vec<(String, Vec<String>)>,
+        jumps: Vec<Jump>,
+    ) {
         let keep: BTreeSet<&String> = chains.iter().map(|(name, _)| name).collect();
         let state = self.tables.entry(table).or_default();
+        let known = state.desired.chains.keys();
         let gone: Vec<String> =
-            state.desired.chains.keys().filter(|name| !keep.contains(name)).cloned().collect();
+            known.filter(|name| !keep.contains(name) && !others(name)).cloned().collect();
         for name in gone {
             self.remove(table, &name);
         }
@@ -210,6 +223,11 @@ impl FamilyTables {
     pub fn desired(&self, table: Table) -> impl Iterator<Item = (&str, &[String])> {
         let chains = self.tables.get(&table).map(|state| &state.desired.chains);
         chains.into_iter().flatten().map(|(name, chain)| (name.as_str(), chain.lines.as_slice()))
+    }
+
+    /// Every jump into our chains as it should be.
+    pub fn desired_jumps(&self, table: Table) -> &[Jump] {
+        self.tables.get(&table).map_or(&[], |state| &state.desired.jumps)
     }
 
     /// Reads the kernel if needed and writes what differs.

@@ -26,7 +26,7 @@ const NAMED: usize = 3;
 /// Something others changed may have let connections pass that policy denies.
 fn is_hole(drift: &Drift) -> bool {
     match Kind::of(drift) {
-        Kind::Tables(family) => ["filter", "raw"].iter().any(|table| {
+        Kind::Tables(family) => ["filter", "raw", "mangle"].iter().any(|table| {
             let (chains, whole) = (format!("{family} {table} "), format!("{family} table {table}"));
             drift.subject.starts_with(&chains) || drift.subject == whole
         }),
@@ -175,6 +175,7 @@ mod tests {
             ("IPv4 filter jump FORWARD → cali-FORWARD", true),
             ("IPv6 raw jump PREROUTING → cali-PREROUTING", true),
             ("address set cali40local-endpoints", true),
+            ("IPv4 mangle chain cali-fh-eth0", true),
             ("IPv4 table nat", false),
             ("IPv4 nat chain cali-nat-outgoing", false),
             ("sysctl net.ipv4.ip_forward", false),

@@ -41,7 +41,10 @@ impl Felix {
                     run.problem(format!("{family} table {}", table.name()), said);
                     continue;
                 }
-                if table == Table::Filter {
+                // The others hold policies as well when there are host endpoints.
+                let polices =
+                    table == Table::Filter || (table != Table::Nat && !self.chosen.is_empty());
+                if polices {
                     in_force.remove(&family);
                 }
                 run.fail(&format!("{family} table {}", table.name()), chain(&error));
@@ -67,11 +70,12 @@ impl Felix {
     /// The policy or profile that a chain was made of.
     pub(super) fn subject_of(&self, chain: &str) -> Option<String> {
         let state = self.rendered.as_ref()?;
-        let policies = state
-            .policies
-            .keys()
-            .flat_map(|id| Direction::ALL.map(|d| (names::policy(id, d), format!("policy {id}"))));
-        let profiles = state.profiles.keys().flat_map(|name| {
+        let hosts = &state.host_endpoints;
+        let policies =
+            state.policies.keys().chain(hosts.policies.keys()).flat_map(|id| {
+                Direction::ALL.map(|d| (names::policy(id, d), format!("policy {id}")))
+            });
+        let profiles = state.profiles.keys().chain(hosts.profiles.keys()).flat_map(|name| {
             Direction::ALL.map(|d| (names::profile(name, d), format!("profile {name}")))
         });
         policies.chain(profiles).find(|(name, _)| name == chain).map(|(_, subject)| subject)

@@ -46,11 +46,13 @@ use self::copies::Copies;
 use super::conntrack::Conntrack;
 use super::counters::Counters;
 use super::endpoints::{InterfaceChanges, Interfaces};
+use super::hosts::choose::Chosen;
 use super::ipset::{Command, Phases, Refused, Sets};
 use super::iptables::driver::Driver;
 use super::iptables::probe::Dataplane;
 use super::iptables::render::Renderer;
 use super::iptables::tables::FamilyTables;
+use super::iptables::uses::Uses;
 use super::sysctl::Sysctls;
 use super::watch::{Changes, Kept, Kind, Pace};
 use crate::config::IptablesBackend;
@@ -84,6 +86,10 @@ pub struct Felix {
     rendered: Option<Arc<DesiredState>>,
     links: Links,
     interfaces: Interfaces,
+    /// Which host endpoint is about which interface.
+    chosen: Chosen,
+    /// Which policies and profiles are used where.
+    uses: Uses,
     /// The sets are as `rendered` wants them.
     sets_known: bool,
     /// What the kernel refused to do with sets.
@@ -173,6 +179,8 @@ impl Felix {
             rendered: None,
             links: Links::new(),
             interfaces: Interfaces::default(),
+            chosen: Chosen::default(),
+            uses: Uses::default(),
             sets_known: false,
             refused: Vec::new(),
             had_refused: false,
@@ -273,7 +281,7 @@ impl Reconciler for Felix {
         let writes = self.counters.writes();
         let restores = (self.counters.iptables_restores.get(), self.counters.ipset_restores.get());
 
-        let Rendered { changes, phases } = self.render(state);
+        let Rendered { changes, phases } = self.render(state, &world.links);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
         // What a state from disk left alone is no change of somebody else.
         let were_right = self.sets_known && !from_disk;

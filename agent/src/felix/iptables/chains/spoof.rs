@@ -7,7 +7,7 @@ use crate::config::Settings;
 use crate::felix::iptables::names;
 
 /// The router advertisement, which would give the host a default route through the pod.
-const ROUTER_ADVERTISEMENT: u8 = 134;
+pub(super) const ROUTER_ADVERTISEMENT: u8 = 134;
 
 /// The chains of the table `raw`: who a packet from a pod says it is.
 pub fn raw(

@@ -2,11 +2,12 @@
 
 use calico_datastore::model::Family;
 
+use super::host::{self, FORWARD_END};
 use super::{dispatch_name, interfaces, nd_lines};
 use crate::config::{AllowAction, HostAction, RKT_METADATA_PORT, Settings};
 use crate::felix::iptables::marks;
 use crate::felix::iptables::names;
-use crate::felix::iptables::rules::Style;
+use crate::felix::iptables::rules::{Style, joined};
 use crate::felix::ruleset::Direction;
 
 /// What an allowed packet does in the end.
@@ -41,7 +42,10 @@ fn encapsulated() -> [String; 2] {
 }
 
 /// The chains of the table `filter` that follow from the settings.
-pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> {
+///
+/// With `hosts` host endpoints are in force: what is forwarded is asked for the interface that it comes
+/// in by before, and for the one that it leaves by after, and pods only say their part.
+pub fn filter(settings: &Settings, style: &Style, hosts: bool) -> Vec<(String, Vec<String>)> {
     let known = names::local_endpoints(style.family);
     let unknown_source = format!("-m set ! --match-set {known} src,src --jump DROP");
     let clear = marks::clear(style.marks.all());
@@ -74,7 +78,7 @@ pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> 
                     .map(|p| format!("-o {p} --jump {}", dispatch_name(Direction::Ingress))),
             ),
     );
-    forward.push(allow(settings).to_owned());
+    forward.push(if hosts { format!("--goto {FORWARD_END}") } else { allow(settings).to_owned() });
 
     let mut to_host = Vec::new();
     if style.family == Family::V6 {
@@ -95,9 +99,24 @@ pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> 
         HostAction::Return => {}
     }
 
-    let input = interfaces(settings).map(|p| format!("-i {p} --goto cali-wl-to-host")).collect();
+    let mut input: Vec<String> =
+        interfaces(settings).map(|p| format!("-i {p} --goto cali-wl-to-host")).collect();
+    let mut entry = both("--goto cali-wl-forward");
+    if hosts {
+        let marks = style.marks;
+        let accepted = joined(&marks::has(marks.accept), allow(settings));
+        let others = marks::clear(marks.all() & !marks.accept);
+        let from = host::forward_name(Direction::Ingress);
+        let from = joined(&marks::lacks(marks.accept), &format!("--jump {from}"));
+        entry.splice(0..0, [others.clone(), from]);
+        entry.push(format!("--goto {FORWARD_END}"));
+        input.push(accepted.clone());
+        input.push(marks::clear(marks.all()));
+        input.push(format!("--jump {}", host::dispatch_name(Direction::Ingress)));
+        input.push(accepted);
+    }
     vec![
-        ("cali-FORWARD".to_owned(), both("--goto cali-wl-forward")),
+        ("cali-FORWARD".to_owned(), entry),
         ("cali-INPUT".to_owned(), input),
         ("cali-wl-forward".to_owned(), forward),
         ("cali-wl-to-host".to_owned(), to_host),

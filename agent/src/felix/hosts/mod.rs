@@ -1,0 +1,3 @@
+//! Host endpoints: which interface each of them is about, and what has to be said of them.
+
+pub mod choose;
