@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use calico_datastore::model::{
-    Action, AsNumber, Family, FelixConfiguration, IcmpMatch, Name, PolicyId, PortRange, Protocol,
-    TierAction, WorkloadEndpointId,
+    Action, AsNumber, Family, FelixConfiguration, HostEndpointId, IcmpMatch, Name, PolicyId,
+    PortRange, Protocol, TierAction, WorkloadEndpointId,
 };
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
@@ -14,11 +14,14 @@ use super::format::{Draft, FormatError, content_of, read, write, write_content};
 use super::{StoreSettings, dated, describe};
 use crate::desired::{
     AclClass, ActiveRule, ActiveRules, AddressSet, BgpState, DesiredState, DirectionAcl,
-    LocalEndpoint, Member, MeshPeer, Origin, SetId, SetKind, SideMatch, TierAcl,
+    HostEndpoints, HostTiers, LocalEndpoint, LocalHostEndpoint, Member, MeshPeer, Origin, SetId,
+    SetKind, SideMatch, TierAcl,
 };
 
-/// What version 1 looks like. A change of this file is another version of the format.
-const GOLDEN: &[u8] = include_bytes!("golden/v1.json");
+/// What version 2 looks like. A change of this file is another version of the format.
+const GOLDEN: &[u8] = include_bytes!("golden/v2.json");
+/// What version 1 looked like: the same without host endpoints.
+const OLD: &[u8] = include_bytes!("golden/v1.json");
 
 fn rule(action: Action) -> ActiveRule {
     ActiveRule {
@@ -96,7 +99,38 @@ fn state() -> DesiredState {
         members: members.into_iter().collect(),
     };
     let nets = nets.map(|net| Member::Net(net.parse().unwrap()));
+    let web = PolicyId { namespace: None, name: "web".into() };
+    let tiers = vec![TierAcl {
+        tier: "default".into(),
+        policies: vec![web.clone()],
+        default_action: TierAction::Deny,
+    }];
+    let both = HostTiers { ingress: tiers.clone(), egress: tiers.clone() };
+    let host = LocalHostEndpoint {
+        interface: Some("eth0".into()),
+        addresses: vec![address],
+        normal: both.clone(),
+        forward: HostTiers { egress: tiers.clone(), ..HostTiers::default() },
+        untracked: both,
+        pre_dnat: tiers,
+        profiles: vec!["hostprof".into()],
+    };
+    // One set is its own, the other that of pods.
+    let mut from = rule(Action::Allow);
+    from.source.sets = vec![SetId::new("s:a"), SetId::new("s:host")];
+    let from = ActiveRules { ingress: vec![from], egress: Vec::new() };
+    let sets = [
+        (SetId::new("s:a"), set(SetKind::Net, nets.to_vec())),
+        (SetId::new("s:host"), set(SetKind::Net, nets[..1].to_vec())),
+    ];
+    let host_endpoints = HostEndpoints {
+        endpoints: imbl::OrdMap::unit(HostEndpointId { name: "eth0".into() }, Arc::new(host)),
+        policies: imbl::OrdMap::unit(web, Arc::new(from)),
+        profiles: imbl::OrdMap::unit("hostprof".into(), Arc::default()),
+        sets: sets.into_iter().collect(),
+    };
     DesiredState {
+        host_endpoints,
         generation: 17,
         revision: 4711,
         endpoints: [(id, Arc::new(endpoint))].into_iter().collect(),
@@ -190,6 +224,13 @@ fn the_format_is_what_it_was() {
 }
 
 #[test]
+fn a_file_of_an_older_agent_is_used() {
+    let stored = read(OLD).unwrap();
+    let without = DesiredState { host_endpoints: HostEndpoints::default(), ..state() };
+    assert!(stored.state.has_content_of(&without), "{:#?}", stored.state);
+}
+
+#[test]
 fn generation_time_and_boot_are_not_of_the_content() {
     let one = draft(state());
     let mut other = draft(DesiredState { generation: 1, revision: 9, ..state() });
@@ -216,10 +257,10 @@ fn what_cannot_be_used_says_why() {
         read(b"{\"format\":\"x\",\"version\":1}\n").unwrap_err(),
         FormatError::OtherFormat(format) if format == "x"
     ));
-    let newer = header.replace("\"version\":1", "\"version\":2,\"more\":{}");
+    let newer = header.replace("\"version\":2", "\"version\":3,\"more\":{}");
     assert_eq!(
         said(&sealed(&newer, "whatever")),
-        "it is of version 2; this agent knows version 1 only"
+        "it is of version 3; this agent knows versions 1 to 2"
     );
     assert_eq!(said(&GOLDEN[..GOLDEN.len() / 2]), "its end is missing: it was cut off");
     let damaged = String::from_utf8_lossy(GOLDEN).replace("192.168.0.1/32", "192.168.0.2/32");
@@ -233,6 +274,8 @@ fn what_cannot_be_used_says_why() {
         ("10.1.0.0/16", "10.1.0.0/33", "is not an address or a CIDR"),
         ("8000:8100", "8100:8000", "is not a port"),
         ("calic89f2f35-1b", "sixteen-letters-", "is not an interface name"),
+        ("\"name\":\"hostprof\"", "\"name\":\"x\"", "host endpoint eth0 names profile hostprof"),
+        ("\"id\":\"s:host\"", "\"id\":\"s:x\"", "policy web names set s:host"),
         ("\"members\":", "\"member\":", "unknown field"),
         ("\"allow\"", "\"permit\"", "unknown variant"),
     ];
