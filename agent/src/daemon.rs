@@ -24,6 +24,7 @@ use crate::calculation::{self, Layers, Outputs};
 use crate::collector::{self, CollectorState};
 use crate::config::{Flags, Local, Settings, set_locally};
 use crate::exec::Exec;
+use crate::felix::hosts::lifelines;
 use crate::felix::watch::Watch;
 use crate::felix::{self, Felix};
 use crate::lock::{self, LockError};
@@ -31,7 +32,7 @@ use crate::node::name::NameError;
 use crate::node::registration::Identity;
 use crate::node::{addresses, mtu, name, register};
 use crate::paths::Paths;
-use crate::reconcile::{Inputs, Reconciler as _};
+use crate::reconcile::{HostStates, Inputs, Reconciler as _};
 use crate::routes::Routes;
 use crate::routes::bird::Bird;
 use crate::routes::monitor::{Monitor, MonitorError};
@@ -198,7 +199,12 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let exec = || Exec::new(EXEC_LIMIT.min(watched.unwrap_or(watchdog::LIMIT) / 3));
     let (bird_exec, exec) = (exec(), exec());
     felix::probe(&exec, first.iptables_backend).await.map_err(DaemonError::Dataplane)?;
-    let felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS));
+    let location = local.datastore.clone().below(&paths.state_dir);
+    let servers = match &location {
+        Location::Etcd3(config) => lifelines::servers(&config.endpoints),
+        Location::Directory(_) => Vec::new(),
+    };
+    let felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS)).with_datastore(servers);
     let stored = match found {
         Found::Publish(stored) => Some(stored),
         Found::Nothing | Found::InKernel => None,
@@ -209,7 +215,6 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         Monitor::start(first.interface_prefixes.clone(), watchdog.register("monitor"))
             .await
             .map_err(DaemonError::Monitor)?;
-    let location = local.datastore.clone().below(&paths.state_dir);
     let client = open(&location)?;
     let listener = server::listen(&paths.api_socket()).map_err(DaemonError::Server)?;
     announce_store(&location);
@@ -364,12 +369,18 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         programs: Some(Exec::new(ASKED_LIMIT)),
     });
     let (states_tx, states) = watch::channel(None);
+    let (hosts_tx, hosts) = watch::channel(HostStates::new());
     tasks.spawn(
         "aggregate",
         aggregate::run(
             Arc::clone(&overview),
             files,
-            aggregate::Outputs { states: states_tx, ready: ready_tx, problems: problems_tx },
+            aggregate::Outputs {
+                states: states_tx,
+                hosts: hosts_tx,
+                ready: ready_tx,
+                problems: problems_tx,
+            },
             notifier.clone(),
             watchdog.register("aggregate"),
         ),
@@ -377,7 +388,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     tasks.spawn("log level", follow_log_level(logs, settings.clone()));
     // On a host by itself nobody reads them; `status` and the endpoint files tell the same.
     if !alone {
-        let reporting = report::Inputs { settings, states, heartbeat: watchdog.register("report") };
+        let reporting =
+            report::Inputs { settings, states, hosts, heartbeat: watchdog.register("report") };
         tasks.spawn("report", report::run(client, node, overview.started.into(), reporting));
     }
     tasks.spawn("socket", {

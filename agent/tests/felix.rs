@@ -26,8 +26,12 @@ mod holes;
 mod host;
 #[path = "felix/hosts.rs"]
 mod hosts;
+#[path = "felix/hosts_change.rs"]
+mod hosts_change;
 #[path = "felix/leftovers.rs"]
 mod leftovers;
+#[path = "felix/machines.rs"]
+mod machines;
 #[path = "felix/neighbours.rs"]
 mod neighbours;
 #[path = "felix/netns.rs"]

@@ -45,8 +45,6 @@ pub struct Calculator {
     dirty_policies: BTreeSet<PolicyId>,
     dirty_profiles: BTreeSet<Name>,
     bgp_dirty: bool,
-    /// Policies that have a notice because of their kind.
-    other_kinds: BTreeSet<PolicyId>,
     /// The state in the making; its generation, revision and settings mean nothing.
     next: DesiredState,
     last: Option<Arc<DesiredState>>,
@@ -70,7 +68,6 @@ impl Calculator {
             dirty_policies: BTreeSet::new(),
             dirty_profiles: BTreeSet::new(),
             bgp_dirty: true,
-            other_kinds: BTreeSet::new(),
             next: DesiredState::default(),
             last: None,
         }
@@ -112,7 +109,7 @@ impl Calculator {
         assert!(self.sets.is_empty(), "{:#?}", self.sets);
         assert!(self.endpoints.is_empty(), "{:#?}", self.endpoints);
         assert!(self.host.is_empty(), "{:#?}", self.host);
-        assert!(self.profiles.is_empty() && self.other_kinds.is_empty());
+        assert!(self.profiles.is_empty());
         assert!(self.dirty_policies.is_empty() && self.dirty_profiles.is_empty());
         assert!(self.classes.is_empty() && self.pools.is_empty() && self.bgp.is_empty());
         assert!(self.active_policies.is_empty() && self.active_profiles.is_empty());
@@ -176,15 +173,6 @@ impl Calculator {
             self.dirty_policies.insert(id.clone());
             self.host.policy_changed(id);
         }
-        let notice = policy.and_then(|policy| notices::of_policy(policy));
-        let had_one = match notice {
-            Some(_) => !self.other_kinds.insert(id.clone()),
-            None => self.other_kinds.remove(id),
-        };
-        if notice.is_some() || had_one {
-            let subject = ResourceId::Policy(id.clone()).to_string();
-            notices::set(&mut self.next.notices, &subject, notice);
-        }
     }
 
     fn set_network_set(&mut self, id: &NetworkSetId, set: Option<&NetworkSet>) {
@@ -206,14 +194,10 @@ impl Calculator {
             }
             None => self.sets.remove(&item),
         }
-        let ours = endpoint.filter(|endpoint| endpoint.node == self.node);
-        match ours {
+        match endpoint.filter(|endpoint| endpoint.node == self.node) {
             Some(endpoint) => self.host.put(id, endpoint, &mut self.policies),
             None => self.host.remove(id, &mut self.policies, &mut self.next.host_endpoints),
         }
-        let subject = ResourceId::HostEndpoint(id.clone()).to_string();
-        let notice = ours.and_then(|_| notices::of_host_endpoint());
-        notices::set(&mut self.next.notices, &subject, notice);
     }
 
     fn set_workload_endpoint(
@@ -268,17 +252,33 @@ impl Calculator {
             profiles.iter().for_each(|name| self.active_profiles.release(name));
         }
         for id in self.active_policies.sweep(&mut self.sets, &mut self.next.policies) {
-            if !self.other_kinds.contains(&id) {
+            if !self.host.uses_policy(&id) {
                 let subject = ResourceId::Policy(id).to_string();
                 notices::set(&mut self.next.notices, &subject, None);
             }
         }
         for name in self.active_profiles.sweep(&mut self.sets, &mut self.next.profiles) {
-            let subject = ResourceId::Profile(name).to_string();
-            notices::set(&mut self.next.notices, &subject, None);
+            if !self.host.uses_profile(&name) {
+                let subject = ResourceId::Profile(name).to_string();
+                notices::set(&mut self.next.notices, &subject, None);
+            }
         }
+        let notices = &mut self.next.notices;
         let next = &mut self.next.host_endpoints;
-        self.host.calculate(host, &self.policies, &self.profiles, &mut self.sets, next);
+        let dropped = self.host.calculate(
+            host,
+            &self.policies,
+            &self.profiles,
+            &mut self.sets,
+            next,
+            notices,
+        );
+        for id in dropped.policies.into_iter().filter(|id| !self.active_policies.contains(id)) {
+            notices::set(notices, &ResourceId::Policy(id).to_string(), None);
+        }
+        for name in dropped.profiles.into_iter().filter(|n| !self.active_profiles.contains(n)) {
+            notices::set(notices, &ResourceId::Profile(name).to_string(), None);
+        }
         self.sets.publish(&mut self.next.sets, &mut next.sets);
         if std::mem::take(&mut self.bgp_dirty) {
             let state: BgpState = self.bgp.state(&self.node, self.pools.exported());

@@ -1,17 +1,17 @@
 //! The host endpoints of this host: which policies, profiles and sets they need.
 //!
-//! Calculation only: nothing programs the result, and nothing here says anything to people. A host
-//! endpoint meets policies in the same match index as the endpoints of pods; what it needs is
+//! A host endpoint meets policies in the same match index as the endpoints of pods; what it needs is
 //! counted and published apart from what they need.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use calico_datastore::model::{
-    HostEndpoint, HostEndpointId, Name, Policy, PolicyId, PolicyKind, Profile,
+    HostEndpoint, HostEndpointId, Name, Policy, PolicyId, PolicyKind, Profile, ResourceId,
 };
 
 use super::active::ActiveTable;
+use super::notices::{self, Notices};
 use super::policies::PolicyIndex;
 use super::rules;
 use super::sets::{Audience, SetIndex};
@@ -41,6 +41,13 @@ struct Local {
 struct Uses {
     policies: BTreeSet<PolicyId>,
     profiles: BTreeSet<Name>,
+}
+
+/// What no host endpoint needs any more.
+#[derive(Debug)]
+pub(super) struct Dropped {
+    pub(super) policies: Vec<PolicyId>,
+    pub(super) profiles: Vec<Name>,
 }
 
 /// The host endpoints of this host.
@@ -127,8 +134,19 @@ impl HostTable {
         }
     }
 
+    /// True when one of them needs the policy.
+    pub(super) fn uses_policy(&self, id: &PolicyId) -> bool {
+        self.policies.contains(id)
+    }
+
+    /// True when one of them lists the profile.
+    pub(super) fn uses_profile(&self, name: &Name) -> bool {
+        self.profiles.contains(name)
+    }
+
     /// Brings the state in the making up to date. `marked` are the slots of the policy index to
-    /// look at again.
+    /// look at again. Returns what none of them needs any more. What is said of a policy or a profile
+    /// is the same for pods and hosts.
     pub(super) fn calculate(
         &mut self,
         marked: Vec<Slot>,
@@ -136,7 +154,8 @@ impl HostTable {
         profiles: &HashMap<Name, Arc<Profile>>,
         sets: &mut SetIndex,
         next: &mut desired::HostEndpoints,
-    ) {
+        said: &mut Notices,
+    ) -> Dropped {
         for slot in marked {
             self.resolve(slot & !HOST, policies, next);
         }
@@ -144,15 +163,21 @@ impl HostTable {
             // One that is gone is used by nobody any more: the sweep drops it.
             let Some(policy) = policies.any(&id) else { continue };
             let resolved = rules::resolve(&policy.ingress, &policy.egress);
+            let subject = ResourceId::Policy(id.clone()).to_string();
+            notices::set(said, &subject, notices::of_rules(&resolved.problems));
             self.policies.set_rules(&id, resolved, sets, &mut next.policies);
         }
         for name in std::mem::take(&mut self.dirty_profiles) {
-            let (resolved, _) =
+            let (resolved, notice) =
                 rules::of_profile(&name, profiles.get(&name).map(|stored| &**stored));
+            let subject = ResourceId::Profile(name.clone()).to_string();
+            notices::set(said, &subject, notice);
             self.profiles.set_rules(&name, resolved, sets, &mut next.profiles);
         }
-        self.policies.sweep(sets, &mut next.policies);
-        self.profiles.sweep(sets, &mut next.profiles);
+        Dropped {
+            policies: self.policies.sweep(sets, &mut next.policies),
+            profiles: self.profiles.sweep(sets, &mut next.profiles),
+        }
     }
 
     /// True when nothing is left.

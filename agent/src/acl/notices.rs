@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use calico_datastore::model::{
-    EncapMode, Name, Policy, PolicyKind, Pool, WorkloadEndpoint, WorkloadEndpointId,
-};
+use calico_datastore::model::{EncapMode, Name, Pool, WorkloadEndpoint, WorkloadEndpointId};
 
 /// Subject → message.
 pub(super) type Notices = OrdMap<Arc<str>, Arc<str>>;
@@ -26,16 +24,6 @@ pub(super) fn set(notices: &mut Notices, subject: &str, message: Option<String>)
     }
 }
 
-/// About a policy that is not for workload endpoints.
-pub(super) fn of_policy(policy: &Policy) -> Option<String> {
-    let field = match policy.kind {
-        PolicyKind::Normal => return None,
-        PolicyKind::Untracked => "doNotTrack",
-        PolicyKind::PreDnat => "preDNAT",
-    };
-    Some(format!("{field} policies are for host endpoints, which are not yet enforced"))
-}
-
 /// About a pool that is not used as it says.
 pub(super) fn of_pool(pool: &Pool, shadowed_by: Option<&Name>) -> Option<String> {
     if let Some(winner) = shadowed_by {
@@ -48,11 +36,6 @@ pub(super) fn of_pool(pool: &Pool, shadowed_by: Option<&Name>) -> Option<String>
         _ => "IPIP and VXLAN",
     };
     Some(format!("{overlay} between hosts is not yet programmed; its routes are used as they are"))
-}
-
-/// About a host endpoint of this host.
-pub(super) fn of_host_endpoint() -> Option<String> {
-    Some("host endpoints are not yet enforced: its interface is not policed".to_owned())
 }
 
 /// About an endpoint whose interface another one has.

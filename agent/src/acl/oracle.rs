@@ -197,7 +197,11 @@ impl World {
     }
 
     /// The host endpoints of a host.
-    fn host_endpoints(&self, node: &Name) -> HostEndpoints {
+    fn host_endpoints(
+        &self,
+        node: &Name,
+        notice: &mut impl FnMut(ResourceId, Option<String>),
+    ) -> HostEndpoints {
         let mut state = HostEndpoints::default();
         let mut needed = BTreeMap::new();
         for update in self.0.values() {
@@ -232,9 +236,12 @@ impl World {
                 let resolved = rules::resolve(&object.ingress, &object.egress);
                 needed.extend(resolved.sets);
                 state.policies.insert(policy.clone(), Arc::new(resolved.rules));
+                let text = notices::of_rules(&resolved.problems);
+                notice(ResourceId::Policy(policy.clone()), text);
             }
             for name in &local.profiles {
-                let (resolved, _) = self.listed_profile(name);
+                let (resolved, text) = self.listed_profile(name);
+                notice(ResourceId::Profile(name.clone()), text);
                 needed.extend(resolved.sets);
                 state.profiles.insert(name.clone(), Arc::new(resolved.rules));
             }
@@ -332,7 +339,7 @@ impl World {
         }
 
         state.sets = self.sets(needed);
-        state.host_endpoints = self.host_endpoints(node);
+        state.host_endpoints = self.host_endpoints(node, &mut notice);
 
         let mut bgp = BgpTable::default();
         let mut pools: BTreeMap<&Name, &Pool> = BTreeMap::new();
@@ -348,11 +355,7 @@ impl World {
                     pools.insert(name, pool);
                 }
                 Update::Policy(id, Some(policy)) if policy.kind != PolicyKind::Normal => {
-                    notice(update.id(), notices::of_policy(policy));
                     assert!(!state.policies.contains_key(id));
-                }
-                Update::HostEndpoint(_, Some(endpoint)) if endpoint.node == *node => {
-                    notice(update.id(), notices::of_host_endpoint());
                 }
                 Update::Affinity(id, Some(affinity))
                     if id.host == *node && affinity.state == AffinityState::Confirmed =>

@@ -84,6 +84,8 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
     });
     table(out, ["INTERFACE", "ADDRESSES", "STATE", "POLICY", "ENDPOINT", ""], rows)?;
 
+    host_endpoints(out, status)?;
+
     if let Some(error) = &status.forwarded_ports_error {
         writeln!(out)?;
         writeln!(out, "{:<11} {error}", "forwarded")?;
@@ -164,6 +166,32 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         writeln!(out, "{:<11} {kind}: {count} in the store, not supported yet", "ignored")?;
     }
     Ok(())
+}
+
+/// Those of this host, when it has any.
+fn host_endpoints(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
+    if status.host_endpoints.is_empty() {
+        return Ok(());
+    }
+    let rows = status.host_endpoints.iter().map(|endpoint| {
+        let (state, reason) = match &endpoint.state {
+            EndpointState::Up => ("up", String::new()),
+            EndpointState::Down(reason) => ("down", reason.clone()),
+            EndpointState::Error(reason) => ("error", reason.clone()),
+        };
+        let mut acl = endpoint.policies.clone();
+        acl.extend(endpoint.profiles.iter().map(|profile| format!("profile {profile}")));
+        [
+            endpoint.endpoint.clone(),
+            endpoint.about.clone(),
+            endpoint.interfaces.join(" "),
+            state.to_owned(),
+            if acl.is_empty() { "(drop all)".to_owned() } else { acl.join(", ") },
+            reason,
+        ]
+    });
+    writeln!(out)?;
+    table(out, ["HOST ENDPOINT", "ABOUT", "INTERFACES", "STATE", "POLICY", ""], rows)
 }
 
 /// `port 8080 (tcp) of this host leads to … port 80: from outside denied, …`.

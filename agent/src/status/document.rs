@@ -53,6 +53,9 @@ pub struct StatusDocument {
     pub parts: Vec<PartStatus>,
     /// Every endpoint of this host.
     pub endpoints: Vec<EndpointStatus>,
+    /// Every host endpoint of this host.
+    #[serde(default)]
+    pub host_endpoints: Vec<HostEndpointStatus>,
     /// Ports of this host that others lead to its endpoints, and whether policy lets the outside in.
     #[serde(default)]
     pub forwarded_ports: Vec<ForwardedPortStatus>,
@@ -214,5 +217,22 @@ pub struct EndpointStatus {
     /// Its profiles, in order.
     pub profiles: Vec<String>,
     /// The state of all parts together: error before down before up.
+    pub state: EndpointState,
+}
+
+/// One host endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostEndpointStatus {
+    /// Its name.
+    pub endpoint: String,
+    /// What it says that it is about: an interface, `*`, or its expected addresses.
+    pub about: String,
+    /// The interfaces that it is about and that are there.
+    pub interfaces: Vec<String>,
+    /// The policies that govern it, in order: `tier/policy`.
+    pub policies: Vec<String>,
+    /// Its profiles, in order.
+    pub profiles: Vec<String>,
+    /// Whether it is in force.
     pub state: EndpointState,
 }

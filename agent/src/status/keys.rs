@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use calico_datastore::layout::v3::keys::workload_status;
+use calico_datastore::layout::v3::keys::{host_endpoint_status, workload_status};
 use calico_datastore::layout::v3::write;
-use calico_datastore::model::WorkloadEndpointId;
+use calico_datastore::model::{HostEndpointId, Name, WorkloadEndpointId};
 use write::status::EndpointStatus;
 
 use crate::reconcile::EndpointState;
@@ -55,7 +55,15 @@ pub struct EndpointKeys {
 impl EndpointKeys {
     /// The state of an endpoint changed; `None`: it is gone.
     pub fn set(&mut self, id: &WorkloadEndpointId, state: Option<&EndpointState>) {
-        let key = workload_status(id);
+        self.put(workload_status(id), state);
+    }
+
+    /// The same of a host endpoint of `node`.
+    pub fn set_host(&mut self, node: &Name, id: &HostEndpointId, state: Option<&EndpointState>) {
+        self.put(host_endpoint_status(node, id), state);
+    }
+
+    fn put(&mut self, key: String, state: Option<&EndpointState>) {
         match state {
             Some(state) => self.wanted.insert(key.clone(), value_of(state)),
             None => self.wanted.remove(&key),

@@ -14,7 +14,7 @@ use crate::desired::{DesiredState, LocalEndpoint, Origin};
 use crate::drift::Repair;
 use crate::exec::Exec;
 use crate::felix::iptables::forwarded::read as read_forwarded;
-use crate::reconcile::{EndpointState, Problem, Report};
+use crate::reconcile::{EndpointState, HostStates, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
@@ -224,6 +224,12 @@ impl Overview {
         states.reduce(worst).unwrap_or(EndpointState::Up)
     }
 
+    /// What became of the host endpoints.
+    fn host_states(&self) -> HostStates {
+        let reports = self.reports().into_iter().filter_map(|(_, report)| report);
+        reports.flat_map(|report| report.hosts).collect()
+    }
+
     /// What policy says of the ports that others lead to endpoints, and why that is not known.
     async fn forwarded_ports(&self) -> (Vec<ForwardedPortStatus>, Option<String>) {
         let desired = self.desired.borrow().clone().filter(|d| !d.endpoints.is_empty());
@@ -256,7 +262,7 @@ impl Overview {
         notices.extend(registration.problems);
         let registration = registration.text;
         let mut counts = BTreeMap::new();
-        let mut endpoints = Vec::new();
+        let (mut endpoints, mut host_endpoints) = (Vec::new(), Vec::new());
         if let Some(desired) = &desired {
             counts.insert("classes".to_owned(), desired.classes.len());
             counts.insert("policies".to_owned(), desired.policies.len());
@@ -273,6 +279,7 @@ impl Overview {
                 .iter()
                 .map(|(id, endpoint)| self.endpoint(desired, id, endpoint))
                 .collect();
+            host_endpoints = super::hosts::host_endpoints(desired, &self.host_states());
         }
         StatusDocument {
             node: self.node.clone(),
@@ -313,6 +320,7 @@ impl Overview {
                 })
                 .collect(),
             endpoints,
+            host_endpoints,
             forwarded_ports,
             forwarded_ports_error,
             counts,

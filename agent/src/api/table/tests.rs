@@ -5,8 +5,8 @@ use crate::drift::Change;
 use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
 use crate::status::document::{
-    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, PartStatus,
-    RejectedKey, RepairStatus, SuspectedStatus,
+    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop,
+    HostEndpointStatus, PartStatus, RejectedKey, RepairStatus, SuspectedStatus,
 };
 
 fn problem(subject: &str, message: &str) -> Problem {
@@ -60,6 +60,7 @@ fn document() -> StatusDocument {
             part("bird", Some(5), &[]),
         ],
         endpoints: vec![endpoint("a", "cali1", EndpointState::Up)],
+        host_endpoints: vec![],
         forwarded_ports: Vec::new(),
         forwarded_ports_error: None,
         counts: BTreeMap::new(),
@@ -187,4 +188,35 @@ fn durations_are_read_at_a_glance() {
     let expected =
         ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "23 h 59 min", "1 d 0 h", "1 d 3 h"];
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn host_endpoints_are_shown_where_there_are_any() {
+    let mut status = document();
+    assert!(!render(&status).contains("HOST ENDPOINT"));
+    let one = HostEndpointStatus {
+        endpoint: "calico-01-eth0".to_owned(),
+        about: "eth0".to_owned(),
+        interfaces: texts(["eth0"]).to_vec(),
+        policies: texts(["default/web"]),
+        profiles: texts(["hostprof"]),
+        state: EndpointState::Up,
+    };
+    let other = HostEndpointStatus {
+        endpoint: "z".to_owned(),
+        interfaces: vec![],
+        policies: vec![],
+        profiles: vec![],
+        state: EndpointState::Error("interface eth0 has HostEndpoint calico-01-eth0".to_owned()),
+        ..one.clone()
+    };
+    status.host_endpoints = vec![one, other];
+    let text = render(&status);
+    let shown: Vec<&str> =
+        text.lines().skip_while(|line| !line.starts_with("HOST ENDPOINT")).take(3).collect();
+    insta::assert_snapshot!(shown.join("\n"), @r"
+    HOST ENDPOINT   ABOUT  INTERFACES  STATE  POLICY
+    calico-01-eth0  eth0   eth0        up     default/web, profile hostprof
+    z               eth0               error  (drop all)                     interface eth0 has HostEndpoint calico-01-eth0
+    ");
 }

@@ -32,7 +32,7 @@ mod judge;
 mod prepare;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,6 +90,12 @@ pub struct Felix {
     chosen: Chosen,
     /// Which policies and profiles are used where.
     uses: Uses,
+    /// The servers of the datastore.
+    datastore: Vec<SocketAddr>,
+    /// What host endpoints cut off.
+    cut_off: Vec<Problem>,
+    /// Of which state and interfaces that was found.
+    cut_off_of: Option<(Arc<DesiredState>, Links)>,
     /// The sets are as `rendered` wants them.
     sets_known: bool,
     /// What the kernel refused to do with sets.
@@ -181,6 +187,9 @@ impl Felix {
             interfaces: Interfaces::default(),
             chosen: Chosen::default(),
             uses: Uses::default(),
+            datastore: Vec::new(),
+            cut_off: Vec::new(),
+            cut_off_of: None,
             sets_known: false,
             refused: Vec::new(),
             had_refused: false,
@@ -201,6 +210,11 @@ impl Felix {
             pace: Pace::default(),
             kept: Kept::default(),
         }
+    }
+
+    /// Says when a host endpoint cuts off these servers.
+    pub fn with_datastore(self, datastore: Vec<SocketAddr>) -> Self {
+        Self { datastore, ..self }
     }
 
     /// What was sent to the kernel so far. The numbers go on growing.
@@ -361,6 +375,7 @@ impl Reconciler for Felix {
             let problems = run.problems.len();
             info!(generation, endpoints, problems, reason = ?wake, "policy applied");
         }
+        let hosts = self.judge_hosts(state, &mut run);
         run.problems.sort();
         run.problems.dedup();
         if from_disk {
@@ -371,6 +386,7 @@ impl Reconciler for Felix {
             applied: run.failed.is_none().then_some(state.generation),
             given: Some(state.generation),
             endpoints: self.endpoints.clone(),
+            hosts,
             in_force: self.in_force.clone(),
             problems: run.problems,
             facts: self.facts(),

@@ -108,7 +108,7 @@ pub fn filter(settings: &Settings, style: &Style, hosts: bool) -> Vec<(String, V
         let others = marks::clear(marks.all() & !marks.accept);
         let from = host::forward_name(Direction::Ingress);
         let from = joined(&marks::lacks(marks.accept), &format!("--jump {from}"));
-        entry.splice(0..0, [others.clone(), from]);
+        entry.splice(0..0, [others, from]);
         entry.push(format!("--goto {FORWARD_END}"));
         input.push(accepted.clone());
         input.push(marks::clear(marks.all()));
