@@ -10,9 +10,9 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use tracing::debug;
 
 use super::changes::{Kept, Touched};
-use super::netlink::{attribute, messages, u32_at};
 use super::socket::{Events, Overrun};
 use crate::felix::sysctl::Sysctls;
+use crate::netlink::{attribute, messages, u32_at};
 
 /// `RTM_NEWNETCONF` (linux/rtnetlink.h).
 const NEW: u16 = 80;
@@ -106,7 +106,7 @@ impl Parameters {
 mod tests {
     use super::*;
     use crate::felix::counters::Counters;
-    use crate::felix::watch::netlink::request;
+    use crate::netlink::request;
     use calico_datastore::model::Family;
 
     #[test]
