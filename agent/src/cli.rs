@@ -20,7 +20,7 @@ pub mod exit {
     pub const CHANGES: u8 = 2;
     /// `status`: the agent answers, and something keeps the host from being as it should be.
     pub const DEGRADED: u8 = 3;
-    /// `status`: no agent answers.
+    /// `status`, `denied`: no agent answers.
     pub const NOT_RUNNING: u8 = 4;
     /// `reset`: an agent is running, or what one started; nothing was touched.
     pub const RUNNING: u8 = 5;
@@ -36,6 +36,7 @@ In a hurry:
   calico-agent status
   calico-agent check                      what this host lacks, and what to do about it
   calico-agent plan                       what the agent would write now
+  calico-agent denied --follow            which packets policy denies, and why
   systemctl status calico-agent; journalctl -u calico-agent
   journalctl CALICO_ENDPOINT=<endpoint>   what happened to one endpoint
 
@@ -48,7 +49,7 @@ Exit codes:
   1  it does not work; the last line says why (check: something failed; plan: it could not tell)
   2  plan: the agent would write something
   3  status: degraded, the output says what is missing
-  4  status: no agent is running
+  4  status, denied: no agent is running
   5  reset: an agent is running, or what one started (BIRD too); nothing was touched
   64  wrong command line";
 
@@ -81,6 +82,11 @@ pub enum Command {
     /// nothing is to be done, 2 when something is, 1 when it cannot be told. What is written to the
     /// datastore is not shown. It counts calico.env as `check` does.
     Plan(PlanArgs),
+    /// Show which packets policy has denied of late, and what denied them.
+    ///
+    /// The setting DeniedLog must be on: the kernel then reports some packets a second of each policy
+    /// that denies. The exit code is 1 when nothing is reported, with the reason; 4 without an agent.
+    Denied(DeniedArgs),
     /// Remove what the agent, or an original Felix before it, left on this host, and only that.
     ///
     /// Rules, chains and address sets of both kinds of iptables and both families, pod routes and
@@ -153,6 +159,23 @@ impl RunArgs {
 #[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
     /// How to print it.
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The run directory of the agent that is asked.
+    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
+    pub run_dir: PathBuf,
+}
+
+/// `calico-agent denied`.
+#[derive(Clone, Debug, Args)]
+pub struct DeniedArgs {
+    /// Go on with those that come, until interrupted.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only of this endpoint, or of what is part of its name or of its interface's.
+    #[arg(long, value_name = "TEXT")]
+    pub endpoint: Option<String>,
+    /// How to print them; json = one object a line.
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     /// The run directory of the agent that is asked.

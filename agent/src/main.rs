@@ -6,10 +6,11 @@ use calico_agent::api::{client, table};
 use calico_agent::check;
 use calico_agent::check::finding::{self, Level};
 use calico_agent::cli::{
-    CheckArgs, Cli, Command, Output, PlanArgs, ResetArgs, RunArgs, StatusArgs, exit,
+    CheckArgs, Cli, Command, DeniedArgs, Output, PlanArgs, ResetArgs, RunArgs, StatusArgs, exit,
 };
 use calico_agent::config::Env;
 use calico_agent::daemon::{self, Options};
+use calico_agent::denied::Denied;
 use calico_agent::preview;
 use calico_agent::reset;
 use calico_agent::startup::{self, Startup};
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
             Command::Status(args) => status(&args),
             Command::Check(args) => check(&args),
             Command::Plan(args) => plan(&args),
+            Command::Denied(args) => denied(&args),
             Command::Reset(args) => reset(&args),
             Command::Version => {
                 say(concat!("calico-agent ", env!("CARGO_PKG_VERSION"), "\n"));
@@ -134,6 +136,35 @@ fn plan(args: &PlanArgs) -> u8 {
     if plan.is_empty() { exit::OK } else { exit::CHANGES }
 }
 
+fn denied(args: &DeniedArgs) -> u8 {
+    let paths = calico_agent::paths::Paths { run_dir: args.run_dir.clone(), ..Default::default() };
+    let Some(runtime) = small_runtime() else { return exit::FAILURE };
+    let wanted = |denied: &Denied| {
+        let Some(text) = &args.endpoint else { return true };
+        let names = [&denied.endpoint, &denied.interface];
+        names.into_iter().flatten().any(|name| name.contains(text))
+    };
+    let told = runtime.block_on(client::denied(&paths.api_socket(), args.follow, |denied| {
+        if !wanted(&denied) {
+            return true;
+        }
+        match args.output {
+            Output::Table => heard(&format!("{} {denied}\n", denied.time)),
+            Output::Json => serde_json::to_string(&denied).is_ok_and(|text| heard(&(text + "\n"))),
+        }
+    }));
+    match told {
+        Ok(()) => exit::OK,
+        Err(error) => {
+            complain(&telemetry::chain(&error));
+            match error {
+                client::ClientError::Connect { .. } => exit::NOT_RUNNING,
+                _ => exit::FAILURE,
+            }
+        }
+    }
+}
+
 fn reset(args: &ResetArgs) -> u8 {
     let Some(runtime) = small_runtime() else { return exit::FAILURE };
     let env = startup::environment(&args.paths(), Env::of_process());
@@ -169,6 +200,13 @@ fn answer_with<T: Serialize>(output: Output, value: &T, table: impl Fn(&T) -> St
         },
     }
     true
+}
+
+/// Writes to standard output; false when nobody reads it any more.
+fn heard(text: &str) -> bool {
+    use std::io::Write as _;
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
 /// Writes to standard output; a closed pipe (`| head`) is not an error.

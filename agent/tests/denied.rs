@@ -12,7 +12,7 @@ use calico_agent::denied::{Book, Denied, PREFIX, Reader};
 use calico_agent::desired::{AclClass, DesiredState, DirectionAcl, LocalEndpoint, TierAcl};
 use calico_agent::exec::Exec;
 use calico_agent::felix::ruleset::Direction;
-use calico_agent::felix::ruleset::deny::{DenyPoint, Place};
+use calico_agent::felix::ruleset::deny::{DeniedBy, DenyPoint};
 use calico_agent::routes::monitor::Monitor;
 use calico_agent::status::systemd::Heartbeat;
 use calico_datastore::model::{Name, PolicyId, TierAction};
@@ -52,7 +52,7 @@ fn state() -> DesiredState {
 
 async fn reader(state: DesiredState, book: &Book) -> tokio::task::JoinHandle<()> {
     let monitor = Monitor::start(vec!["cali".to_owned()], Heartbeat::unasked()).await.unwrap().0;
-    let (_keep, desired) = watch::channel(Arc::new(state));
+    let (_keep, desired) = watch::channel(Some(Arc::new(state)));
     let mut reader =
         Reader::open(GROUP, desired, monitor.links.clone(), book.clone()).await.unwrap();
     tokio::spawn(async move {
@@ -94,11 +94,11 @@ fn a_denied_packet_has_the_names_of_endpoint_and_policy() {
         let (kept, mut follow) = book.read();
         assert_eq!(kept, []);
         let into = Direction::Ingress;
-        report(80, &DenyPoint { direction: into, place: Place::Policy(policy()) }).await;
-        let end = Place::EndOfTier(Name::from("default"));
+        report(80, &DenyPoint { direction: into, place: DeniedBy::Policy(policy()) }).await;
+        let end = DeniedBy::EndOfTier(Name::from("default"));
         report(81, &DenyPoint { direction: into, place: end }).await;
         let gone = PolicyId { namespace: None, name: Name::from("gone") };
-        report(82, &DenyPoint { direction: into, place: Place::Policy(gone) }).await;
+        report(82, &DenyPoint { direction: into, place: DeniedBy::Policy(gone) }).await;
         nflog(83, "another program's").await;
         let socket = UdpSocket::bind("10.0.0.1:5000").unwrap();
         let send = |port: u16| drop(socket.send_to(b"x", ("10.65.0.2", port)));
@@ -137,7 +137,7 @@ fn a_group_has_one_reader() {
     in_namespace(|| async {
         let book = Book::default();
         let task = reader(state(), &book).await;
-        let (_keep, desired) = watch::channel(Arc::new(state()));
+        let (_keep, desired) = watch::channel(Some(Arc::new(state())));
         let monitor =
             Monitor::start(vec!["cali".to_owned()], Heartbeat::unasked()).await.unwrap().0;
         let error = Reader::open(GROUP, desired, monitor.links.clone(), book).await.unwrap_err();
@@ -147,7 +147,7 @@ fn a_group_has_one_reader() {
         // It is free again when its reader is gone.
         task.abort();
         let _ = task.await;
-        let (_keep, desired) = watch::channel(Arc::new(state()));
+        let (_keep, desired) = watch::channel(Some(Arc::new(state())));
         Reader::open(GROUP, desired, monitor.links.clone(), Book::default()).await.unwrap();
     });
 }

@@ -1,15 +1,20 @@
 //! Answers on the socket.
 
+use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use futures::stream::{self, StreamExt as _};
 use tokio::net::UnixListener;
 
+use crate::denied::Denied;
 use crate::status::document::{HangingLoop, Overall, StatusDocument};
 use crate::status::overview::Overview;
 
@@ -55,6 +60,8 @@ pub async fn serve(listener: UnixListener, overview: Arc<Overview>) -> std::io::
         .route("/status", get(status))
         .route("/ready", get(ready))
         .route("/live", get(live))
+        .route("/denied", get(denied))
+        .route("/denied/follow", get(denied_from_now_on))
         .with_state(overview);
     axum::serve(listener, router).await
 }
@@ -79,6 +86,35 @@ async fn live(State(overview): State<Arc<Overview>>) -> (StatusCode, String) {
         .iter()
         .map(|HangingLoop { name, seconds }| format!("{name}: no sign of life for {seconds} s\n"));
     (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+}
+
+/// One line of JSON for each packet that was denied of late.
+async fn denied(State(overview): State<Arc<Overview>>) -> Response {
+    if let Some(reason) = overview.denied_unread() {
+        return (StatusCode::SERVICE_UNAVAILABLE, reason).into_response();
+    }
+    let (kept, _) = overview.book.read();
+    kept.iter().map(line).collect::<String>().into_response()
+}
+
+/// The same, and those that come.
+async fn denied_from_now_on(State(overview): State<Arc<Overview>>) -> Response {
+    if let Some(reason) = overview.denied_unread() {
+        return (StatusCode::SERVICE_UNAVAILABLE, reason).into_response();
+    }
+    let (kept, follow) = overview.book.read();
+    let first = kept.iter().map(line).collect::<String>();
+    let coming = stream::unfold(follow, async |mut follow| {
+        let denied = follow.next().await?;
+        Some((line(&denied), follow))
+    });
+    let lines = stream::once(std::future::ready(first)).chain(coming);
+    Body::from_stream(lines.map(Ok::<_, Infallible>)).into_response()
+}
+
+fn line(denied: &Denied) -> String {
+    // Text and numbers only: there is nothing that JSON cannot say.
+    serde_json::to_string(denied).unwrap_or_default() + "\n"
 }
 
 #[cfg(test)]

@@ -84,6 +84,12 @@ pub fn features(
         let line = format!("-p tcp -m tcp --dport {RKT_METADATA_PORT} -j ACCEPT");
         add(Table::Filter, "tcp", Need::Always, line);
     }
+    if settings.denied_log {
+        let need = Need::For("reporting denied packets (DeniedLog)");
+        let line = "-m limit --limit 10/second -j NFLOG --nflog-group 5 --nflog-prefix \"cali:x\"";
+        add(Table::Filter, "limit", need, "-m limit --limit 10/second -j RETURN".into());
+        add(Table::Filter, "NFLOG", need, line.into());
+    }
     if settings.filter_deny == DenyAction::Reject {
         add(Table::Filter, "REJECT", Need::Always, "-j REJECT".into());
     }
@@ -127,8 +133,9 @@ mod tests {
     use crate::desired::SideMatch;
     use crate::felix::iptables::chains;
     use crate::felix::iptables::marks::Marks;
-    use crate::felix::iptables::rules::{Style, lines};
-    use crate::felix::ruleset::Rule;
+    use crate::felix::iptables::rules::{Report, Style, lines};
+    use crate::felix::ruleset::deny::{DeniedBy, DenyPoint};
+    use crate::felix::ruleset::{Direction, Rule};
     use calico_datastore::model::{Action, IcmpMatch, Mac, PortRange, Protocol};
 
     /// Matches, and targets that are no chain and no verdict: (table, name).
@@ -184,6 +191,7 @@ mod tests {
                     let settings = Settings {
                         filter_deny: deny,
                         rkt_metadata_service: true,
+                        denied_log: true,
                         nat_outgoing_address: snat.map(|text| text.parse().unwrap()),
                         ..Settings::default()
                     };
@@ -191,10 +199,11 @@ mod tests {
                         family,
                         marks: Marks::of_mask(settings.mark_mask).unwrap(),
                         deny: if deny == DenyAction::Drop {
-                            "--jump DROP"
+                            "--jump DROP".into()
                         } else {
-                            "--jump REJECT"
+                            "--jump REJECT".into()
                         },
+                        report: Some(Report { group: 5, rate: 10 }),
                         log_prefix: "x: ".into(),
                     };
                     let mut rendered: BTreeSet<(&str, String)> = BTreeSet::new();
@@ -222,6 +231,9 @@ mod tests {
                         }
                     }
                     take(Table::Filter, chains::closed(&style));
+                    let point = DenyPoint { direction: Direction::Ingress, place: DeniedBy::End };
+                    let (_, lines) = chains::denied(&point, &style).expect("reported");
+                    take(Table::Filter, lines);
                     let tried: BTreeSet<(&str, String)> = features(family, &settings, true, "s")
                         .iter()
                         .flat_map(|feature| used(feature.table, &feature.line))

@@ -22,6 +22,10 @@ pub enum Kind {
     Seconds(Field<Duration>),
     /// A whole number from 1.
     Count(Field<u32>),
+    /// Packets a second.
+    PacketRate(Field<u32>),
+    /// A group of the kernel's packet log.
+    LogGroup(Field<u16>),
     /// A 32-bit mask.
     MarkMask(Field<u32>),
     /// The number of a routing protocol.
@@ -46,6 +50,9 @@ pub enum Kind {
 /// is put behind ours.
 const LOG_PREFIX_MAX: usize = 27;
 
+/// The kernel's match `limit` counts up to 10,000 a second; nobody reads that many lines.
+const PACKET_RATE_MAX: u32 = 1_000;
+
 /// The longest time: some 31 years. Deadlines are reckoned as now and a time, which the clock of the
 /// system cannot carry for every number of seconds.
 const SECONDS_MAX: f64 = 1e9;
@@ -60,6 +67,11 @@ impl Kind {
             Self::Bool(field) => *field(settings) = parse_bool(text)?,
             Self::Seconds(field) => *field(settings) = parse_duration(text)?,
             Self::Count(field) => *field(settings) = text.parse().ok().filter(|n| *n > 0)?,
+            Self::PacketRate(field) => {
+                let most = 1..=PACKET_RATE_MAX;
+                *field(settings) = text.parse().ok().filter(|n| most.contains(n))?;
+            }
+            Self::LogGroup(field) => *field(settings) = text.parse().ok()?,
             Self::MarkMask(field) => *field(settings) = parse_mark_mask(text)?,
             Self::RouteProtocol(field) => {
                 // 1 and 2 are the kernel's own routes (redirects, connected networks).
@@ -98,6 +110,8 @@ impl Kind {
                 format!("seconds (90, 1.5) or a time with a unit (1m30s), at most {SECONDS_MAX} s")
             }
             Self::Count(_) => "a whole number from 1 to 4294967295".to_owned(),
+            Self::PacketRate(_) => format!("a whole number from 1 to {PACKET_RATE_MAX}"),
+            Self::LogGroup(_) => "a number from 0 to 65535".to_owned(),
             Self::MarkMask(_) => {
                 format!("a 32-bit mask with at least {MARK_BITS_MIN} bits (0xffff0000)")
             }

@@ -179,6 +179,33 @@ pub static PARAMS: &[Param] = &[
               policy is asked before. Felix has no such parameter.",
     },
     Param {
+        name: "DeniedLog",
+        kind: Kind::Bool(|s| &mut s.denied_log),
+        default: "false",
+        none: Some("false"),
+        on_bad: NextSource,
+        doc: "Report packets that policy denies: `calico-agent denied`, and the journal. Felix has no \
+              such parameter.",
+    },
+    Param {
+        name: "DeniedLogRate",
+        kind: Kind::PacketRate(|s| &mut s.denied_log_rate),
+        default: "10",
+        none: None,
+        on_bad: NextSource,
+        doc: "With DeniedLog: how many packets a second are reported of each policy, profile and end \
+              of a tier; the others are dropped all the same.",
+    },
+    Param {
+        name: "DeniedLogGroup",
+        kind: Kind::LogGroup(|s| &mut s.denied_log_group),
+        default: "5",
+        none: None,
+        on_bad: NextSource,
+        doc: "With DeniedLog: the group of the kernel's packet log (NFLOG). One that no other program \
+              reads.",
+    },
+    Param {
         name: "IptablesBackend",
         kind: Kind::Choice(&[
             ("Auto", |s| s.iptables_backend = IptablesBackend::Auto),

@@ -71,6 +71,12 @@ pub struct Settings {
     /// `RktMetadataService`: accept what pods send to their host on the port of rkt's metadata
     /// service, after their policy. False.
     pub rkt_metadata_service: bool,
+    /// `DeniedLog`: report packets that policy denies. False.
+    pub denied_log: bool,
+    /// `DeniedLogRate`: packets a second of each place that drops. 10.
+    pub denied_log_rate: u32,
+    /// `DeniedLogGroup`: the NFLOG group. 5.
+    pub denied_log_group: u16,
     /// `IptablesBackend`. Auto.
     pub iptables_backend: IptablesBackend,
     /// `ChainInsertMode`. Insert.
@@ -133,6 +139,9 @@ impl Default for Settings {
             ipv6: true,
             endpoint_to_host: HostAction::Drop,
             rkt_metadata_service: false,
+            denied_log: false,
+            denied_log_rate: 10,
+            denied_log_group: 5,
             iptables_backend: IptablesBackend::Auto,
             insert_mode: InsertMode::Insert,
             filter_allow: AllowAction::Accept,

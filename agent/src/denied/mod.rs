@@ -12,10 +12,12 @@ mod packet;
 mod reader;
 mod repeats;
 mod socket;
+mod task;
 
 pub use self::book::{Book, Follow};
 pub use self::document::Denied;
 pub use self::reader::{Reader, ReaderError};
+pub use self::task::{Inputs, run};
 
 /// What stands before the tag in the prefix of a reporting rule, so that what another program logs to
 /// the same group is not taken for ours.

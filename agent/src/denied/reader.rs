@@ -16,7 +16,7 @@ use super::repeats::Repeats;
 use super::socket::Socket;
 use crate::desired::DesiredState;
 use crate::felix::ruleset::Direction;
-use crate::felix::ruleset::deny::{self, Known, Place, Tag};
+use crate::felix::ruleset::deny::{self, DeniedBy, Known, Tag};
 use crate::routes::monitor::Links;
 use crate::timestamp;
 
@@ -48,7 +48,7 @@ struct Names {
 pub struct Reader {
     group: u16,
     socket: Socket,
-    desired: watch::Receiver<Arc<DesiredState>>,
+    desired: watch::Receiver<Option<Arc<DesiredState>>>,
     links: watch::Receiver<Links>,
     names: Names,
     repeats: Repeats,
@@ -62,7 +62,7 @@ impl Reader {
     /// When another program reads the group, and where the kernel has no packet log.
     pub async fn open(
         group: u16,
-        desired: watch::Receiver<Arc<DesiredState>>,
+        desired: watch::Receiver<Option<Arc<DesiredState>>>,
         links: watch::Receiver<Links>,
         book: Book,
     ) -> Result<Self, ReaderError> {
@@ -82,10 +82,10 @@ impl Reader {
                 datagram = self.socket.receive() => match datagram {
                     Ok(datagram) => {
                         let time = timestamp::rfc3339(SystemTime::now());
-                        let (desired, links) = (&mut self.desired, &self.links.borrow());
+                        let (desired, links) = (&self.desired, self.links.borrow().clone());
                         logged(datagram)
                             .filter_map(|logged| {
-                                self.names.tell(&logged, &time, desired, links)
+                                self.names.tell(&logged, &time, desired, &links)
                             })
                             .collect::<Vec<_>>()
                     }
@@ -145,12 +145,14 @@ impl Names {
         &mut self,
         logged: &Logged<'_>,
         time: &str,
-        desired: &mut watch::Receiver<Arc<DesiredState>>,
+        desired: &watch::Receiver<Option<Arc<DesiredState>>>,
         links: &Links,
     ) -> Option<Denied> {
         let tag = Tag::from_report(logged.prefix.strip_prefix(PREFIX)?.trim_end());
         let flow = packet::flow(logged.packet)?;
-        self.learn(&desired.borrow());
+        if let Some(state) = desired.borrow().as_deref() {
+            self.learn(state);
+        }
         // A rule may drop a packet, and be gone when that is read: its policy has no name then.
         let known = self.points.get(&tag);
         let index = match known.map(|known| known.point.direction) {
@@ -173,11 +175,11 @@ impl Names {
             interface: interface.map(ToString::to_string),
             tier: known.and_then(|known| known.tier.as_ref()).map(ToString::to_string),
             policy: match place {
-                Some(Place::Policy(id)) => Some(id.to_string()),
+                Some(DeniedBy::Policy(id)) => Some(id.to_string()),
                 _ => None,
             },
             profile: match place {
-                Some(Place::Profile(name)) => Some(name.to_string()),
+                Some(DeniedBy::Profile(name)) => Some(name.to_string()),
                 _ => None,
             },
             by: known.map_or_else(|| "a policy that is gone".to_owned(), words),
@@ -208,10 +210,10 @@ impl Names {
 
 fn words(known: &Known) -> String {
     match (&known.point.place, &known.tier) {
-        (Place::Policy(id), Some(tier)) => format!("policy {id} of tier {tier}"),
-        (Place::Policy(id), None) => format!("policy {id}"),
-        (Place::EndOfTier(tier), _) => format!("end of tier {tier}: no policy of it allows it"),
-        (Place::Profile(name), _) => format!("profile {name}"),
-        (Place::End, _) => "no policy and no profile allows it".to_owned(),
+        (DeniedBy::Policy(id), Some(tier)) => format!("policy {id} of tier {tier}"),
+        (DeniedBy::Policy(id), None) => format!("policy {id}"),
+        (DeniedBy::EndOfTier(tier), _) => format!("end of tier {tier}: no policy of it allows it"),
+        (DeniedBy::Profile(name), _) => format!("profile {name}"),
+        (DeniedBy::End, _) => "no policy and no profile allows it".to_owned(),
     }
 }

@@ -10,6 +10,7 @@ use imbl::OrdMap;
 use tokio::sync::watch;
 
 use crate::collector::CollectorState;
+use crate::denied::Book;
 use crate::desired::{DesiredState, LocalEndpoint, Origin};
 use crate::drift::Repair;
 use crate::exec::Exec;
@@ -111,6 +112,10 @@ pub struct Overview {
     pub kept: watch::Receiver<Vec<Problem>>,
     /// The file with the MTU of pods is not as it should be.
     pub mtu: watch::Receiver<Vec<Problem>>,
+    /// Denied packets cannot be told.
+    pub denied: watch::Receiver<Vec<Problem>>,
+    /// The last denied packets.
+    pub book: Book,
     /// What the collector has come to.
     pub collector: watch::Receiver<CollectorState>,
     /// BIRD's control socket.
@@ -146,6 +151,7 @@ impl Overview {
             && self.files.borrow().is_empty()
             && self.kept.borrow().is_empty()
             && self.mtu.borrow().is_empty()
+            && self.denied.borrow().is_empty()
             && self.collector.borrow().problems.is_empty()
             && desired.notices.is_empty()
             && self.registration.borrow().is_clean();
@@ -172,6 +178,17 @@ impl Overview {
             seconds: silence.since.elapsed().as_secs(),
         });
         hanging.collect()
+    }
+
+    /// Why nothing is told of denied packets; `None` when they are.
+    pub fn denied_unread(&self) -> Option<String> {
+        let on = |desired: &Arc<DesiredState>| desired.settings.denied_log;
+        if !self.desired.borrow().as_ref().is_some_and(on) {
+            let how = "denied packets are not reported: set DeniedLog (`denied_log = true` in \
+                       agent.toml, then `systemctl reload calico-agent`)";
+            return Some(how.to_owned());
+        }
+        self.denied.borrow().first().map(|problem| problem.message.clone())
     }
 
     /// One line for `systemctl status`.
@@ -250,6 +267,7 @@ impl Overview {
         notices.extend(self.files.borrow().iter().cloned());
         notices.extend(self.kept.borrow().iter().cloned());
         notices.extend(self.mtu.borrow().iter().cloned());
+        notices.extend(self.denied.borrow().iter().cloned());
         let collector = self.collector.borrow().clone();
         notices.extend(collector.problems.iter().cloned());
         let registration = self.registration.borrow().clone();

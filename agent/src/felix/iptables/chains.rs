@@ -11,10 +11,11 @@ use calico_datastore::model::{Action, Family, TierAction};
 
 use super::marks;
 use super::names;
-use super::rules::{Style, joined, lines};
+use super::rules::{Report, Style, joined, lines};
 use super::save::Table;
 use crate::config::Settings;
 use crate::desired::{ClassId, DesiredState, DirectionAcl};
+use crate::felix::ruleset::deny::{DeniedBy, DenyPoint};
 use crate::felix::ruleset::{Direction, Rule};
 
 pub use self::nat::nat;
@@ -44,7 +45,20 @@ pub fn policy(rules: &[Rule], style: &Style) -> Vec<String> {
 /// What stands in for a policy or profile that the kernel refused, or that is not there: nothing
 /// passes it.
 pub fn closed(style: &Style) -> Vec<String> {
-    vec![style.deny.to_owned()]
+    vec![style.deny.to_string()]
+}
+
+/// What reports a dropped packet, and drops it. `None` when nothing is reported.
+pub fn denied(point: &DenyPoint, style: &Style) -> Option<(String, Vec<String>)> {
+    let Report { group, rate } = style.report?;
+    // The kernel counts for each rule by itself: a policy that drops much hides no other.
+    let report = format!(
+        "-m limit --limit {rate}/second --limit-burst {rate} --jump NFLOG --nflog-group {group} \
+         --nflog-prefix \"{}{}\"",
+        crate::denied::PREFIX,
+        point.tag()
+    );
+    Some((names::deny(point), vec![report, style.deny.to_string()]))
 }
 
 /// One direction of a class. It returns with the accept bit set, or drops.
@@ -65,7 +79,7 @@ pub fn class(
             let jump = if state.policies.contains_key(policy) {
                 format!("--jump {}", names::policy(policy, direction))
             } else {
-                style.deny.to_owned()
+                style.deny.to_string()
             };
             // Nothing has passed yet before the first one.
             let not_passed = if j > 0 { marks::lacks(marks.pass) } else { String::new() };
@@ -73,7 +87,9 @@ pub fn class(
             chain.push(accepted.clone());
         }
         if tier.default_action == TierAction::Deny {
-            chain.push(joined(&marks::lacks(marks.pass), style.deny));
+            let place = DeniedBy::EndOfTier(tier.tier.clone());
+            let deny = style.at(&DenyPoint { direction, place }).deny;
+            chain.push(joined(&marks::lacks(marks.pass), &deny));
         }
     }
     for profile in &acl.profiles {
@@ -81,10 +97,10 @@ pub fn class(
             chain.push(format!("--jump {}", names::profile(profile, direction)));
             chain.push(accepted.clone());
         } else {
-            chain.push(style.deny.to_owned());
+            chain.push(style.deny.to_string());
         }
     }
-    chain.push(style.deny.to_owned());
+    chain.push(style.at(&DenyPoint { direction, place: DeniedBy::End }).deny.into_owned());
     chain
 }
 

@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use calico_datastore::model::{Family, InterfaceName, Mac};
+use calico_datastore::model::{Action, Family, InterfaceName, Mac, Name, PolicyId};
 
 use super::chains;
 use super::mac;
 use super::marks::Marks;
 use super::names;
 use super::plan::{Jump, Place};
-use super::rules::Style;
+use super::rules::{Report, Style};
 use super::save::Table;
 use super::tables::FamilyTables;
 use crate::config::{DenyAction, InsertMode, Settings};
 use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState, SetId};
+use crate::felix::ruleset::deny::{self, DeniedBy, DenyPoint};
 use crate::felix::ruleset::{self, Direction};
 
 /// Writes the chains of one family into [`FamilyTables`].
@@ -29,6 +30,37 @@ pub struct Renderer {
 /// Makes the chain of a policy or of a profile.
 type Make = fn(&[ruleset::Rule], &Style) -> Vec<String>;
 
+/// A policy or a profile.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Policy(&'a PolicyId),
+    Profile(&'a Name),
+}
+
+impl Source<'_> {
+    fn chain(self, direction: Direction) -> String {
+        match self {
+            Self::Policy(id) => names::policy(id, direction),
+            Self::Profile(name) => names::profile(name, direction),
+        }
+    }
+
+    fn make(self) -> Make {
+        match self {
+            Self::Policy(_) => chains::policy,
+            Self::Profile(_) => chains::profile,
+        }
+    }
+
+    fn point(self, direction: Direction) -> DenyPoint {
+        let place = match self {
+            Self::Policy(id) => DeniedBy::Policy(id.clone()),
+            Self::Profile(name) => DeniedBy::Profile(name.clone()),
+        };
+        DenyPoint { direction, place }
+    }
+}
+
 impl Renderer {
     /// A renderer for these settings; `None` when the mark mask has too few bits.
     pub fn new(settings: &Settings, family: Family, random_fully: bool) -> Option<Self> {
@@ -41,9 +73,13 @@ impl Renderer {
             family,
             marks: Marks::of_mask(settings.mark_mask)?,
             deny: match settings.filter_deny {
-                DenyAction::Drop => "--jump DROP",
-                DenyAction::Reject => "--jump REJECT",
+                DenyAction::Drop => "--jump DROP".into(),
+                DenyAction::Reject => "--jump REJECT".into(),
             },
+            report: settings.denied_log.then_some(Report {
+                group: settings.denied_log_group,
+                rate: settings.denied_log_rate,
+            }),
             log_prefix: format!("{prefix}: "),
         };
         let off = family == Family::V6 && !settings.ipv6;
@@ -98,20 +134,20 @@ impl Renderer {
         others: bool,
         out: &mut FamilyTables,
     ) {
-        let mut put = |rules: &ActiveRules, make: Make, name: &dyn Fn(Direction) -> String| {
+        let mut put = |rules: &ActiveRules, source: Source<'_>| {
             if ruleset::sets_named(rules).any(&incomplete) {
                 for direction in Direction::ALL {
-                    out.put(Table::Filter, name(direction), self.closed());
+                    out.put(Table::Filter, source.chain(direction), self.closed());
                 }
             } else if others {
-                self.rules(rules, make, name, out);
+                self.rules(rules, source, out);
             }
         };
         for (id, rules) in &state.policies {
-            put(rules, chains::policy, &|direction| names::policy(id, direction));
+            put(rules, Source::Policy(id));
         }
         for (name, rules) in &state.profiles {
-            put(rules, chains::profile, &|direction| names::profile(name, direction));
+            put(rules, Source::Profile(name));
         }
     }
 
@@ -127,12 +163,10 @@ impl Renderer {
             return;
         }
         for (id, change) in &diff.policies {
-            let name = |direction| names::policy(id, direction);
-            self.rules_changed(change, chains::policy, name, out);
+            self.rules_changed(change, Source::Policy(id), out);
         }
         for (name, change) in &diff.profiles {
-            let name = |direction| names::profile(name, direction);
-            self.rules_changed(change, chains::profile, name, out);
+            self.rules_changed(change, Source::Profile(name), out);
         }
         for (id, change) in &diff.classes {
             match change {
@@ -160,32 +194,33 @@ impl Renderer {
     fn rules_changed(
         &self,
         change: &Change<std::sync::Arc<ActiveRules>>,
-        make: Make,
-        name: impl Fn(Direction) -> String,
+        source: Source<'_>,
         out: &mut FamilyTables,
     ) {
         match change {
             Change::Added(rules) | Change::Updated { new: rules, .. } => {
-                self.rules(rules, make, name, out);
+                self.rules(rules, source, out);
             }
             Change::Removed(_) => {
                 for direction in Direction::ALL {
-                    out.remove(Table::Filter, &name(direction));
+                    out.remove(Table::Filter, &source.chain(direction));
+                    out.remove(Table::Filter, &names::deny(&source.point(direction)));
                 }
             }
         }
     }
 
-    fn rules(
-        &self,
-        rules: &ActiveRules,
-        make: Make,
-        name: impl Fn(Direction) -> String,
-        out: &mut FamilyTables,
-    ) {
+    fn rules(&self, rules: &ActiveRules, source: Source<'_>, out: &mut FamilyTables) {
         for direction in Direction::ALL {
             let neutral = ruleset::rules(rules, direction, self.style.family);
-            out.put(Table::Filter, name(direction), make(&neutral, &self.style));
+            let point = source.point(direction);
+            let lines = source.make()(&neutral, &self.style.at(&point));
+            out.put(Table::Filter, source.chain(direction), lines);
+            let denies = neutral.iter().any(|rule| rule.action == Action::Deny);
+            match chains::denied(&point, &self.style).filter(|_| denies) {
+                Some((name, lines)) => out.put(Table::Filter, name, lines),
+                None => out.remove(Table::Filter, &names::deny(&point)),
+            }
         }
     }
 
@@ -207,6 +242,31 @@ impl Renderer {
             let active = state.classes.iter().filter(|(_, class)| class.active).map(|(id, _)| id);
             let lines = chains::dispatch(active, direction, self.style.family);
             out.put(Table::Filter, chains::dispatch_name(direction).to_owned(), lines);
+        }
+        self.ends(state, out);
+    }
+
+    /// What reports packets at the ends of tiers and classes, which share it.
+    fn ends(&self, state: &DesiredState, out: &mut FamilyTables) {
+        let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        if self.style.report.is_some() {
+            let points = deny::points(state).into_values().map(|known| known.point);
+            ends = points
+                .filter(|point| matches!(point.place, DeniedBy::EndOfTier(_) | DeniedBy::End))
+                .filter_map(|point| chains::denied(&point, &self.style))
+                .collect();
+        }
+        let left: Vec<String> = out
+            .desired(Table::Filter)
+            .map(|(name, _)| name)
+            .filter(|name| name.starts_with(names::DENY_AT_END) && !ends.contains_key(*name))
+            .map(str::to_owned)
+            .collect();
+        for name in left {
+            out.remove(Table::Filter, &name);
+        }
+        for (name, lines) in ends {
+            out.put(Table::Filter, name, lines);
         }
     }
 

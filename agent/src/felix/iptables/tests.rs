@@ -19,7 +19,8 @@ fn style(family: Family) -> Style {
         family,
         // Those of the recorded cases.
         marks: Marks { accept: 0x80, pass: 0x100, scratch0: 0x200, scratch1: 0x400 },
-        deny: "--jump DROP",
+        deny: "--jump DROP".into(),
+        report: None,
         log_prefix: "calico-packet: ".to_owned(),
     }
 }

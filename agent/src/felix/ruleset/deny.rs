@@ -13,7 +13,7 @@ use crate::desired::{DesiredState, DirectionAcl};
 
 /// What of an endpoint's policy a packet was dropped by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum DeniedBy {
     /// A rule of a policy, or its absence.
     Policy(PolicyId),
     /// No policy of the tier allowed it.
@@ -31,7 +31,7 @@ pub struct DenyPoint {
     /// Which way the packet went, seen from the endpoint.
     pub direction: Direction,
     /// What dropped it.
-    pub place: Place,
+    pub place: DeniedBy,
 }
 
 /// Characters of a tag: 96 bits of a hash, in base64.
@@ -70,21 +70,21 @@ impl DenyPoint {
         });
         // No name holds a space, so no two points feed the hash the same bytes.
         match &self.place {
-            Place::Policy(id) => {
+            DeniedBy::Policy(id) => {
                 hash.update("policy ");
                 hash.update(id.namespace.as_ref().map_or("", Name::as_str));
                 hash.update(" ");
                 hash.update(id.name.as_str());
             }
-            Place::EndOfTier(tier) => {
+            DeniedBy::EndOfTier(tier) => {
                 hash.update("tier ");
                 hash.update(tier.as_str());
             }
-            Place::Profile(name) => {
+            DeniedBy::Profile(name) => {
                 hash.update("profile ");
                 hash.update(name.as_str());
             }
-            Place::End => hash.update("end"),
+            DeniedBy::End => hash.update("end"),
         }
         let mut tag = URL_SAFE_NO_PAD.encode(hash.finalize());
         tag.truncate(TAG);
@@ -117,16 +117,16 @@ pub fn points(state: &DesiredState) -> HashMap<Tag, Known> {
     all
 }
 
-fn places(acl: &DirectionAcl) -> impl Iterator<Item = (Place, Option<Name>)> {
+fn places(acl: &DirectionAcl) -> impl Iterator<Item = (DeniedBy, Option<Name>)> {
     let tiers = acl.tiers.iter().flat_map(|tier| {
         let of_tier = Some(tier.tier.clone());
         let end = (tier.default_action == TierAction::Deny)
-            .then(|| (Place::EndOfTier(tier.tier.clone()), of_tier.clone()));
-        let policies = tier.policies.iter().cloned().map(Place::Policy);
+            .then(|| (DeniedBy::EndOfTier(tier.tier.clone()), of_tier.clone()));
+        let policies = tier.policies.iter().cloned().map(DeniedBy::Policy);
         policies.map(move |place| (place, of_tier.clone())).chain(end)
     });
-    let profiles = acl.profiles.iter().cloned().map(|name| (Place::Profile(name), None));
-    tiers.chain(profiles).chain([(Place::End, None)])
+    let profiles = acl.profiles.iter().cloned().map(|name| (DeniedBy::Profile(name), None));
+    tiers.chain(profiles).chain([(DeniedBy::End, None)])
 }
 
 #[cfg(test)]
@@ -144,11 +144,11 @@ mod tests {
     #[test]
     fn tags_are_stable_and_differ() {
         let places = [
-            Place::Policy(policy(None, "web")),
-            Place::Policy(policy(Some("web"), "web")),
-            Place::EndOfTier(Name::from("web")),
-            Place::Profile(Name::from("web")),
-            Place::End,
+            DeniedBy::Policy(policy(None, "web")),
+            DeniedBy::Policy(policy(Some("web"), "web")),
+            DeniedBy::EndOfTier(Name::from("web")),
+            DeniedBy::Profile(Name::from("web")),
+            DeniedBy::End,
         ];
         let tags: HashSet<Tag> = Direction::ALL
             .into_iter()
@@ -184,13 +184,13 @@ mod tests {
         };
         let (a, b) = (Some(Name::from("a")), Some(Name::from("b")));
         let into = Direction::Ingress;
-        assert_eq!(known(into, Place::Policy(policy(None, "a.p"))), Some((true, a.clone())));
-        assert_eq!(known(into, Place::EndOfTier(Name::from("a"))), Some((true, a)));
-        assert_eq!(known(into, Place::Policy(policy(None, "b.p"))), Some((true, b)));
-        assert_eq!(known(into, Place::EndOfTier(Name::from("b"))), None);
-        assert_eq!(known(into, Place::Profile(Name::from("net"))), Some((true, None)));
-        assert_eq!(known(into, Place::End), Some((true, None)));
-        assert_eq!(known(Direction::Egress, Place::End), Some((true, None)));
+        assert_eq!(known(into, DeniedBy::Policy(policy(None, "a.p"))), Some((true, a.clone())));
+        assert_eq!(known(into, DeniedBy::EndOfTier(Name::from("a"))), Some((true, a)));
+        assert_eq!(known(into, DeniedBy::Policy(policy(None, "b.p"))), Some((true, b)));
+        assert_eq!(known(into, DeniedBy::EndOfTier(Name::from("b"))), None);
+        assert_eq!(known(into, DeniedBy::Profile(Name::from("net"))), Some((true, None)));
+        assert_eq!(known(into, DeniedBy::End), Some((true, None)));
+        assert_eq!(known(Direction::Egress, DeniedBy::End), Some((true, None)));
         assert_eq!(points.len(), 6);
     }
 }

@@ -12,6 +12,7 @@ struct Rig {
     silent: watch::Sender<Vec<Silence>>,
     kept: watch::Sender<Vec<Problem>>,
     mtu: watch::Sender<Vec<Problem>>,
+    denied: watch::Sender<Vec<Problem>>,
     collector: watch::Sender<CollectorState>,
 }
 
@@ -26,6 +27,7 @@ fn rig() -> Rig {
     let (silent, silent_rx) = watch::channel(Vec::new());
     let (kept, kept_rx) = watch::channel(Vec::new());
     let (mtu, mtu_rx) = watch::channel(Vec::new());
+    let (denied, denied_rx) = watch::channel(Vec::new());
     let (collector, collector_rx) = watch::channel(CollectorState::default());
     let overview = Overview {
         location: String::new(),
@@ -43,6 +45,8 @@ fn rig() -> Rig {
         silent: silent_rx,
         kept: kept_rx,
         mtu: mtu_rx,
+        denied: denied_rx,
+        book: Book::default(),
         collector: collector_rx,
         bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
         programs: None,
@@ -59,6 +63,7 @@ fn rig() -> Rig {
         silent,
         kept,
         mtu,
+        denied,
         collector,
     }
 }
@@ -88,7 +93,7 @@ fn well() -> Rig {
 fn anything_that_is_missing_degrades() {
     assert_eq!(well().overview.overall(), Overall::Ready);
     type Damage = (&'static str, fn(&Rig));
-    let damages: [Damage; 14] = [
+    let damages: [Damage; 15] = [
         ("a loop that hangs", |rig| {
             let since = Instant::now();
             rig.silent.send_modify(|all| all.push(Silence { name: "felix", since }));
@@ -101,6 +106,7 @@ fn anything_that_is_missing_degrades() {
         ("files", |rig| rig.files.send_modify(|files| files.push(problem()))),
         ("kept", |rig| rig.kept.send_modify(|kept| kept.push(problem()))),
         ("mtu", |rig| rig.mtu.send_modify(|mtu| mtu.push(problem()))),
+        ("denied", |rig| rig.denied.send_modify(|denied| denied.push(problem()))),
         ("collector", |rig| rig.collector.send_modify(|c| c.problems.push(problem()))),
         ("unregistered", |rig| drop(rig.registration.send_replace(Registration::default()))),
         ("registered badly", |rig| {
