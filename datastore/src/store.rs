@@ -11,6 +11,7 @@ pub mod memory;
 
 pub use any::AnyStore;
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
@@ -23,6 +24,28 @@ pub struct Stored {
     pub value: Vec<u8>,
     /// The revision of its last change (etcd's `mod_revision`).
     pub revision: i64,
+}
+
+/// What a [`list`](Store::list) found, as a condition for a write: nothing else has come since.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The prefix that was listed.
+    pub prefix: String,
+    /// The keys that were found.
+    pub keys: BTreeSet<String>,
+    /// The newest of their revisions; 0 when nothing was found.
+    pub newest: i64,
+}
+
+impl Seen {
+    /// What was found under `prefix`.
+    pub fn of(prefix: &str, listed: &[(String, Stored)]) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            keys: listed.iter().map(|(key, _)| key.clone()).collect(),
+            newest: listed.iter().map(|(_, stored)| stored.revision).max().unwrap_or(0),
+        }
+    }
 }
 
 /// The store did not answer, or refused. Trying again later may help.
@@ -54,6 +77,17 @@ pub trait Store: Send + Sync {
         &self,
         key: &str,
         value: &[u8],
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Writes `key` unless it exists, or there is a key under the prefix that `seen` does not have.
+    /// False: one or the other, nothing was written. Which are there is asked in the same step.
+    ///
+    /// A key that was deleted and made anew may count as one that was not seen.
+    fn create_beside(
+        &self,
+        key: &str,
+        value: &[u8],
+        seen: &Seen,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Writes `key` if its revision is still `revision`. False: it is not, nothing was written.
@@ -95,6 +129,15 @@ impl<S: Store> Store for Arc<S> {
 
     async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
         S::create(self, key, value).await
+    }
+
+    async fn create_beside(
+        &self,
+        key: &str,
+        value: &[u8],
+        seen: &Seen,
+    ) -> Result<bool, StoreError> {
+        S::create_beside(self, key, value, seen).await
     }
 
     async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::backend::etcd3::{Etcd3, EtcdError, Versioned};
 
-use super::{Store, StoreError, Stored};
+use super::{Seen, Store, StoreError, Stored};
 
 fn error(operation: &'static str, key: &str) -> impl FnOnce(EtcdError) -> StoreError {
     // etcd's own chain: a gRPC status prints itself as a debugger would.
@@ -27,6 +27,17 @@ impl Store for Etcd3 {
 
     async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
         Etcd3::create(self, key, value).await.map_err(error("write", key))
+    }
+
+    async fn create_beside(
+        &self,
+        key: &str,
+        value: &[u8],
+        seen: &Seen,
+    ) -> Result<bool, StoreError> {
+        // Whatever is newer than all that was seen was not there then.
+        let created = Etcd3::create_beside(self, key, value, &seen.prefix, seen.newest).await;
+        created.map_err(error("write", key))
     }
 
     async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Store, StoreError, Stored};
+use super::{Seen, Store, StoreError, Stored};
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -151,6 +151,24 @@ impl Store for Memory {
         inner.check("write", key)?;
         inner.race(key);
         if inner.values.contains_key(key) {
+            return Ok(false);
+        }
+        inner.set(key, value);
+        inner.writes.push(key.to_owned());
+        inner.answer("write", key, true)
+    }
+
+    async fn create_beside(
+        &self,
+        key: &str,
+        value: &[u8],
+        seen: &Seen,
+    ) -> Result<bool, StoreError> {
+        let mut inner = self.inner();
+        inner.check("write", key)?;
+        inner.race(key);
+        let mut there = inner.values.keys().filter(|there| there.starts_with(&seen.prefix));
+        if inner.values.contains_key(key) || there.any(|there| !seen.keys.contains(there)) {
             return Ok(false);
         }
         inner.set(key, value);

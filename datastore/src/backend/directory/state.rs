@@ -81,6 +81,16 @@ impl State {
         Ok(found)
     }
 
+    /// Those keys alone.
+    pub(super) fn keys(&self, prefix: &str) -> Result<BTreeSet<String>, DirectoryError> {
+        let mut found = BTreeSet::new();
+        self.walk(&mut BTreeSet::new(), &mut |path| {
+            found.extend(self.key_of(path).filter(|key| key.starts_with(prefix)));
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// The key of one of the files.
     pub(super) fn key_of(&self, path: &Path) -> Option<String> {
         key_of(path.strip_prefix(&self.root).ok()?)
