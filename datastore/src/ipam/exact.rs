@@ -35,8 +35,7 @@ impl<S: Store> Ipam<S> {
         let mut tries = Tries::new(keys::block(cidr));
         loop {
             // The pool may have had blocks of another size, or be new where there was another one.
-            let Listed { blocks, seen } =
-                self.list_blocks(&keys::blocks_of(cidr.family())).await?;
+            let Listed { blocks, seen } = self.list_blocks(&keys::blocks_of(cidr.family())).await?;
             let occupied: Occupied = blocks.keys().collect();
             let mut around = Vec::new();
             for (block, read) in blocks {

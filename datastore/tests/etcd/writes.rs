@@ -35,6 +35,8 @@ async fn etcd_keeps_the_contract_of_a_store() {
     let client = etcd.client();
     contract::one_writer(&client).await;
     contract::listing(&client).await;
+    contract::beside(&client).await;
+    contract::one_of_eight(std::array::from_fn(|_| Arc::new(etcd.client()))).await;
     contract::eight_writers(std::array::from_fn(|_| Arc::new(etcd.client())), 10).await;
 }
 
