@@ -163,7 +163,8 @@ struct Add<'a> {
     facts: &'a Facts,
     id: &'a WorkloadEndpointId,
     record: Attachment,
-    /// The store did not say whether the endpoint is written: that may still happen.
+    /// The store did not say whether the endpoint is written: that may still happen. One that it
+    /// refused never comes, and leaves no record; what it refuses to take back does.
     unsure: bool,
 }
 

@@ -80,6 +80,10 @@ fn holdings(handle: &str) -> String {
 }
 
 async fn del(call: &Invocation, dirs: &Directories, ipam: &Ipam<AnyStore>) -> Result<(), CniError> {
+    // Nothing is recorded here: by the name they are found, or not at all.
+    if let Some(error) = &call.conf.overlooked.name {
+        return Err(error.clone());
+    }
     let handle = handle(&call.conf.name, &call.container_id);
     // Those of an interface that `calico` itself made have the same handle.
     let records = list(&Attachments::in_state_dir(&dirs.state))?;

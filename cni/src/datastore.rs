@@ -19,6 +19,9 @@ pub(crate) fn open(conf: &NetConf, dirs: &Directories) -> Result<AnyStore, CniEr
     let invalid = |details: String| {
         CniError::new(Code::InvalidConfig, "where the datastore is cannot be told", details)
     };
+    if let Some(error) = &conf.overlooked.datastore {
+        return Err(error.clone());
+    }
     let toml = dirs.config.join("agent.toml");
     let toml = match std::fs::read_to_string(&toml) {
         Ok(text) => Some(text),

@@ -48,7 +48,8 @@ impl Seen {
     }
 }
 
-/// The store did not answer, or refused. Trying again later may help.
+/// The store did not answer, or refused. Trying again later may help, unless it
+/// [refused](Self::is_refused).
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {key}")]
 pub struct StoreError {
@@ -59,6 +60,20 @@ pub struct StoreError {
     /// Why.
     #[source]
     pub source: Box<dyn Error + Send + Sync>,
+}
+
+/// Why a store refused, in its words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl StoreError {
+    /// The store answered that it does not do this: who asks may not, or what is asked for cannot
+    /// be. Nothing was changed, and asking again is of no use before somebody has changed something.
+    /// Any other failed write may have happened, or may happen yet.
+    pub fn is_refused(&self) -> bool {
+        self.source.is::<Refusal>() || self.owner().is_some()
+    }
 }
 
 /// A key-value store with compare-and-swap. Every call is bounded in time by its implementation.

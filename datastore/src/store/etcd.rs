@@ -4,11 +4,17 @@ use std::time::Duration;
 
 use crate::backend::etcd3::{Etcd3, EtcdError, Versioned};
 
-use super::{Seen, Store, StoreError, Stored};
+use super::{Refusal, Seen, Store, StoreError, Stored};
 
 fn error(operation: &'static str, key: &str) -> impl FnOnce(EtcdError) -> StoreError {
     // etcd's own chain: a gRPC status prints itself as a debugger would.
-    move |source| StoreError { operation, key: key.to_owned(), source: source.chain().into() }
+    move |source| {
+        let refused = source.is_refused() || source.is_invalid();
+        let chain = source.chain();
+        let source: Box<dyn std::error::Error + Send + Sync> =
+            if refused { Box::new(Refusal(chain)) } else { chain.into() };
+        StoreError { operation, key: key.to_owned(), source }
+    }
 }
 
 fn stored(value: Versioned) -> Stored {

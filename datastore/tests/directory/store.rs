@@ -157,6 +157,7 @@ async fn what_the_administrator_has_is_only_read() {
         store.delete_if(&key, stored.revision).await.unwrap_err(),
     ];
     for error in errors {
+        assert!(error.is_refused());
         assert_eq!(error.owner(), Some(&*place.admin().join("p.yaml")), "{error}");
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("p.yaml, which is only read"), "{cause}");

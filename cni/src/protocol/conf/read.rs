@@ -51,13 +51,7 @@ impl NetConf {
         conf.gateway = root.parsed("gateway", "\"host\" or \"link-local\"", |text| {
             matches!(text, "host" | "link-local").then(|| text.to_owned())
         })?;
-        conf.datastore = datastore(&root)?;
-        conf.etcd_endpoints = etcd_endpoints(&root)?;
-        conf.etcd_ca = path("etcd_ca_cert_file")?;
-        conf.etcd_cert = path("etcd_cert_file")?;
-        conf.etcd_key = path("etcd_key_file")?;
-        conf.etcd_username = root.string("etcd_username")?;
-        conf.etcd_password = root.string("etcd_password")?;
+        conf.read_datastore(&root)?;
         let runtime = root.object("runtimeConfig")?;
         conf.labels = labels(&root)?;
         conf.ips = ips(&root, runtime.as_ref())?;
@@ -69,6 +63,51 @@ impl NetConf {
         conf.valid_attachments = valid_attachments(&document)?;
         conf.document = document;
         Ok(conf)
+    }
+
+    /// What DEL needs. It is sent once, and the configuration may have been changed since the ADD, or
+    /// be one that no ADD ever took: what is wrong in a field is overlooked, and what DEL cannot
+    /// do without is [told](NetConf::overlooked).
+    ///
+    /// # Errors
+    /// Codes 1 and 6: what stands there cannot be read at all.
+    pub(in crate::protocol) fn of_del(stdin: &[u8]) -> Result<Self, CniError> {
+        let document = document(stdin)?;
+        let root = Object::root(&document);
+        let text = |key| root.string(key).ok().flatten();
+        let path = |key| text(key).map(PathBuf::from);
+        let mut conf = Self {
+            version: version(&root)?,
+            kind: text("type").unwrap_or_default(),
+            nodename: text("nodename").or_else(|| text("hostname")),
+            nodename_file: path("nodename_file"),
+            config_dir: path("config_dir"),
+            run_dir: path("run_dir"),
+            state_dir: path("state_dir"),
+            ..Self::default()
+        };
+        match name(&root) {
+            Ok(name) => conf.name = name,
+            Err(error) => conf.overlooked.name = Some(error),
+        }
+        conf.overlooked.datastore = conf.read_datastore(&root).err();
+        // What is wrong there keeps every plugin from giving an address.
+        let ours = || IpamConf { kind: CALICO_IPAM.to_owned(), ..IpamConf::default() };
+        conf.ipam = ipam(&root, &conf.kind).unwrap_or_else(|_| ours());
+        conf.document = document;
+        Ok(conf)
+    }
+
+    fn read_datastore(&mut self, root: &Object<'_>) -> Result<(), CniError> {
+        let path = |key| Ok::<_, InvalidField>(root.text(key)?.map(PathBuf::from));
+        self.datastore = datastore(root)?;
+        self.etcd_endpoints = etcd_endpoints(root)?;
+        self.etcd_ca = path("etcd_ca_cert_file")?;
+        self.etcd_cert = path("etcd_cert_file")?;
+        self.etcd_key = path("etcd_key_file")?;
+        self.etcd_username = root.string("etcd_username")?;
+        self.etcd_password = root.string("etcd_password")?;
+        Ok(())
     }
 
     /// What VERSION needs, which is answered whatever else stands there: who asks wants to know
