@@ -62,6 +62,13 @@ pub(crate) async fn gc(call: &Invocation) -> Result<(), CniError> {
         let ipam = Ipam::new(store.clone(), node.clone());
         note(release_unknown(&call.conf.name, &ipam, node.as_str(), &known).await);
     }
+    match records.sweep() {
+        Ok(swept) => tracing::debug!(swept, "locks of killed processes"),
+        Err(error) => {
+            let msg = "what killed processes left cannot be removed";
+            first.get_or_insert(failure::attachment(msg, &error));
+        }
+    }
     first.map_or(Ok(()), Err)
 }
 
