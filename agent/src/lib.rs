@@ -14,6 +14,7 @@
 //! read actual, plan (pure), apply (dull), verify, report. [`daemon`] composes them.
 
 pub mod acl;
+pub mod age;
 pub mod api;
 pub mod atomic_file;
 pub mod calculation;
@@ -40,4 +41,3 @@ pub mod startup;
 pub mod status;
 pub mod stored;
 pub mod telemetry;
-pub mod timestamp;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use calico_datastore::model::WorkloadEndpointId;
+use calico_datastore::timestamp::rfc3339;
 use imbl::OrdMap;
 use tokio::sync::watch;
 
@@ -25,7 +26,6 @@ use crate::status::document::{
 use crate::status::forwarded::explain;
 use crate::status::watchdog::Silence;
 use crate::stored::describe;
-use crate::timestamp::rfc3339;
 
 /// What the reading of the datastore has come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
