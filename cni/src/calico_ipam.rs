@@ -23,7 +23,7 @@ pub(crate) async fn run(call: &Invocation) -> Result<Option<Success>, CniError> 
     }
     let dirs = Directories::of(&call.conf);
     let node = dirs.node_name(&call.conf)?;
-    let store = datastore::open_ready(&call.conf, &dirs).await?;
+    let store = datastore::open_ready(&call.conf).await?;
     let ipam = Ipam::new(store.clone(), Name::from(&*node));
     match call.command {
         Command::Add => add(call, &store, &ipam, &node).await.map(Some),

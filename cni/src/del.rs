@@ -49,7 +49,7 @@ async fn locked_del(
         },
     };
     let remains = remains(call, &record, &all);
-    let failed = match datastore::open_ready(&call.conf, dirs).await {
+    let failed = match datastore::open_ready(&call.conf).await {
         Ok(store) => {
             let removed = teardown(&store, &remains).await;
             tell(&record, &removed);

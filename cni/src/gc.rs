@@ -29,7 +29,7 @@ pub(crate) async fn gc(call: &Invocation) -> Result<(), CniError> {
     let dirs = Directories::of(&call.conf);
     let node = Name::from(dirs.node_name(&call.conf)?);
     let records = Attachments::in_state_dir(&dirs.state);
-    let store = datastore::open_ready(&call.conf, &dirs).await?;
+    let store = datastore::open_ready(&call.conf).await?;
     let all = list(&records)?;
     let valid = call.conf.valid_attachments.iter().flatten();
     let valid: Valid<'_> = valid.map(|(container, ifname)| (&**container, &**ifname)).collect();
