@@ -29,8 +29,8 @@ pub struct Stored {
 /// What a [`list`](Store::list) found, as a condition for a write: nothing else has come since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The prefix that was listed.
-    pub prefix: String,
+    /// What matters: the keys that begin with one of these. They begin with what was listed.
+    pub prefixes: Vec<String>,
     /// The keys that were found.
     pub keys: BTreeSet<String>,
     /// The newest of their revisions; 0 when nothing was found.
@@ -41,10 +41,22 @@ impl Seen {
     /// What was found under `prefix`.
     pub fn of(prefix: &str, listed: &[(String, Stored)]) -> Self {
         Self {
-            prefix: prefix.to_owned(),
+            prefixes: vec![prefix.to_owned()],
             keys: listed.iter().map(|(key, _)| key.clone()).collect(),
             newest: listed.iter().map(|(_, stored)| stored.revision).max().unwrap_or(0),
         }
+    }
+
+    /// The same, but less of it matters.
+    #[must_use]
+    pub fn within(self, prefixes: Vec<String>) -> Self {
+        Self { prefixes, ..self }
+    }
+
+    /// Whether a key matters and was not found.
+    pub fn is_news(&self, key: &str) -> bool {
+        let matters = self.prefixes.iter().any(|prefix| key.starts_with(prefix));
+        matters && !self.keys.contains(key)
     }
 }
 
@@ -94,8 +106,8 @@ pub trait Store: Send + Sync {
         value: &[u8],
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Writes `key` unless it exists, or there is a key under the prefix that `seen` does not have.
-    /// False: one or the other, nothing was written. Which are there is asked in the same step.
+    /// Writes `key` unless it exists, or there is a key that is news to `seen`. False: one or the
+    /// other, nothing was written. Which are there is asked in the same step.
     ///
     /// A key that was deleted and made anew may count as one that was not seen.
     fn create_beside(

@@ -6,13 +6,14 @@
 //!
 //! That settles two claims of one block. Two blocks of different sizes over the same addresses are
 //! two keys, and two hosts could each create one of them when they read the pool before and after its
-//! `blockSize` was changed. So a block is created on condition that no other one has come since the
-//! blocks were listed, and what was listed does not overlap it: whoever is later, whatever he thinks
-//! of the pool, fails, lists again and sees. A condition on the pool would be weaker (it says nothing
-//! of blocks that other programs make), and to look afterwards and give way needs a time in which
-//! there are two. What remains is a program that is later than we and does not look itself.
+//! `blockSize` was changed. So a block is created on condition that nothing that could overlap it has
+//! come since the blocks were listed, and what was listed does not: whoever is later, whatever he
+//! thinks of the pool, fails, lists again and sees.
+//!
+//! A condition on the pool would be weaker, since it says nothing of blocks that other programs make;
+//! and to look afterwards and give way needs a time in which there are two. What remains is a program
+//! that comes later than we and does not look itself.
 
-use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::occupied::Occupied;
@@ -38,7 +39,9 @@ impl<S: Store> Ipam<S> {
     /// Makes a block of this host's, unless somebody else has it or has made one that overlaps it
     /// since the blocks were listed. That none of `listed` does is for the caller to see.
     pub(super) async fn claim(&self, cidr: Cidr, listed: &Seen) -> Result<Claimed, IpamError> {
-        let mut listed = Cow::Borrowed(listed);
+        // Of all that may come, only what can overlap keeps us: hosts that claim at once would keep
+        // each other from it otherwise.
+        let mut listed = listed.clone().within(keys::blocks_around(cidr));
         let (id, key) = self.claim_key(cidr);
         let mut tries = Tries::new(&key);
         loop {
@@ -139,7 +142,7 @@ impl<S: Store> Ipam<S> {
     async fn create_block(
         &self,
         cidr: Cidr,
-        listed: &mut Cow<'_, Seen>,
+        listed: &mut Seen,
     ) -> Result<Option<Claimed>, IpamError> {
         let key = keys::block(cidr);
         // Higher than what an earlier block of these addresses had.
@@ -149,9 +152,10 @@ impl<S: Store> Ipam<S> {
             return Ok(Some(Claimed::Ours));
         }
         let Some(stored) = self.store.get(&key).await? else {
-            let Listed { blocks, seen } = self.list_blocks(&listed.prefix).await?;
+            let all = keys::blocks_of(cidr.family());
+            let Listed { blocks, seen } = self.list_blocks(&all).await?;
             let others: Occupied = blocks.keys().collect();
-            *listed = Cow::Owned(seen);
+            *listed = seen.within(keys::blocks_around(cidr));
             return Ok(others.beside(&cidr).map(|_| Claimed::Theirs));
         };
         let document = block::BlockDocument::open(cidr, &stored.value)?;

@@ -42,7 +42,7 @@ impl Store for Etcd3 {
         seen: &Seen,
     ) -> Result<bool, StoreError> {
         // Whatever is newer than all that was seen was not there then.
-        let created = Etcd3::create_beside(self, key, value, &seen.prefix, seen.newest).await;
+        let created = Etcd3::create_beside(self, key, value, &seen.prefixes, seen.newest).await;
         created.map_err(error("write", key))
     }
 

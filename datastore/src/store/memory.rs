@@ -178,8 +178,8 @@ impl Store for Memory {
         let mut inner = self.inner();
         inner.check("write", key)?;
         inner.race(key);
-        let mut there = inner.values.keys().filter(|there| there.starts_with(&seen.prefix));
-        if inner.values.contains_key(key) || there.any(|there| !seen.keys.contains(there)) {
+        let news = inner.values.keys().any(|there| seen.is_news(there));
+        if inner.values.contains_key(key) || news {
             return Ok(false);
         }
         inner.set(key, value);

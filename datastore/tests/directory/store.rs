@@ -144,7 +144,7 @@ async fn what_the_administrator_has_is_only_read() {
     let listed = store.list(&profile_key("")).await.unwrap();
     assert_eq!(listed, [(key.clone(), stored.clone())]);
     assert!(!store.create(&key, b"{}").await.unwrap());
-    let unseen = Seen { prefix: profile_key(""), ..Seen::default() };
+    let unseen = Seen { prefixes: vec![profile_key("")], ..Seen::default() };
     let other = profile_key("other");
     assert!(!store.create_beside(&other, b"{}", &unseen).await.unwrap(), "his is there");
     let seen = Seen::of(&profile_key(""), &listed);

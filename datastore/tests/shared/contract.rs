@@ -91,7 +91,7 @@ pub(crate) async fn beside(store: &impl Store) {
     let prefix = key("b/");
     let seen = async || Seen::of(&prefix, &store.list(&prefix).await.unwrap());
     let nothing = seen().await;
-    assert_eq!(nothing, Seen { prefix: prefix.clone(), ..Seen::default() });
+    assert_eq!(nothing, Seen { prefixes: vec![prefix.clone()], ..Seen::default() });
     // What is elsewhere, however new, does not matter.
     store.put(&key("elsewhere"), b"1", None).await.unwrap();
     assert!(store.create_beside(&x, b"1", &nothing).await.unwrap());
@@ -118,7 +118,7 @@ pub(crate) async fn beside(store: &impl Store) {
 pub(crate) async fn one_of_eight<S: Store + 'static>(stores: [Arc<S>; 8]) {
     let prefix = key("one/");
     let tasks = stores.clone().map(|store| {
-        let seen = Seen { prefix: prefix.clone(), ..Seen::default() };
+        let seen = Seen { prefixes: vec![prefix.clone()], ..Seen::default() };
         // As many keys as writers.
         let key = format!("{prefix}{:p}", Arc::as_ptr(&store));
         tokio::spawn(async move { store.create_beside(&key, b"", &seen).await.unwrap() })

@@ -191,12 +191,9 @@ impl Store for Directory {
         let (value, seen) = (value.to_vec(), seen.clone());
         self.call("write", key, move |admin, state, key| {
             let turn = state.lock()?;
-            let mut there = state.keys(&seen.prefix)?;
-            there.extend(admin.objects_from(&seen.prefix).map(|(key, _)| key.to_owned()));
-            if admin.get(key).is_some()
-                || turn.revision(key)?.is_some()
-                || !there.is_subset(&seen.keys)
-            {
+            let mut news = state.any(&|there| seen.is_news(there))?;
+            news |= admin.objects().keys().any(|there| seen.is_news(there));
+            if news || admin.get(key).is_some() || turn.revision(key)?.is_some() {
                 return Ok(false);
             }
             turn.write(key, &value)?;

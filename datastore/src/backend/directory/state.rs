@@ -81,11 +81,11 @@ impl State {
         Ok(found)
     }
 
-    /// Those keys alone.
-    pub(super) fn keys(&self, prefix: &str) -> Result<BTreeSet<String>, DirectoryError> {
-        let mut found = BTreeSet::new();
+    /// Whether there is a key of some kind.
+    pub(super) fn any(&self, is: &dyn Fn(&str) -> bool) -> Result<bool, DirectoryError> {
+        let mut found = false;
         self.walk(&mut BTreeSet::new(), &mut |path| {
-            found.extend(self.key_of(path).filter(|key| key.starts_with(prefix)));
+            found |= self.key_of(path).is_some_and(|key| is(&key));
             Ok(())
         })?;
         Ok(found)

@@ -107,19 +107,23 @@ impl Etcd3 {
         self.when("create", key, [absent], TxnOp::put(key, value, None)).await
     }
 
-    /// Creates a key. False when it exists already, or when some key that begins with `prefix` was
-    /// created after the revision `newest`; nothing is written then.
+    /// Creates a key. False when it exists already, or when some key that begins with one of
+    /// `prefixes` was created after the revision `newest`; nothing is written then. etcd takes 128
+    /// conditions by default.
     pub async fn create_beside(
         &self,
         key: &str,
         value: &[u8],
-        prefix: &str,
+        prefixes: &[String],
         newest: i64,
     ) -> Result<bool, EtcdError> {
         let absent = Compare::version(key, CompareOp::Equal, 0);
         let after = newest.saturating_add(1);
-        let none = Compare::create_revision(prefix, CompareOp::Less, after).with_prefix();
-        self.when("create", key, [absent, none], TxnOp::put(key, value, None)).await
+        let none = prefixes.iter().map(|prefix| {
+            Compare::create_revision(prefix.as_str(), CompareOp::Less, after).with_prefix()
+        });
+        let conditions: Vec<Compare> = std::iter::once(absent).chain(none).collect();
+        self.when("create", key, conditions, TxnOp::put(key, value, None)).await
     }
 
     /// Overwrites a key that was last written at `mod_revision`. False when it was written or

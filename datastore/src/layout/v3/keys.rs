@@ -1,9 +1,13 @@
 //! Keys of the v3 layout, in both directions.
 
+mod blocks;
+
 use crate::model::{
     AffinityId, Cidr, Family, FelixConfiguration, HostEndpointId, Name, NetworkSetId, PolicyId,
     ResourceId, WorkloadEndpointId,
 };
+
+pub use blocks::{block, blocks_around, blocks_of};
 
 /// Everything that `calicoctl` manages.
 pub const RESOURCES_PREFIX: &str = "/calico/resources/v3/projectcalico.org/";
@@ -293,16 +297,6 @@ pub fn felix_configuration_default() -> String {
 /// The key of the FelixConfiguration of one node.
 pub fn felix_configuration_of(node: &Name) -> String {
     format!("{RESOURCES_PREFIX}felixconfigurations/{}", FelixConfiguration::name_of(node))
-}
-
-/// The key of an allocation block.
-pub fn block(cidr: Cidr) -> String {
-    format!("{BLOCKS_PREFIX}{}", block_segment(cidr))
-}
-
-/// The prefix of the allocation blocks of one family.
-pub fn blocks_of(family: Family) -> String {
-    format!("{BLOCKS_PREFIX}ipv{}/", family.number())
 }
 
 /// The block in the key of one; `None` for a key of something else.
