@@ -1,5 +1,6 @@
 //! The network configuration on standard input.
 
+mod del;
 mod read;
 
 use std::collections::BTreeMap;
@@ -81,8 +82,7 @@ pub struct NetConf {
     pub document: Map<String, Value>,
 }
 
-/// Mistakes that do not keep a DEL from what it can do without the field. See
-/// [`NetConf::of_del`](NetConf::of_del).
+/// Mistakes that do not keep a DEL from what it can do without the field.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Overlooked {
     /// `name`: without it the addresses of a pod that has no record are not found.

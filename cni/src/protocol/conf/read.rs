@@ -65,40 +65,7 @@ impl NetConf {
         Ok(conf)
     }
 
-    /// What DEL needs. It is sent once, and the configuration may have been changed since the ADD, or
-    /// be one that no ADD ever took: what is wrong in a field is overlooked, and what DEL cannot
-    /// do without is [told](NetConf::overlooked).
-    ///
-    /// # Errors
-    /// Codes 1 and 6: what stands there cannot be read at all.
-    pub(in crate::protocol) fn of_del(stdin: &[u8]) -> Result<Self, CniError> {
-        let document = document(stdin)?;
-        let root = Object::root(&document);
-        let text = |key| root.string(key).ok().flatten();
-        let path = |key| text(key).map(PathBuf::from);
-        let mut conf = Self {
-            version: version(&root)?,
-            kind: text("type").unwrap_or_default(),
-            nodename: text("nodename").or_else(|| text("hostname")),
-            nodename_file: path("nodename_file"),
-            config_dir: path("config_dir"),
-            run_dir: path("run_dir"),
-            state_dir: path("state_dir"),
-            ..Self::default()
-        };
-        match name(&root) {
-            Ok(name) => conf.name = name,
-            Err(error) => conf.overlooked.name = Some(error),
-        }
-        conf.overlooked.datastore = conf.read_datastore(&root).err();
-        // What is wrong there keeps every plugin from giving an address.
-        let ours = || IpamConf { kind: CALICO_IPAM.to_owned(), ..IpamConf::default() };
-        conf.ipam = ipam(&root, &conf.kind).unwrap_or_else(|_| ours());
-        conf.document = document;
-        Ok(conf)
-    }
-
-    fn read_datastore(&mut self, root: &Object<'_>) -> Result<(), CniError> {
+    pub(super) fn read_datastore(&mut self, root: &Object<'_>) -> Result<(), CniError> {
         let path = |key| Ok::<_, InvalidField>(root.text(key)?.map(PathBuf::from));
         self.datastore = datastore(root)?;
         self.etcd_endpoints = etcd_endpoints(root)?;
@@ -118,7 +85,7 @@ impl NetConf {
     }
 }
 
-fn document(stdin: &[u8]) -> Result<Map<String, Value>, CniError> {
+pub(super) fn document(stdin: &[u8]) -> Result<Map<String, Value>, CniError> {
     let bad = |msg: &str, details: String| CniError::new(Code::Decode, msg, details);
     if stdin.trim_ascii().is_empty() {
         let details = "a network configuration is expected there".to_owned();
@@ -135,7 +102,7 @@ fn document(stdin: &[u8]) -> Result<Map<String, Value>, CniError> {
     }
 }
 
-fn version(root: &Object<'_>) -> Result<Version, CniError> {
+pub(super) fn version(root: &Object<'_>) -> Result<Version, CniError> {
     let Some(text) = root.text("cniVersion")? else { return Ok(Version::default()) };
     text.parse().map_err(|_| {
         CniError::new(
@@ -146,7 +113,7 @@ fn version(root: &Object<'_>) -> Result<Version, CniError> {
     })
 }
 
-fn name(root: &Object<'_>) -> Result<String, CniError> {
+pub(super) fn name(root: &Object<'_>) -> Result<String, CniError> {
     let Some(name) = root.string("name")? else {
         let details = "a network has a name; its default profile has the same";
         return Err(CniError::new(Code::InvalidConfig, "\"name\" is missing or empty", details));
@@ -345,7 +312,7 @@ fn runtime_config(runtime: &Object<'_>) -> Result<RuntimeConfig, InvalidField> {
     Ok(RuntimeConfig { port_mappings, mac })
 }
 
-fn ipam(root: &Object<'_>, plugin: &str) -> Result<IpamConf, CniError> {
+pub(super) fn ipam(root: &Object<'_>, plugin: &str) -> Result<IpamConf, CniError> {
     let ours = IpamConf { kind: CALICO_IPAM.to_owned(), ..IpamConf::default() };
     let Some(ipam) = root.object("ipam")? else { return Ok(ours) };
     let kind = ipam.parsed("type", "the name of a plugin", |text| {
