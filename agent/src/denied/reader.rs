@@ -18,7 +18,7 @@ use crate::desired::DesiredState;
 use crate::felix::ruleset::Direction;
 use crate::felix::ruleset::deny::{self, DeniedBy, Known, Tag};
 use crate::routes::monitor::Links;
-use crate::timestamp;
+use calico_datastore::timestamp;
 
 /// The packet log cannot be read. The kernel says "not permitted" when another program reads the
 /// group, too.
