@@ -15,6 +15,8 @@ pub(crate) struct Story {
     pub(crate) given: usize,
     /// Those of them that are in another host's block.
     pub(crate) borrowed: usize,
+    /// Blocks that went.
+    pub(crate) gone: usize,
     /// Everybody who ever had an address, by the block's key.
     pub(crate) owners: BTreeMap<String, BTreeSet<String>>,
 }
@@ -27,20 +29,27 @@ struct Block {
     number: u64,
 }
 
-/// Every address is free before it is given to somebody, at every revision; a block that goes is
-/// empty; and no two versions of a block have one number.
-pub(crate) fn judge(history: &[Version]) -> Result<Story> {
+/// Every address is free before it is given to somebody, at every revision; nobody loses one before
+/// the revision at which he began to go, with the block or without; and no two versions of a block
+/// have one number.
+pub(crate) fn judge(history: &[Version], ends: &BTreeMap<String, i64>) -> Result<Story> {
     let mut story = Story::default();
     let mut blocks: BTreeMap<&str, Block> = BTreeMap::new();
     for Version { revision, key, value } in history {
         let what = || format!("{key} at {revision}: {value:?}");
         let before = blocks.remove(key.as_str()).unwrap_or_default();
-        let Some(value) = value else {
-            ensure!(before.owners.is_empty(), "a block that has owners is gone: {}", what());
+        let document = value.as_ref().map(|value| serde_json::from_str(value)).transpose();
+        let document: Option<Value> = document.with_context(what)?;
+        let now = document.as_ref().map(read).transpose().with_context(what)?;
+        for (ordinal, owner) in &before.owners {
+            let kept = now.as_ref().is_some_and(|now| now.owners.contains_key(ordinal));
+            let may_go = ends.get(owner).is_some_and(|end| end <= revision);
+            ensure!(kept || may_go, "{owner} lives and loses {ordinal}: {}", what());
+        }
+        let Some((now, document)) = now.zip(document) else {
+            story.gone += 1;
             continue;
         };
-        let document: Value = serde_json::from_str(value).with_context(what)?;
-        let now = read(&document).with_context(what)?;
         ensure!(now.number > before.number, "no new number: {}", what());
         for (ordinal, owner) in &now.owners {
             match before.owners.get(ordinal) {
@@ -116,28 +125,43 @@ mod tests {
         Version { revision, key: KEY.to_owned(), value: None }
     }
 
+    fn ends() -> BTreeMap<String, i64> {
+        BTreeMap::from([("x".to_owned(), 3), ("y".to_owned(), 5), ("z".to_owned(), 5)])
+    }
+
     #[test]
     fn an_address_that_rests_in_between_may_have_another_owner() {
-        let story = judge(&[
-            version(1, [Some("x"), None]),
-            version(2, [Some("x"), Some("y")]),
-            version(3, [None, Some("y")]),
-            version(4, [Some("z"), Some("y")]),
-            version(5, [None, None]),
-            gone(6),
-            version(7, [Some("y"), None]),
-        ]);
+        let story = judge(
+            &[
+                version(1, [Some("x"), None]),
+                version(2, [Some("x"), Some("y")]),
+                version(3, [None, Some("y")]),
+                version(4, [Some("z"), Some("y")]),
+                version(5, [None, Some("y")]),
+                gone(6),
+                version(7, [Some("y"), None]),
+            ],
+            &ends(),
+        );
         let story = story.unwrap();
-        assert_eq!((story.versions, story.given, story.borrowed), (6, 4, 4));
+        assert_eq!((story.versions, story.given, story.borrowed, story.gone), (6, 4, 4, 1));
         assert_eq!(story.owners[KEY].len(), 3);
     }
 
     #[test]
     fn what_must_not_be_is_found() {
         let first = || version(1, [Some("x"), None]);
-        for second in [version(2, [Some("y"), None]), version(1, [Some("x"), None]), gone(2)] {
-            judge(&[first(), second.clone()]).expect_err(&format!("{second:?}"));
+        for second in [
+            version(3, [Some("y"), None]),
+            version(1, [Some("x"), None]),
+            // He has begun to go at 3.
+            version(2, [None, None]),
+            gone(2),
+        ] {
+            judge(&[first(), second.clone()], &ends()).expect_err(&format!("{second:?}"));
         }
+        judge(&[version(1, [Some("nobody"), None]), gone(9)], &ends()).expect_err("he lives");
+        judge(&[first(), gone(3)], &ends()).expect("he goes");
         for (pointer, value) in [
             ("/unallocated/0", json!(0)),
             ("/unallocated", json!([])),
@@ -148,7 +172,7 @@ mod tests {
             let mut block: Value = serde_json::from_str(&one.value.unwrap()).unwrap();
             *block.pointer_mut(pointer).unwrap() = value;
             one.value = Some(block.to_string());
-            judge(&[one]).expect_err(pointer);
+            judge(&[one], &ends()).expect_err(pointer);
         }
     }
 }
