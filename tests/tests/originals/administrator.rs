@@ -14,7 +14,7 @@ use super::programs::{Lab, Maker, Originals, pool};
 fn check(lab: &Lab, kubernetes: &Kubernetes) -> Result<(u32, String)> {
     let command = lab.originals.calicoctl(lab.host(0), "ipam check --show-all-ips");
     let text = command.env("KUBECONFIG", kubernetes.kubeconfig()).run()?;
-    let last = text.split("found ").nth(1).and_then(|rest| rest.split(' ').next());
+    let last = text.split("Check complete; found ").nth(1).and_then(|rest| rest.split(' ').next());
     let problems = last.and_then(|number| number.parse().ok());
     Ok((problems.with_context(|| text.clone())?, text))
 }
