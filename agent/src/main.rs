@@ -154,7 +154,11 @@ fn denied(args: &DeniedArgs) -> u8 {
         }
     }));
     match told {
-        Ok(()) => exit::OK,
+        Ok(false) if args.follow => {
+            complain("the agent tells no more: `calico-agent denied` says why");
+            exit::FAILURE
+        }
+        Ok(_) => exit::OK,
         Err(error) => {
             complain(&telemetry::chain(&error));
             match error {

@@ -123,6 +123,7 @@ fn a_denied_packet_has_the_names_of_endpoint_and_policy() {
         send(82);
         let third = next(&mut follow).await;
         assert_eq!(third.by, "a policy that is gone");
+        assert_eq!(third.interface.as_deref(), Some("cali1"));
         assert_eq!(book.read().0, [first.clone(), second, third]);
 
         let again = tokio::time::timeout(Duration::from_secs(15), follow.next()).await;

@@ -44,6 +44,9 @@ pub enum ClientError {
     /// It took too long.
     #[error("the agent did not answer within {LIMIT:?}")]
     TimedOut,
+    /// It does not know the question.
+    #[error("the agent answers {0} (another version? try `systemctl restart calico-agent`)")]
+    Other(hyper::StatusCode),
     /// It has no answer, and says why.
     #[error("{0}")]
     Unread(String),
@@ -66,7 +69,7 @@ pub async fn status(socket: &Path) -> Result<StatusDocument, ClientError> {
 }
 
 /// Packets that were denied of late, one by one; with `follow` also those that come, until `tell` says
-/// no.
+/// no. False when it was the agent that ended.
 ///
 /// # Errors
 /// When nobody listens on the socket, the answer cannot be read, or the agent says why it knows of
@@ -75,11 +78,15 @@ pub async fn denied(
     socket: &Path,
     follow: bool,
     mut tell: impl FnMut(Denied) -> bool,
-) -> Result<(), ClientError> {
+) -> Result<bool, ClientError> {
     let path = if follow { "/denied/follow" } else { "/denied" };
     let asked = tokio::time::timeout(LIMIT, ask(socket, path));
     let mut response = asked.await.map_err(|_| ClientError::TimedOut)??;
-    if response.status() == hyper::StatusCode::SERVICE_UNAVAILABLE {
+    let status = response.status();
+    if status != hyper::StatusCode::OK && status != hyper::StatusCode::SERVICE_UNAVAILABLE {
+        return Err(ClientError::Other(status));
+    }
+    if status == hyper::StatusCode::SERVICE_UNAVAILABLE {
         let reason = response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes();
         return Err(ClientError::Unread(String::from_utf8_lossy(&reason).into_owned()));
     }
@@ -92,11 +99,11 @@ pub async fn denied(
             let denied = serde_json::from_slice(&rest[..end]).map_err(ClientError::Answer)?;
             rest.drain(..=end);
             if !tell(denied) {
-                return Ok(());
+                return Ok(true);
             }
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {

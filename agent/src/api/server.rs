@@ -108,7 +108,9 @@ async fn denied_from_now_on(State(overview): State<Arc<Overview>>) -> Response {
         let denied = follow.next().await?;
         Some((line(&denied), follow))
     });
-    let lines = stream::once(std::future::ready(first)).chain(coming);
+    // Who follows is not left waiting for what nobody tells any more.
+    let end = Box::pin(async move { overview.denied_unread_from_now_on().await });
+    let lines = stream::once(std::future::ready(first)).chain(coming.take_until(end));
     Body::from_stream(lines.map(Ok::<_, Infallible>)).into_response()
 }
 

@@ -47,6 +47,27 @@ pub struct Denied {
     pub icmp: Option<(u8, u8)>,
     /// How many packets this is about. The kernel reports only so many a second of each policy.
     pub packets: u64,
+    /// More packets that the same denied the same endpoint, to other ports or addresses: too many to
+    /// be told one by one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// A name of the datastore, which may hold anything, for a terminal.
+struct Shown<'a>(&'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Denied {
@@ -69,13 +90,16 @@ impl fmt::Display for Denied {
             if self.direction == "ingress" { "to" } else { "from" },
         )?;
         match (&self.endpoint, &self.interface) {
-            (Some(endpoint), Some(interface)) => write!(f, "{endpoint} ({interface})")?,
-            (Some(name), None) | (None, Some(name)) => f.write_str(name)?,
+            (Some(endpoint), Some(interface)) => write!(f, "{} ({interface})", Shown(endpoint))?,
+            (Some(name), None) | (None, Some(name)) => write!(f, "{}", Shown(name))?,
             (None, None) => f.write_str("an endpoint that is gone")?,
         }
-        write!(f, ": {}", self.by)?;
+        write!(f, ": {}", Shown(&self.by))?;
         if self.packets > 1 {
             write!(f, " ({} packets)", self.packets)?;
+        }
+        if self.others > 0 {
+            write!(f, ", and {} packets of other kinds", self.others)?;
         }
         Ok(())
     }

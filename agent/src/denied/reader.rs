@@ -40,6 +40,8 @@ pub struct ReaderError {
 struct Names {
     generation: Option<u64>,
     points: HashMap<Tag, Known>,
+    /// Those of the state before.
+    before: HashMap<Tag, Known>,
     endpoints: HashMap<InterfaceName, String>,
 }
 
@@ -82,15 +84,18 @@ impl Reader {
                 datagram = self.socket.receive() => match datagram {
                     Ok(datagram) => {
                         let time = timestamp::rfc3339(SystemTime::now());
-                        let (desired, links) = (&self.desired, self.links.borrow().clone());
+                        // Cloned: who sends must not wait for what is done here.
+                        let (state, links) =
+                            (self.desired.borrow().clone(), self.links.borrow().clone());
+                        if let Some(state) = state {
+                            self.names.learn(&state);
+                        }
                         logged(datagram)
-                            .filter_map(|logged| {
-                                self.names.tell(&logged, &time, desired, &links)
-                            })
+                            .filter_map(|logged| self.names.tell(&logged, &time, &links))
                             .collect::<Vec<_>>()
                     }
                     Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
-                        tracing::warn!("too many denied packets at once: some were not told");
+                        self.repeats.lost(Instant::now());
                         continue;
                     }
                     Err(source) => return Err(ReaderError { group: self.group, source }),
@@ -117,6 +122,9 @@ impl Reader {
         if summary.untold > 0 {
             tracing::info!(packets = summary.untold, "more was denied than is told one by one");
         }
+        if summary.lost {
+            tracing::warn!("more was denied than could be read: some is not told");
+        }
     }
 
     fn tell(&self, denied: Denied) {
@@ -141,24 +149,14 @@ async fn wait_until(due: Option<tokio::time::Instant>) {
 
 impl Names {
     /// Puts a report into words; `None` for what is not ours.
-    fn tell(
-        &mut self,
-        logged: &Logged<'_>,
-        time: &str,
-        desired: &watch::Receiver<Option<Arc<DesiredState>>>,
-        links: &Links,
-    ) -> Option<Denied> {
-        let tag = Tag::from_report(logged.prefix.strip_prefix(PREFIX)?.trim_end());
+    fn tell(&mut self, logged: &Logged<'_>, time: &str, links: &Links) -> Option<Denied> {
+        let tag = Tag::from_report(logged.prefix.strip_prefix(PREFIX)?.trim_end())?;
         let flow = packet::flow(logged.packet)?;
-        if let Some(state) = desired.borrow().as_deref() {
-            self.learn(state);
-        }
-        // A rule may drop a packet, and be gone when that is read: its policy has no name then.
-        let known = self.points.get(&tag);
-        let index = match known.map(|known| known.point.direction) {
-            Some(Direction::Ingress) => logged.goes_by,
-            Some(Direction::Egress) => logged.came_by,
-            None => logged.came_by.or(logged.goes_by),
+        // The state changes before the rules do.
+        let known = self.points.get(&tag).or_else(|| self.before.get(&tag));
+        let (direction, index) = match tag.direction() {
+            Direction::Ingress => ("ingress", logged.goes_by),
+            Direction::Egress => ("egress", logged.came_by),
         };
         let interface = index.and_then(|index| {
             links.iter().find(|(_, link)| link.index == index).map(|(name, _)| name)
@@ -166,11 +164,7 @@ impl Names {
         let place = known.map(|known| &known.point.place);
         Some(Denied {
             time: time.to_owned(),
-            direction: match known.map(|known| known.point.direction) {
-                Some(Direction::Egress) => "egress",
-                Some(Direction::Ingress) | None => "ingress",
-            }
-            .to_owned(),
+            direction: direction.to_owned(),
             endpoint: interface.and_then(|name| self.endpoints.get(name).cloned()),
             interface: interface.map(ToString::to_string),
             tier: known.and_then(|known| known.tier.as_ref()).map(ToString::to_string),
@@ -190,6 +184,7 @@ impl Names {
             destination_port: flow.ports.map(|(_, destination)| destination),
             icmp: flow.icmp,
             packets: 1,
+            others: 0,
         })
     }
 
@@ -199,7 +194,7 @@ impl Names {
             return;
         }
         self.generation = Some(state.generation);
-        self.points = deny::points(state);
+        self.before = std::mem::replace(&mut self.points, deny::points(state));
         self.endpoints = state
             .endpoints
             .iter()

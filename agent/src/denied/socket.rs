@@ -37,14 +37,18 @@ impl Socket {
         let inner = socket.socket_mut();
         inner.bind_auto()?;
         if let Err(error) = setsockopt(inner, sockopt::RcvBufForce, &RECEIVE_BUFFER) {
-            // Not fatal: a small buffer loses packets sooner, and lost ones are counted.
+            // Not fatal: a small buffer loses packets sooner, and that is told.
             tracing::debug!(%error, "cannot enlarge the receive buffer");
         }
         let mut socket = Self { socket, buffer: Vec::with_capacity(DATAGRAM) };
         for request in message::subscribe(group) {
             socket.socket.socket_ref().send_to(&request, &SocketAddr::new(0, 0), 0)?;
             loop {
-                let datagram = socket.receive().await?;
+                let datagram = match socket.receive().await {
+                    // Packets come from the first answer on, perhaps too many of them.
+                    Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => continue,
+                    other => other?,
+                };
                 // Packets may come before the answer to the second request.
                 if let Some(answer) = message::answer(datagram) {
                     answer?;

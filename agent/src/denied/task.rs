@@ -38,6 +38,11 @@ pub async fn run(mut inputs: Inputs, book: Book, problems: watch::Sender<Vec<Pro
         let wanted = group(&inputs.settings.borrow_and_update());
         let mut work = pin!(async {
             let Some(group) = wanted else { return std::future::pending().await };
+            // What rules of the run before report has no name until then.
+            let mut known = inputs.desired.clone();
+            if known.wait_for(Option::is_some).await.is_err() {
+                return;
+            }
             let error = read(group, &inputs.desired, &inputs.links, &book, &problems).await;
             tell(&problems, Some(&error));
             sleep(RETRY).await;

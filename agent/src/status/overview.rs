@@ -191,6 +191,20 @@ impl Overview {
         self.denied.borrow().first().map(|problem| problem.message.clone())
     }
 
+    /// Returns when nothing is told of denied packets any more.
+    pub async fn denied_unread_from_now_on(&self) {
+        let (mut desired, mut problems) = (self.desired.clone(), self.denied.clone());
+        while self.denied_unread().is_none() {
+            let ended = tokio::select! {
+                changed = desired.changed() => changed.is_err(),
+                changed = problems.changed() => changed.is_err(),
+            };
+            if ended {
+                return;
+            }
+        }
+    }
+
     /// One line for `systemctl status`.
     pub fn summary(&self) -> String {
         let hanging = self.hanging();

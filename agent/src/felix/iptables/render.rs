@@ -250,11 +250,8 @@ impl Renderer {
     fn ends(&self, state: &DesiredState, out: &mut FamilyTables) {
         let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
         if self.style.report.is_some() {
-            let points = deny::points(state).into_values().map(|known| known.point);
-            ends = points
-                .filter(|point| matches!(point.place, DeniedBy::EndOfTier(_) | DeniedBy::End))
-                .filter_map(|point| chains::denied(&point, &self.style))
-                .collect();
+            let ends_of = deny::ends(state);
+            ends = ends_of.iter().filter_map(|at| chains::denied(at, &self.style)).collect();
         }
         let left: Vec<String> = out
             .desired(Table::Filter)

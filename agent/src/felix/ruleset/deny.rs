@@ -1,6 +1,6 @@
 //! The places at which policy drops a packet, and the tags by which the kernel reports them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use base64::Engine as _;
@@ -34,8 +34,8 @@ pub struct DenyPoint {
     pub place: DeniedBy,
 }
 
-/// Characters of a tag: 96 bits of a hash, in base64.
-const TAG: usize = 16;
+/// Characters of a tag behind its direction: 96 bits of a hash, in base64.
+const HASH: usize = 16;
 
 /// The short name of a [`DenyPoint`]: the same on every host and after every start, so what the
 /// kernel reports of rules that were written by an agent before is understood.
@@ -43,14 +43,20 @@ const TAG: usize = 16;
 pub struct Tag(String);
 
 impl Tag {
-    /// [`TAG`] characters of `A-Za-z0-9_-`.
+    /// `i` or `o` for the direction, and [`HASH`] characters of `A-Za-z0-9_-`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// A tag as the kernel gave it back.
-    pub fn from_report(text: &str) -> Self {
-        Self(text.to_owned())
+    /// A tag as the kernel gave it back. `None` for what cannot be one.
+    pub fn from_report(text: &str) -> Option<Self> {
+        let like = text.len() == HASH + 1 && text.starts_with(['i', 'o']);
+        like.then(|| Self(text.to_owned()))
+    }
+
+    /// Which way the packet went. Known also of a place that is gone.
+    pub fn direction(&self) -> Direction {
+        if self.0.starts_with('i') { Direction::Ingress } else { Direction::Egress }
     }
 }
 
@@ -64,36 +70,36 @@ impl DenyPoint {
     /// The tag of the point.
     pub fn tag(&self) -> Tag {
         let mut hash = Sha256::new();
-        hash.update(match self.direction {
-            Direction::Ingress => "in ",
-            Direction::Egress => "out ",
-        });
-        // No name holds a space, so no two points feed the hash the same bytes.
+        // Lengths first: no two points feed the hash the same bytes.
+        let mut parts = |parts: &[&str]| {
+            for part in parts {
+                hash.update((part.len() as u64).to_be_bytes());
+                hash.update(part);
+            }
+        };
         match &self.place {
-            DeniedBy::Policy(id) => {
-                hash.update("policy ");
-                hash.update(id.namespace.as_ref().map_or("", Name::as_str));
-                hash.update(" ");
-                hash.update(id.name.as_str());
+            DeniedBy::Policy(PolicyId { namespace: Some(namespace), name }) => {
+                parts(&["policy", namespace.as_str(), name.as_str()]);
             }
-            DeniedBy::EndOfTier(tier) => {
-                hash.update("tier ");
-                hash.update(tier.as_str());
+            DeniedBy::Policy(PolicyId { namespace: None, name }) => {
+                parts(&["policy", name.as_str()]);
             }
-            DeniedBy::Profile(name) => {
-                hash.update("profile ");
-                hash.update(name.as_str());
-            }
-            DeniedBy::End => hash.update("end"),
+            DeniedBy::EndOfTier(tier) => parts(&["tier", tier.as_str()]),
+            DeniedBy::Profile(name) => parts(&["profile", name.as_str()]),
+            DeniedBy::End => parts(&["end"]),
         }
-        let mut tag = URL_SAFE_NO_PAD.encode(hash.finalize());
-        tag.truncate(TAG);
+        let mut tag = match self.direction {
+            Direction::Ingress => "i".to_owned(),
+            Direction::Egress => "o".to_owned(),
+        };
+        URL_SAFE_NO_PAD.encode_string(hash.finalize(), &mut tag);
+        tag.truncate(1 + HASH);
         Tag(tag)
     }
 }
 
 /// A point and the tier that its policy is asked in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Known {
     /// The point.
     pub point: DenyPoint,
@@ -103,18 +109,26 @@ pub struct Known {
 
 /// Every point at which a packet of an endpoint of `state` can be dropped by policy.
 pub fn points(state: &DesiredState) -> HashMap<Tag, Known> {
-    let mut all = HashMap::new();
-    for class in state.classes.values() {
-        for (direction, acl) in
-            [(Direction::Ingress, &class.ingress), (Direction::Egress, &class.egress)]
-        {
-            for (place, tier) in places(acl) {
-                let point = DenyPoint { direction, place };
-                all.entry(point.tag()).or_insert(Known { point, tier });
-            }
-        }
-    }
-    all
+    // Classes share their places: each is hashed once.
+    let distinct: HashSet<Known> = every(state).collect();
+    distinct.into_iter().map(|known| (known.point.tag(), known)).collect()
+}
+
+/// Where the policies of a tier or all of them end, for every class of `state`.
+pub fn ends(state: &DesiredState) -> HashSet<DenyPoint> {
+    let at_end = |point: &DenyPoint| matches!(point.place, DeniedBy::EndOfTier(_) | DeniedBy::End);
+    every(state).map(|known| known.point).filter(at_end).collect()
+}
+
+fn every(state: &DesiredState) -> impl Iterator<Item = Known> {
+    state.classes.values().flat_map(|class| {
+        let (ingress, egress) = (&class.ingress, &class.egress);
+        let both = [(Direction::Ingress, ingress), (Direction::Egress, egress)];
+        both.into_iter().flat_map(|(direction, acl)| {
+            places(acl)
+                .map(move |(place, tier)| Known { point: DenyPoint { direction, place }, tier })
+        })
+    })
 }
 
 fn places(acl: &DirectionAcl) -> impl Iterator<Item = (DeniedBy, Option<Name>)> {
@@ -131,7 +145,6 @@ fn places(acl: &DirectionAcl) -> impl Iterator<Item = (DeniedBy, Option<Name>)> 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
     use std::sync::Arc;
 
     use super::*;
@@ -146,6 +159,7 @@ mod tests {
         let places = [
             DeniedBy::Policy(policy(None, "web")),
             DeniedBy::Policy(policy(Some("web"), "web")),
+            DeniedBy::Policy(policy(Some("we"), "bweb")),
             DeniedBy::EndOfTier(Name::from("web")),
             DeniedBy::Profile(Name::from("web")),
             DeniedBy::End,
@@ -156,11 +170,11 @@ mod tests {
                 places.iter().map(move |place| DenyPoint { direction, place: place.clone() }.tag())
             })
             .collect();
-        assert_eq!(tags.len(), 10);
-        assert!(tags.iter().all(|tag| tag.as_str().len() == TAG));
+        assert_eq!(tags.len(), 12);
+        assert!(tags.iter().all(|tag| Tag::from_report(tag.as_str()).as_ref() == Some(tag)));
         // Rules in the kernel outlive the agent: another spelling would leave them nameless.
         let point = DenyPoint { direction: Direction::Ingress, place: places[0].clone() };
-        assert_eq!(point.tag().as_str(), "WFAF5aS_V4cgZmLh");
+        assert_eq!(point.tag().as_str(), "iCCEZEwCB89Ak2__L");
     }
 
     #[test]
