@@ -64,6 +64,7 @@ fn policy(number: u32) -> Update {
     let source = Peer { selector: Some(selector(number + 1)), ..Peer::default() };
     let policy = Policy {
         tier: Some(Name::from("default")),
+        tier_label: None,
         order: Order::LAST,
         selector: selector(number),
         ingress: vec![Rule { source, ..Rule::any(Action::Allow) }],

@@ -19,7 +19,7 @@ use imbl::ordmap::DiffItem;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::acl::Calculator;
+use crate::acl::{Calculator, Generation};
 use crate::config::{Env, FileConfig, Resolution, Settings, Sources, announce, resolve};
 use crate::desired::DesiredState;
 use crate::status::overview::SyncState;
@@ -124,6 +124,7 @@ pub fn once(node: Name, layers: Layers, batch: Batch) -> (Arc<DesiredState>, Syn
     calculation.resolve();
     let settings = Arc::clone(&calculation.settings);
     let desired = calculation.calculator.desired(settings, calculation.sync.revision);
+    calculation.sync.policy_order = calculation.policy_order();
     (desired, calculation.sync)
 }
 
@@ -281,6 +282,11 @@ impl Calculation {
         }
         if self.sync.complete {
             let desired = self.calculator.desired(Arc::clone(&self.settings), self.sync.revision);
+            let order = self.policy_order();
+            if self.sync.policy_order != order {
+                tracing::info!("policies are {order}");
+                self.sync.policy_order = order;
+            }
             outputs.desired.send_if_modified(|current| {
                 let changed = current.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &desired));
                 if changed {
@@ -324,6 +330,22 @@ impl Calculation {
             }
             changed
         });
+    }
+
+    /// Whose names and order of policies hold, and who says so.
+    fn policy_order(&self) -> String {
+        let generation = self.calculator.generation();
+        match (self.settings.calico_version, self.calculator.stored_version()) {
+            (Some(version), _) => {
+                format!("in the order of Calico {generation} (CalicoVersion is set to {version})")
+            }
+            (None, Some(version)) if generation != Generation::Unversioned => {
+                format!("in the order of Calico {generation} (ClusterInformation says {version})")
+            }
+            (None, _) => "in an order that fits all versions of Calico that agree with what is \
+                          stored (ClusterInformation says none)"
+                .to_owned(),
+        }
     }
 
     fn store_settings(&self) -> StoreSettings {

@@ -45,6 +45,9 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         let (since, age) = (&stored.since, age.unwrap_or_default());
         writeln!(out, "Policy      of {since}{age} from disk, until the datastore answers")?;
     }
+    if !store.policy_order.is_empty() {
+        writeln!(out, "Order       {}", store.policy_order)?;
+    }
     writeln!(out, "Node entry  {}", store.registration)?;
     for part in &status.parts {
         let applied = match part.applied {

@@ -99,7 +99,7 @@ fn a_store_that_is_away_leaves_the_desired_state_as_it_is() {
     assert!(Arc::ptr_eq(&before, &rig.state()));
     assert_eq!((rig.sync.borrow().revision, &rig.sync.borrow().waiting), (9, &None));
     // What concerns nobody here changes nothing either.
-    let info = ClusterInformation { datastore_ready: true, guid: None };
+    let info = ClusterInformation { datastore_ready: true, guid: None, calico_version: None };
     let profile = Update::Profile("p".into(), Some(Arc::new(Profile::default())));
     rig.changes(updates([Update::ClusterInformation(Some(Arc::new(info))), profile]));
     assert!(!rig.desired.has_changed().unwrap());
@@ -133,6 +133,35 @@ fn settings_follow_the_store_and_this_host() {
     // The same again is no change.
     rig.changes(updates([felix("default", &[("LogSeverityScreen", "error")])]));
     assert!(!rig.desired.has_changed().unwrap());
+}
+
+#[test]
+fn the_order_of_policies_is_that_of_the_cluster_or_of_who_sets_one() {
+    let cluster = |version: &str| {
+        let info = ClusterInformation {
+            datastore_ready: true,
+            guid: None,
+            calico_version: Some(version.into()),
+        };
+        updates([Update::ClusterInformation(Some(Arc::new(info)))])
+    };
+    let order = |rig: &Rig| rig.sync.borrow().policy_order.clone();
+    let mut rig = Rig::new();
+    assert_eq!(order(&rig), "", "nobody has read it");
+    rig.changes(cluster("v3.29.1"));
+    assert!(order(&rig).contains("3.29 to 3.31") && order(&rig).contains("v3.29.1"));
+    rig.calculation.set_layers(layers(&[("FELIX_CALICOVERSION", "3.20")]));
+    rig.calculation.publish(&rig.outputs);
+    assert!(order(&rig).contains("3.0 to 3.28") && order(&rig).contains("is set to 3.20"));
+    // What is set to no version keeps the last good one: a policy must not move by a slip.
+    rig.calculation.set_layers(layers(&[("FELIX_CALICOVERSION", "many")]));
+    rig.calculation.publish(&rig.outputs);
+    assert!(order(&rig).contains("is set to 3.20"), "{}", order(&rig));
+    assert_eq!(rig.sync.borrow().settings.len(), 1);
+    rig.calculation.set_layers(layers(&[]));
+    rig.changes(cluster("master"));
+    assert!(order(&rig).contains("says none"), "{}", order(&rig));
+    assert_eq!(rig.state().notices.len(), 1);
 }
 
 #[test]

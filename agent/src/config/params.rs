@@ -179,6 +179,18 @@ pub static PARAMS: &[Param] = &[
               policy is asked before. Felix has no such parameter.",
     },
     Param {
+        name: "CalicoVersion",
+        kind: Kind::Version(|s| &mut s.calico_version),
+        default: "",
+        none: Some(""),
+        on_bad: KeepLast,
+        doc: "The version of Calico whose hosts this one agrees with about the tier of a policy and \
+              about the order of two policies with equal `order`: to 3.28 there is one tier, to 3.31 \
+              it is in the policy's name, then in its spec. Unset: the version in \
+              ClusterInformation. Where hosts of several versions are in one cluster, set it on \
+              all agents to that of the hosts that enforce. Felix only reports it.",
+    },
+    Param {
         name: "IptablesBackend",
         kind: Kind::Choice(&[
             ("Auto", |s| s.iptables_backend = IptablesBackend::Auto),

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use calico_datastore::model::CalicoVersion;
+
 use super::pattern::InterfacePattern;
 
 /// Where our jumps go in the kernel's chains (`ChainInsertMode`).
@@ -71,6 +73,9 @@ pub struct Settings {
     /// `RktMetadataService`: accept what pods send to their host on the port of rkt's metadata
     /// service, after their policy. False.
     pub rkt_metadata_service: bool,
+    /// `CalicoVersion`: the version of Calico whose names and order of policies hold. None = the one
+    /// in ClusterInformation.
+    pub calico_version: Option<CalicoVersion>,
     /// `IptablesBackend`. Auto.
     pub iptables_backend: IptablesBackend,
     /// `ChainInsertMode`. Insert.
@@ -133,6 +138,7 @@ impl Default for Settings {
             ipv6: true,
             endpoint_to_host: HostAction::Drop,
             rkt_metadata_service: false,
+            calico_version: None,
             iptables_backend: IptablesBackend::Auto,
             insert_mode: InsertMode::Insert,
             filter_allow: AllowAction::Accept,

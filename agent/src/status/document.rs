@@ -97,6 +97,10 @@ pub struct DatastoreStatus {
     pub unsupported: BTreeMap<String, usize>,
     /// What the registration of this host has come to.
     pub registration: String,
+    /// Whose names and order of policies hold, and who says so. Empty before the first complete
+    /// snapshot.
+    #[serde(default)]
+    pub policy_order: String,
 }
 
 /// A policy from disk.

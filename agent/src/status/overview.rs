@@ -41,6 +41,9 @@ pub struct SyncState {
     pub unsupported: BTreeMap<String, usize>,
     /// Settings that were refused.
     pub settings: Vec<Problem>,
+    /// Whose names and order of policies hold, and who says so. Empty before the first complete
+    /// snapshot.
+    pub policy_order: String,
 }
 
 impl SyncState {
@@ -293,6 +296,7 @@ impl Overview {
                     .collect(),
                 unsupported: sync.unsupported,
                 registration,
+                policy_order: sync.policy_order,
             },
             stored: desired.as_ref().and_then(|desired| stored_status(desired.origin)),
             collector: collector_status(collector),

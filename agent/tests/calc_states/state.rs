@@ -97,6 +97,7 @@ fn policy(value: &Value) -> Policy {
     let flag = |name: &str| value[name].as_bool() == Some(true);
     Policy {
         tier: value["Tier"].as_str().map(Name::from),
+        tier_label: None,
         order: order(&value["Order"]),
         selector: text(&value["Selector"]).parse().unwrap(),
         ingress: rules(&value["InboundRules"]),

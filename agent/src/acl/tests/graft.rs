@@ -26,6 +26,7 @@ pub(super) fn graft(old: &Update, new: &Update, pick: usize) -> Update {
                 new,
                 [
                     tier,
+                    tier_label,
                     order,
                     selector,
                     ingress,

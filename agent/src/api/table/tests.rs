@@ -49,6 +49,8 @@ fn document() -> StatusDocument {
             in_sync: true,
             revision: 77,
             registration: "registered with 172.18.18.101".to_owned(),
+            policy_order: "in the order of Calico 3.29 to 3.31 (ClusterInformation says v3.29.0)"
+                .to_owned(),
             ..DatastoreStatus::default()
         },
         stored: None,

@@ -53,10 +53,11 @@ fn policy(
     let namespace = id.namespace.as_ref().map(|namespace| namespace.as_str());
     let kind = kind(spec, namespace.is_none())?;
     let (governs_ingress, governs_egress) = directions(spec, kind)?;
-    let tier =
-        filled(&spec.tier).or_else(|| metadata.label(TIER_LABEL).filter(|tier| !tier.is_empty()));
+    let tier = filled(&spec.tier);
+    let label = metadata.label(TIER_LABEL).filter(|label| tier.is_none() && !label.is_empty());
     Ok(Policy {
         tier: tier.map(name).transpose().at("tier")?,
+        tier_label: label.map(name).transpose().at("tier")?,
         order: order(spec.order)?,
         selector: match namespace {
             Some(namespace) => namespaced_selector(spec, namespace)?,

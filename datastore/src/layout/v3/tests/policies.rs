@@ -64,7 +64,11 @@ fn the_tier_comes_from_the_spec_then_from_the_label() {
         format!(r#"{{"metadata":{{"labels":{{{label}}}}},"spec":{{{tier}}}}}"#)
     };
     let label = r#""projectcalico.org/tier":"by-label""#;
-    let tier = |text: &str| policy("globalnetworkpolicies/a.b", text).tier.clone();
+    let tier = |text: &str| {
+        let policy = policy("globalnetworkpolicies/a.b", text);
+        assert!(policy.tier.is_none() || policy.tier_label.is_none(), "{text}");
+        policy.tier.clone().or(policy.tier_label.clone())
+    };
     assert_eq!(tier(&json(r#""tier":"by-spec""#, label)).unwrap(), "by-spec");
     assert_eq!(tier(&json(r#""tier":"""#, label)).unwrap(), "by-label");
     assert_eq!(tier(&json("", label)).unwrap(), "by-label");
