@@ -11,6 +11,7 @@ use calico_datastore::model::{
 };
 
 use super::active::ActiveTable;
+use super::addresses::Addresses;
 use super::bgp::BgpTable;
 use super::classes::ClassTable;
 use super::endpoints::LocalEndpoints;
@@ -124,6 +125,11 @@ impl Calculator {
         self.policies.evaluations() + self.sets.evaluations()
     }
 
+    /// How many members of address sets were added, removed or counted so far: likewise.
+    pub fn members_touched(&self) -> u64 {
+        self.sets.touched()
+    }
+
     /// Fails when a table still holds something of objects that are gone.
     #[cfg(test)]
     pub(super) fn assert_nothing_left(&self) {
@@ -157,7 +163,7 @@ impl Calculator {
             Update::Tier(name, tier) => self.policies.set_tier(name, tier.as_deref().copied()),
             Update::Profile(name, profile) => self.set_profile(name, profile.as_ref()),
             Update::Policy(id, policy) => self.set_policy(id, policy.as_ref()),
-            Update::NetworkSet(id, set) => self.set_network_set(id, set.as_deref()),
+            Update::NetworkSet(id, set) => self.set_network_set(id, set.as_ref()),
             Update::HostEndpoint(id, endpoint) => self.set_host_endpoint(id, endpoint.as_ref()),
             Update::WorkloadEndpoint(id, endpoint) => {
                 self.set_workload_endpoint(id, endpoint.as_ref());
@@ -201,11 +207,12 @@ impl Calculator {
         self.untold.insert(id.clone());
     }
 
-    fn set_network_set(&mut self, id: &NetworkSetId, set: Option<&NetworkSet>) {
+    fn set_network_set(&mut self, id: &NetworkSetId, set: Option<&Arc<NetworkSet>>) {
         let item = ItemId::network_set(id);
         match set {
-            Some(NetworkSet { nets, labels, profiles }) => {
-                self.sets.put(item, labels, profiles, nets.as_slice().into(), Box::default());
+            Some(set) => {
+                let nets = Addresses::Set(Arc::clone(set));
+                self.sets.put(item, &set.labels, &set.profiles, nets, Box::default());
             }
             None => self.sets.remove(&item),
         }
@@ -216,6 +223,7 @@ impl Calculator {
         match endpoint.map(|endpoint| &**endpoint) {
             Some(HostEndpoint { expected_addresses, labels, profiles, ports, .. }) => {
                 let addresses = expected_addresses.iter().map(|ip| (*ip).into()).collect();
+                let addresses = Addresses::Own(addresses);
                 self.sets.put(item, labels, profiles, addresses, ports.as_slice().into());
             }
             None => self.sets.remove(&item),
@@ -238,7 +246,7 @@ impl Calculator {
         let item = ItemId::workload(id);
         match endpoint.map(|endpoint| &**endpoint) {
             Some(WorkloadEndpoint { addresses, labels, profiles, ports, .. }) => {
-                let addresses = addresses.as_slice().into();
+                let addresses = Addresses::Own(addresses.as_slice().into());
                 self.sets.put(item, labels, profiles, addresses, ports.as_slice().into());
             }
             None => self.sets.remove(&item),

@@ -19,6 +19,7 @@
 //! the same from scratch, for tests only.
 
 mod active;
+mod addresses;
 mod anchor;
 mod bgp;
 mod calculator;
