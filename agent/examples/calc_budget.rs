@@ -85,6 +85,7 @@ fn policy(number: u32) -> Update {
         governs_egress: false,
         kind: PolicyKind::Normal,
         apply_on_forward: false,
+        needed_everywhere: false,
     };
     let id = PolicyId { namespace: Some("default".into()), name: format!("p{number}").into() };
     Update::Policy(id, Some(Arc::new(policy)))

@@ -50,6 +50,9 @@ pub struct Calculator {
     dirty_policies: BTreeSet<PolicyId>,
     dirty_profiles: BTreeSet<Name>,
     bgp_dirty: bool,
+    /// Policies that are in force because they say so, and those that may or may not be from now on.
+    everywhere: BTreeSet<PolicyId>,
+    maybe_everywhere: BTreeSet<PolicyId>,
     /// `calicoVersion` of the store.
     version: Option<Arc<str>>,
     /// Policies about which there may be something else to say.
@@ -77,6 +80,8 @@ impl Calculator {
             dirty_policies: BTreeSet::new(),
             dirty_profiles: BTreeSet::new(),
             bgp_dirty: true,
+            everywhere: BTreeSet::new(),
+            maybe_everywhere: BTreeSet::new(),
             version: None,
             untold: BTreeSet::new(),
             next: DesiredState::default(),
@@ -138,6 +143,7 @@ impl Calculator {
         assert!(self.endpoints.is_empty(), "{:#?}", self.endpoints);
         assert!(self.host.is_empty(), "{:#?}", self.host);
         assert!(self.profiles.is_empty() && self.untold.is_empty());
+        assert!(self.everywhere.is_empty() && self.maybe_everywhere.is_empty());
         assert!(self.dirty_policies.is_empty() && self.dirty_profiles.is_empty());
         assert!(self.classes.is_empty() && self.pools.is_empty() && self.bgp.is_empty());
         assert!(self.active_policies.is_empty() && self.active_profiles.is_empty());
@@ -203,6 +209,9 @@ impl Calculator {
         if self.policies.set_policy(id, policy) != PolicyChange::Nothing {
             self.dirty_policies.insert(id.clone());
             self.host.policy_changed(id);
+        }
+        if policy.is_some_and(|policy| policy.needed_everywhere) || self.everywhere.contains(id) {
+            self.maybe_everywhere.insert(id.clone());
         }
         self.untold.insert(id.clone());
     }
@@ -273,6 +282,9 @@ impl Calculator {
             self.policies.take_dirty().into_iter().partition(|slot| is_host(*slot));
         for slot in pods {
             self.reclassify(slot);
+        }
+        for id in std::mem::take(&mut self.maybe_everywhere) {
+            self.put_everywhere(&id);
         }
         for id in std::mem::take(&mut self.dirty_policies) {
             if self.active_policies.contains(&id) {
@@ -357,6 +369,19 @@ impl Calculator {
         }
         if let Some(local) = self.endpoints.get_mut(slot) {
             local.class = Some(class);
+        }
+    }
+
+    /// Uses a policy that is to be in force without an endpoint, or does so no more.
+    fn put_everywhere(&mut self, id: &PolicyId) {
+        let needed = self.policies.get(id).is_some_and(|policy| policy.needed_everywhere);
+        if needed && self.everywhere.insert(id.clone()) {
+            if self.active_policies.acquire(id) {
+                self.dirty_policies.remove(id);
+                self.resolve_policy(id);
+            }
+        } else if !needed && self.everywhere.remove(id) {
+            self.active_policies.release(id);
         }
     }
 

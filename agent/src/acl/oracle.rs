@@ -393,6 +393,15 @@ impl World {
             state.classes.insert(class, Arc::new(acl));
         }
 
+        for (id, policy) in self.policies() {
+            if policy.needed_everywhere && policy.kind == PolicyKind::Normal {
+                let resolved = rules::resolve(&policy.ingress, &policy.egress);
+                needed.extend(resolved.sets);
+                state.policies.insert(id.clone(), Arc::new(resolved.rules));
+                notice(ResourceId::Policy(id.clone()), self.needed_policy(id, version));
+            }
+        }
+
         state.sets = self.sets(needed);
         state.host_endpoints = self.host_endpoints(node, version);
         for policy in state.host_endpoints.policies.keys() {

@@ -96,6 +96,9 @@ pub struct Policy {
     pub kind: PolicyKind,
     /// Also applies to what a host endpoint forwards.
     pub apply_on_forward: bool,
+    /// In force on every host from the start, whether an endpoint there needs it or not: its writer
+    /// knows that one soon will.
+    pub needed_everywhere: bool,
 }
 
 /// What happens to a packet that no policy of a tier decided, when one of them governs it.

@@ -127,6 +127,7 @@ pub(in crate::acl) fn policy(applies_to: &str) -> Policy {
         governs_egress: true,
         kind: PolicyKind::Normal,
         apply_on_forward: false,
+        needed_everywhere: false,
     }
 }
 

@@ -185,15 +185,17 @@ fn policy_update(names: &Names) -> impl Strategy<Value = Update> + use<> {
         select(&[1.0, 1.0, 2.0, f64::INFINITY][..]),
         any::<(bool, bool, bool)>(),
         select(kinds.to_vec()),
+        proptest::bool::weighted(0.15),
     );
     (select(names.policies), select(SELECTORS), place, rules(), rules()).prop_map(
-        |(id, applies_to, (tier, label, place, types, kind), ingress, egress)| {
+        |(id, applies_to, (tier, label, place, types, kind, everywhere), ingress, egress)| {
             let mut policy = policy(applies_to);
             policy.tier = tier.map(Name::from);
             policy.tier_label = label.map(Name::from);
             policy.order = order(place);
             (policy.governs_ingress, policy.governs_egress, policy.apply_on_forward) = types;
             policy.kind = kind;
+            policy.needed_everywhere = everywhere;
             policy.ingress = ingress;
             policy.egress = egress;
             put_policy(id, policy)

@@ -182,3 +182,17 @@ fn tiers() {
         assert_eq!(tier(json).order, Order::LAST);
     }
 }
+
+#[test]
+fn a_hint_puts_a_policy_in_force_everywhere() {
+    let needed = |spec: &str| {
+        let json = format!(r#"{{"spec":{spec}}}"#);
+        let both = ["globalnetworkpolicies/p", "networkpolicies/n/p"];
+        both.map(|path| policy(path, &json).needed_everywhere)
+    };
+    assert_eq!(needed(r#"{"performanceHints":["AssumeNeededOnEveryNode"]}"#), [true; 2]);
+    assert_eq!(needed(r#"{"performanceHints":["Other","AssumeNeededOnEveryNode"]}"#), [true; 2]);
+    for spec in ["{}", r#"{"performanceHints":null}"#, r#"{"performanceHints":["Other"]}"#] {
+        assert_eq!(needed(spec), [false; 2], "{spec}");
+    }
+}
