@@ -92,7 +92,8 @@ pub struct DatastoreStatus {
     pub revision: i64,
     /// Keys whose values were refused. Of a directory also its files.
     pub rejected: Vec<RejectedKey>,
-    /// Kinds that are in the store but not supported yet, with their number.
+    /// Kinds that are in the store but not supported yet, and staged policies, which are never
+    /// enforced, with their number.
     pub unsupported: BTreeMap<String, usize>,
     /// What the registration of this host has come to.
     pub registration: String,

@@ -41,7 +41,7 @@ pub struct SyncState {
     /// Those of them whose last version is in force. The others count as absent; what counts in the
     /// place of a file stands in its reason.
     pub kept: OrdSet<String>,
-    /// Kinds not supported yet.
+    /// Kinds not supported yet, and kinds of staged policies.
     pub unsupported: BTreeMap<String, usize>,
     /// Settings that were refused.
     pub settings: Vec<Problem>,

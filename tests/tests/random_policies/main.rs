@@ -23,6 +23,7 @@ mod lab;
 mod pods;
 mod rules;
 mod spoil;
+mod staged;
 mod world;
 
 /// Worlds of a default run.

@@ -10,6 +10,7 @@ use crate::chance::Chance;
 use crate::pods::{ALL_PODS, is_control};
 use crate::rules::{ACCOUNTS, LABELS, OUTER, PORT_NAMES, TCP, UDP, nets, rules, selector};
 use crate::spoil::spoil;
+use crate::staged::staged;
 
 /// Allowed by the control policy, whatever else there is.
 pub(crate) const ALWAYS: u16 = 4443;
@@ -24,6 +25,7 @@ const TIERS: [&str; 2] = ["alpha", "beta"];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Slot {
     Policy(usize),
+    Staged(usize),
     Profile(usize),
     Namespace(usize),
     Account(usize),
@@ -103,6 +105,7 @@ impl World {
     fn all_slots(&self) -> Vec<Slot> {
         let mut all = Vec::new();
         all.extend((0..9).map(Slot::Policy));
+        all.extend((0..2).map(Slot::Staged));
         all.extend((0..3).map(Slot::Profile));
         all.extend((0..NAMESPACES.len()).map(Slot::Namespace));
         all.extend((0..ACCOUNTS.len()).map(Slot::Account));
@@ -143,6 +146,7 @@ impl World {
     fn fill(&mut self, slot: Slot) {
         let (key, value) = match slot {
             Slot::Policy(number) => self.policy(number),
+            Slot::Staged(number) => staged(&mut self.chance, number, self.has_tiers),
             Slot::Profile(number) => self.profile(number),
             Slot::Namespace(number) => {
                 let labels = labels(&mut self.chance, &OUTER, "pcns.");
@@ -364,7 +368,7 @@ fn labels<const N: usize>(
     labels
 }
 
-fn object(
+pub(crate) fn object(
     plural: &str,
     namespace: Option<&str>,
     name: &str,

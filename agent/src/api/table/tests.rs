@@ -128,7 +128,8 @@ fn a_host_in_trouble() {
             instead,
         })
         .to_vec();
-    status.datastore.unsupported = BTreeMap::from([("bgppeers".to_owned(), 2)]);
+    status.datastore.unsupported =
+        BTreeMap::from([("bgppeers".to_owned(), 2), ("stagednetworkpolicies".to_owned(), 1)]);
     status.parts[0].applied = None;
     status.parts[0].problems = vec![problem("iptables", "the kernel refused a rule")];
     status.parts[0].repairs_total = 3;
