@@ -207,3 +207,14 @@ fn readers_never_stop_a_writer() {
     let limit = Duration::from_secs(60);
     over.recv_timeout(limit).expect("readers and writer wait for each other");
 }
+
+#[test]
+fn what_counts_in_the_place_of_a_refused_value() {
+    let policy = "/calico/resources/v3/projectcalico.org/globalnetworkpolicies/default.p";
+    let other = "/calico/resources/v3/projectcalico.org/globalnetworkpolicies/default.q";
+    let kept = OrdSet::unit(policy.to_owned());
+    assert_eq!(instead(policy, &kept), Instead::LastVersion);
+    assert_eq!(instead(other, &kept), Instead::Absent);
+    // A file of the directory store: what it said before, unless there was nothing.
+    assert_eq!(instead("/etc/calico/resources/p.yaml", &kept), Instead::AsTheReasonSays);
+}
