@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::chance::Chance;
-use crate::world::object;
+use crate::object::object;
 
 /// A staged policy.
 pub(crate) fn staged(c: &mut Chance, number: usize, tiers: bool) -> (String, String) {
