@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use calico_datastore::layout::{Rejection, v3};
+use calico_datastore::layout::Rejection;
 use calico_datastore::model::{ResourceId, Update};
 use imbl::OrdSet;
 
@@ -28,8 +28,10 @@ struct Version {
 pub(super) struct LastGood {
     mode: InvalidPolicy,
     versions: HashMap<ResourceId, Version>,
-    /// Refused objects, with their keys.
-    refused: HashMap<ResourceId, String>,
+    /// Refused objects by their keys.
+    refused: HashMap<String, ResourceId>,
+    /// The same, the other way round.
+    keys: HashMap<ResourceId, String>,
 }
 
 impl LastGood {
@@ -42,7 +44,8 @@ impl LastGood {
     ) -> Vec<Update> {
         for Rejection { key, id, .. } in rejections {
             if let Some(id) = id.as_ref().filter(|id| is_policy(id)) {
-                self.refused.insert(id.clone(), key.clone());
+                self.refused.insert(key.clone(), id.clone());
+                self.keys.insert(id.clone(), key.clone());
             }
         }
         let mut applied = Vec::with_capacity(updates.len());
@@ -52,10 +55,10 @@ impl LastGood {
                 applied.push(update);
             }
         }
-        for id in accepted.iter().filter_map(|key| (v3::LAYOUT.id_of)(key)) {
-            let gone = self.refused.remove(&id).is_some()
-                && self.versions.get(&id).is_some_and(|version| !version.current);
-            if gone {
+        for key in accepted {
+            let Some(id) = self.refused.remove(key) else { continue };
+            self.keys.remove(&id);
+            if self.versions.get(&id).is_some_and(|version| !version.current) {
                 self.versions.remove(&id);
                 if self.mode == InvalidPolicy::KeepLast {
                     applied.push(Update::deleted(id));
@@ -83,14 +86,14 @@ impl LastGood {
         if self.mode == InvalidPolicy::Absent {
             return OrdSet::new();
         }
-        let kept = self.refused.iter().filter(|(id, _)| self.versions.contains_key(*id));
-        kept.map(|(_, key)| key.clone()).collect()
+        let kept = self.refused.iter().filter(|(_, id)| self.versions.contains_key(id));
+        kept.map(|(key, _)| key.clone()).collect()
     }
 
     /// True when the last version of a refused object is in force.
     pub(super) fn keeps(&self, id: &ResourceId) -> bool {
         self.mode == InvalidPolicy::KeepLast
-            && self.refused.contains_key(id)
+            && self.keys.contains_key(id)
             && self.versions.contains_key(id)
     }
 
@@ -100,7 +103,7 @@ impl LastGood {
             self.versions.insert(id, Version { update: update.clone(), current: true });
             return true;
         }
-        if !self.refused.contains_key(&id) {
+        if !self.keys.contains_key(&id) {
             self.versions.remove(&id);
             return true;
         }
@@ -126,4 +129,4 @@ fn is_policy(id: &ResourceId) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

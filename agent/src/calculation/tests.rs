@@ -1,6 +1,7 @@
 use calico_datastore::layout::Rejection;
-use calico_datastore::model::{ClusterInformation, Profile};
+use calico_datastore::model::{ClusterInformation, Order, PolicyId, Profile, ResourceId};
 
+use super::last_good::tests::policy;
 use super::news::News;
 use super::*;
 use crate::status::systemd::Watchdog;
@@ -285,39 +286,19 @@ fn the_policy_from_disk_is_in_force_until_the_first_snapshot() {
     assert_eq!(rig.state().settings.log_level, "error");
 }
 
-/// An endpoint of this host, and a policy that governs it; broken, or of an order.
-fn policed(order: Option<u8>) -> [(&'static str, String); 2] {
-    let order = order.map_or("\"none\"".to_owned(), |order| order.to_string());
-    [
-        (
-            "workloadendpoints/default/calico--01-cni-w-eth0",
-            r#"{"spec":{"interfaceName":"cali1","ipNetworks":["10.0.0.1/32"],"node":"calico-01"}}"#
-                .to_owned(),
-        ),
-        (
-            "globalnetworkpolicies/default.p",
-            format!(r#"{{"spec":{{"order":{order},"ingress":[{{"action":"Allow"}}]}}}}"#),
-        ),
-    ]
-}
-
-/// What a reader of the store makes of values, in the words of the layout.
-fn read(revision: i64, values: &[(&str, String)]) -> Batch {
+/// What a reader of the store says of one policy: of an order, or one that cannot be read.
+fn policed(revision: i64, version: Option<u8>) -> Batch {
+    let id = PolicyId { namespace: None, name: "default.p".into() };
+    let key = v3::keys::key_of(&ResourceId::Policy(id.clone())).unwrap();
     let mut batch = Batch { revision, ..Batch::default() };
-    for (path, value) in values {
-        let key = format!("/calico/resources/v3/projectcalico.org/{path}");
-        match (v3::LAYOUT.decode)(&key, value.as_bytes()) {
-            calico_datastore::layout::Decoded::Object(update) => {
-                batch.updates.push(update);
-                batch.accepted.push(key);
-            }
-            calico_datastore::layout::Decoded::Rejected(rejection) => {
-                let id = rejection.id.clone().unwrap();
-                batch.updates.push(Update::deleted(id));
-                batch.rejections.push(rejection);
-            }
-            other => panic!("{other:?}"),
-        }
+    if let Some(version) = version {
+        let policy = policy(Order::new(f64::from(version)).unwrap());
+        batch.updates.push(Update::Policy(id, Some(Arc::new(policy))));
+        batch.accepted.push(key);
+    } else {
+        batch.updates.push(Update::Policy(id.clone(), None));
+        let id = Some(ResourceId::Policy(id));
+        batch.rejections.push(Rejection { key, id, reason: "broken".to_owned() });
     }
     batch
 }
@@ -328,11 +309,11 @@ fn a_policy_that_breaks_counts_as_the_settings_of_now_say() {
     let kept = |rig: &Rig| rig.sync.borrow().kept.len();
     let mut rig = Rig::new();
     // The settings come with the objects, behind them.
-    let mut first = read(1, &policed(Some(1)));
+    let mut first = policed(1, Some(1));
     first.updates.push(felix("default", &[("InvalidPolicy", "keep-last")]));
     rig.changes(first);
     assert_eq!((policies(&rig), kept(&rig)), (1, 0));
-    rig.changes(read(2, &policed(None)));
+    rig.changes(policed(2, None));
     assert_eq!((policies(&rig), kept(&rig), rig.sync.borrow().rejected.len()), (1, 1, 1));
     // Any other setting may change.
     rig.changes(updates([felix(
@@ -350,7 +331,7 @@ fn a_policy_that_breaks_counts_as_the_settings_of_now_say() {
     rig.calculation.publish(&rig.outputs);
     assert_eq!((policies(&rig), kept(&rig)), (1, 1));
     // Mended.
-    rig.changes(read(9, &policed(Some(2))));
+    rig.changes(policed(9, Some(2)));
     assert_eq!((policies(&rig), kept(&rig), rig.sync.borrow().rejected.len()), (1, 0, 0));
 }
 
@@ -359,10 +340,10 @@ fn a_policy_that_breaks_in_the_breath_in_which_the_setting_changes_counts_as_the
     for (mode, expected) in [("keep-last", 1), ("absent", 0)] {
         let other = if mode == "absent" { "keep-last" } else { "absent" };
         let mut rig = Rig::new();
-        let mut first = read(1, &policed(Some(1)));
+        let mut first = policed(1, Some(1));
         first.updates.push(felix("default", &[("InvalidPolicy", other)]));
         rig.changes(first);
-        let mut breaks = read(2, &policed(None));
+        let mut breaks = policed(2, None);
         breaks.updates.insert(0, felix("default", &[("InvalidPolicy", mode)]));
         rig.changes(breaks);
         assert_eq!(rig.state().policies.len(), expected, "{mode}");
@@ -374,11 +355,11 @@ fn a_policy_that_breaks_in_the_breath_in_which_the_setting_changes_counts_as_the
 fn a_policy_that_was_broken_from_the_start_is_absent_in_either_mode() {
     for mode in ["keep-last", "absent"] {
         let mut rig = Rig::new();
-        let mut first = read(1, &policed(None));
+        let mut first = policed(1, None);
         first.updates.push(felix("default", &[("InvalidPolicy", mode)]));
         rig.changes(first);
         let sync = rig.sync.borrow();
-        assert_eq!((rig.state().policies.len(), rig.state().endpoints.len()), (0, 1), "{mode}");
+        assert_eq!(rig.state().policies.len(), 0, "{mode}");
         assert_eq!((sync.kept.len(), sync.rejected.len()), (0, 1), "{mode}");
     }
 }

@@ -2,37 +2,99 @@
 //! does in truth.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use calico_datastore::backend::syncer::{Entry, Event, Syncer};
+use calico_datastore::layout::{Decoded, Layout};
+use calico_datastore::model::{
+    HostEndpoint, HostEndpointId, Labels, Name, NetworkSet, NetworkSetId, Order, Policy, PolicyId,
+    PolicyKind, Profile, Selector, Tier, TierAction,
+};
 use proptest::prelude::*;
 
 use super::*;
 
-const PREFIX: &str = "/calico/resources/v3/projectcalico.org/";
-
 /// Keys of the kinds that are kept, and of one that is not.
-const KEYS: [&str; 6] = [
-    "globalnetworkpolicies/default.p",
-    "networkpolicies/n/default.p",
-    "tiers/t",
-    "profiles/p",
-    "globalnetworksets/s",
-    "hostendpoints/h",
-];
+const KEYS: [&str; 6] =
+    ["/t/global", "/t/namespaced", "/t/tier", "/t/profile", "/t/set", "/t/host-endpoint"];
 
-/// A value of `KEYS[key]`: of a version, or one that cannot be read.
-fn value(key: usize, version: Option<u8>) -> String {
-    let spec = match (key, version) {
-        (0..=2, Some(version)) => format!(r#"{{"order":{version}}}"#),
-        (3, Some(version)) => format!(r#"{{"labelsToApply":{{"v":"{version}"}}}}"#),
-        (4, Some(version)) => format!(r#"{{"nets":["10.0.0.{version}/32"]}}"#),
-        (_, Some(version)) => format!(r#"{{"node":"n","interfaceName":"eth{version}"}}"#),
-        (0..=2, None) => r#"{"order":"first"}"#.to_owned(),
-        (3, None) => r#"{"labelsToApply":7}"#.to_owned(),
-        (4, None) => r#"{"nets":["everywhere"]}"#.to_owned(),
-        (_, None) => r#"{"node":7}"#.to_owned(),
+/// A layout as small as can be: a value is the number of a version, or is refused.
+const LAYOUT: Layout = Layout { prefixes: &["/t/"], ready_key: "/t/ready", decode, id_of };
+
+fn id_of(key: &str) -> Option<ResourceId> {
+    let policy = |namespace: Option<&str>| {
+        let namespace = namespace.map(Name::from);
+        ResourceId::Policy(PolicyId { namespace, name: "p".into() })
     };
-    format!(r#"{{"metadata":{{}},"spec":{spec}}}"#)
+    Some(match KEYS.iter().position(|known| *known == key)? {
+        0 => policy(None),
+        1 => policy(Some("n")),
+        2 => ResourceId::Tier("t".into()),
+        3 => ResourceId::Profile("p".into()),
+        4 => ResourceId::NetworkSet(NetworkSetId { namespace: None, name: "s".into() }),
+        _ => ResourceId::HostEndpoint(HostEndpointId { name: "h".into() }),
+    })
+}
+
+fn decode(key: &str, value: &[u8]) -> Decoded {
+    let Some(id) = id_of(key) else { return Decoded::Ignored };
+    let version = std::str::from_utf8(value).ok().and_then(|text| text.parse::<u8>().ok());
+    let Some(version) = version else {
+        let reason = "not a number".to_owned();
+        return Decoded::Rejected(Rejection { key: key.to_owned(), id: Some(id), reason });
+    };
+    let order = Order::new(f64::from(version)).unwrap();
+    let name = Name::from(version.to_string());
+    Decoded::Object(match id {
+        ResourceId::Policy(id) => Update::Policy(id, Some(Arc::new(policy(order)))),
+        ResourceId::Tier(name) => {
+            let tier = Tier { order, default_action: TierAction::Deny };
+            Update::Tier(name, Some(Arc::new(tier)))
+        }
+        ResourceId::Profile(id) => {
+            let labels = [("v", name.as_str())].into_iter().collect();
+            Update::Profile(id, Some(Arc::new(Profile { labels, ..Profile::default() })))
+        }
+        ResourceId::NetworkSet(id) => {
+            let nets = vec![format!("10.0.0.{version}/32").parse().unwrap()];
+            let set = NetworkSet { nets, labels: Labels::default(), profiles: Vec::new() };
+            Update::NetworkSet(id, Some(Arc::new(set)))
+        }
+        ResourceId::HostEndpoint(id) => {
+            let endpoint = HostEndpoint {
+                node: "n".into(),
+                interface: Some(name),
+                expected_addresses: Vec::new(),
+                profiles: Vec::new(),
+                labels: Labels::default(),
+                ports: Vec::new(),
+            };
+            Update::HostEndpoint(id, Some(Arc::new(endpoint)))
+        }
+        other => panic!("{other}"),
+    })
+}
+
+/// A policy that is in force without an endpoint.
+pub(in crate::calculation) fn policy(order: Order) -> Policy {
+    Policy {
+        tier: None,
+        tier_label: None,
+        order,
+        selector: Selector::all(),
+        ingress: Vec::new(),
+        egress: Vec::new(),
+        governs_ingress: true,
+        governs_egress: true,
+        kind: PolicyKind::Normal,
+        apply_on_forward: false,
+        needed_everywhere: true,
+    }
+}
+
+/// The text of a version, or one that cannot be read.
+fn value(version: Option<u8>) -> String {
+    version.map_or_else(|| "broken".to_owned(), |version| version.to_string())
 }
 
 /// A store with its reader, and what follows from what is applied.
@@ -52,7 +114,7 @@ enum Stored {
 
 impl Rig {
     fn new() -> Self {
-        let mut syncer = Syncer::new(v3::LAYOUT);
+        let mut syncer = Syncer::new(LAYOUT);
         syncer.begin_listing();
         syncer.finish_listing(1);
         let _ = syncer.take();
@@ -62,16 +124,16 @@ impl Rig {
     fn put(&mut self, key: usize, stored: Stored) {
         self.revision += 1;
         let revision = self.revision;
-        let name = format!("{PREFIX}{}", KEYS[key]);
+        let name = KEYS[key];
         let value = match stored {
             Stored::Nothing => None,
-            Stored::Good(version) => Some(value(key, Some(version))),
-            Stored::Bad => Some(value(key, None)),
+            Stored::Good(version) => Some(value(Some(version))),
+            Stored::Bad => Some(value(None)),
         };
         let event = match &value {
-            None => Event::Delete { key: &name, revision },
+            None => Event::Delete { key: name, revision },
             Some(value) => Event::Put(Entry {
-                key: &name,
+                key: name,
                 value: value.as_bytes(),
                 mod_revision: revision,
                 create_revision: 1,
@@ -107,20 +169,18 @@ impl Rig {
 
     /// What is in force of a key.
     fn of(&self, key: usize) -> Option<&Update> {
-        let id = (v3::LAYOUT.id_of)(&format!("{PREFIX}{}", KEYS[key])).unwrap();
-        self.in_force.get(&id.to_string())
+        self.in_force.get(&id_of(KEYS[key]).unwrap().to_string())
     }
 
     fn kept(&self) -> Vec<String> {
-        self.last_good.kept().into_iter().map(|key| key.replace(PREFIX, "")).collect()
+        self.last_good.kept().into_iter().collect()
     }
 }
 
 /// The object of a version.
 fn object(key: usize, version: u8) -> Update {
-    let name = format!("{PREFIX}{}", KEYS[key]);
-    match (v3::LAYOUT.decode)(&name, value(key, Some(version)).as_bytes()) {
-        calico_datastore::layout::Decoded::Object(update) => update,
+    match decode(KEYS[key], value(Some(version)).as_bytes()) {
+        Decoded::Object(update) => update,
         other => panic!("{other:?}"),
     }
 }
@@ -139,7 +199,7 @@ fn what_is_refused_is_absent_or_as_it_was() {
         // It is remembered, whatever the mode was when it was refused.
         rig.set_mode(InvalidPolicy::KeepLast);
         assert_eq!(rig.of(key), keeps.then_some(&object(key, 1)), "{name}");
-        assert_eq!(rig.kept(), Vec::from_iter(keeps.then_some(name)));
+        assert_eq!(rig.kept(), Vec::from_iter(keeps.then(|| name.to_owned())));
         rig.set_mode(InvalidPolicy::Absent);
         assert_eq!((rig.of(key), rig.kept().len()), (None, 0), "{name}: absent again");
         rig.set_mode(InvalidPolicy::KeepLast);
@@ -173,7 +233,7 @@ fn what_is_deleted_goes_whatever_was_refused_before() {
         rig.put(key, Stored::Nothing);
         rig.flush();
     }
-    assert!(rig.last_good.versions.is_empty() && rig.last_good.refused.is_empty());
+    assert!(rig.last_good.versions.is_empty() && rig.last_good.keys.is_empty());
 }
 
 fn stored() -> impl Strategy<Value = Stored> {
@@ -237,8 +297,8 @@ proptest! {
                             Stored::Bad => None,
                         };
                         rig.syncer.list(Entry {
-                            key: &format!("{PREFIX}{}", KEYS[key]),
-                            value: value(key, version).as_bytes(),
+                            key: KEYS[key],
+                            value: value(version).as_bytes(),
                             mod_revision: rig.revision,
                             create_revision: 1,
                         });
