@@ -47,7 +47,8 @@ const STATUS_V1_PREFIX: &str = "/calico/felix/v1/host/";
 pub(super) enum Key {
     /// An object that the model has.
     Object(ResourceId),
-    /// A resource that the model does not have; its plural.
+    /// A resource that the model does not have, staged policies among them, which are never
+    /// enforced; its plural.
     Unsupported(String),
     /// Nothing that concerns this agent.
     Ignored,
@@ -55,16 +56,8 @@ pub(super) enum Key {
     Invalid(String),
 }
 
-/// Kinds that are never enforced or that only other components use.
-const IGNORED_KINDS: [&str; 7] = [
-    "stagednetworkpolicies",
-    "stagedglobalnetworkpolicies",
-    "stagedkubernetesnetworkpolicies",
-    "blockaffinities",
-    "ipamblocks",
-    "ipamconfigs",
-    "ipamhandles",
-];
+/// Kinds that only other components use.
+const IGNORED_KINDS: [&str; 4] = ["blockaffinities", "ipamblocks", "ipamconfigs", "ipamhandles"];
 
 /// Reads a key.
 pub(super) fn parse(key: &str) -> Key {
