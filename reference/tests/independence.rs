@@ -104,7 +104,7 @@ fn an_offender_is_caught() {
         "fn f() { net.contains(address) }",
         "fn f() { net.family() }",
     ] {
-        assert_eq!(offences(source).len(), 1, "{source}");
+        assert!(!offences(source).is_empty(), "{source}");
     }
     for source in [
         "use calico_datastore::model::{Cidr, Name};",
