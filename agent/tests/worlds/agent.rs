@@ -15,6 +15,7 @@ use calico_worlds::{Question, World};
 
 /// A world as the agent sees it.
 pub(crate) struct Agent {
+    node: Name,
     state: Arc<DesiredState>,
     policies: BTreeMap<PolicyId, Arc<Policy>>,
     profiles: BTreeMap<Name, Arc<Profile>>,
@@ -26,8 +27,12 @@ impl Agent {
     }
 
     pub(crate) fn of(node: &Name, updates: Vec<Update>, settings: &Arc<Settings>) -> Self {
-        let mut this =
-            Self { state: Arc::default(), policies: BTreeMap::new(), profiles: BTreeMap::new() };
+        let mut this = Self {
+            node: node.clone(),
+            state: Arc::default(),
+            policies: BTreeMap::new(),
+            profiles: BTreeMap::new(),
+        };
         for update in &updates {
             match update {
                 Update::Policy(id, Some(policy)) => {
@@ -43,6 +48,10 @@ impl Agent {
         calculator.apply(updates);
         this.state = calculator.desired(Arc::clone(settings), 1);
         this
+    }
+
+    pub(crate) fn node(&self) -> &Name {
+        &self.node
     }
 
     pub(crate) fn judge<'a>(&'a self, host: &'a BTreeSet<std::net::IpAddr>) -> Judge<'a> {
