@@ -125,7 +125,7 @@ impl Aim {
         let fits = |ip: &&IpAddr| family.is_none_or(|family| Family::of(**ip) == family);
         let list = match c.below(10) {
             0..=5 => &self.owned,
-            6..=7 => &self.sets,
+            6..=8 => &self.sets,
             _ => &self.edges,
         };
         let some: Vec<&IpAddr> = list.iter().filter(fits).collect();

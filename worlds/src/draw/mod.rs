@@ -117,12 +117,12 @@ impl Drawing {
     }
 
     fn sets(&mut self) {
-        for number in 0..self.chance.below(5) {
+        for number in 0..1 + self.chance.below(5) {
             let c = &mut self.chance;
             let spec = json!({ "nets": rules::nets(c, 1, 5) });
             let labels = selectors::labels(c, 60);
             let name = format!("set{number}");
-            if c.percent(60) {
+            if c.percent(40) {
                 self.put("globalnetworksets", None, &name, labels, &spec);
             } else {
                 let namespace = *c.one(&NAMESPACES);

@@ -74,7 +74,7 @@ fn rule(c: &mut Chance, namespaced: bool) -> Value {
         let side = if c.percent(70) { &mut destination } else { &mut source };
         let name = if c.percent(65) { "ports" } else { "notPorts" };
         side.insert(name.into(), ports(c).into());
-        if c.percent(10) {
+        if c.percent(15) {
             let side = if c.percent(50) { &mut destination } else { &mut source };
             side.insert("notPorts".into(), ports(c).into());
         }
@@ -133,7 +133,7 @@ fn icmp(c: &mut Chance, all: &mut Map<String, Value>) {
     for field in ["icmp", "notICMP"] {
         if c.percent(55) {
             let mut wanted = json!({ "type": c.one(&kinds) });
-            if c.percent(50) {
+            if c.percent(65) {
                 wanted["code"] = json!(c.below(2));
             }
             all.insert(field.into(), wanted);

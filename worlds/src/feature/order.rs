@@ -10,36 +10,36 @@ use calico_datastore::model::{
 use super::{Feature, each_policy};
 
 pub(super) const FEATURES: &[Feature] = &[
-    Feature::objects("defaultAction Pass", 20, |u| {
+    Feature::objects("defaultAction Pass", 250, |u| {
         each_tier(u, |t| t.default_action = TierAction::Deny)
     }),
-    Feature::objects("defaultAction Deny", 20, |u| {
+    Feature::objects("defaultAction Deny", 350, |u| {
         each_tier(u, |t| t.default_action = TierAction::Pass)
     }),
-    Feature::objects("order of tiers", 10, |u| each_tier(u, |t| t.order = Order::LAST)),
-    Feature::objects("tie of tiers", 1, tiers_by_descending_name),
-    Feature::objects("end of a missing tier", 5, |u| add_tiers(u, |name| *name != "default")),
-    Feature::objects("end of a default tier that nobody stored", 10, |u| {
+    Feature::objects("order of tiers", 40, |u| each_tier(u, |t| t.order = Order::LAST)),
+    Feature::objects("tie of tiers", 15, tiers_by_descending_name),
+    Feature::objects("end of a missing tier", 65, |u| add_tiers(u, |name| *name != "default")),
+    Feature::objects("end of a default tier that nobody stored", 150, |u| {
         add_tiers(u, |name| *name == "default");
     }),
-    Feature::objects("tier in the name of a policy", 5, |u| {
+    Feature::objects("tier in the name of a policy", 100, |u| {
         each_policy(u, |p| p.tier = Some(p.tier.clone().unwrap_or(Name::from("default"))));
     }),
-    Feature::objects("order of policies", 10, |u| each_policy(u, |p| p.order = Order::LAST)),
-    Feature::objects("tie of policies", 10, |u| rank(u, |id| id.to_string(), true)),
+    Feature::objects("order of policies", 30, |u| each_policy(u, |p| p.order = Order::LAST)),
+    Feature::objects("tie of policies", 25, |u| rank(u, |id| id.to_string(), true)),
     Feature::objects("namespace in a tie of policies", 5, |u| {
         rank(u, |id| id.name.as_str().to_owned(), false);
     }),
-    Feature::objects("types", 40, |u| {
+    Feature::objects("types", 200, |u| {
         each_policy(u, |p| {
             p.governs_ingress = true;
             p.governs_egress = true;
         });
     }),
-    Feature::objects("selector of a policy", 40, |u| {
+    Feature::objects("selector of a policy", 800, |u| {
         each_policy(u, |p| p.selector = Selector::all())
     }),
-    Feature::objects("doNotTrack and preDNAT are not for pods", 10, |u| {
+    Feature::objects("doNotTrack and preDNAT are not for pods", 95, |u| {
         each_policy(u, |p| p.kind = PolicyKind::Normal);
     }),
 ];

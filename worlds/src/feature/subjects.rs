@@ -10,16 +10,16 @@ use calico_datastore::model::{
 use super::Feature;
 
 pub(super) const FEATURES: &[Feature] = &[
-    Feature::objects("rules of profiles", 100, |u| {
+    Feature::objects("rules of profiles", 150, |u| {
         each_profile(u, |_, profile| {
             profile.ingress.clear();
             profile.egress.clear();
         });
     }),
-    Feature::objects("order of profiles", 10, |u| {
+    Feature::objects("order of profiles", 200, |u| {
         each_workload(u, |_, endpoint| endpoint.profiles.reverse());
     }),
-    Feature::objects("missing profile", 5, |u| {
+    Feature::objects("missing profile", 60, |u| {
         let stored = profiles(u);
         each_workload(u, |_, endpoint| {
             endpoint
@@ -27,16 +27,16 @@ pub(super) const FEATURES: &[Feature] = &[
                 .retain(|name| stored.contains(name) || *name == *Profile::DEFAULT_ALLOW);
         });
     }),
-    Feature::objects("projectcalico-default-allow", 40, |u| {
+    Feature::objects("projectcalico-default-allow", 450, |u| {
         each_workload(u, |_, endpoint| {
             endpoint.profiles.retain(|name| *name != *Profile::DEFAULT_ALLOW);
         });
     }),
-    Feature::objects("labelsToApply", 20, |u| {
+    Feature::objects("labelsToApply", 100, |u| {
         each_profile(u, |_, profile| profile.labels = Labels::default());
     }),
-    Feature::objects("an own label before an inherited one", 5, |u| own_labels_last(u)),
-    Feature::objects("network sets", 10, |u| {
+    Feature::objects("an own label before an inherited one", 45, |u| own_labels_last(u)),
+    Feature::objects("network sets", 70, |u| {
         u.retain(|update| !matches!(update, Update::NetworkSet(..)));
     }),
     Feature::objects("labels that a network set inherits", 1, |u| {
@@ -46,13 +46,13 @@ pub(super) const FEATURES: &[Feature] = &[
             }
         }
     }),
-    Feature::objects("endpoints of other nodes", 20, |u| {
+    Feature::objects("endpoints of other nodes", 15, |u| {
         u.retain(|update| !matches!(update, Update::WorkloadEndpoint(id, _) if is_far(id)));
     }),
-    Feature::objects("host endpoints as members", 5, |u| {
+    Feature::objects("host endpoints as members", 7, |u| {
         u.retain(|update| !matches!(update, Update::HostEndpoint(..)));
     }),
-    Feature::objects("an address of several", 2, |u| {
+    Feature::objects("an address of several", 3, |u| {
         let near = near_addresses(u);
         let shared = |net: &Cidr| near.contains(net);
         each_workload(u, |id, endpoint| {
