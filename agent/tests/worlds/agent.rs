@@ -54,6 +54,10 @@ impl Agent {
         &self.node
     }
 
+    pub(crate) fn state(&self) -> &DesiredState {
+        &self.state
+    }
+
     pub(crate) fn judge<'a>(&'a self, host: &'a BTreeSet<std::net::IpAddr>) -> Judge<'a> {
         Judge::new(&self.state, host)
     }
@@ -69,7 +73,8 @@ impl Agent {
         Some(Verdict { allowed: verdict.allowed, reason })
     }
 
-    fn reason(&self, reason: verdict::Reason, direction: Direction) -> Reason {
+    /// A reason in the reference's words.
+    pub(crate) fn reason(&self, reason: verdict::Reason, direction: Direction) -> Reason {
         match reason {
             verdict::Reason::Policy { tier, policy, rule } => {
                 let stored = &self.policies[&policy];
@@ -114,7 +119,7 @@ fn place(stored: &[Rule], active: usize) -> usize {
     places.nth(active).expect("a rule that decides is stored").0
 }
 
-fn flow(packet: &Packet) -> Flow {
+pub(crate) fn flow(packet: &Packet) -> Flow {
     Flow {
         source: packet.source,
         destination: packet.destination,

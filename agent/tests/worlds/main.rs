@@ -7,8 +7,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 mod agent;
+mod hosts;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::ops::Range;
@@ -18,7 +19,7 @@ use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use calico_agent::config::Settings;
-use calico_reference::{Reference, Verdict};
+use calico_reference::{Direction, Reason, Reference, Verdict};
 use calico_worlds::{Case, Coverage, Question, World, shrink};
 
 use agent::Agent;
@@ -204,4 +205,71 @@ fn the_agent_agrees_about_worlds_that_nobody_saw() {
         now.as_secs() % 100_000_000 * 100_000
     });
     check(first..first + worlds, false);
+}
+
+#[test]
+fn host_endpoints_agree_at_every_hook() {
+    let worlds = number("CALICO_WORLDS").unwrap_or(3000).div_ceil(3);
+    let first = number("CALICO_SEED").unwrap_or(0);
+    let settings = Arc::new(Settings::default());
+    // Questions by what decided, at each hook.
+    let mut tally: BTreeMap<String, usize> = BTreeMap::new();
+    for seed in first..first + worlds {
+        let world = World::random(seed);
+        let updates = world.updates();
+        let reference = Reference::new(&updates);
+        let agent = Agent::of(&world.node, updates, &settings);
+        let expected: Vec<_> =
+            reference.hosts().filter(|(_, e)| e.node == world.node).map(|(id, _)| id).collect();
+        assert_eq!(hosts::local(&agent).collect::<Vec<_>>(), expected, "CALICO_SEED={seed}");
+        let pods = hosts::as_pods(&agent, &settings);
+        for (packet, (id, hook)) in world.packets(seed, 6).into_iter().flat_map(|packet| {
+            let asked = expected.iter().flat_map(|id| hosts::HOOKS.map(|hook| (*id, hook)));
+            asked.map(move |asked| (packet, asked))
+        }) {
+            for direction in Direction::ALL {
+                let expected = reference.host(id, hook, direction, &packet);
+                let actual = hosts::ask(&agent, &pods, id, hook, direction, &packet);
+                assert_eq!(
+                    expected, actual,
+                    "CALICO_SEED={seed}: {id:?} at {hook:?}, {direction:?} of {packet:?}"
+                );
+                let verdict = expected.unwrap();
+                let by = match verdict.reason {
+                    Reason::Policy { .. } => "a policy",
+                    Reason::EndOfTier(_) => "the end of a tier",
+                    Reason::Profile { .. } => "a profile",
+                    Reason::NotAsked => "nobody",
+                    _ => "what is missing",
+                };
+                let allowed = if verdict.allowed { "allowed" } else { "denied" };
+                *tally.entry(format!("{hook:?} {allowed} by {by}")).or_default() += 1;
+            }
+        }
+    }
+    for (what, count) in &tally {
+        println!("{count:>8}  {what}");
+    }
+    if worlds < 1000 || first != 0 {
+        return;
+    }
+    for (what, least) in [
+        ("Normal allowed by a policy", 500),
+        ("Normal denied by a policy", 300),
+        ("Normal denied by the end of a tier", 1000),
+        ("Normal allowed by a profile", 500),
+        ("Normal denied by what is missing", 500),
+        ("Forward allowed by a policy", 200),
+        ("Forward denied by a policy", 100),
+        ("Forward denied by the end of a tier", 500),
+        ("Forward allowed by nobody", 2000),
+        ("Untracked allowed by a policy", 20),
+        ("Untracked denied by a policy", 20),
+        ("Untracked allowed by nobody", 2000),
+        ("PreDnat allowed by a policy", 20),
+        ("PreDnat denied by a policy", 20),
+        ("PreDnat allowed by nobody", 2000),
+    ] {
+        assert!(tally.get(what).is_some_and(|count| *count >= least), "{what}: {tally:#?}");
+    }
 }
