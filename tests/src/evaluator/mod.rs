@@ -217,15 +217,15 @@ impl Evaluator {
             let Some(profile) = self.profiles.get(name) else {
                 return Verdict { passes: false, reason: format!("missing profile {name}") };
             };
-            let rules = profile.rules(direction).iter().enumerate();
-            for (number, rule) in rules {
-                let action = rule.action;
-                if matches!(action, Action::Allow | Action::Deny)
-                    && rule.matches(packet, &self.members)
-                {
-                    let reason = format!("{action:?} by rule {number} of profile {name}");
-                    return Verdict { passes: action == Action::Allow, reason };
-                }
+            let mut rules = profile.rules(direction).iter().enumerate();
+            let first = rules.find(|(_, rule)| {
+                rule.action != Action::Log && rule.matches(packet, &self.members)
+            });
+            if let Some((number, rule)) = first
+                && rule.action != Action::Pass
+            {
+                let reason = format!("{:?} by rule {number} of profile {name}", rule.action);
+                return Verdict { passes: rule.action == Action::Allow, reason };
             }
         }
         Verdict { passes: false, reason: "end of profiles".to_owned() }
