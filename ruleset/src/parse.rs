@@ -148,6 +148,10 @@ impl Builder {
         if !MODULES.contains(&module) {
             return Err(format!("-m {module}"));
         }
+        // Legacy asks both; the nft flavour prints one of them only.
+        if let Some(name) = ["tcp", "udp", "sctp"].into_iter().find(|one| *one == module) {
+            self.once(name)?;
+        }
         self.needs.extend(needs(module));
         self.module = Some((module.to_owned(), false));
         Ok(())

@@ -304,6 +304,12 @@ impl Ruleset {
         })
     }
 
+    /// Where a rule stands: its chain, and its place there counted from 0.
+    pub fn place(&self, at: RuleAt) -> (&str, usize) {
+        let chain = self.tables[at.table as usize].chains.get(at.chain as usize);
+        (chain.map_or("", |chain| &chain.name), at.rule as usize)
+    }
+
     pub(crate) fn chain_named(&self, table: Table, name: &str) -> Option<usize> {
         self.tables[table as usize].places.get(name).copied()
     }

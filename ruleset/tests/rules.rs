@@ -152,6 +152,7 @@ fn what_is_not_understood_is_an_error_that_names_the_rule() {
         "-m tcp --dport 80 -j DROP",
         "-p udp -m tcp --dport 80 -j DROP",
         "! -p tcp -m tcp --dport 80 -j DROP",
+        "-p tcp -m tcp --dport 80 -m tcp ! --sport 80 -j DROP",
         "-m multiport --dports 80 -j DROP",
         "-m icmp --icmp-type 8 -j DROP",
         "-p icmp -m icmp --icmp-type echo-request -j DROP",
