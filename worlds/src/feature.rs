@@ -1,0 +1,2 @@
+pub struct Feature;
+pub const FEATURES: &[Feature] = &[];
