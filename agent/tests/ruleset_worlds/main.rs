@@ -1,0 +1,131 @@
+//! Thousands of random worlds: what the rendered ruleset does with a packet, rule by rule, is what
+//! the reference says of it. And broken rulesets are found so.
+//!
+//! `CALICO_RULESET_WORLDS` = how many worlds (2000), `CALICO_SEED` = the first one; `CALICO_MUTANTS` =
+//! how many worlds are broken (40).
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+
+mod frame;
+mod mutants;
+mod subject;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use calico_agent::config::{HostAction, Settings};
+use calico_reference::{Direction, Reference};
+use calico_worlds::{Case, Question, World};
+
+use subject::Subject;
+
+/// Questions to each world.
+const QUESTIONS: usize = 40;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+fn settings() -> Arc<Settings> {
+    // What is for the host itself is decided by policy alone.
+    Arc::new(Settings { endpoint_to_host: HostAction::Return, ..Settings::default() })
+}
+
+fn allowed(reference: &Reference, question: &Question) -> bool {
+    let Question { endpoint, direction, packet } = question;
+    reference.workload(endpoint, *direction, packet).is_some_and(|verdict| verdict.allowed)
+}
+
+/// The first question that is answered in another way.
+fn difference(world: &World, seed: u64, tally: &Tally) -> Option<(Question, String)> {
+    let updates = world.updates();
+    let reference = Reference::new(&updates);
+    let questions = world.questions(seed, QUESTIONS);
+    let subject = Subject::new(&world.node, updates, &settings());
+    tally.rules.fetch_add(subject.rules(), Ordering::Relaxed);
+    for question in questions {
+        let expected = allowed(&reference, &question);
+        let Some(outcome) = subject.ask(&question) else { continue };
+        tally.asked[usize::from(expected)].fetch_add(1, Ordering::Relaxed);
+        if outcome.fate.passed() != expected {
+            let why = reference.workload(&question.endpoint, question.direction, &question.packet);
+            let trace = subject.trace(&question, &outcome);
+            return Some((question, format!("reference: {why:?}\n{trace}")));
+        }
+        // Between two endpoints of this host both are asked.
+        let Some((other, outcome)) = subject.between(&question) else { continue };
+        let both = expected && allowed(&reference, &other);
+        tally.pairs[usize::from(both)].fetch_add(1, Ordering::Relaxed);
+        if outcome.fate.passed() != both {
+            let trace = subject.trace(&question, &outcome);
+            return Some((question, format!("and then {other}, together: {both}\n{trace}")));
+        }
+    }
+    None
+}
+
+/// How much was asked: how many were dropped, and how many passed.
+#[derive(Debug, Default)]
+struct Tally {
+    asked: [AtomicUsize; 2],
+    pairs: [AtomicUsize; 2],
+    rules: AtomicUsize,
+}
+
+#[test]
+fn the_ruleset_does_what_the_reference_says() {
+    let (worlds, first) = (number("CALICO_RULESET_WORLDS", 2000), number("CALICO_SEED", 1));
+    let start = Instant::now();
+    let tally = Tally::default();
+    let run = |part: u64, parts: u64| {
+        let mut seeds = (first..first + worlds).filter(|seed| seed % parts == part);
+        seeds.find_map(|seed| {
+            let world = World::random(seed);
+            let found = difference(&world, seed, &tally)?;
+            Some((seed, world, found))
+        })
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8) as u64;
+    let found = std::thread::scope(|scope| {
+        let run = &run;
+        let all: Vec<_> =
+            (0..threads).map(|part| scope.spawn(move || run(part, threads))).collect();
+        all.into_iter().find_map(|one| one.join().unwrap())
+    });
+    if let Some((seed, world, (question, told))) = found {
+        let quiet = Tally::default();
+        let small =
+            calico_worlds::shrink(&world, |smaller| difference(smaller, seed, &quiet).is_some());
+        let (question, told) = difference(&small, seed, &quiet).unwrap_or((question, told));
+        let case = Case {
+            about: format!("the ruleset of seed {seed}"),
+            world: small,
+            questions: vec![question.clone()],
+        };
+        panic!("seed {seed}: {question}\n{told}\n{}", case.to_text());
+    }
+    println!("{worlds} worlds, {tally:?}, {:?}", start.elapsed());
+    let count = |of: &[AtomicUsize; 2]| of.each_ref().map(|n| n.load(Ordering::Relaxed) as u64);
+    // Each allow beside a deny.
+    assert!(count(&tally.asked).iter().all(|n| *n > worlds * 5), "{tally:?}");
+    assert!(count(&tally.pairs).iter().all(|n| *n > worlds / 10), "{tally:?}");
+}
+
+#[test]
+fn an_endpoint_is_asked_at_its_own_end() {
+    // What the tests above rest on: a question reaches the chains of its endpoint.
+    let world = World::random(1);
+    let subject = Subject::new(&world.node, world.updates(), &settings());
+    let mut ways = [0, 0];
+    for question in world.questions(1, 100) {
+        let Some(outcome) = subject.ask(&question) else { continue };
+        let trace = subject.trace(&question, &outcome);
+        let (way, chain) = match question.direction {
+            Direction::Ingress => (0, " cali-to-wl-dispatch "),
+            Direction::Egress => (1, " cali-from-wl-dispatch "),
+        };
+        ways[way] += usize::from(trace.contains(chain));
+    }
+    assert!(ways.iter().all(|n| *n > 20), "{ways:?}");
+}
