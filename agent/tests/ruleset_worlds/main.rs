@@ -10,26 +10,19 @@ mod frame;
 mod mutants;
 mod subject;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use calico_agent::config::{HostAction, Settings};
 use calico_reference::{Direction, Reference};
 use calico_worlds::{Case, Question, World};
 
-use subject::Subject;
+use subject::{Subject, settings};
 
 /// Questions to each world.
 const QUESTIONS: usize = 40;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
-}
-
-fn settings() -> Arc<Settings> {
-    // What is for the host itself is decided by policy alone.
-    Arc::new(Settings { endpoint_to_host: HostAction::Return, ..Settings::default() })
 }
 
 fn allowed(reference: &Reference, question: &Question) -> bool {
@@ -42,10 +35,11 @@ fn difference(world: &World, seed: u64, tally: &Tally) -> Option<(Question, Stri
     let updates = world.updates();
     let reference = Reference::new(&updates);
     let questions = world.questions(seed, QUESTIONS);
-    let subject = Subject::new(&world.node, updates, &settings());
+    let subject = Subject::new(&world.node, updates, settings(seed));
     tally.rules.fetch_add(subject.rules(), Ordering::Relaxed);
     for question in questions {
-        let expected = allowed(&reference, &question);
+        let on = !subject.is_off(question.packet.family());
+        let expected = on && allowed(&reference, &question);
         let Some(outcome) = subject.ask(&question) else { continue };
         tally.asked[usize::from(expected)].fetch_add(1, Ordering::Relaxed);
         if outcome.fate.passed() != expected {
@@ -116,7 +110,7 @@ fn the_ruleset_does_what_the_reference_says() {
 fn an_endpoint_is_asked_at_its_own_end() {
     // What the tests above rest on: a question reaches the chains of its endpoint.
     let world = World::random(1);
-    let subject = Subject::new(&world.node, world.updates(), &settings());
+    let subject = Subject::new(&world.node, world.updates(), settings(1));
     let mut ways = [0, 0];
     for question in world.questions(1, 100) {
         let Some(outcome) = subject.ask(&question) else { continue };
