@@ -13,7 +13,7 @@ use calico_ruleset::{Host, Outcome, Packet, Ruleset, State};
 use calico_worlds::{Question, World};
 
 use crate::subject::{POOLS, Subject, UPLINK, settings, told};
-use crate::{allowed, number};
+use crate::{allowed, crafted, number};
 
 /// A packet, the host that it comes to, and what has to become of it.
 pub(crate) struct Probe {
@@ -106,6 +106,14 @@ pub(crate) fn probes(subject: &Subject, reference: &Reference, question: &Questi
             let mine = on && has && !advertisement;
             let forwarded = mine && known(state, ask(Direction::Egress, &from));
             add("from it", end.send(from.clone()), UPLINK, forwarded);
+            // From it to another of the pools.
+            let pool = ip(if family == Family::V4 { "10.65.0.14" } else { "fd18::7" });
+            let within = Packet { destination: pool, ..from.clone() };
+            let passes = mine && known(state, ask(Direction::Egress, &within));
+            add("within the pools", end.send(within.clone()), UPLINK, passes);
+            // Marks of others, in our bits too, say nothing.
+            let marked = Packet { mark: u32::MAX, ..within };
+            add("marked", end.send(marked), UPLINK, passes);
             // From it to its host.
             let to_host = Packet { destination: own(family), ..from.clone() };
             let metadata = settings.rkt_metadata_service
@@ -156,6 +164,8 @@ pub(crate) fn probes(subject: &Subject, reference: &Reference, question: &Questi
                 ..to.clone()
             };
             add("to another address", elsewhere.into_interface(UPLINK), &end.interface, false);
+            let marked = Packet { mark: u32::MAX, ..to.clone() };
+            add("marked, to it", marked.into_interface(UPLINK), &end.interface, taken);
             // Of others, and of the host.
             add("past us", to.clone().into_interface(UPLINK), "eth1", true);
             add(
@@ -198,8 +208,8 @@ pub(crate) fn models(world: &World, seed: u64) -> Vec<Question> {
 fn what_is_around_policy_is_as_documented() {
     let (worlds, first) = (number("CALICO_FRAMES", 60), number("CALICO_SEED", 1));
     let (mut counts, mut masqueraded) = ([0, 0], [0, 0]);
-    for seed in first..first + worlds {
-        let world = World::random(seed);
+    let random = (first..first + worlds).map(|seed| (seed, World::random(seed)));
+    for (seed, world) in (1..).zip(crafted::worlds()).chain(random) {
         let updates = world.updates();
         let reference = Reference::new(&updates);
         let subject = Subject::new(&world.node, updates, settings(seed));

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
+mod crafted;
+mod elements;
 mod frame;
 mod mutants;
 mod subject;
@@ -104,6 +106,16 @@ fn the_ruleset_does_what_the_reference_says() {
     // Each allow beside a deny.
     assert!(count(&tally.asked).iter().all(|n| *n > worlds * 5), "{tally:?}");
     assert!(count(&tally.pairs).iter().all(|n| *n > worlds / 10), "{tally:?}");
+}
+
+#[test]
+fn crafted_worlds_are_answered_alike() {
+    let tally = Tally::default();
+    for (seed, world) in (1..).zip(crafted::worlds()) {
+        assert_eq!(difference(&world, seed, &tally), None);
+    }
+    let both = tally.asked.each_ref().map(|n| n.load(Ordering::Relaxed));
+    assert!(both.iter().all(|n| *n >= 10), "{both:?}");
 }
 
 #[test]

@@ -139,6 +139,15 @@ impl Subject {
     /// A packet from one endpoint of this host to another: the question to that one, and what becomes
     /// of it.
     pub(crate) fn between(&self, question: &Question) -> Option<(Question, Outcome)> {
+        self.between_of(question, self.ruleset(question.packet.family()))
+    }
+
+    /// The same of another ruleset.
+    pub(crate) fn between_of(
+        &self,
+        question: &Question,
+        ruleset: &Ruleset,
+    ) -> Option<(Question, Outcome)> {
         if question.direction == Direction::Ingress {
             return None;
         }
@@ -148,7 +157,6 @@ impl Subject {
         };
         let (other, end) = self.ends.iter().find(|(id, _)| holds(id))?;
         let own = self.ends.get(&question.endpoint)?;
-        let ruleset = self.ruleset(question.packet.family());
         let outcome = through(ruleset, own.send(told(&question.packet)), &end.interface)?;
         let other = Question {
             endpoint: other.clone(),
