@@ -11,7 +11,7 @@ use crate::netns::sh;
 use crate::wire;
 
 /// How often each rule matched: by table, chain and place.
-type Counts = BTreeMap<(String, String, usize), u64>;
+pub(crate) type Counts = BTreeMap<(String, String, usize), u64>;
 
 /// Two pods that take everything and answer nothing.
 struct Place<'a> {
@@ -91,7 +91,7 @@ impl<'a> Place<'a> {
 }
 
 /// What the kernel counted.
-fn counted(saved: &str) -> Counts {
+pub(crate) fn counted(saved: &str) -> Counts {
     let mut counts = Counts::new();
     let mut table = "";
     let mut places: BTreeMap<(&str, &str), usize> = BTreeMap::new();

@@ -42,7 +42,7 @@ fn lists() -> World {
               "destination": { "nets": destination, "ports": ports } },
             { "action": "Pass", "protocol": "SCTP", "source": { "nets": source },
               "destination": { "nets": destination } },
-            { "action": "Allow", "protocol": "UDP", "destination": { "ports": [80, 81, 82] } },
+            { "action": "Allow", "protocol": "UDP" },
             { "action": "Allow", "protocol": "TCP", "source": { "nets": source, "ports": ports },
               "destination": { "nets": destination, "ports": ports } },
             { "action": "Deny" },

@@ -2,7 +2,8 @@
 //! the reference says of it. And broken rulesets are found so.
 //!
 //! `CALICO_RULESET_WORLDS` = how many worlds (2000), `CALICO_SEED` = the first one; `CALICO_MUTANTS` =
-//! how many worlds are broken (40).
+//! how many worlds are broken (60);
+//! `CALICO_FRAMES` = in how many worlds everything around policy is asked (60).
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 

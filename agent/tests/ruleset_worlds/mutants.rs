@@ -120,7 +120,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(seed: u64, world: &World) -> Self {
+    fn new(seed: u64, world: &World, questions: usize) -> Self {
         let updates = world.updates();
         let reference = Reference::new(&updates);
         let subject = Subject::new(&world.node, updates, settings(seed));
@@ -138,7 +138,7 @@ impl Prepared {
             }
         });
         let mut this = Self {
-            questions: world.questions(seed, 80),
+            questions: world.questions(seed, questions),
             probes: both,
             lines,
             sound: [Vec::new(), Vec::new()],
@@ -258,10 +258,11 @@ fn broken_rendering_is_found() {
     let seeds = (first..first + count).filter(|seed| settings(*seed).mark_mask == 0xffff_0000);
     let seeds: Vec<u64> = seeds.collect();
     let half = seeds.len() / 2;
-    let crafted = (1..).zip(crafted::worlds()).map(|(seed, world)| Prepared::new(seed, &world));
+    let crafted =
+        (1..).zip(crafted::worlds()).map(|(seed, world)| Prepared::new(seed, &world, 400));
     let mut worlds: Vec<Prepared> = crafted.collect();
     worlds.extend(std::thread::scope(|scope| {
-        let one = |seed: &u64| Prepared::new(*seed, &World::random(*seed));
+        let one = |seed: &u64| Prepared::new(*seed, &World::random(*seed), 80);
         let parts = [&seeds[..half], &seeds[half..]];
         let parts = parts.map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>()));
         parts.into_iter().flat_map(|part| part.join().unwrap()).collect::<Vec<_>>()
@@ -302,17 +303,16 @@ fn broken_rendering_is_found() {
         };
         table.entry(*mistake).or_default()[column] += 1;
     }
-    println!(
-        "found, refused by the tools, the same, not found: {table:#?}\n{unexplained:#?}\nand yet found: {wrong:#?}"
-    );
+    println!("found, refused by the tools, said to be the same, not found: {table:?}");
     let sum = |column: usize| table.values().map(|row| row[column]).sum::<usize>();
-    let (killed, left) = (sum(0) + sum(1), sum(3));
-    println!(
-        "{} worlds, {} mutants: {killed} found, {} the same, {left} not found",
-        worlds.len(),
-        all.len(),
-        sum(2)
-    );
+    let (killed, same, left) = (sum(0) + sum(1), sum(2), sum(3));
+    let (worlds, all) = (worlds.len(), all.len());
+    println!("{worlds} worlds, {all} mutants: {killed} found, {same} the same, {left} not found");
+    println!("{unexplained:#?}");
+    assert!(wrong.is_empty(), "said to be the same, and found: {wrong:#?}");
+    // A new kind of rule needs packets that it decides about, or a reason.
+    assert!(killed * 100 >= all * 75, "{table:?}");
+    assert!(left * 100 <= all * 2, "not found and not explained: {unexplained:#?}");
 }
 
 #[test]
