@@ -24,6 +24,9 @@
 //! leaving ports away, IPv6 extension headers, what the kernel drops by itself (martians, bad
 //! checksums), the translation of packets that are not the first of their connection.
 
+mod chain;
+mod flight;
+mod hook;
 mod host;
 mod net;
 mod packet;
@@ -31,13 +34,15 @@ mod parse;
 mod rule;
 mod set;
 mod tables;
+mod target;
 mod values;
 mod walk;
 mod words;
 
+pub use hook::{Hook, Table};
 pub use host::{Hop, Host};
 pub use net::{Family, NetError};
 pub use packet::{Origin, Packet, State};
 pub use set::SetError;
-pub use tables::{Hook, ParseError, RuleAt, Ruleset, Strictness, Table};
+pub use tables::{ParseError, RuleAt, Ruleset, Strictness};
 pub use walk::{By, End, Fate, Outcome, WalkError};

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use crate::net::Family;
 use crate::packet::{DCCP, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
 use crate::rule::{AddressType, Match, Side, Target, What};
+use crate::target::target;
 use crate::values::{
-    address_ports, icmp, interface, mac, net, protocol_number, range, ranges, sides, states,
-    value_mask,
+    icmp, interface, mac, net, protocol_number, range, ranges, sides, states, value_mask,
 };
 
 /// What a rule names and only the whole ruleset knows.
@@ -355,72 +355,3 @@ fn needs(module: &str) -> Option<&'static [u8]> {
 
 /// Matches that need no option: their protocol is said by `-p`.
 const LOADABLE_ALONE: [&str; 6] = ["tcp", "udp", "sctp", "icmp", "icmp6", "icmpv6"];
-
-fn target(name: &str, options: &[&str], names: &mut impl Names) -> Result<Target, String> {
-    let unknown = || Err(format!("{name} {}", options.join(" ")));
-    Ok(match (name, options) {
-        ("ACCEPT", []) => Target::Accept,
-        ("DROP", []) => Target::Drop,
-        ("RETURN", []) => Target::Return,
-        ("REJECT", [] | ["--reject-with", _]) => Target::Reject,
-        ("LOG" | "NFLOG", options) => {
-            let mut rest = options.iter();
-            while let Some(option) = rest.next() {
-                match *option {
-                    "--log-prefix" | "--log-level" | "--nflog-prefix" | "--nflog-group"
-                    | "--nflog-size" | "--nflog-threshold" => drop(rest.next()),
-                    "--log-uid" | "--log-ip-options" | "--log-tcp-options" => {}
-                    _ => return unknown(),
-                }
-            }
-            Target::Note
-        }
-        ("SET", ["--add-set" | "--del-set", set, flags, rest @ ..]) => {
-            sides(flags)?;
-            names.set(set)?;
-            names.set_changes(set);
-            match rest {
-                [] | ["--exist"] => Target::Note,
-                _ => return unknown(),
-            }
-        }
-        ("MARK", [option, value]) => {
-            let (value, mask) = value_mask(value)?;
-            match *option {
-                "--set-mark" => Target::Mark { keep: !(mask | value), flip: value },
-                "--set-xmark" => Target::Mark { keep: !mask, flip: value },
-                "--and-mark" => Target::Mark { keep: value, flip: 0 },
-                "--or-mark" => Target::Mark { keep: !value, flip: value },
-                "--xor-mark" => Target::Mark { keep: u32::MAX, flip: value },
-                _ => return unknown(),
-            }
-        }
-        ("NOTRACK", []) | ("CT", ["--notrack"]) => Target::NoTrack,
-        ("DNAT", ["--to-destination", to, rest @ ..]) if nat_flags(rest) => {
-            let (address, ports) = address_ports(to, names.family())?;
-            let port = match ports {
-                None => None,
-                Some((first, last)) if first == last => Some(first),
-                Some(_) => return unknown(),
-            };
-            Target::DestinationNat { address, port }
-        }
-        ("SNAT", ["--to-source", to, rest @ ..]) if nat_flags(rest) => {
-            match address_ports(to, names.family())?.0 {
-                Some(address) => Target::SourceNat { address },
-                None => return unknown(),
-            }
-        }
-        ("MASQUERADE", ["--to-ports", ports, rest @ ..]) if nat_flags(rest) => {
-            range(&ports.replace('-', ":"))?;
-            Target::Masquerade
-        }
-        ("MASQUERADE", rest) if nat_flags(rest) => Target::Masquerade,
-        _ => return unknown(),
-    })
-}
-
-/// How a port is chosen of those that may be.
-fn nat_flags(options: &[&str]) -> bool {
-    options.iter().all(|one| matches!(*one, "--random" | "--random-fully" | "--persistent"))
-}
