@@ -17,8 +17,10 @@ pub(crate) struct Aim {
     workloads: Vec<(WorkloadEndpointId, WorkloadEndpoint)>,
     /// Addresses of endpoints.
     owned: Vec<IpAddr>,
-    /// Edges of prefixes, and what lies beside them.
+    /// Edges of the prefixes of rules, and what lies beside them.
     edges: Vec<IpAddr>,
+    /// The same of network sets.
+    sets: Vec<IpAddr>,
     /// What a packet has above its addresses.
     contents: Vec<Content>,
 }
@@ -58,7 +60,7 @@ impl Aim {
                         endpoint.ports.iter().flat_map(|port| named(port.protocol, port.port)),
                     );
                 }
-                Update::NetworkSet(_, Some(set)) => aim.prefixes(&set.nets),
+                Update::NetworkSet(_, Some(set)) => aim.sets.extend(around(&set.nets)),
                 Update::Policy(_, Some(policy)) => {
                     policy.ingress.iter().chain(&policy.egress).for_each(|rule| aim.rule(rule));
                 }
@@ -69,22 +71,14 @@ impl Aim {
             }
         }
         aim.edges.retain(is_of_somebody);
+        aim.sets.retain(is_of_somebody);
         aim
-    }
-
-    fn prefixes(&mut self, nets: &[Cidr]) {
-        for net in nets {
-            let last = net.nth(net.size() - 1).unwrap_or(net.address());
-            self.edges.extend([net.address(), last]);
-            self.edges.extend(before(net.address()));
-            self.edges.extend(after(last));
-        }
     }
 
     fn rule(&mut self, rule: &Rule) {
         for peer in [&rule.source, &rule.destination] {
-            self.prefixes(&peer.nets);
-            self.prefixes(&peer.not_nets);
+            self.edges.extend(around(&peer.nets));
+            self.edges.extend(around(&peer.not_nets));
         }
         let protocol = rule.protocol.or(rule.not_protocol).map(Protocol::number);
         let content = Content { protocol, ..Content::default() };
@@ -129,7 +123,11 @@ impl Aim {
     /// An address of an endpoint, at the edge of a prefix, or of nobody.
     fn address(&self, c: &mut Chance, family: Option<Family>) -> IpAddr {
         let fits = |ip: &&IpAddr| family.is_none_or(|family| Family::of(**ip) == family);
-        let list = if c.percent(60) { &self.owned } else { &self.edges };
+        let list = match c.below(10) {
+            0..=5 => &self.owned,
+            6..=8 => &self.sets,
+            _ => &self.edges,
+        };
         let some: Vec<&IpAddr> = list.iter().filter(fits).collect();
         if some.is_empty() || c.percent(5) {
             return match family {
@@ -142,11 +140,13 @@ impl Aim {
 
     fn between(&self, c: &mut Chance, source: IpAddr, destination: IpAddr) -> Packet {
         let mut content = Content::default();
+        let (own_icmp, foreign_icmp) = if source.is_ipv4() { (1, 58) } else { (58, 1) };
         if !self.contents.is_empty() && c.percent(85) {
             content = *c.one(&self.contents);
+            if content.protocol == Some(foreign_icmp) {
+                content = *c.one(&self.contents);
+            }
         }
-        let own_icmp = if source.is_ipv4() { 1 } else { 58 };
-        let foreign_icmp = if source.is_ipv4() { 58 } else { 1 };
         let mut protocol = content
             .protocol
             .unwrap_or_else(|| *c.one(&[TCP, TCP, TCP, UDP, UDP, own_icmp, SCTP, UDPLITE, GRE]));
@@ -178,6 +178,15 @@ impl Aim {
 fn is_of_somebody(address: &IpAddr) -> bool {
     let broadcast = *address == IpAddr::V4(Ipv4Addr::BROADCAST);
     !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast)
+}
+
+/// The edges of prefixes, and what lies beside them.
+fn around(nets: &[Cidr]) -> impl Iterator<Item = IpAddr> {
+    nets.iter().flat_map(|net| {
+        let last = net.nth(net.size() - 1).unwrap_or(net.address());
+        let edges = [Some(net.address()), Some(last), before(net.address()), after(last)];
+        edges.into_iter().flatten()
+    })
 }
 
 /// A named port at each end.

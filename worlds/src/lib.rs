@@ -19,7 +19,7 @@ mod world;
 pub use case::{Case, NotACase};
 pub use chance::Chance;
 pub use coverage::Coverage;
-pub use feature::{FEATURES, Feature};
+pub use feature::{Feature, features};
 pub use question::Question;
 pub use shrink::shrink;
 pub use world::World;

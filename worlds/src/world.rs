@@ -53,6 +53,11 @@ impl World {
     /// Packets from and to the workload endpoints of [`World::node`], each with the one that is
     /// asked; none when it has no endpoint. The same for the same seed.
     pub fn questions(&self, seed: u64, count: usize) -> Vec<Question> {
-        Aim::new(&self.updates()).questions(&self.node, &mut Chance::new(seed), count)
+        self.questions_of(&self.updates(), seed, count)
+    }
+
+    /// [`World::questions`] for whoever has decoded it already.
+    pub fn questions_of(&self, updates: &[Update], seed: u64, count: usize) -> Vec<Question> {
+        Aim::new(updates).questions(&self.node, &mut Chance::new(seed), count)
     }
 }

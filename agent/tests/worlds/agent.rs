@@ -15,6 +15,7 @@ use calico_worlds::{Question, World};
 
 /// A world as the agent sees it.
 pub(crate) struct Agent {
+    node: Name,
     state: Arc<DesiredState>,
     policies: BTreeMap<PolicyId, Arc<Policy>>,
     profiles: BTreeMap<Name, Arc<Profile>>,
@@ -26,8 +27,12 @@ impl Agent {
     }
 
     pub(crate) fn of(node: &Name, updates: Vec<Update>, settings: &Arc<Settings>) -> Self {
-        let mut this =
-            Self { state: Arc::default(), policies: BTreeMap::new(), profiles: BTreeMap::new() };
+        let mut this = Self {
+            node: node.clone(),
+            state: Arc::default(),
+            policies: BTreeMap::new(),
+            profiles: BTreeMap::new(),
+        };
         for update in &updates {
             match update {
                 Update::Policy(id, Some(policy)) => {
@@ -45,6 +50,14 @@ impl Agent {
         this
     }
 
+    pub(crate) fn node(&self) -> &Name {
+        &self.node
+    }
+
+    pub(crate) fn state(&self) -> &DesiredState {
+        &self.state
+    }
+
     pub(crate) fn judge<'a>(&'a self, host: &'a BTreeSet<std::net::IpAddr>) -> Judge<'a> {
         Judge::new(&self.state, host)
     }
@@ -60,7 +73,8 @@ impl Agent {
         Some(Verdict { allowed: verdict.allowed, reason })
     }
 
-    fn reason(&self, reason: verdict::Reason, direction: Direction) -> Reason {
+    /// A reason in the reference's words.
+    pub(crate) fn reason(&self, reason: verdict::Reason, direction: Direction) -> Reason {
         match reason {
             verdict::Reason::Policy { tier, policy, rule } => {
                 let stored = &self.policies[&policy];
@@ -105,7 +119,7 @@ fn place(stored: &[Rule], active: usize) -> usize {
     places.nth(active).expect("a rule that decides is stored").0
 }
 
-fn flow(packet: &Packet) -> Flow {
+pub(crate) fn flow(packet: &Packet) -> Flow {
     Flow {
         source: packet.source,
         destination: packet.destination,

@@ -171,7 +171,9 @@ impl Evaluator {
         let last = |order: Option<f64>| order.unwrap_or(f64::INFINITY);
         self.tiers.sort_by(|a, b| {
             let order = last(a.order).total_cmp(&last(b.order));
-            a.is_missing.cmp(&b.is_missing).then(order).then(a.name.cmp(&b.name))
+            // The one that is built in stands before those that nobody knows.
+            let place = |tier: &Tier| (tier.is_missing, tier.is_missing && tier.name != "default");
+            place(a).cmp(&place(b)).then(order).then(a.name.cmp(&b.name))
         });
         self.policies.sort_by(|a, b| last(a.order).total_cmp(&last(b.order)).then(a.id.cmp(&b.id)));
     }
@@ -239,15 +241,15 @@ impl Evaluator {
             let Some(profile) = self.profiles.get(name) else {
                 return Verdict { passes: false, reason: format!("missing profile {name}") };
             };
-            let rules = profile.rules(direction).iter().enumerate();
-            for (number, rule) in rules {
-                let action = rule.action;
-                if matches!(action, Action::Allow | Action::Deny)
-                    && rule.matches(packet, &self.members)
-                {
-                    let reason = format!("{action:?} by rule {number} of profile {name}");
-                    return Verdict { passes: action == Action::Allow, reason };
-                }
+            let mut rules = profile.rules(direction).iter().enumerate();
+            let first = rules.find(|(_, rule)| {
+                rule.action != Action::Log && rule.matches(packet, &self.members)
+            });
+            if let Some((number, rule)) = first
+                && rule.action != Action::Pass
+            {
+                let reason = format!("{:?} by rule {number} of profile {name}", rule.action);
+                return Verdict { passes: rule.action == Action::Allow, reason };
             }
         }
         Verdict { passes: false, reason: "end of profiles".to_owned() }

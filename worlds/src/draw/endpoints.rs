@@ -13,7 +13,7 @@ fn addresses(number: usize) -> [String; 2] {
 impl Drawing {
     pub(super) fn workloads(&mut self) {
         let near = 2 + self.chance.below(4);
-        let far = 1 + self.chance.below(3);
+        let far = 2 + self.chance.below(4);
         for number in 0..near + far {
             let node = NODES[usize::from(number >= near)];
             self.workload(number, node);
@@ -22,7 +22,7 @@ impl Drawing {
 
     fn workload(&mut self, number: usize, node: &str) {
         let c = &mut self.chance;
-        let namespace = if c.percent(70) { NAMESPACES[0] } else { NAMESPACES[1] };
+        let namespace = if c.percent(55) { NAMESPACES[0] } else { NAMESPACES[1] };
         let mut labels = selectors::labels(c, 65);
         labels.insert("projectcalico.org/namespace".into(), json!(namespace));
         if c.percent(8) {
@@ -30,12 +30,12 @@ impl Drawing {
             labels.insert("pcns.stage".into(), json!("prod"));
         }
         let mut networks: Vec<String> = addresses(number).to_vec();
-        match c.below(14) {
+        match c.below(16) {
             0 => drop(networks.remove(c.below(2))),
             1 => networks.extend(addresses(12 + c.below(3))),
             // An address that another one has as well.
-            2 | 3 => networks.push(addresses(c.below(8))[c.below(2)].clone()),
-            4 if c.percent(30) => networks.clear(),
+            2..=5 => networks.push(addresses(c.below(10))[c.below(2)].clone()),
+            6 if c.percent(30) => networks.clear(),
             _ => {}
         }
         let mut profiles = profiles(c);
@@ -64,7 +64,7 @@ impl Drawing {
             let c = &mut self.chance;
             let labels: Map<String, Value> = selectors::labels(c, 65);
             let mut ips = vec![format!("172.18.18.{}", 100 + number), format!("fd18::{number}")];
-            if c.percent(25) {
+            if c.percent(40) {
                 // A pod's address: whoever it is, rules mean both.
                 ips.push(format!("10.65.0.{}", c.below(8)));
             }

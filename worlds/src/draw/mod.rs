@@ -33,8 +33,14 @@ pub(crate) fn world(seed: u64) -> World {
     if has_tiers {
         drawing.tiers();
     }
-    for number in 0..=drawing.chance.below(9) {
-        drawing.policy(number, has_tiers);
+    // Most policies in one tier: otherwise hardly any has another before it.
+    let tier = if has_tiers { *drawing.chance.one(&policies::TIERS) } else { policies::TIERS[0] };
+    for number in 0..=drawing.chance.below(8) {
+        let tier = match drawing.chance.below(2) {
+            0 if has_tiers => *drawing.chance.one(&policies::TIERS),
+            _ => tier,
+        };
+        drawing.policy(number, tier);
     }
     World { node: Name::from(NODES[0]), objects: drawing.objects }
 }
@@ -92,10 +98,10 @@ impl Drawing {
                 continue;
             }
             let labels = selectors::labels(c, 40);
-            let ingress = rules::rules(c, None, 3);
-            let egress = rules::rules(c, None, 3);
+            let ingress = rules::rules(c, None, 4);
+            let egress = rules::rules(c, None, 4);
             let mut spec = json!({ "labelsToApply": labels, "ingress": ingress, "egress": egress });
-            if c.percent(25) {
+            if c.percent(20) {
                 spec["egress"] = json!([{ "action": "Allow", "source": {}, "destination": {} }]);
             }
             if c.percent(3) {
@@ -111,12 +117,12 @@ impl Drawing {
     }
 
     fn sets(&mut self) {
-        for number in 0..self.chance.below(5) {
+        for number in 0..1 + self.chance.below(5) {
             let c = &mut self.chance;
             let spec = json!({ "nets": rules::nets(c, 1, 5) });
             let labels = selectors::labels(c, 60);
             let name = format!("set{number}");
-            if c.percent(60) {
+            if c.percent(40) {
                 self.put("globalnetworksets", None, &name, labels, &spec);
             } else {
                 let namespace = *c.one(&NAMESPACES);

@@ -5,11 +5,12 @@ use serde_json::{Map, Value, json};
 use super::{Drawing, NAMESPACES, rules, selectors};
 use crate::chance::Chance;
 
-const TIERS: [&str; 2] = ["alpha", "beta"];
+/// The one that stores without tiers have first.
+pub(super) const TIERS: [&str; 3] = ["default", "alpha", "beta"];
 
 impl Drawing {
     pub(super) fn tiers(&mut self) {
-        for name in TIERS {
+        for name in &TIERS[1..] {
             let c = &mut self.chance;
             if c.percent(10) {
                 continue;
@@ -31,10 +32,9 @@ impl Drawing {
         }
     }
 
-    pub(super) fn policy(&mut self, number: usize, has_tiers: bool) {
+    pub(super) fn policy(&mut self, number: usize, mut tier: &str) {
         let c = &mut self.chance;
         let global = c.percent(60);
-        let mut tier = if has_tiers { *c.one(&["alpha", "beta", "default"]) } else { "default" };
         // Names that sort otherwise than the numbers.
         let name = format!("{tier}.{}{number}", c.one(&["p", "m", "z"]));
         if c.percent(4) {
@@ -47,7 +47,7 @@ impl Drawing {
             2 => drop(labels.insert("projectcalico.org/tier".into(), json!(tier))),
             _ => drop(spec.insert("tier".into(), json!(tier))),
         }
-        let orders = [json!(10), json!(10), json!(10), json!(10.5), json!(-3), json!(1e3)];
+        let orders = [json!(10), json!(10), json!(10), json!(10.5), json!(-3), json!(9)];
         if c.percent(80) {
             spec.insert("order".into(), c.one(&orders).clone());
         }

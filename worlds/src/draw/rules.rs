@@ -64,21 +64,23 @@ fn rule(c: &mut Chance, namespaced: bool) -> Value {
         all.insert("ipVersion".into(), json!(c.one(&[4, 6])));
     }
     let (mut source, mut destination) = (Map::new(), Map::new());
-    for _ in 0..c.below(3) {
+    // What kind of message an ICMP packet is matters only where little else is asked.
+    let most = if all.contains_key("icmp") || all.contains_key("notICMP") { 2 } else { 3 };
+    for _ in 0..c.below(most) {
         let side = if c.percent(55) { &mut source } else { &mut destination };
         criterion(c, side, namespaced);
     }
     if with_ports && c.percent(75) {
         let side = if c.percent(70) { &mut destination } else { &mut source };
-        let name = if c.percent(75) { "ports" } else { "notPorts" };
+        let name = if c.percent(65) { "ports" } else { "notPorts" };
         side.insert(name.into(), ports(c).into());
-        if c.percent(10) {
+        if c.percent(15) {
             let side = if c.percent(50) { &mut destination } else { &mut source };
             side.insert("notPorts".into(), ports(c).into());
         }
     } else if !all.contains_key("protocol") && c.percent(6) {
         // A name without a protocol is one of TCP.
-        let name = if c.percent(65) { "ports" } else { "notPorts" };
+        let name = if c.percent(50) { "ports" } else { "notPorts" };
         destination.insert(name.into(), json!([c.one(&PORT_NAMES)]));
     }
     if c.percent(3) {
@@ -95,19 +97,19 @@ fn rule(c: &mut Chance, namespaced: bool) -> Value {
 /// Adds what the rule says of protocols; true when it can say something of ports.
 fn about_protocol(c: &mut Chance, all: &mut Map<String, Value>) -> bool {
     match c.below(20) {
-        0..=6 => {
+        0..=5 => {
             all.insert("protocol".into(), c.one(&[json!("TCP"), json!(6), json!("tcp")]).clone());
             true
         }
-        7..=8 => {
+        6..=7 => {
             all.insert("protocol".into(), json!("UDP"));
             true
         }
-        9 => {
+        8 => {
             all.insert("protocol".into(), c.one(&[json!("SCTP"), json!(132)]).clone());
             true
         }
-        10..=12 => {
+        9..=12 => {
             icmp(c, all);
             false
         }
@@ -131,7 +133,7 @@ fn icmp(c: &mut Chance, all: &mut Map<String, Value>) {
     for field in ["icmp", "notICMP"] {
         if c.percent(55) {
             let mut wanted = json!({ "type": c.one(&kinds) });
-            if c.percent(50) {
+            if c.percent(65) {
                 wanted["code"] = json!(c.below(2));
             }
             all.insert(field.into(), wanted);
@@ -178,7 +180,7 @@ fn ports(c: &mut Chance) -> Vec<Value> {
             _ => json!(1015 + 20 * n),
         }));
     }
-    if c.percent(35) {
+    if c.percent(40) {
         let name = json!(c.one(&PORT_NAMES));
         if c.percent(40) { all.push(name) } else { all = vec![name] }
     }
@@ -199,7 +201,7 @@ pub(super) fn named_ports(c: &mut Chance) -> Vec<Value> {
     let mut all = Vec::new();
     for name in PORT_NAMES {
         if c.percent(60) {
-            let protocol = *c.one(&["TCP", "TCP", "UDP", "SCTP"]);
+            let protocol = *c.one(&["TCP", "UDP", "UDP", "SCTP"]);
             let port = *c.one(&PORTS);
             all.push(json!({ "name": name, "protocol": protocol, "port": port }));
         }

@@ -1,2 +1,0 @@
-pub struct Feature;
-pub const FEATURES: &[Feature] = &[];

@@ -1,0 +1,106 @@
+//! The features of the language, each by what the world would be without it.
+//!
+//! A feature decided about a packet when a world without it gives another answer. So each is written
+//! down as a change of a world that makes the reference blind to it: a criterion is taken out of
+//! every rule, all orders become one, the far endpoints go. The same changes make wrong evaluators,
+//! which a test has to find.
+
+mod criteria;
+mod order;
+mod outer;
+mod subjects;
+
+use std::sync::Arc;
+
+use calico_datastore::model::{Policy, Profile, Rule, Update};
+
+use crate::world::World;
+
+/// How a world is made blind to something.
+#[derive(Clone, Copy, Debug)]
+enum Blind {
+    /// By changing decoded objects.
+    Objects(fn(&mut Vec<Update>)),
+    /// By changing what is stored, where decoding folds it into something else.
+    Stored(fn(&mut World)),
+}
+
+/// Something that can decide.
+#[derive(Clone, Copy, Debug)]
+pub struct Feature {
+    /// What it is called in reports.
+    pub name: &'static str,
+    /// How often it has to decide at least in 10,000 questions.
+    pub least: u64,
+    blind: Blind,
+}
+
+impl Feature {
+    const fn objects(name: &'static str, least: u64, blind: fn(&mut Vec<Update>)) -> Self {
+        Self { name, least, blind: Blind::Objects(blind) }
+    }
+
+    const fn stored(name: &'static str, least: u64, blind: fn(&mut World)) -> Self {
+        Self { name, least, blind: Blind::Stored(blind) }
+    }
+
+    /// The objects of the world without the feature; `None` when it has none of it. `updates` are
+    /// those of the world.
+    pub fn without(&self, world: &World, updates: &[Update]) -> Option<Vec<Update>> {
+        let changed = match self.blind {
+            Blind::Objects(blind) => {
+                let mut changed = updates.to_vec();
+                blind(&mut changed);
+                changed
+            }
+            Blind::Stored(blind) => {
+                let mut changed = world.clone();
+                blind(&mut changed);
+                if changed == *world {
+                    return None;
+                }
+                changed.updates()
+            }
+        };
+        (changed != updates).then_some(changed)
+    }
+}
+
+/// Every feature.
+pub fn features() -> impl Iterator<Item = &'static Feature> {
+    let all = [criteria::FEATURES, order::FEATURES, subjects::FEATURES, outer::FEATURES];
+    all.into_iter().flatten()
+}
+
+/// Changes every rule.
+fn each_rule(updates: &mut [Update], mut change: impl FnMut(&mut Rule)) {
+    each_list(updates, |rules, _| rules.iter_mut().for_each(&mut change));
+}
+
+/// Changes every list of rules; true for those of policies.
+fn each_list(updates: &mut [Update], mut change: impl FnMut(&mut Vec<Rule>, bool)) {
+    for update in updates {
+        match update {
+            Update::Policy(_, Some(policy)) => {
+                let policy: &mut Policy = Arc::make_mut(policy);
+                change(&mut policy.ingress, true);
+                change(&mut policy.egress, true);
+            }
+            Update::Profile(_, Some(profile)) => {
+                let profile: &mut Profile = Arc::make_mut(profile);
+                change(&mut profile.ingress, false);
+                change(&mut profile.egress, false);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Changes every policy.
+fn each_policy(updates: &mut [Update], mut change: impl FnMut(&mut Policy)) {
+    for update in updates {
+        if let Update::Policy(_, Some(policy)) = update {
+            change(Arc::make_mut(policy));
+        }
+    }
+}
