@@ -1,8 +1,9 @@
 //! Thousands of random worlds: what the rendered ruleset does with a packet, rule by rule, is what
-//! the reference says of it. And broken rulesets are found so.
+//! the reference says of it. And broken rulesets are found so. Worlds that failed once are kept in
+//! `tests/worlds/`, and a new one is made small and written there.
 //!
 //! `CALICO_RULESET_WORLDS` = how many worlds (2000), `CALICO_SEED` = the first one; `CALICO_MUTANTS` =
-//! how many worlds are broken (60);
+//! how many worlds are broken (90);
 //! `CALICO_FRAMES` = in how many worlds everything around policy is asked (60).
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
@@ -13,9 +14,11 @@ mod frame;
 mod mutants;
 mod subject;
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use calico_datastore::model::Update;
 use calico_reference::{Direction, Reference};
 use calico_worlds::{Case, Question, World};
 
@@ -36,8 +39,19 @@ fn allowed(reference: &Reference, question: &Question) -> bool {
 /// The first question that is answered in another way.
 fn difference(world: &World, seed: u64, tally: &Tally) -> Option<(Question, String)> {
     let updates = world.updates();
+    let questions = world.questions_of(&updates, seed, QUESTIONS);
+    difference_of(world, updates, questions, seed, tally)
+}
+
+/// The first of these questions that is answered in another way; the seed draws the settings.
+fn difference_of(
+    world: &World,
+    updates: Vec<Update>,
+    questions: Vec<Question>,
+    seed: u64,
+    tally: &Tally,
+) -> Option<(Question, String)> {
     let reference = Reference::new(&updates);
-    let questions = world.questions(seed, QUESTIONS);
     let subject = Subject::new(&world.node, updates, settings(seed));
     tally.rules.fetch_add(subject.rules(), Ordering::Relaxed);
     for question in questions {
@@ -70,9 +84,47 @@ struct Tally {
     rules: AtomicUsize,
 }
 
+fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/worlds")
+}
+
+/// Makes a world small in which the ruleset is wrong, and keeps it as a file.
+fn keep(seed: u64, world: &World) -> String {
+    let quiet = Tally::default();
+    let wrong = |world: &World| difference(world, seed, &quiet);
+    let small = calico_worlds::shrink(world, |world| wrong(world).is_some());
+    let (question, told) = wrong(&small).unwrap();
+    let case = Case {
+        about: format!("seed {seed}: the ruleset and the reference differed"),
+        world: small,
+        questions: vec![question],
+    };
+    let path = corpus().join(format!("ruleset-{seed}.json"));
+    std::fs::write(&path, case.to_text()).unwrap();
+    format!("small: {told}\nkept as {}\n{}", path.display(), case.to_text())
+}
+
+#[test]
+fn worlds_that_failed_once() {
+    let cases = Case::read_all(&corpus()).unwrap();
+    assert!(cases.len() >= 5, "the corpus is not where it used to be");
+    let tally = Tally::default();
+    for (name, case) in cases {
+        // With the settings of several seeds.
+        for seed in 0..6 {
+            let questions = case.questions.clone();
+            let updates = case.world.updates();
+            let found = difference_of(&case.world, updates, questions, seed, &tally);
+            assert_eq!(found, None, "{name}");
+        }
+    }
+}
+
 #[test]
 fn the_ruleset_does_what_the_reference_says() {
-    let (worlds, first) = (number("CALICO_RULESET_WORLDS", 2000), number("CALICO_SEED", 1));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let worlds = number("CALICO_RULESET_WORLDS", 2000);
+    let first = number("CALICO_SEED", now % 1_000_000 * 100_000);
     let start = Instant::now();
     let tally = Tally::default();
     let run = |part: u64, parts: u64| {
@@ -91,18 +143,9 @@ fn the_ruleset_does_what_the_reference_says() {
         all.into_iter().find_map(|one| one.join().unwrap())
     });
     if let Some((seed, world, (question, told))) = found {
-        let quiet = Tally::default();
-        let small =
-            calico_worlds::shrink(&world, |smaller| difference(smaller, seed, &quiet).is_some());
-        let (question, told) = difference(&small, seed, &quiet).unwrap_or((question, told));
-        let case = Case {
-            about: format!("the ruleset of seed {seed}"),
-            world: small,
-            questions: vec![question.clone()],
-        };
-        panic!("seed {seed}: {question}\n{told}\n{}", case.to_text());
+        panic!("CALICO_SEED={seed}: {question}\n{told}\n{}", keep(seed, &world));
     }
-    println!("{worlds} worlds, {tally:?}, {:?}", start.elapsed());
+    println!("{worlds} worlds from {first}: {tally:?}, {:?}", start.elapsed());
     let count = |of: &[AtomicUsize; 2]| of.each_ref().map(|n| n.load(Ordering::Relaxed) as u64);
     // Each allow beside a deny.
     assert!(count(&tally.asked).iter().all(|n| *n > worlds * 5), "{tally:?}");
