@@ -4,7 +4,12 @@
 //!
 //! `CALICO_RULESETS` = how many rulesets of each family and flavour (20).
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests are tests"
+)]
 #![allow(dead_code, reason = "a part of what the tests of Felix share")]
 
 mod draw;

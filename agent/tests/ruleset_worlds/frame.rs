@@ -83,7 +83,7 @@ pub(crate) fn probes(subject: &Subject, reference: &Reference, question: &Questi
     };
 
     let mut kinds = vec![model.clone()];
-    let base = Packet { ports: None, icmp: None, ..model.clone() };
+    let base = Packet { ports: None, icmp: None, ..model };
     kinds.push(Packet { protocol: 17, ports: Some((40_000, 4789)), ..base.clone() });
     kinds.push(Packet { protocol: 17, ports: Some((4789, 53)), ..base.clone() });
     kinds.push(Packet { protocol: 4, ..base.clone() });

@@ -131,8 +131,8 @@ impl Subject {
         let own = self.ends.get(&question.endpoint)?;
         let packet = told(&question.packet);
         match question.direction {
-            Direction::Ingress => through(ruleset, packet.into_interface(UPLINK), &own.interface),
-            Direction::Egress => through(ruleset, own.send(packet), UPLINK),
+            Direction::Ingress => through(ruleset, &packet.into_interface(UPLINK), &own.interface),
+            Direction::Egress => through(ruleset, &own.send(packet), UPLINK),
         }
     }
 
@@ -157,7 +157,7 @@ impl Subject {
         };
         let (other, end) = self.ends.iter().find(|(id, _)| holds(id))?;
         let own = self.ends.get(&question.endpoint)?;
-        let outcome = through(ruleset, own.send(told(&question.packet)), &end.interface)?;
+        let outcome = through(ruleset, &own.send(told(&question.packet)), &end.interface)?;
         let other = Question {
             endpoint: other.clone(),
             direction: Direction::Ingress,
@@ -189,7 +189,7 @@ impl End {
 }
 
 /// A packet that goes out by an interface, whoever it is for; `None` when it is for no single host.
-pub(crate) fn through(ruleset: &Ruleset, packet: Packet, to: &str) -> Option<Outcome> {
+pub(crate) fn through(ruleset: &Ruleset, packet: &Packet, to: &str) -> Option<Outcome> {
     let destination = packet.destination;
     let several = destination.is_multicast() || destination == IpAddr::from([255; 4]);
     if several || destination.is_loopback() {
@@ -197,7 +197,7 @@ pub(crate) fn through(ruleset: &Ruleset, packet: Packet, to: &str) -> Option<Out
     }
     let mut host = Host::default();
     host.route(if destination.is_ipv4() { "0.0.0.0/0" } else { "::/0" }, to).unwrap();
-    Some(ruleset.walk(&host, &packet).unwrap())
+    Some(ruleset.walk(&host, packet).unwrap())
 }
 
 /// The same packet in the interpreter's words.
