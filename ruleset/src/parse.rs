@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::net::Family;
 use crate::packet::{DCCP, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
 use crate::rule::{AddressType, Match, Side, Target, What};
-use crate::target::target;
+use crate::target::{target, target_needs};
 use crate::values::{
     icmp, interface, mac, net, protocol_number, range, ranges, sides, states, value_mask,
 };
@@ -309,6 +309,7 @@ impl Builder {
             }
             options.push(words.value(word)?);
         }
+        self.needs.extend(target_needs(&name, &options));
         target(&name, &options, names)
     }
 

@@ -1,5 +1,6 @@
 //! What a rule does with a packet.
 
+use crate::packet::{DCCP, SCTP, TCP, UDP};
 use crate::parse::Names;
 use crate::rule::Target;
 use crate::values::{address_ports, range, sides, value_mask};
@@ -71,6 +72,19 @@ pub(crate) fn target(
         ("MASQUERADE", rest) if nat_flags(rest) => Target::Masquerade,
         _ => return unknown(),
     })
+}
+
+/// The protocols of which the kernel wants one beside a target.
+pub(crate) fn target_needs(name: &str, options: &[&str]) -> Option<&'static [u8]> {
+    // The colon of a port stands behind an address of IPv4, or behind a bracket.
+    let with_port =
+        |to: &str| to.contains("]:") || to.starts_with(':') || to.matches(':').count() == 1;
+    match (name, options) {
+        ("MASQUERADE", ["--to-ports", ..]) => Some(&[TCP, UDP, SCTP, DCCP]),
+        ("DNAT" | "SNAT", [_, to, ..]) if with_port(to) => Some(&[TCP, UDP, SCTP, DCCP]),
+        ("REJECT", [_, "tcp-reset"]) => Some(&[TCP]),
+        _ => None,
+    }
 }
 
 /// How a port is chosen of those that may be.

@@ -139,8 +139,9 @@ fn translation_changes_the_way_and_what_is_asked_behind_it() {
     let outward = tcp("10.0.0.1", "198.51.100.7").into_interface("cali1");
     let outcome = walk(&ruleset, &outward);
     assert!(outcome.masqueraded && outcome.fate == sent("eth0") && outcome.mark == 0);
-    let snat =
-        parse("*nat\n-A POSTROUTING -o eth0 -j SNAT --to-source 192.0.2.1:1024-65535\nCOMMIT\n");
+    let snat = parse(
+        "*nat\n-A POSTROUTING -o eth0 -p tcp -j SNAT --to-source 192.0.2.1:1024-65535\nCOMMIT\n",
+    );
     assert_eq!(walk(&snat, &outward).source, ip("192.0.2.1"));
     assert_eq!(walk(&snat, &through()).source, ip("10.0.0.1"));
     // What this host sends goes another way, but OUTPUT still sees the old one.
@@ -152,6 +153,26 @@ fn translation_changes_the_way_and_what_is_asked_behind_it() {
     let outcome = walk(&output, &tcp("192.0.2.1", "198.51.100.9"));
     assert_eq!((outcome.fate, outcome.mark), (sent("cali2"), 3));
     assert_eq!(walk(&output, &tcp("192.0.2.1", "10.0.0.2")).fate, Fate::Dropped);
+}
+
+#[test]
+fn ports_are_translated_where_there_are_any() {
+    let nat = |rule: &str| {
+        let text = format!("*nat\n-A POSTROUTING {rule}\nCOMMIT\n");
+        Ruleset::parse(Family::V6, &text, "").is_ok()
+    };
+    for target in [
+        "MASQUERADE --to-ports 1024-65535 --random-fully",
+        "SNAT --to-source [fd00::1]:1024-65535",
+        "DNAT --to-destination [fd00::1]:80",
+    ] {
+        assert!(nat(&format!("-p tcp -j {target}")) && nat(&format!("-p udp -j {target}")));
+        assert!(
+            !nat(&format!("-j {target}")) && !nat(&format!("-p icmpv6 -j {target}")),
+            "{target}"
+        );
+    }
+    assert!(nat("-j SNAT --to-source fd00::1") && nat("-j MASQUERADE --random-fully"));
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn endpoint(number: usize, profiles: &[&str]) -> Value {
         "orchestrator": "cni", "node": "near", "endpoint": "eth0", "profiles": profiles,
         "ipNetworks": [format!("10.65.0.{number}/32"), format!("fd65::{number}/128")],
         "interfaceName": format!("cali{number}"),
+        "ports": [{ "name": "web", "protocol": "TCP", "port": 80 }],
     })
 }
 
@@ -69,6 +70,8 @@ fn passing() -> World {
     ]);
     let last = json!([
         { "action": "Allow", "protocol": "UDP" },
+        { "action": "Allow", "protocol": "TCP", "source": { "notPorts": ["web"] },
+          "destination": { "ports": [443] } },
         { "action": "Allow", "protocol": "ICMP", "notICMP": { "type": 8 } },
         { "action": "Allow", "protocol": "ICMPv6", "notICMP": { "type": 128 } },
     ]);

@@ -3,7 +3,7 @@
 //! `tests/worlds/`, and a new one is made small and written there.
 //!
 //! `CALICO_RULESET_WORLDS` = how many worlds (2000), `CALICO_SEED` = the first one; `CALICO_MUTANTS` =
-//! how many worlds are broken (90);
+//! how many worlds are broken (60);
 //! `CALICO_FRAMES` = in how many worlds everything around policy is asked (60).
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
