@@ -212,6 +212,11 @@ impl FamilyTables {
         chains.into_iter().flatten().map(|(name, chain)| (name.as_str(), chain.lines.as_slice()))
     }
 
+    /// The jumps from the kernel's chains into them.
+    pub fn desired_jumps(&self, table: Table) -> &[Jump] {
+        self.tables.get(&table).map_or(&[], |state| &state.desired.jumps)
+    }
+
     /// Reads the kernel if needed and writes what differs.
     pub async fn apply(&mut self, driver: &Driver, closed: &[String]) -> Outcome {
         let mut outcome = Outcome::default();

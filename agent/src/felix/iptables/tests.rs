@@ -1,5 +1,7 @@
 //! Goldens of the chains, the replay of the original's rendering, and properties of the plan.
 
+mod meaning;
+
 use std::sync::Arc;
 
 use calico_datastore::model::{
