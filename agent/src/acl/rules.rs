@@ -64,7 +64,7 @@ impl Resolved {
         let mut active = Vec::with_capacity(rules.len());
         for (index, rule) in rules.iter().enumerate() {
             let Some(criterion) = rule.unevaluable else {
-                active.push(self.rule(rule));
+                active.push(self.rule(index, rule));
                 continue;
             };
             // Who wants to deny some requests of a connection had rather lose the others too than
@@ -72,7 +72,7 @@ impl Resolved {
             // Services are a set, and one that is empty here.
             let whole = criterion == Unevaluable::Http && rule.action == Action::Deny;
             if whole {
-                active.push(self.rule(rule));
+                active.push(self.rule(index, rule));
             }
             let then = if whole { "denies whatever the request is" } else { "never matches" };
             let criterion = match criterion {
@@ -87,10 +87,12 @@ impl Resolved {
         active
     }
 
-    fn rule(&mut self, rule: &Rule) -> ActiveRule {
+    fn rule(&mut self, index: usize, rule: &Rule) -> ActiveRule {
         // The protocol of a port's name where the rule does not say: as in the original.
         let ports_of = rule.protocol.filter(|p| p.has_ports()).unwrap_or(Protocol::TCP);
         ActiveRule {
+            // No value of the store has room for more rules than this counts.
+            origin: u32::try_from(index).unwrap_or(u32::MAX),
             action: rule.action,
             family: rule.family,
             protocol: rule.protocol,

@@ -53,17 +53,27 @@ pub enum Side {
     Destination,
 }
 
+/// Where a rule stands in its policy or profile as that is written: the path below `spec`, so it
+/// counts from 0, and rules count that were left out here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleAt {
+    /// Whose rules: a source's are `egress`, a destination's `ingress`.
+    pub side: Side,
+    /// Its place among them; see [`ActiveRule::origin`].
+    pub index: u32,
+}
+
 /// What decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// A rule of a policy, counted from 0 in its direction.
+    /// A rule of a policy.
     Policy {
         /// The tier that the policy is asked in.
         tier: Name,
         /// The policy.
         policy: PolicyId,
         /// The rule.
-        rule: usize,
+        rule: RuleAt,
     },
     /// A policy of this tier is not there; nothing passes it.
     NoSuchPolicy {
@@ -74,12 +84,12 @@ pub enum Reason {
     },
     /// No rule of this tier matched.
     EndOfTier(Name),
-    /// A rule of a profile, counted from 0 in its direction.
+    /// A rule of a profile.
     Profile {
         /// The profile.
         profile: Name,
         /// The rule.
-        rule: usize,
+        rule: RuleAt,
     },
     /// The profile is not there; nothing passes it.
     NoSuchProfile(Name),
@@ -300,15 +310,14 @@ impl<'a> Judge<'a> {
     }
 
     /// The first rule that decides.
-    fn first(&self, rules: &Arc<ActiveRules>, side: Side, flow: &Flow) -> Option<(Action, usize)> {
+    fn first(&self, rules: &Arc<ActiveRules>, side: Side, flow: &Flow) -> Option<(Action, RuleAt)> {
         let list: &[ActiveRule] = match side {
             Side::Source => &rules.egress,
             Side::Destination => &rules.ingress,
         };
         list.iter()
-            .enumerate()
-            .filter(|(_, rule)| rule.action != Action::Log)
-            .find(|(_, rule)| matches(rule, flow, self))
-            .map(|(at, rule)| (rule.action, at))
+            .filter(|rule| rule.action != Action::Log)
+            .find(|rule| matches(rule, flow, self))
+            .map(|rule| (rule.action, RuleAt { side, index: rule.origin }))
     }
 }
