@@ -25,6 +25,7 @@ pub mod daemon;
 pub mod desired;
 pub mod drift;
 pub mod exec;
+pub mod explain;
 pub mod felix;
 pub mod lock;
 pub mod node;

@@ -8,6 +8,9 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use crate::explain::Question;
+use crate::explain::document::Explanation;
+use crate::explain::graph::Graph;
 use crate::status::document::StatusDocument;
 
 /// How long the agent may take to answer.
@@ -43,7 +46,10 @@ pub enum ClientError {
     /// It took too long.
     #[error("the agent did not answer within {LIMIT:?}")]
     TimedOut,
-    /// Its answer is not a status document.
+    /// It says why it does not.
+    #[error("{0}")]
+    Refused(String),
+    /// Its answer is not the document that was asked for.
     #[error(
         "cannot read the agent's answer (another version? try `systemctl restart calico-agent`)"
     )]
@@ -59,6 +65,60 @@ pub async fn status(socket: &Path) -> Result<StatusDocument, ClientError> {
         .await
         .map_err(|_| ClientError::TimedOut)??;
     serde_json::from_slice(&body).map_err(ClientError::Answer)
+}
+
+/// What policy says about a packet, and why.
+///
+/// # Errors
+/// When nobody listens on the socket, the agent does not know the answer, or it cannot be read.
+pub async fn explain(socket: &Path, question: &Question) -> Result<Explanation, ClientError> {
+    let path = format!("/explain?{}", query(question));
+    let body = tokio::time::timeout(LIMIT, get(socket, &path))
+        .await
+        .map_err(|_| ClientError::TimedOut)??;
+    serde_json::from_slice(&body).map_err(ClientError::Answer)
+}
+
+/// Who reaches whom on the agent's host.
+///
+/// # Errors
+/// As [`explain`].
+pub async fn graph(socket: &Path, question: &Question) -> Result<Graph, ClientError> {
+    let path = format!("/graph?{}", query(question));
+    let body = tokio::time::timeout(LIMIT, get(socket, &path))
+        .await
+        .map_err(|_| ClientError::TimedOut)??;
+    serde_json::from_slice(&body).map_err(ClientError::Answer)
+}
+
+/// The question as the query of a URL.
+fn query(question: &Question) -> String {
+    let Question { from, to, protocol, port, source_port, icmp_type, icmp_code } = question;
+    let all = [
+        ("from", Some(from.clone())),
+        ("to", Some(to.clone())),
+        ("protocol", protocol.clone()),
+        ("port", port.clone()),
+        ("source_port", source_port.map(|port| port.to_string())),
+        ("icmp_type", icmp_type.map(|kind| kind.to_string())),
+        ("icmp_code", icmp_code.map(|code| code.to_string())),
+    ];
+    let said = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let pairs: Vec<_> = said.map(|(name, value)| format!("{name}={}", escaped(&value))).collect();
+    pairs.join("&")
+}
+
+/// Everything but letters, digits and `-._~` as `%XX` (RFC 3986).
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }
 
 async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
@@ -81,7 +141,18 @@ async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
         .headers_mut()
         .insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("agent"));
     let response = sender.send_request(request).await.map_err(ClientError::Ask)?;
+    let well = response.status().is_success();
+    let unknown = response.status() == hyper::StatusCode::NOT_FOUND;
     let body = response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes();
     connection.abort();
-    Ok(body)
+    if well {
+        return Ok(body);
+    }
+    Err(ClientError::Refused(if unknown {
+        "the agent that runs is of another version and does not know the question (try `systemctl \
+         restart calico-agent`)"
+            .to_owned()
+    } else {
+        String::from_utf8_lossy(&body).trim().to_owned()
+    }))
 }
