@@ -41,6 +41,7 @@ fn state(endpoints: usize, sets: usize, members: usize) -> DesiredState {
         let members = AddressSet { kind, selector, members: members.collect() };
         let policy = PolicyId { namespace: None, name: Name::from(format!("default.p{number}")) };
         let rule = ActiveRule {
+            origin: 0,
             action: Action::Allow,
             family: None,
             protocol: None,

@@ -27,6 +27,7 @@ pub mod denied;
 pub mod desired;
 pub mod drift;
 pub mod exec;
+pub mod explain;
 pub mod felix;
 pub mod lock;
 mod netlink;

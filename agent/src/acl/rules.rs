@@ -62,16 +62,19 @@ pub(super) fn stands_without(criterion: Unevaluable, action: Action) -> bool {
 
 impl Resolved {
     fn direction(&mut self, rules: &[Rule]) -> Vec<ActiveRule> {
-        let stands = |rule: &&Rule| {
+        let stands = |(_, rule): &(usize, &Rule)| {
             rule.unevaluable.is_none_or(|criterion| stands_without(criterion, rule.action))
         };
-        rules.iter().filter(stands).map(|rule| self.rule(rule)).collect()
+        let all = rules.iter().enumerate().filter(stands);
+        all.map(|(index, rule)| self.rule(index, rule)).collect()
     }
 
-    fn rule(&mut self, rule: &Rule) -> ActiveRule {
+    fn rule(&mut self, index: usize, rule: &Rule) -> ActiveRule {
         // The protocol of a port's name where the rule does not say: as in the original.
         let ports_of = rule.protocol.filter(|p| p.has_ports()).unwrap_or(Protocol::TCP);
         ActiveRule {
+            // No value of the store has room for more rules than this counts.
+            origin: u32::try_from(index).unwrap_or(u32::MAX),
             action: rule.action,
             family: rule.family,
             protocol: rule.protocol,

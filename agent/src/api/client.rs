@@ -9,6 +9,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use crate::denied::Denied;
+use crate::explain::Question;
+use crate::explain::document::Explanation;
+use crate::explain::graph::Graph;
 use crate::status::document::StatusDocument;
 
 /// How long the agent may take to answer.
@@ -44,13 +47,10 @@ pub enum ClientError {
     /// It took too long.
     #[error("the agent did not answer within {LIMIT:?}")]
     TimedOut,
-    /// It does not know the question.
-    #[error("the agent answers {0} (another version? try `systemctl restart calico-agent`)")]
-    Other(hyper::StatusCode),
-    /// It has no answer, and says why.
+    /// It says why it does not.
     #[error("{0}")]
-    Unread(String),
-    /// Its answer is not a status document.
+    Refused(String),
+    /// Its answer is not the document that was asked for.
     #[error(
         "cannot read the agent's answer (another version? try `systemctl restart calico-agent`)"
     )]
@@ -82,14 +82,6 @@ pub async fn denied(
     let path = if follow { "/denied/follow" } else { "/denied" };
     let asked = tokio::time::timeout(LIMIT, ask(socket, path));
     let mut response = asked.await.map_err(|_| ClientError::TimedOut)??;
-    let status = response.status();
-    if status != hyper::StatusCode::OK && status != hyper::StatusCode::SERVICE_UNAVAILABLE {
-        return Err(ClientError::Other(status));
-    }
-    if status == hyper::StatusCode::SERVICE_UNAVAILABLE {
-        let reason = response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes();
-        return Err(ClientError::Unread(String::from_utf8_lossy(&reason).into_owned()));
-    }
     let mut rest = Vec::new();
     while let Some(frame) = response.body_mut().frame().await {
         let frame = frame.map_err(ClientError::Ask)?;
@@ -104,6 +96,60 @@ pub async fn denied(
         }
     }
     Ok(false)
+}
+
+/// What policy says about a packet, and why.
+///
+/// # Errors
+/// When nobody listens on the socket, the agent does not know the answer, or it cannot be read.
+pub async fn explain(socket: &Path, question: &Question) -> Result<Explanation, ClientError> {
+    let path = format!("/explain?{}", query(question));
+    let body = tokio::time::timeout(LIMIT, get(socket, &path))
+        .await
+        .map_err(|_| ClientError::TimedOut)??;
+    serde_json::from_slice(&body).map_err(ClientError::Answer)
+}
+
+/// Who reaches whom on the agent's host.
+///
+/// # Errors
+/// As [`explain`].
+pub async fn graph(socket: &Path, question: &Question) -> Result<Graph, ClientError> {
+    let path = format!("/graph?{}", query(question));
+    let body = tokio::time::timeout(LIMIT, get(socket, &path))
+        .await
+        .map_err(|_| ClientError::TimedOut)??;
+    serde_json::from_slice(&body).map_err(ClientError::Answer)
+}
+
+/// The question as the query of a URL.
+fn query(question: &Question) -> String {
+    let Question { from, to, protocol, port, source_port, icmp_type, icmp_code } = question;
+    let all = [
+        ("from", Some(from.clone())),
+        ("to", Some(to.clone())),
+        ("protocol", protocol.clone()),
+        ("port", port.clone()),
+        ("source_port", source_port.map(|port| port.to_string())),
+        ("icmp_type", icmp_type.map(|kind| kind.to_string())),
+        ("icmp_code", icmp_code.map(|code| code.to_string())),
+    ];
+    let said = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let pairs: Vec<_> = said.map(|(name, value)| format!("{name}={}", escaped(&value))).collect();
+    pairs.join("&")
+}
+
+/// Everything but letters, digits and `-._~` as `%XX` (RFC 3986).
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }
 
 async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
@@ -131,5 +177,17 @@ async fn ask(socket: &Path, path: &str) -> Result<hyper::Response<Incoming>, Cli
     request
         .headers_mut()
         .insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("agent"));
-    sender.send_request(request).await.map_err(ClientError::Ask)
+    let response = sender.send_request(request).await.map_err(ClientError::Ask)?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let unknown = response.status() == hyper::StatusCode::NOT_FOUND;
+    let body = response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes();
+    Err(ClientError::Refused(if unknown {
+        "the agent that runs is of another version and does not know the question (try `systemctl \
+         restart calico-agent`)"
+            .to_owned()
+    } else {
+        String::from_utf8_lossy(&body).trim().to_owned()
+    }))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -15,6 +15,9 @@ use futures::stream::{self, StreamExt as _};
 use tokio::net::UnixListener;
 
 use crate::denied::Denied;
+use crate::explain::document::Explanation;
+use crate::explain::graph::Graph;
+use crate::explain::{self, ExplainError, Question, World, running};
 use crate::status::document::{HangingLoop, Overall, StatusDocument};
 use crate::status::overview::Overview;
 
@@ -62,12 +65,44 @@ pub async fn serve(listener: UnixListener, overview: Arc<Overview>) -> std::io::
         .route("/live", get(live))
         .route("/denied", get(denied))
         .route("/denied/follow", get(denied_from_now_on))
+        .route("/explain", get(explain))
+        .route("/graph", get(graph))
         .with_state(overview);
     axum::serve(listener, router).await
 }
 
 async fn status(State(overview): State<Arc<Overview>>) -> Json<StatusDocument> {
     Json(overview.document().await)
+}
+
+/// What is refused, and why.
+type Refusal = (StatusCode, String);
+
+async fn explain(
+    State(overview): State<Arc<Overview>>,
+    Query(question): Query<Question>,
+) -> Result<Json<Explanation>, Refusal> {
+    answered(&overview, move |world| explain::explain(&question, &world)).await
+}
+
+async fn graph(
+    State(overview): State<Arc<Overview>>,
+    Query(question): Query<Question>,
+) -> Result<Json<Graph>, Refusal> {
+    answered(&overview, move |world| running::graph(&question, world)).await
+}
+
+/// Answers from what is known now, beside the tasks of the agent: large sets take their time.
+async fn answered<T: Send + 'static>(
+    overview: &Overview,
+    answer: impl FnOnce(World) -> Result<T, ExplainError> + Send + 'static,
+) -> Result<Json<T>, Refusal> {
+    let world = running::world(overview).await;
+    let world = world.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let answered = tokio::task::spawn_blocking(move || answer(world)).await;
+    let answered =
+        answered.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    answered.map(Json).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 async fn ready(State(overview): State<Arc<Overview>>) -> (StatusCode, &'static str) {

@@ -22,6 +22,7 @@ const GOLDEN: &[u8] = include_bytes!("golden/v1.json");
 
 fn rule(action: Action) -> ActiveRule {
     ActiveRule {
+        origin: 0,
         action,
         family: None,
         protocol: None,
@@ -80,6 +81,7 @@ fn state() -> DesiredState {
         ..rule(Action::Allow)
     };
     let icmp = ActiveRule {
+        origin: 1,
         family: Some(Family::V6),
         not_protocol: Some(Protocol::from_number(200).unwrap()),
         icmp: Some(IcmpMatch { icmp_type: 8, code: None }),
@@ -187,6 +189,21 @@ fn the_format_is_what_it_was() {
     assert_eq!(content_of(GOLDEN), Some(&content[..]));
     let (header, content) = golden();
     assert!(read(&sealed(&header, &content)).is_ok());
+}
+
+#[test]
+fn a_rule_keeps_its_place_in_the_policy_as_written() {
+    let mut state = state();
+    let place = |origin| ActiveRule { origin, ..rule(Action::Allow) };
+    // The second one and the fourth were left out.
+    let rules = ActiveRules { ingress: vec![place(0), place(2), place(4)], egress: vec![place(1)] };
+    state.profiles.insert("frontend".into(), Arc::new(rules));
+    let draft = draft(state);
+    let text = text(&draft);
+    let stored = read(&text).unwrap();
+    assert!(stored.state.has_content_of(&draft.state), "{:#?}", stored.state);
+    let lines = String::from_utf8(text).unwrap();
+    assert_eq!(lines.matches("\"origin\":").count(), 3, "{lines}");
 }
 
 #[test]

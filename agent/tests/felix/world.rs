@@ -96,6 +96,7 @@ pub(crate) fn policy_id(name: &str) -> PolicyId {
 
 pub(crate) fn any(action: Action) -> ActiveRule {
     ActiveRule {
+        origin: 0,
         action,
         family: None,
         protocol: None,

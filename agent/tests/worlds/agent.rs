@@ -77,19 +77,14 @@ impl Agent {
     pub(crate) fn reason(&self, reason: verdict::Reason, direction: Direction) -> Reason {
         match reason {
             verdict::Reason::Policy { tier, policy, rule } => {
-                let stored = &self.policies[&policy];
-                let rule = place(of(direction, &stored.ingress, &stored.egress), rule);
-                Reason::Policy { tier, policy, rule }
+                Reason::Policy { tier, policy, rule: rule.index as usize }
             }
             verdict::Reason::EndOfTier(tier) => Reason::EndOfTier(tier),
             verdict::Reason::Profile { profile, rule } if profile == *Profile::DEFAULT_ALLOW => {
-                Reason::Profile { profile, rule }
+                Reason::Profile { profile, rule: rule.index as usize }
             }
             verdict::Reason::Profile { profile, rule } => match self.profiles.get(&profile) {
-                Some(stored) => {
-                    let rule = place(of(direction, &stored.ingress, &stored.egress), rule);
-                    Reason::Profile { profile, rule }
-                }
+                Some(_) => Reason::Profile { profile, rule: rule.index as usize },
                 None => Reason::MissingProfile(profile),
             },
             verdict::Reason::NothingAllows => Reason::NothingAllows,
@@ -99,24 +94,6 @@ impl Agent {
             other => panic!("no policy says: {other}"),
         }
     }
-}
-
-fn of<'a>(direction: Direction, ingress: &'a [Rule], egress: &'a [Rule]) -> &'a [Rule] {
-    match direction {
-        Direction::Ingress => ingress,
-        Direction::Egress => egress,
-    }
-}
-
-/// The place of a rule in the list as stored: the agent leaves out what can never match.
-fn place(stored: &[Rule], active: usize) -> usize {
-    let kept = |rule: &Rule| match rule.unevaluable {
-        None => true,
-        Some(Unevaluable::Services) => false,
-        Some(Unevaluable::Http) => rule.action == Action::Deny,
-    };
-    let mut places = stored.iter().enumerate().filter(|(_, rule)| kept(rule));
-    places.nth(active).expect("a rule that decides is stored").0
 }
 
 pub(crate) fn flow(packet: &Packet) -> Flow {

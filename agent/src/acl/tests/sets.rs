@@ -225,6 +225,16 @@ fn http_takes_the_force_from_an_allow_but_not_from_a_deny() {
 }
 
 #[test]
+fn a_rule_knows_its_place_in_the_policy_as_written() {
+    let services = Rule { unevaluable: Some(Unevaluable::Services), ..allow_from("has(x)") };
+    let (log, allow) = (Rule::any(Action::Log), Rule::any(Action::Allow));
+    let (_, state) = world_with_rules(vec![log, services.clone(), allow.clone(), services, allow]);
+    let rules = &state.policies[&policy_id("p")].ingress;
+    let places: Vec<_> = rules.iter().map(|rule| (rule.origin, rule.action)).collect();
+    assert_eq!(places, [(0, Action::Log), (2, Action::Allow), (4, Action::Allow)]);
+}
+
+#[test]
 fn a_notice_is_short_however_many_rules_it_is_about() {
     let services = Rule { unevaluable: Some(Unevaluable::Services), ..allow_from("has(x)") };
     let (_, state) = world_with_rules(vec![services; 2_000]);

@@ -104,7 +104,7 @@ fn ports_that_lead_to_pods_are_explained() {
         protocol: "udp".to_owned(),
         host_address: Some("172.18.18.101/32".to_owned()),
         from_outside: true,
-        reason: "policy dns of tier default, rule 1".to_owned(),
+        reason: "policy dns of tier default, ingress[0]".to_owned(),
         also_from: Vec::new(),
         ..denied.clone()
     };

@@ -25,6 +25,7 @@ fn id(n: u8) -> WorkloadEndpointId {
 
 fn any(action: Action) -> ActiveRule {
     ActiveRule {
+        origin: 0,
         action,
         family: None,
         protocol: None,
@@ -47,17 +48,25 @@ fn set(members: &[&str]) -> AddressSet {
     AddressSet { kind: SetKind::Net, selector: Arc::from("x"), members }
 }
 
+fn numbered(rules: Vec<ActiveRule>) -> Vec<ActiveRule> {
+    (0..).zip(rules).map(|(origin, rule)| ActiveRule { origin, ..rule }).collect()
+}
+
 fn policy_id(name: &str) -> PolicyId {
     PolicyId { namespace: None, name: Name::from(name) }
 }
 
+fn by_profile(name: &str, side: Side, index: u32) -> Reason {
+    Reason::Profile { profile: Name::from(name), rule: RuleAt { side, index } }
+}
+
 fn put_policy(state: &mut DesiredState, name: &str, ingress: Vec<ActiveRule>) {
-    let rules = ActiveRules { ingress, egress: Vec::new() };
+    let rules = ActiveRules { ingress: numbered(ingress), egress: Vec::new() };
     state.policies.insert(policy_id(name), Arc::new(rules));
 }
 
 fn put_profile(state: &mut DesiredState, name: &str, ingress: Vec<ActiveRule>) {
-    let rules = ActiveRules { ingress, egress: vec![any(Action::Allow)] };
+    let rules = ActiveRules { ingress: numbered(ingress), egress: vec![any(Action::Allow)] };
     state.profiles.insert(Name::from(name), Arc::new(rules));
 }
 
@@ -270,9 +279,9 @@ fn tiers_then_profiles_then_nothing() {
     let by = |tier: &str, policy: &str, rule| Reason::Policy {
         tier: Name::from(tier),
         policy: policy_id(policy),
-        rule,
+        rule: RuleAt { side: Side::Destination, index: rule },
     };
-    let profile = |rule| Reason::Profile { profile: Name::from("some"), rule };
+    let profile = |index| by_profile("some", Side::Destination, index);
     let (end_deny, end_pass) = (TierAction::Deny, TierAction::Pass);
     let first = || vec![tier("t1", &["p", "q"], end_deny)];
     for (tiers, p, q, port, allowed, reason) in [
@@ -315,7 +324,7 @@ fn profiles_are_asked_in_order_and_a_missing_one_denies() {
     put_profile(&mut state, "all", vec![any(Action::Allow)]);
     let flow = tcp("198.51.100.7", "10.65.0.2", 80);
     for (profiles, allowed, reason) in [
-        (&["some", "all"][..], true, Reason::Profile { profile: Name::from("all"), rule: 0 }),
+        (&["some", "all"][..], true, by_profile("all", Side::Destination, 0)),
         (&["gone", "all"], false, Reason::NoSuchProfile(Name::from("gone"))),
         (&["some"], false, Reason::NothingAllows),
         (&[], false, Reason::NothingAllows),
@@ -328,8 +337,10 @@ fn profiles_are_asked_in_order_and_a_missing_one_denies() {
 #[test]
 fn both_ends_are_asked() {
     let mut state = state(vec![any(Action::Allow)]);
-    let all = |profile: &str| Reason::Profile { profile: Name::from(profile), rule: 0 };
-    let both = [(Side::Source, true, all("none")), (Side::Destination, true, all("some"))];
+    let both = [Side::Source, Side::Destination].map(|side| {
+        let profile = if side == Side::Source { "none" } else { "some" };
+        (side, true, by_profile(profile, side, 0))
+    });
     assert_eq!(ask(&state, v4()), both);
     let back = tcp("10.65.0.2", "10.65.0.1", 80);
     assert!(!passes(&state, back));
@@ -384,7 +395,7 @@ fn the_host_and_what_no_policy_is_asked_about() {
     assert_eq!(one(&state, tcp(HOST, "10.65.0.2", 80)), (true, Reason::FromHost));
     let to_host = tcp("10.65.0.1", HOST, 22);
     assert_eq!(one(&state, to_host), (false, Reason::ToHost));
-    let sent = Reason::Profile { profile: Name::from("none"), rule: 0 };
+    let sent = by_profile("none", Side::Source, 0);
     with(&mut state, &|settings| settings.rkt_metadata_service = true);
     assert_eq!(one(&state, to_host), (false, Reason::ToHost));
     let metadata = tcp("10.65.0.1", HOST, 18112);

@@ -155,6 +155,7 @@ fn what_the_original_leaves_out_is_left_out() {
     for case in filtered {
         let rule = recorded_rule(&case["rule"]);
         let active = crate::desired::ActiveRule {
+            origin: 0,
             action: rule.action,
             family: None,
             protocol: None,

@@ -231,6 +231,7 @@ fn what_the_original_leaves_out_does_nothing() {
         assert_eq!(case["rendered"].as_array().unwrap().len(), 0);
         let rule = recorded_rule(&case["rule"]);
         let active = ActiveRule {
+            origin: 0,
             action: rule.action,
             family: None,
             protocol: None,
