@@ -1,6 +1,6 @@
 //! The host endpoints of this host: which policies, profiles and sets they need.
 //!
-//! Calculation only: nothing programs the result, and nothing here says anything to people. A host
+//! A host
 //! endpoint meets policies in the same match index as the endpoints of pods; what it needs is
 //! counted and published apart from what they need.
 
@@ -41,6 +41,15 @@ struct Local {
 struct Uses {
     policies: BTreeSet<PolicyId>,
     profiles: BTreeSet<Name>,
+}
+
+/// Policies and profiles about which there may be something else to say.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// Policies.
+    pub(super) policies: Vec<PolicyId>,
+    /// Profiles.
+    pub(super) profiles: Vec<Name>,
 }
 
 /// The host endpoints of this host.
@@ -127,8 +136,18 @@ impl HostTable {
         }
     }
 
+    /// True when a host endpoint needs the policy.
+    pub(super) fn needs_policy(&self, id: &PolicyId) -> bool {
+        self.policies.contains(id)
+    }
+
+    /// True when a host endpoint lists the profile.
+    pub(super) fn needs_profile(&self, name: &Name) -> bool {
+        self.profiles.contains(name)
+    }
+
     /// Brings the state in the making up to date. `marked` are the slots of the policy index to
-    /// look at again.
+    /// look at again. Returns what is needed since now, has other rules, or is needed no more.
     pub(super) fn calculate(
         &mut self,
         marked: Vec<Slot>,
@@ -136,10 +155,14 @@ impl HostTable {
         profiles: &HashMap<Name, Arc<Profile>>,
         sets: &mut SetIndex,
         next: &mut desired::HostEndpoints,
-    ) {
+    ) -> Touched {
         for slot in marked {
             self.resolve(slot & !HOST, policies, next);
         }
+        let mut touched = Touched {
+            policies: self.dirty_policies.iter().cloned().collect(),
+            profiles: self.dirty_profiles.iter().cloned().collect(),
+        };
         for id in std::mem::take(&mut self.dirty_policies) {
             // One that is gone is used by nobody any more: the sweep drops it.
             let Some(policy) = policies.any(&id) else { continue };
@@ -147,12 +170,12 @@ impl HostTable {
             self.policies.set_rules(&id, resolved, sets, &mut next.policies);
         }
         for name in std::mem::take(&mut self.dirty_profiles) {
-            let (resolved, _) =
-                rules::of_profile(&name, profiles.get(&name).map(|stored| &**stored));
+            let resolved = rules::of_profile(&name, profiles.get(&name).map(|stored| &**stored));
             self.profiles.set_rules(&name, resolved, sets, &mut next.profiles);
         }
-        self.policies.sweep(sets, &mut next.policies);
-        self.profiles.sweep(sets, &mut next.profiles);
+        touched.policies.extend(self.policies.sweep(sets, &mut next.policies));
+        touched.profiles.extend(self.profiles.sweep(sets, &mut next.profiles));
+        touched
     }
 
     /// True when nothing is left.

@@ -1,6 +1,7 @@
 use calico_datastore::layout::Rejection;
 use calico_datastore::model::{ClusterInformation, Profile};
 
+use super::news::News;
 use super::*;
 use crate::status::systemd::Watchdog;
 
@@ -99,7 +100,7 @@ fn a_store_that_is_away_leaves_the_desired_state_as_it_is() {
     assert!(Arc::ptr_eq(&before, &rig.state()));
     assert_eq!((rig.sync.borrow().revision, &rig.sync.borrow().waiting), (9, &None));
     // What concerns nobody here changes nothing either.
-    let info = ClusterInformation { datastore_ready: true, guid: None };
+    let info = ClusterInformation { datastore_ready: true, guid: None, calico_version: None };
     let profile = Update::Profile("p".into(), Some(Arc::new(Profile::default())));
     rig.changes(updates([Update::ClusterInformation(Some(Arc::new(info))), profile]));
     assert!(!rig.desired.has_changed().unwrap());
@@ -133,6 +134,35 @@ fn settings_follow_the_store_and_this_host() {
     // The same again is no change.
     rig.changes(updates([felix("default", &[("LogSeverityScreen", "error")])]));
     assert!(!rig.desired.has_changed().unwrap());
+}
+
+#[test]
+fn the_order_of_policies_is_that_of_the_cluster_or_of_who_sets_one() {
+    let cluster = |version: &str| {
+        let info = ClusterInformation {
+            datastore_ready: true,
+            guid: None,
+            calico_version: Some(version.into()),
+        };
+        updates([Update::ClusterInformation(Some(Arc::new(info)))])
+    };
+    let order = |rig: &Rig| rig.sync.borrow().policy_order.clone();
+    let mut rig = Rig::new();
+    assert_eq!(order(&rig), "", "nobody has read it");
+    rig.changes(cluster("v3.29.1"));
+    assert!(order(&rig).contains("3.29 to 3.31") && order(&rig).contains("v3.29.1"));
+    rig.calculation.set_layers(layers(&[("FELIX_CALICOVERSION", "3.20")]));
+    rig.calculation.publish(&rig.outputs);
+    assert!(order(&rig).contains("3.0 to 3.28") && order(&rig).contains("is set to 3.20"));
+    // What is set to no version keeps the last good one: a policy must not move by a slip.
+    rig.calculation.set_layers(layers(&[("FELIX_CALICOVERSION", "many")]));
+    rig.calculation.publish(&rig.outputs);
+    assert!(order(&rig).contains("is set to 3.20"), "{}", order(&rig));
+    assert_eq!(rig.sync.borrow().settings.len(), 1);
+    rig.calculation.set_layers(layers(&[]));
+    rig.changes(cluster("master"));
+    assert!(order(&rig).contains("says none"), "{}", order(&rig));
+    assert_eq!(rig.state().notices.len(), 1);
 }
 
 #[test]
@@ -253,4 +283,102 @@ fn the_policy_from_disk_is_in_force_until_the_first_snapshot() {
     rig.take(waiting("etcd: away again"));
     assert!(!rig.state().origin.is_stored());
     assert_eq!(rig.state().settings.log_level, "error");
+}
+
+/// An endpoint of this host, and a policy that governs it; broken, or of an order.
+fn policed(order: Option<u8>) -> [(&'static str, String); 2] {
+    let order = order.map_or("\"none\"".to_owned(), |order| order.to_string());
+    [
+        (
+            "workloadendpoints/default/calico--01-cni-w-eth0",
+            r#"{"spec":{"interfaceName":"cali1","ipNetworks":["10.0.0.1/32"],"node":"calico-01"}}"#
+                .to_owned(),
+        ),
+        (
+            "globalnetworkpolicies/default.p",
+            format!(r#"{{"spec":{{"order":{order},"ingress":[{{"action":"Allow"}}]}}}}"#),
+        ),
+    ]
+}
+
+/// What a reader of the store makes of values, in the words of the layout.
+fn read(revision: i64, values: &[(&str, String)]) -> Batch {
+    let mut batch = Batch { revision, ..Batch::default() };
+    for (path, value) in values {
+        let key = format!("/calico/resources/v3/projectcalico.org/{path}");
+        match (v3::LAYOUT.decode)(&key, value.as_bytes()) {
+            calico_datastore::layout::Decoded::Object(update) => {
+                batch.updates.push(update);
+                batch.accepted.push(key);
+            }
+            calico_datastore::layout::Decoded::Rejected(rejection) => {
+                let id = rejection.id.clone().unwrap();
+                batch.updates.push(Update::deleted(id));
+                batch.rejections.push(rejection);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    batch
+}
+
+#[test]
+fn a_policy_that_breaks_counts_as_the_settings_of_now_say() {
+    let policies = |rig: &Rig| rig.state().policies.len();
+    let kept = |rig: &Rig| rig.sync.borrow().kept.len();
+    let mut rig = Rig::new();
+    // The settings come with the objects, behind them.
+    let mut first = read(1, &policed(Some(1)));
+    first.updates.push(felix("default", &[("InvalidPolicy", "keep-last")]));
+    rig.changes(first);
+    assert_eq!((policies(&rig), kept(&rig)), (1, 0));
+    rig.changes(read(2, &policed(None)));
+    assert_eq!((policies(&rig), kept(&rig), rig.sync.borrow().rejected.len()), (1, 1, 1));
+    // Any other setting may change.
+    rig.changes(updates([felix(
+        "default",
+        &[("InvalidPolicy", "keep-last"), ("MaxIpsetSize", "1024")],
+    )]));
+    assert_eq!((policies(&rig), kept(&rig)), (1, 1));
+    // A word that is none leaves it as it is.
+    rig.changes(updates([felix("default", &[("InvalidPolicy", "perhaps")])]));
+    assert_eq!((policies(&rig), kept(&rig)), (1, 1));
+    // Taken back, and again: the last version is still known.
+    rig.changes(updates([felix("default", &[])]));
+    assert_eq!((policies(&rig), kept(&rig), rig.sync.borrow().rejected.len()), (0, 0, 1));
+    rig.calculation.set_layers(layers(&[("FELIX_INVALIDPOLICY", "keep-last")]));
+    rig.calculation.publish(&rig.outputs);
+    assert_eq!((policies(&rig), kept(&rig)), (1, 1));
+    // Mended.
+    rig.changes(read(9, &policed(Some(2))));
+    assert_eq!((policies(&rig), kept(&rig), rig.sync.borrow().rejected.len()), (1, 0, 0));
+}
+
+#[test]
+fn a_policy_that_breaks_in_the_breath_in_which_the_setting_changes_counts_as_the_new_one_says() {
+    for (mode, expected) in [("keep-last", 1), ("absent", 0)] {
+        let other = if mode == "absent" { "keep-last" } else { "absent" };
+        let mut rig = Rig::new();
+        let mut first = read(1, &policed(Some(1)));
+        first.updates.push(felix("default", &[("InvalidPolicy", other)]));
+        rig.changes(first);
+        let mut breaks = read(2, &policed(None));
+        breaks.updates.insert(0, felix("default", &[("InvalidPolicy", mode)]));
+        rig.changes(breaks);
+        assert_eq!(rig.state().policies.len(), expected, "{mode}");
+        assert_eq!(rig.sync.borrow().kept.len(), expected, "{mode}");
+    }
+}
+
+#[test]
+fn a_policy_that_was_broken_from_the_start_is_absent_in_either_mode() {
+    for mode in ["keep-last", "absent"] {
+        let mut rig = Rig::new();
+        let mut first = read(1, &policed(None));
+        first.updates.push(felix("default", &[("InvalidPolicy", mode)]));
+        rig.changes(first);
+        let sync = rig.sync.borrow();
+        assert_eq!((rig.state().policies.len(), rig.state().endpoints.len()), (0, 1), "{mode}");
+        assert_eq!((sync.kept.len(), sync.rejected.len()), (0, 1), "{mode}");
+    }
 }

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use calico_datastore::model::CalicoVersion;
+
 use super::pattern::InterfacePattern;
 use super::settings::Settings;
 
@@ -38,6 +40,8 @@ pub enum Kind {
     Ipv4(Field<Option<IpAddr>>),
     /// An absolute path or nothing.
     Directory(Field<Option<PathBuf>>),
+    /// A version of Calico or nothing.
+    Version(Field<Option<CalicoVersion>>),
     /// A text for the kernel's log.
     LogPrefix(Field<String>),
 }
@@ -81,6 +85,7 @@ impl Kind {
             Self::Directory(field) => {
                 *field(settings) = optional(text, |t| t.starts_with('/').then(|| t.into()))?;
             }
+            Self::Version(field) => *field(settings) = optional(text, |t| t.parse().ok())?,
             Self::LogPrefix(field) => {
                 let fits = text.len() <= LOG_PREFIX_MAX
                     && text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\');
@@ -117,6 +122,7 @@ impl Kind {
             Self::Interface(_) => "an interface (1 to 15 of A-Z a-z 0-9 : . _ + -)".to_owned(),
             Self::Pattern(_) => "a regular expression for names of interfaces (^eth)".to_owned(),
             Self::Ipv4(_) => "an IPv4 address".to_owned(),
+            Self::Version(_) => "a version of Calico (3.29, v3.29.1)".to_owned(),
             Self::Directory(_) => "an absolute path".to_owned(),
             Self::LogPrefix(_) => {
                 format!("at most {LOG_PREFIX_MAX} printable characters without \" and \\")

@@ -7,7 +7,9 @@ use std::borrow::Cow;
 
 use super::kind::Kind;
 use super::pattern::HOST_INTERFACES;
-use super::settings::{AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, Settings};
+use super::settings::{
+    AllowAction, DenyAction, HostAction, InsertMode, InvalidPolicy, IptablesBackend, Settings,
+};
 
 /// What a value that cannot be read leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +179,36 @@ pub static PARAMS: &[Param] = &[
         doc: "Accept what pods send to their own host on TCP port 18112 (IPv4), where `rkt \
               metadata-service` listens, whatever DefaultEndpointToHostAction says. The pod's \
               policy is asked before. Felix has no such parameter.",
+    },
+    Param {
+        name: "CalicoVersion",
+        kind: Kind::Version(|s| &mut s.calico_version),
+        default: "",
+        none: Some(""),
+        on_bad: KeepLast,
+        doc: "The version of Calico whose hosts this one agrees with about the tier of a policy and \
+              about the order of two policies with equal `order`: to 3.28 there is one tier, to 3.31 \
+              it is in the policy's name, then in its spec. Unset: the version in \
+              ClusterInformation. Where hosts of several versions are in one cluster, set it on \
+              all agents to that of the hosts that enforce. Felix only reports it.",
+    },
+    Param {
+        name: "InvalidPolicy",
+        kind: Kind::Choice(&[
+            ("absent", |s| s.invalid_policy = InvalidPolicy::Absent),
+            ("keep-last", |s| s.invalid_policy = InvalidPolicy::KeepLast),
+        ]),
+        default: "absent",
+        none: None,
+        on_bad: KeepLast,
+        doc: "What counts when the stored value of a policy, tier, profile or network set cannot be \
+              read (any more). absent: nothing. What is in force then follows from the store alone: \
+              all hosts, one that was just started and those of Felix, decide alike. keep-last: \
+              its last good version. No slip opens or closes anything then; but an agent that \
+              starts later knows no such version, takes the object for absent, and decides \
+              otherwise than its neighbours. status names the keys and what counts for each. A file \
+              of the directory store with a mistake is another thing: it never becomes values, and \
+              what it said before holds. Felix has no such parameter.",
     },
     Param {
         name: "IptablesBackend",

@@ -1,8 +1,11 @@
 //! The settings as typed values: what is left when every source has been asked.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use calico_datastore::model::CalicoVersion;
 
 use super::pattern::InterfacePattern;
 
@@ -56,6 +59,27 @@ pub enum IptablesBackend {
     Nft,
 }
 
+/// What a value counts as that is stored for a policy, a tier, a profile or a network set and cannot
+/// be read (`InvalidPolicy`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InvalidPolicy {
+    /// As no object.
+    #[default]
+    Absent,
+    /// As the last version that could be read since the agent started; as no object without one.
+    KeepLast,
+}
+
+impl fmt::Display for InvalidPolicy {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "absent",
+            Self::KeepLast => "keep-last",
+        })
+    }
+}
+
 /// The TCP port of `rkt metadata-service`. Pods learn its address as a URL of IPv4.
 pub const RKT_METADATA_PORT: u16 = 18112;
 
@@ -71,6 +95,11 @@ pub struct Settings {
     /// `RktMetadataService`: accept what pods send to their host on the port of rkt's metadata
     /// service, after their policy. False.
     pub rkt_metadata_service: bool,
+    /// `CalicoVersion`: the version of Calico whose names and order of policies hold. None = the one
+    /// in ClusterInformation.
+    pub calico_version: Option<CalicoVersion>,
+    /// `InvalidPolicy`: what a policy counts as whose value cannot be read. Absent.
+    pub invalid_policy: InvalidPolicy,
     /// `IptablesBackend`. Auto.
     pub iptables_backend: IptablesBackend,
     /// `ChainInsertMode`. Insert.
@@ -133,6 +162,8 @@ impl Default for Settings {
             ipv6: true,
             endpoint_to_host: HostAction::Drop,
             rkt_metadata_service: false,
+            calico_version: None,
+            invalid_policy: InvalidPolicy::Absent,
             iptables_backend: IptablesBackend::Auto,
             insert_mode: InsertMode::Insert,
             filter_allow: AllowAction::Accept,

@@ -280,6 +280,7 @@ fn example() -> String {
             || matches!(param.kind, Kind::RouteProtocol(_) | Kind::MarkMask(_));
         // An empty text is refused: what has no default shows how a value looks.
         let shown = match param.name {
+            "CalicoVersion" => "3.29",
             "DeviceRouteSourceAddress" | "NATOutgoingAddress" => "172.18.18.101",
             "IptablesNATOutgoingInterfaceFilter" => "eth0",
             _ => param.default,
@@ -336,6 +337,7 @@ fn the_example_file_lists_exactly_the_table() {
         endpoint_status_prefix: Some("/run/calico".into()),
         route_source: address,
         nat_outgoing_address: address,
+        calico_version: Some("3.29".parse().unwrap()),
         nat_outgoing_interface: Some("eth0".to_owned()),
         ..Settings::default()
     };

@@ -29,7 +29,6 @@ pub static UNSUPPORTED: &[(&str, &str)] = &[
     ("BPFEnabled", BPF),
     ("BPFForceTrackPacketsFromIfaces", BPF),
     ("BPFLogLevel", BPF),
-    ("CalicoVersion", FIXED),
     ("ClusterGUID", USAGE),
     ("ClusterType", "taken from CLUSTER_TYPE when the agent registers"),
     ("DataplaneDriver", FIXED),

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use calico_datastore::layout::v3;
 use calico_datastore::model::WorkloadEndpointId;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use tokio::sync::watch;
 
 use crate::collector::CollectorState;
@@ -18,8 +19,8 @@ use crate::reconcile::{EndpointState, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
-    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, Overall,
-    PartStatus, RejectedKey, RepairStatus, StatusDocument, StoredStatus, SuspectedStatus,
+    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, Instead,
+    Overall, PartStatus, RejectedKey, RepairStatus, StatusDocument, StoredStatus, SuspectedStatus,
 };
 use crate::status::forwarded::explain;
 use crate::status::watchdog::Silence;
@@ -37,10 +38,16 @@ pub struct SyncState {
     pub complete: bool,
     /// Refused keys, and why. There may be many, and every reader has a copy.
     pub rejected: OrdMap<String, String>,
+    /// Those of them whose last version is in force. The others count as absent; what counts in the
+    /// place of a file stands in its reason.
+    pub kept: OrdSet<String>,
     /// Kinds not supported yet.
     pub unsupported: BTreeMap<String, usize>,
     /// Settings that were refused.
     pub settings: Vec<Problem>,
+    /// Whose names and order of policies hold, and who says so. Empty before the first complete
+    /// snapshot.
+    pub policy_order: String,
 }
 
 impl SyncState {
@@ -289,10 +296,14 @@ impl Overview {
                 rejected: sync
                     .rejected
                     .into_iter()
-                    .map(|(key, reason)| RejectedKey { key, reason })
+                    .map(|(key, reason)| {
+                        let instead = instead(&key, &sync.kept);
+                        RejectedKey { key, reason, instead }
+                    })
                     .collect(),
                 unsupported: sync.unsupported,
                 registration,
+                policy_order: sync.policy_order,
             },
             stored: desired.as_ref().and_then(|desired| stored_status(desired.origin)),
             collector: collector_status(collector),
@@ -351,6 +362,15 @@ impl Overview {
                 .unwrap_or_default(),
             state: self.endpoint_state(id),
         }
+    }
+}
+
+/// What counts in the place of a refused value.
+fn instead(key: &str, kept: &OrdSet<String>) -> Instead {
+    match v3::LAYOUT.contains(key) {
+        true if kept.contains(key) => Instead::LastVersion,
+        true => Instead::Absent,
+        false => Instead::AsTheReasonSays,
     }
 }
 

@@ -84,6 +84,11 @@ impl Members {
     }
 }
 
+/// The second number of a version whose first is 3.
+fn minor(version: &str) -> Option<u32> {
+    version.strip_prefix("v3.")?.split('.').next()?.parse().ok()
+}
+
 /// A state of the datastore.
 #[derive(Debug, Default)]
 pub struct Evaluator {
@@ -91,6 +96,8 @@ pub struct Evaluator {
     tiers: Vec<Tier>,
     policies: Vec<Policy>,
     profiles: BTreeMap<String, Profile>,
+    /// The 29 of `v3.29.0`, when it is known.
+    minor: Option<u32>,
     /// Keys that hold something else than they should, with the reason: absent objects.
     pub refused: BTreeMap<String, String>,
 }
@@ -116,6 +123,10 @@ impl Evaluator {
                         }
                         ["profiles", name] => {
                             this.profiles.insert(name.to_owned(), Profile::parse(&json)?);
+                        }
+                        ["clusterinformations", "default"] => {
+                            let version = json["spec"]["calicoVersion"].as_str();
+                            this.minor = version.and_then(minor);
                         }
                         ["tiers", name] => this.tiers.push(Tier::parse(&json, name)?),
                         ["globalnetworkpolicies", name] => {
@@ -152,16 +163,30 @@ impl Evaluator {
 
     /// Puts tiers and policies into their order, with a tier for each policy.
     fn arrange_tiers(&mut self) {
-        if self.tiers.is_empty() {
-            self.tiers.push(Tier { order: Some(1_000_000.0), ..Tier::missing("default") });
+        let (old, new) = (self.minor.is_some_and(|m| m < 29), self.minor.is_some_and(|m| m >= 32));
+        let in_name = self.minor.is_some() && !old && !new;
+        if old {
+            self.tiers.clear();
         }
         for policy in &mut self.policies {
-            let before_dot = policy.name.split('.').next().unwrap_or_default();
-            let named = policy.tier.clone().or_else(|| {
-                let known = self.tiers.iter().any(|tier| tier.name == before_dot);
-                known.then(|| before_dot.to_owned())
-            });
-            policy.tier = Some(named.unwrap_or_else(|| "default".to_owned()));
+            let before_dot = policy.name.split_once('.').map_or("", |(tier, _)| tier);
+            let tier = if old {
+                None
+            } else if new {
+                policy.spec_tier.clone()
+            } else if in_name {
+                Some(before_dot.to_owned()).filter(|tier| !tier.is_empty())
+            } else {
+                policy.tier.clone().or_else(|| {
+                    let known = self.tiers.iter().any(|tier| tier.name == before_dot);
+                    known.then(|| before_dot.to_owned())
+                })
+            };
+            policy.tier = Some(tier.unwrap_or_else(|| "default".to_owned()));
+            if new {
+                let namespace = policy.id.strip_suffix(&policy.name).unwrap_or_default();
+                policy.id_for_ties = format!("{}/{namespace}", policy.name);
+            }
         }
         for name in self.policies.iter().filter_map(|policy| policy.tier.clone()) {
             if self.tiers.iter().all(|tier| tier.name != name) {
@@ -172,10 +197,13 @@ impl Evaluator {
         self.tiers.sort_by(|a, b| {
             let order = last(a.order).total_cmp(&last(b.order));
             // The one that is built in stands before those that nobody knows.
-            let place = |tier: &Tier| (tier.is_missing, tier.is_missing && tier.name != "default");
+            let built_in = |tier: &Tier| tier.name == "default" && (old || self.minor.is_none());
+            let place = |tier: &Tier| (tier.is_missing, tier.is_missing && !built_in(tier));
             place(a).cmp(&place(b)).then(order).then(a.name.cmp(&b.name))
         });
-        self.policies.sort_by(|a, b| last(a.order).total_cmp(&last(b.order)).then(a.id.cmp(&b.id)));
+        self.policies.sort_by(|a, b| {
+            last(a.order).total_cmp(&last(b.order)).then(a.id_for_ties.cmp(&b.id_for_ties))
+        });
     }
 
     /// The pod with this address.

@@ -23,7 +23,17 @@ pub(super) const FEATURES: &[Feature] = &[
         add_tiers(u, |name| *name == "default");
     }),
     Feature::objects("tier in the name of a policy", 100, |u| {
-        each_policy(u, |p| p.tier = Some(p.tier.clone().unwrap_or(Name::from("default"))));
+        each_policy(u, |p| {
+            if p.tier_label.is_none() {
+                p.tier = Some(p.tier.clone().unwrap_or(Name::from("default")));
+            }
+        });
+    }),
+    Feature::objects("tier in a label of a policy", 10, |u| {
+        each_policy(u, |p| p.tier_label = None);
+    }),
+    Feature::objects("version of Calico", 10, |u| {
+        u.retain(|update| !matches!(update, Update::ClusterInformation(_)));
     }),
     Feature::objects("order of policies", 30, |u| each_policy(u, |p| p.order = Order::LAST)),
     Feature::objects("tie of policies", 25, |u| rank(u, |id| id.to_string(), true)),
@@ -81,7 +91,8 @@ fn add_tiers(updates: &mut Vec<Update>, meant: impl Fn(&Name) -> bool) {
     for update in updates.iter() {
         match update {
             Update::Policy(_, Some(policy)) => {
-                named.insert(policy.tier.clone().unwrap_or(Name::from("default")));
+                let tier = policy.tier.clone().or(policy.tier_label.clone());
+                named.insert(tier.unwrap_or(Name::from("default")));
             }
             Update::Tier(name, Some(_)) => drop(stored.insert(name.clone())),
             _ => {}

@@ -26,6 +26,7 @@ pub(super) fn graft(old: &Update, new: &Update, pick: usize) -> Update {
                 new,
                 [
                     tier,
+                    tier_label,
                     order,
                     selector,
                     ingress,
@@ -33,7 +34,8 @@ pub(super) fn graft(old: &Update, new: &Update, pick: usize) -> Update {
                     governs_ingress,
                     governs_egress,
                     kind,
-                    apply_on_forward
+                    apply_on_forward,
+                    needed_everywhere
                 ]
             );
             Update::Policy(id.clone(), object)

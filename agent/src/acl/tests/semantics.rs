@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use calico_datastore::model::{Action, Name, Profile, Update, WorkloadEndpoint};
+use calico_datastore::model::{
+    Action, Name, Policy, PolicyKind, Profile, Update, WorkloadEndpoint,
+};
 
 use super::make::*;
 use super::show::*;
@@ -213,4 +215,32 @@ fn external_addresses_have_a_notice_and_the_endpoint_is_programmed_all_the_same(
     assert!(state.endpoints.contains_key(&wep_id(HOST, "w")));
     let state = bench.apply([put_wep(HOST, "w", wep("w", "10.0.0.1"))]);
     assert!(notice(&state, &subject).is_none());
+}
+
+#[test]
+fn a_policy_that_every_host_is_to_have_is_in_force_without_an_endpoint() {
+    let mut bench = Bench::new();
+    let rules = vec![allow_from("has(b)")];
+    let hinted = Policy { needed_everywhere: true, ingress: rules, ..policy("has(a)") };
+    let plain = Policy { needed_everywhere: false, ..hinted.clone() };
+    let other = policy("has(a)");
+    let state = bench.apply([put_policy("p", hinted.clone()), put_policy("q", other)]);
+    let ids: Vec<_> = state.policies.keys().cloned().collect();
+    assert_eq!((ids, state.sets.len()), (vec![policy_id("p")], 1), "with its sets");
+    // An endpoint that needs it comes and goes.
+    let mut pod = wep("w", "10.0.0.1");
+    pod.labels = labels("a");
+    let state = bench.apply([put_wep(HOST, "w", pod)]);
+    assert_eq!(state.policies.len(), 2);
+    let state = bench.apply([no_wep(HOST, "w")]);
+    assert_eq!(state.policies.len(), 1);
+    // It no longer says so; it says so and is for hosts alone; it is gone.
+    assert!(bench.apply([put_policy("p", plain)]).policies.is_empty());
+    assert_eq!(bench.apply([put_policy("p", hinted.clone())]).policies.len(), 1);
+    let untracked = Policy { kind: PolicyKind::Untracked, ..hinted.clone() };
+    assert!(bench.apply([put_policy("p", untracked)]).policies.is_empty());
+    assert_eq!(bench.apply([put_policy("p", hinted)]).policies.len(), 1);
+    let state = bench.apply([no_policy("p"), no_policy("q")]);
+    assert!(state.policies.is_empty() && state.sets.is_empty());
+    bench.calculator.assert_nothing_left();
 }

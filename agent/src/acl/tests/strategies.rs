@@ -29,14 +29,19 @@ pub(super) struct Names {
     pools: &'static [&'static str],
     cidrs: &'static [&'static str],
     blocks: &'static [&'static str],
+    /// `calicoVersion` of the cluster; nothing: none.
+    versions: &'static [&'static str],
 }
+
+/// One of each generation, and one that is none.
+const VERSIONS: &[&str] = &["", "v3.20.0", "v3.29.1", "v3.32.0", "master"];
 
 /// A world so small that everything meets everything, and a failure shrinks to a few lines.
 pub(super) const SMALL: Names = Names {
     hosts: &["host-b", "host-c"],
     workloads: &["0", "1", "2", "3"],
     interfaces: &["0", "1", "2"],
-    policies: &["a", "default.a", "t1.b", "t2.c", "n/a", "t1.a", "z"],
+    policies: &["a", "default.a", "t1.b", "t2.c", "n/a", "a/n", "t1.a", "knp.default.z", "z"],
     tiers: &["default", "t1", "t2"],
     named_tiers: &["default", "t1", "t9"],
     profiles: &["p1", "p2", "projectcalico-default-allow"],
@@ -45,6 +50,7 @@ pub(super) const SMALL: Names = Names {
     pools: &["pa", "pb", "pc"],
     cidrs: &["10.0.0.0/16", "10.1.0.0/16"],
     blocks: &["10.0.0.0/26"],
+    versions: VERSIONS,
 };
 
 /// A world in which a change concerns some of what exists.
@@ -66,6 +72,9 @@ pub(super) const LARGE: Names = Names {
         "n/a",
         "n/t1.a",
         "m/a",
+        "a/m",
+        "knp.default.z",
+        "kanp.adminnetworkpolicy.z",
         "z",
     ],
     tiers: &["default", "t1", "t2", "t3"],
@@ -76,6 +85,7 @@ pub(super) const LARGE: Names = Names {
     pools: &["pa", "pb", "pc", "pd"],
     cidrs: &["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "fd00::/64"],
     blocks: &["10.0.0.0/26", "10.0.0.64/26", "fd00::/122"],
+    versions: VERSIONS,
 };
 
 const SELECTORS: &[&str] = &[
@@ -125,7 +135,8 @@ fn rule() -> impl Strategy<Value = Rule> {
     let action = select(&[Action::Allow, Action::Deny, Action::Pass, Action::Log][..]);
     let protocol =
         proptest::option::of(select(&[Protocol::TCP, Protocol::UDP, Protocol::ICMP][..]));
-    let unevaluable = proptest::option::weighted(0.1, Just(Unevaluable::Services));
+    let unevaluable = select(&[Unevaluable::Services, Unevaluable::Http][..]);
+    let unevaluable = proptest::option::weighted(0.15, unevaluable);
     (action, protocol, peer(), peer(), unevaluable).prop_map(
         |(action, protocol, source, destination, unevaluable)| Rule {
             protocol,
@@ -170,17 +181,21 @@ fn policy_update(names: &Names) -> impl Strategy<Value = Update> + use<> {
     ];
     let place = (
         proptest::option::weighted(0.3, select(names.named_tiers)),
+        proptest::option::weighted(0.2, select(names.named_tiers)),
         select(&[1.0, 1.0, 2.0, f64::INFINITY][..]),
         any::<(bool, bool, bool)>(),
         select(kinds.to_vec()),
+        proptest::bool::weighted(0.15),
     );
     (select(names.policies), select(SELECTORS), place, rules(), rules()).prop_map(
-        |(id, applies_to, (tier, place, types, kind), ingress, egress)| {
+        |(id, applies_to, (tier, label, place, types, kind, everywhere), ingress, egress)| {
             let mut policy = policy(applies_to);
             policy.tier = tier.map(Name::from);
+            policy.tier_label = label.map(Name::from);
             policy.order = order(place);
             (policy.governs_ingress, policy.governs_egress, policy.apply_on_forward) = types;
             policy.kind = kind;
+            policy.needed_everywhere = everywhere;
             policy.ingress = ingress;
             policy.egress = egress;
             put_policy(id, policy)
@@ -234,7 +249,8 @@ fn other_update(names: &Names) -> impl Strategy<Value = Update> + use<> {
         let id = AffinityId { host: host.into(), block: block.parse().unwrap() };
         Update::Affinity(id, Some(Arc::new(Affinity { state })))
     });
-    prop_oneof![2 => heps, 1 => sets, 1 => pools, 1 => nodes, 1 => mesh, 1 => affinities]
+    let versions = select(names.versions).prop_map(cluster);
+    prop_oneof![2 => heps, 1 => versions, 1 => sets, 1 => pools, 1 => nodes, 1 => mesh, 1 => affinities]
 }
 
 /// An object that comes, changes or goes.

@@ -5,8 +5,8 @@ use crate::drift::Change;
 use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
 use crate::status::document::{
-    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, PartStatus,
-    RejectedKey, RepairStatus, SuspectedStatus,
+    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, Instead,
+    PartStatus, RejectedKey, RepairStatus, SuspectedStatus,
 };
 
 fn problem(subject: &str, message: &str) -> Problem {
@@ -49,6 +49,8 @@ fn document() -> StatusDocument {
             in_sync: true,
             revision: 77,
             registration: "registered with 172.18.18.101".to_owned(),
+            policy_order: "in the order of Calico 3.29 to 3.31 (ClusterInformation says v3.29.0)"
+                .to_owned(),
             ..DatastoreStatus::default()
         },
         stored: None,
@@ -119,8 +121,13 @@ fn a_host_in_trouble() {
     status.state = Overall::Degraded;
     status.hanging = vec![HangingLoop { name: "bird".to_owned(), seconds: 31 }];
     status.datastore.waiting = Some("etcd: no member answers".to_owned());
-    status.datastore.rejected =
-        vec![RejectedKey { key: "/k".to_owned(), reason: "spec.order: not a number".to_owned() }];
+    status.datastore.rejected = [Instead::Absent, Instead::LastVersion, Instead::AsTheReasonSays]
+        .map(|instead| RejectedKey {
+            key: "/k".to_owned(),
+            reason: "spec.order: not a number".to_owned(),
+            instead,
+        })
+        .to_vec();
     status.datastore.unsupported = BTreeMap::from([("bgppeers".to_owned(), 2)]);
     status.parts[0].applied = None;
     status.parts[0].problems = vec![problem("iptables", "the kernel refused a rule")];

@@ -1,3 +1,5 @@
+use calico_datastore::model::CalicoVersion;
+
 use super::*;
 
 #[test]
@@ -8,6 +10,8 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         ipv6: false,
         endpoint_to_host: HostAction::Accept,
         rkt_metadata_service: true,
+        calico_version: Some(CalicoVersion { major: 1, minor: 1 }),
+        invalid_policy: InvalidPolicy::KeepLast,
         iptables_backend: IptablesBackend::Legacy,
         insert_mode: InsertMode::Append,
         filter_allow: AllowAction::Return,
