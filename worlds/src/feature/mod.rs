@@ -12,6 +12,7 @@ mod subjects;
 
 use std::sync::Arc;
 
+use calico_datastore::layout::{Decoded, v3};
 use calico_datastore::model::{Policy, Profile, Rule, Update};
 
 use crate::world::World;
@@ -44,26 +45,38 @@ impl Feature {
         Self { name, least, blind: Blind::Stored(blind) }
     }
 
-    /// The objects of the world without the feature; `None` when it has none of it. `updates` are
-    /// those of the world.
+    /// The objects of the world without the feature, later ones of an id in place of earlier ones;
+    /// `None` when it has none of it. `updates` are those of the world.
     pub fn without(&self, world: &World, updates: &[Update]) -> Option<Vec<Update>> {
-        let changed = match self.blind {
+        let mut changed = updates.to_vec();
+        match self.blind {
             Blind::Objects(blind) => {
-                let mut changed = updates.to_vec();
                 blind(&mut changed);
-                changed
+                (changed != updates).then_some(changed)
             }
             Blind::Stored(blind) => {
-                let mut changed = world.clone();
-                blind(&mut changed);
-                if changed == *world {
-                    return None;
-                }
-                changed.updates()
+                let mut blinded = world.clone();
+                blind(&mut blinded);
+                changed.extend(differences(world, &blinded));
+                (changed.len() > updates.len()).then_some(changed)
             }
-        };
-        (changed != updates).then_some(changed)
+        }
     }
+}
+
+/// What leads from one world to the other: to decode all of it would take most of the time.
+fn differences(from: &World, to: &World) -> Vec<Update> {
+    let gone = from.objects.keys().filter(|key| !to.objects.contains_key(*key));
+    let gone = gone.filter_map(|key| v3::id_of(key)).map(Update::deleted);
+    let new = to.objects.iter().filter(|(key, value)| from.objects.get(*key) != Some(*value));
+    let new = new.filter_map(|(key, value)| {
+        match v3::decode(key, value.to_string().as_bytes()) {
+            Decoded::Object(update) => Some(update),
+            // It may have been one before.
+            _ => v3::id_of(key).map(Update::deleted),
+        }
+    });
+    gone.chain(new).collect()
 }
 
 /// Every feature.
