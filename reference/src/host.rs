@@ -54,8 +54,8 @@ pub struct Interface {
 
 impl Reference {
     /// The host endpoint that governs an interface of a host: one that names it, else one that
-    /// names none and expects one of its addresses, else one of all interfaces. Of several the first
-    /// by name. Interfaces of workloads have none; do not ask about them.
+    /// names none and expects one of its addresses, else one of all interfaces, which the loopback
+    /// interface is not among. Of several the first by name. Interfaces of workloads have none; do not ask about them.
     pub fn host_endpoint_of(&self, node: &Name, interface: &Interface) -> Option<&HostEndpointId> {
         let of_node = || self.hosts.iter().filter(|(_, endpoint)| endpoint.node == *node);
         let named = |wanted: &str| {
@@ -67,7 +67,8 @@ impl Reference {
                     && endpoint.expected_addresses.iter().any(|ip| interface.addresses.contains(ip))
             })
         };
-        let found = named(interface.name.as_str()).or_else(by_address).or_else(|| named("*"));
+        let of_all = || named("*").filter(|_| interface.name.as_str() != "lo");
+        let found = named(interface.name.as_str()).or_else(by_address).or_else(of_all);
         found.map(|(id, _)| id)
     }
 

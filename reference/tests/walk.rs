@@ -189,6 +189,7 @@ fn a_name_goes_before_an_address_and_that_before_all() {
     assert_eq!(of("eth0", "172.18.0.1").as_deref(), Some("c-name"));
     assert_eq!(of("eth1", "172.18.0.1").as_deref(), Some("b-address"));
     assert_eq!(of("eth1", "172.18.0.2").as_deref(), Some("a-all"));
+    assert_eq!(of("lo", "127.0.0.1"), None);
     let nobody = Reference::new(&[]);
     let interface = Interface { name: "eth0".parse().unwrap(), addresses: Vec::new() };
     assert_eq!(nobody.host_endpoint_of(&Name::from("n"), &interface), None);
