@@ -11,7 +11,7 @@ use crate::member::Member;
 use crate::packet::Direction;
 use crate::rule::Read;
 use crate::selector::{Expression, Labels};
-use crate::tier::{Asked, arrange};
+use crate::tier::{Asked, Generation, arrange};
 
 /// The profile that allows everything. It is never stored.
 const DEFAULT_ALLOW: &str = "projectcalico-default-allow";
@@ -70,6 +70,7 @@ impl Reference {
             last.insert(update.id(), update);
         }
         let mut this = Self::default();
+        let mut generation = Generation::Unknown;
         let mut tiers: BTreeMap<Name, Tier> = BTreeMap::new();
         let mut sets: BTreeMap<NetworkSetId, NetworkSet> = BTreeMap::new();
         let allow = [Rule::any(Action::Allow)];
@@ -79,6 +80,10 @@ impl Reference {
         );
         for update in last.into_values() {
             match update {
+                Update::ClusterInformation(Some(cluster)) => {
+                    let version = cluster.calico_version.as_deref();
+                    generation = version.map_or(Generation::Unknown, Generation::of);
+                }
                 Update::Tier(name, Some(tier)) => drop(tiers.insert(name.clone(), **tier)),
                 Update::NetworkSet(id, Some(set)) => drop(sets.insert(id.clone(), (**set).clone())),
                 Update::Profile(name, Some(profile)) if *name != *DEFAULT_ALLOW => {
@@ -94,7 +99,7 @@ impl Reference {
                 _ => {}
             }
         }
-        this.tiers = arrange(&tiers, &this.policies);
+        this.tiers = arrange(generation, &tiers, &this.policies);
         this.members = this.all_members(&sets);
         this
     }

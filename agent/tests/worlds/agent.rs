@@ -7,9 +7,7 @@ use calico_agent::acl::Calculator;
 use calico_agent::config::Settings;
 use calico_agent::desired::DesiredState;
 use calico_agent::desired::verdict::{self, Flow, Judge, Side};
-use calico_datastore::model::{
-    Action, Name, Policy, PolicyId, Profile, Protocol, Rule, Unevaluable, Update,
-};
+use calico_datastore::model::{Name, Policy, PolicyId, Profile, Protocol, Update};
 use calico_reference::{Direction, Packet, Reason, Verdict};
 use calico_worlds::{Question, World};
 
@@ -69,12 +67,12 @@ impl Agent {
             Direction::Egress => Side::Source,
         };
         let verdict = judge.ask(&question.endpoint, side, &flow(&question.packet))?;
-        let reason = self.reason(verdict.reason, question.direction);
+        let reason = self.reason(verdict.reason);
         Some(Verdict { allowed: verdict.allowed, reason })
     }
 
     /// A reason in the reference's words.
-    pub(crate) fn reason(&self, reason: verdict::Reason, direction: Direction) -> Reason {
+    pub(crate) fn reason(&self, reason: verdict::Reason) -> Reason {
         match reason {
             verdict::Reason::Policy { tier, policy, rule } => {
                 Reason::Policy { tier, policy, rule: rule.index as usize }

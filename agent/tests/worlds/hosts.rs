@@ -72,7 +72,7 @@ pub(crate) fn ask(
     let verdict = Judge::new(pods, &nobody).ask(&pod_id(id, hook), side, &flow(packet))?;
     let reason = match verdict.reason {
         verdict::Reason::Profile { profile, .. } if profile == *"" => Reason::NotAsked,
-        reason => agent.reason(reason, direction),
+        reason => agent.reason(reason),
     };
     Some(Verdict { allowed: verdict.allowed, reason })
 }

@@ -223,7 +223,7 @@ fn host_endpoints_agree_at_every_hook() {
             reference.hosts().filter(|(_, e)| e.node == world.node).map(|(id, _)| id).collect();
         assert_eq!(hosts::local(&agent).collect::<Vec<_>>(), expected, "CALICO_SEED={seed}");
         let pods = hosts::as_pods(&agent, &settings);
-        for (packet, (id, hook)) in world.packets(seed, 6).into_iter().flat_map(|packet| {
+        for (packet, (id, hook)) in world.packets(seed, 8).into_iter().flat_map(|packet| {
             let asked = expected.iter().flat_map(|id| hosts::HOOKS.map(|hook| (*id, hook)));
             asked.map(move |asked| (packet, asked))
         }) {

@@ -103,6 +103,7 @@ impl Evaluator {
     pub fn new(pairs: impl IntoIterator<Item = Pair>) -> Self {
         let mut this = Self::default();
         let (mut endpoints, mut sets) = (Vec::new(), Vec::new());
+        let mut of_cluster = None;
         for (key, value) in pairs {
             let Some(path) = key.strip_prefix(RESOURCES) else { continue };
             let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -119,6 +120,10 @@ impl Evaluator {
                         }
                         ["profiles", name] => {
                             this.profiles.insert(name.to_owned(), Profile::parse(&json)?);
+                        }
+                        ["clusterinformations", "default"] => {
+                            let version = json["spec"]["calicoVersion"].as_str();
+                            of_cluster = version.and_then(order::minor);
                         }
                         ["tiers", name] => this.tiers.push(Tier::parse(&json, name)?),
                         ["globalnetworkpolicies", name] => {
@@ -137,6 +142,7 @@ impl Evaluator {
             }
         }
         this.profiles.insert("projectcalico-default-allow".to_owned(), Profile::allow_all());
+        this.version = this.version.or(of_cluster);
         this.arrange_tiers();
         let inherit = |labels: &Labels, profiles: &[String]| {
             let mut all = labels.clone();

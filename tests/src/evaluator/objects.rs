@@ -217,8 +217,9 @@ impl Policy {
             other => Err(anyhow::anyhow!("type {other:?}")),
         });
         let flag = |name: &str| spec[name].as_bool().unwrap_or(false);
+        let id = namespace.map_or_else(|| name.to_owned(), |ns| format!("{ns}/{name}"));
         Ok(Self {
-            id: namespace.map_or_else(|| name.to_owned(), |ns| format!("{ns}/{name}")),
+            id,
             name: name.to_owned(),
             tier,
             in_spec: in_spec.is_some(),

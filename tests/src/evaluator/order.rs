@@ -7,7 +7,12 @@ use super::{Evaluator, Policy, Tier};
 /// The minor version of Calico 3 that FelixConfiguration `default` says by annotation.
 pub(super) fn version(json: &Value) -> Option<u32> {
     let said = &json["metadata"]["annotations"]["config.projectcalico.org/CalicoVersion"];
-    said.as_str()?.strip_prefix("3.")?.parse().ok()
+    minor(said.as_str()?)
+}
+
+/// The second number of a version whose first is 3.
+pub(super) fn minor(version: &str) -> Option<u32> {
+    version.trim_start_matches('v').strip_prefix("3.")?.split('.').next()?.parse().ok()
 }
 
 impl Evaluator {
@@ -39,7 +44,11 @@ impl Evaluator {
         let last = |order: Option<f64>| order.unwrap_or(f64::INFINITY);
         self.tiers.sort_by(|a, b| {
             let order = last(a.order).total_cmp(&last(b.order));
-            a.is_missing.cmp(&b.is_missing).then(order).then(a.name.cmp(&b.name))
+            // The one that is built in stands before those that nobody knows.
+            let built_in =
+                |tier: &Tier| tier.name == "default" && self.version.is_none_or(|v| v < 29);
+            let place = |tier: &Tier| (tier.is_missing, tier.is_missing && !built_in(tier));
+            place(a).cmp(&place(b)).then(order).then(a.name.cmp(&b.name))
         });
         let name_first = self.version.is_some_and(|version| version >= 32);
         let text = |policy: &Policy| match policy.id.split_once('/') {

@@ -29,6 +29,7 @@ pub(crate) fn world(seed: u64) -> World {
     drawing.workloads();
     drawing.host_endpoints();
     drawing.sets();
+    drawing.version();
     let has_tiers = drawing.chance.percent(80);
     if has_tiers {
         drawing.tiers();
@@ -88,6 +89,18 @@ impl Drawing {
                 let spec = json!({ "labelsToApply": labels });
                 self.put("profiles", None, &format!("ksa.default.{account}"), Map::new(), &spec);
             }
+        }
+    }
+
+    /// The version decides about tiers and ties.
+    fn version(&mut self) {
+        if self.chance.percent(45) {
+            let versions = ["v3.20.6", "v3.29.0", "v3.31.2", "v3.32.0", "v3.32.1", "next"];
+            let spec = json!({
+                "clusterGUID": "x", "datastoreReady": true,
+                "calicoVersion": self.chance.one(&versions),
+            });
+            self.put("clusterinformations", None, "default", Map::new(), &spec);
         }
     }
 

@@ -98,11 +98,11 @@ impl Drawing {
 fn for_hosts(c: &mut Chance, spec: &mut Map<String, Value>) {
     match c.below(16) {
         0..=3 => drop(spec.insert("applyOnForward".into(), json!(true))),
-        4 => {
+        4 | 5 => {
             spec.insert("applyOnForward".into(), json!(true));
             spec.insert("doNotTrack".into(), json!(true));
         }
-        5 => {
+        6 | 7 => {
             spec.insert("applyOnForward".into(), json!(true));
             spec.insert("preDNAT".into(), json!(true));
             spec.insert("types".into(), json!(["Ingress"]));

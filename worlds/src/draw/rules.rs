@@ -73,7 +73,12 @@ fn rule(c: &mut Chance, namespaced: bool) -> Value {
     if with_ports && c.percent(75) {
         let side = if c.percent(70) { &mut destination } else { &mut source };
         let name = if c.percent(65) { "ports" } else { "notPorts" };
-        side.insert(name.into(), ports(c).into());
+        let list = if name == "notPorts" && c.percent(40) {
+            vec![json!(c.one(&PORT_NAMES))]
+        } else {
+            ports(c)
+        };
+        side.insert(name.into(), list.into());
         if c.percent(15) {
             let side = if c.percent(50) { &mut destination } else { &mut source };
             side.insert("notPorts".into(), ports(c).into());

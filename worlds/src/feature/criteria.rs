@@ -6,46 +6,46 @@ use super::{Feature, each_list, each_rule};
 
 pub(super) const FEATURES: &[Feature] = &[
     Feature::objects("protocol", 450, |u| each_rule(u, |r| r.protocol = None)),
-    Feature::objects("notProtocol", 50, |u| each_rule(u, |r| r.not_protocol = None)),
+    Feature::objects("notProtocol", 40, |u| each_rule(u, |r| r.not_protocol = None)),
     Feature::objects("icmp", 10, |u| each_rule(u, |r| r.icmp = None)),
-    Feature::objects("code of icmp", 1, |u| {
+    Feature::objects("code of icmp", 2, |u| {
         each_rule(u, |r| r.icmp.iter_mut().for_each(|icmp| icmp.code = None));
     }),
     Feature::objects("notICMP", 5, |u| each_rule(u, |r| r.not_icmp = None)),
-    Feature::objects("code of notICMP", 1, |u| {
+    Feature::objects("code of notICMP", 4, |u| {
         each_rule(u, |r| r.not_icmp.iter_mut().for_each(|icmp| icmp.code = None));
     }),
-    Feature::objects("ipVersion", 40, |u| each_rule(u, |r| r.family = None)),
+    Feature::objects("ipVersion", 30, |u| each_rule(u, |r| r.family = None)),
     Feature::objects("source nets", 70, |u| each_rule(u, |r| r.source.nets.clear())),
-    Feature::objects("destination nets", 75, |u| each_rule(u, |r| r.destination.nets.clear())),
-    Feature::objects("source notNets", 55, |u| each_rule(u, |r| r.source.not_nets.clear())),
-    Feature::objects("destination notNets", 55, |u| {
+    Feature::objects("destination nets", 65, |u| each_rule(u, |r| r.destination.nets.clear())),
+    Feature::objects("source notNets", 50, |u| each_rule(u, |r| r.source.not_nets.clear())),
+    Feature::objects("destination notNets", 45, |u| {
         each_rule(u, |r| r.destination.not_nets.clear());
     }),
     Feature::objects("nets of one family", 85, |u| {
         each_side(u, |side| side.nets.extend(missing(&side.nets, ["0.0.0.0/0", "::/0"])));
     }),
-    Feature::objects("notNets of one family", 50, |u| {
+    Feature::objects("notNets of one family", 40, |u| {
         each_side(u, |side| {
             side.not_nets.extend(missing(&side.not_nets, ["198.18.0.0/32", "2001:db8:ffff::/128"]));
         });
     }),
-    Feature::objects("source selector", 150, |u| each_rule(u, |r| r.source.selector = None)),
+    Feature::objects("source selector", 100, |u| each_rule(u, |r| r.source.selector = None)),
     Feature::objects("destination selector", 100, |u| {
         each_rule(u, |r| r.destination.selector = None);
     }),
-    Feature::objects("source notSelector", 30, |u| each_rule(u, |r| r.source.not_selector = None)),
-    Feature::objects("destination notSelector", 25, |u| {
+    Feature::objects("source notSelector", 25, |u| each_rule(u, |r| r.source.not_selector = None)),
+    Feature::objects("destination notSelector", 20, |u| {
         each_rule(u, |r| r.destination.not_selector = None);
     }),
-    Feature::objects("source ports", 25, |u| each_rule(u, |r| r.source.ports.ranges.clear())),
-    Feature::objects("destination ports", 55, |u| {
+    Feature::objects("source ports", 15, |u| each_rule(u, |r| r.source.ports.ranges.clear())),
+    Feature::objects("destination ports", 45, |u| {
         each_rule(u, |r| r.destination.ports.ranges.clear());
     }),
-    Feature::objects("source notPorts", 10, |u| {
+    Feature::objects("source notPorts", 6, |u| {
         each_rule(u, |r| r.source.not_ports.ranges.clear());
     }),
-    Feature::objects("destination notPorts", 15, |u| {
+    Feature::objects("destination notPorts", 10, |u| {
         each_rule(u, |r| r.destination.not_ports.ranges.clear());
     }),
     Feature::objects("source named ports", 10, |u| {
@@ -54,7 +54,7 @@ pub(super) const FEATURES: &[Feature] = &[
     Feature::objects("destination named ports", 45, |u| {
         each_rule(u, |r| r.destination.ports.named.clear());
     }),
-    Feature::objects("named notPorts", 1, |u| {
+    Feature::objects("named notPorts", 2, |u| {
         each_side(u, |side| side.not_ports.named.clear());
     }),
     Feature::objects("named ports without protocol", 20, |u| {
@@ -65,13 +65,13 @@ pub(super) const FEATURES: &[Feature] = &[
             }
         });
     }),
-    Feature::objects("protocol of a named port", 4, |u| {
+    Feature::objects("protocol of a named port", 5, |u| {
         each_named_port(u, |protocol| *protocol = Protocol::TCP);
     }),
-    Feature::objects("Allow", 900, |u| without_action(u, Action::Allow, true, true)),
-    Feature::objects("Deny", 150, |u| without_action(u, Action::Deny, true, true)),
-    Feature::objects("Pass in a policy", 95, |u| without_action(u, Action::Pass, true, false)),
-    Feature::objects("Pass in a profile", 2, |u| without_action(u, Action::Pass, false, true)),
+    Feature::objects("Allow", 750, |u| without_action(u, Action::Allow, true, true)),
+    Feature::objects("Deny", 100, |u| without_action(u, Action::Deny, true, true)),
+    Feature::objects("Pass in a policy", 90, |u| without_action(u, Action::Pass, true, false)),
+    Feature::objects("Pass in a profile", 3, |u| without_action(u, Action::Pass, false, true)),
     Feature::objects("Log decides nothing", 100, |u| {
         each_rule(u, |r| {
             if r.action == Action::Log {
@@ -79,13 +79,13 @@ pub(super) const FEATURES: &[Feature] = &[
             }
         });
     }),
-    Feature::objects("services", 30, |u| {
+    Feature::objects("services", 20, |u| {
         known(u, |r| r.unevaluable == Some(Unevaluable::Services))
     }),
-    Feature::objects("http of an Allow or a Pass", 30, |u| {
+    Feature::objects("http of an Allow or a Pass", 25, |u| {
         known(u, |r| r.unevaluable == Some(Unevaluable::Http) && r.action != Action::Deny);
     }),
-    Feature::objects("http of a Deny", 8, |u| {
+    Feature::objects("http of a Deny", 5, |u| {
         each_list(u, |rules, _| {
             rules.iter_mut().for_each(|rule| {
                 if rule.unevaluable == Some(Unevaluable::Http) && rule.action == Action::Deny {

@@ -10,36 +10,46 @@ use calico_datastore::model::{
 use super::{Feature, each_policy};
 
 pub(super) const FEATURES: &[Feature] = &[
-    Feature::objects("defaultAction Pass", 250, |u| {
+    Feature::objects("defaultAction Pass", 200, |u| {
         each_tier(u, |t| t.default_action = TierAction::Deny)
     }),
-    Feature::objects("defaultAction Deny", 350, |u| {
+    Feature::objects("defaultAction Deny", 300, |u| {
         each_tier(u, |t| t.default_action = TierAction::Pass)
     }),
-    Feature::objects("order of tiers", 40, |u| each_tier(u, |t| t.order = Order::LAST)),
-    Feature::objects("tie of tiers", 15, tiers_by_descending_name),
-    Feature::objects("end of a missing tier", 65, |u| add_tiers(u, |name| *name != "default")),
+    Feature::objects("order of tiers", 35, |u| each_tier(u, |t| t.order = Order::LAST)),
+    Feature::objects("tie of tiers", 4, tiers_by_descending_name),
+    Feature::objects("end of a missing tier", 50, |u| add_tiers(u, |name| *name != "default")),
     Feature::objects("end of a default tier that nobody stored", 150, |u| {
         add_tiers(u, |name| *name == "default");
     }),
-    Feature::objects("tier in the name of a policy", 100, |u| {
-        each_policy(u, |p| p.tier = Some(p.tier.clone().unwrap_or(Name::from("default"))));
+    Feature::objects("tier in the name of a policy", 75, |u| {
+        each_policy(u, |p| {
+            if p.tier_label.is_none() {
+                p.tier = Some(p.tier.clone().unwrap_or(Name::from("default")));
+            }
+        });
     }),
-    Feature::objects("order of policies", 30, |u| each_policy(u, |p| p.order = Order::LAST)),
-    Feature::objects("tie of policies", 25, |u| rank(u, |id| id.to_string(), true)),
-    Feature::objects("namespace in a tie of policies", 5, |u| {
+    Feature::objects("tier in a label of a policy", 10, |u| {
+        each_policy(u, |p| p.tier_label = None);
+    }),
+    Feature::objects("version of Calico", 35, |u| {
+        u.retain(|update| !matches!(update, Update::ClusterInformation(_)));
+    }),
+    Feature::objects("order of policies", 40, |u| each_policy(u, |p| p.order = Order::LAST)),
+    Feature::objects("tie of policies", 15, |u| rank(u, |id| id.to_string(), true)),
+    Feature::objects("namespace in a tie of policies", 1, |u| {
         rank(u, |id| id.name.as_str().to_owned(), false);
     }),
-    Feature::objects("types", 200, |u| {
+    Feature::objects("types", 150, |u| {
         each_policy(u, |p| {
             p.governs_ingress = true;
             p.governs_egress = true;
         });
     }),
-    Feature::objects("selector of a policy", 800, |u| {
+    Feature::objects("selector of a policy", 700, |u| {
         each_policy(u, |p| p.selector = Selector::all())
     }),
-    Feature::objects("doNotTrack and preDNAT are not for pods", 95, |u| {
+    Feature::objects("doNotTrack and preDNAT are not for pods", 80, |u| {
         each_policy(u, |p| p.kind = PolicyKind::Normal);
     }),
 ];
@@ -81,7 +91,8 @@ fn add_tiers(updates: &mut Vec<Update>, meant: impl Fn(&Name) -> bool) {
     for update in updates.iter() {
         match update {
             Update::Policy(_, Some(policy)) => {
-                named.insert(policy.tier.clone().unwrap_or(Name::from("default")));
+                let tier = policy.tier.clone().or(policy.tier_label.clone());
+                named.insert(tier.unwrap_or(Name::from("default")));
             }
             Update::Tier(name, Some(_)) => drop(stored.insert(name.clone())),
             _ => {}

@@ -10,16 +10,16 @@ pub(super) const FEATURES: &[Feature] = &[
     Feature::stored("namespaceSelector of a rule", 35, |w| {
         each_side(w, |side| drop(side.remove("namespaceSelector")));
     }),
-    Feature::stored("serviceAccounts of a rule", 75, |w| {
+    Feature::stored("serviceAccounts of a rule", 60, |w| {
         each_side(w, |side| drop(side.remove("serviceAccounts")));
     }),
     Feature::stored("namespaceSelector of a policy", 75, |w| {
         each_policy(w, |_, spec| drop(spec.remove("namespaceSelector")));
     }),
-    Feature::stored("serviceAccountSelector of a policy", 100, |w| {
+    Feature::stored("serviceAccountSelector of a policy", 85, |w| {
         each_policy(w, |_, spec| drop(spec.remove("serviceAccountSelector")));
     }),
-    Feature::stored("a rule's own namespace", 6, |w| {
+    Feature::stored("a rule's own namespace", 9, |w| {
         // A policy of no namespace means everybody.
         each_policy(w, |key, spec| {
             if !key.contains("/globalnetworkpolicies/") {
@@ -34,12 +34,12 @@ pub(super) const FEATURES: &[Feature] = &[
             }
         });
     }),
-    Feature::stored("staged policies", 80, |w| {
+    Feature::stored("staged policies", 95, |w| {
         let all = std::mem::take(&mut w.objects);
         w.objects = all.into_iter().map(|(k, v)| (k.replace("/staged", "/"), v)).collect();
     }),
     // Under another name it would count.
-    Feature::stored("a stored projectcalico-default-allow counts for nothing", 45, |w| {
+    Feature::stored("a stored projectcalico-default-allow counts for nothing", 35, |w| {
         let key = |name: &str| format!("/calico/resources/v3/projectcalico.org/profiles/{name}");
         let Some(stored) = w.objects.remove(&key("projectcalico-default-allow")) else { return };
         w.objects.insert(key("other-allow"), stored);
@@ -52,7 +52,7 @@ pub(super) const FEATURES: &[Feature] = &[
             }
         }
     }),
-    Feature::stored("policies that do not parse", 100, |w| {
+    Feature::stored("policies that do not parse", 90, |w| {
         for (key, value) in &mut w.objects {
             let refused = |value: &Value| {
                 matches!(v3::decode(key, value.to_string().as_bytes()), Decoded::Rejected(_))

@@ -19,7 +19,7 @@ pub(super) const FEATURES: &[Feature] = &[
     Feature::objects("order of profiles", 200, |u| {
         each_workload(u, |_, endpoint| endpoint.profiles.reverse());
     }),
-    Feature::objects("missing profile", 60, |u| {
+    Feature::objects("missing profile", 50, |u| {
         let stored = profiles(u);
         each_workload(u, |_, endpoint| {
             endpoint
@@ -27,7 +27,7 @@ pub(super) const FEATURES: &[Feature] = &[
                 .retain(|name| stored.contains(name) || *name == *Profile::DEFAULT_ALLOW);
         });
     }),
-    Feature::objects("projectcalico-default-allow", 450, |u| {
+    Feature::objects("projectcalico-default-allow", 350, |u| {
         each_workload(u, |_, endpoint| {
             endpoint.profiles.retain(|name| *name != *Profile::DEFAULT_ALLOW);
         });
@@ -35,11 +35,11 @@ pub(super) const FEATURES: &[Feature] = &[
     Feature::objects("labelsToApply", 100, |u| {
         each_profile(u, |_, profile| profile.labels = Labels::default());
     }),
-    Feature::objects("an own label before an inherited one", 45, |u| own_labels_last(u)),
-    Feature::objects("network sets", 70, |u| {
+    Feature::objects("an own label before an inherited one", 50, |u| own_labels_last(u)),
+    Feature::objects("network sets", 65, |u| {
         u.retain(|update| !matches!(update, Update::NetworkSet(..)));
     }),
-    Feature::objects("labels that a network set inherits", 1, |u| {
+    Feature::objects("labels that a network set inherits", 3, |u| {
         for update in u {
             if let Update::NetworkSet(_, Some(set)) = update {
                 Arc::make_mut(set).profiles.clear();
@@ -49,7 +49,7 @@ pub(super) const FEATURES: &[Feature] = &[
     Feature::objects("endpoints of other nodes", 15, |u| {
         u.retain(|update| !matches!(update, Update::WorkloadEndpoint(id, _) if is_far(id)));
     }),
-    Feature::objects("host endpoints as members", 7, |u| {
+    Feature::objects("host endpoints as members", 5, |u| {
         u.retain(|update| !matches!(update, Update::HostEndpoint(..)));
     }),
     Feature::objects("an address of several", 3, |u| {
