@@ -26,6 +26,8 @@ mod holes;
 mod host;
 #[path = "felix/leftovers.rs"]
 mod leftovers;
+#[path = "felix/nat.rs"]
+mod nat;
 #[path = "felix/neighbours.rs"]
 mod neighbours;
 #[path = "felix/netns.rs"]

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use calico_datastore::model::{
-    EncapMode, Name, Policy, PolicyKind, Pool, WorkloadEndpoint, WorkloadEndpointId,
-};
+use calico_datastore::model::{EncapMode, Name, Policy, PolicyKind, Pool, WorkloadEndpointId};
 
 /// Subject → message.
 pub(super) type Notices = OrdMap<Arc<str>, Arc<str>>;
@@ -58,14 +56,6 @@ pub(super) fn of_host_endpoint() -> Option<String> {
 /// About an endpoint whose interface another one has.
 pub(super) fn of_rival(interface: &str, winner: &WorkloadEndpointId) -> Option<String> {
     Some(format!("not programmed: its interface {interface} is that of WorkloadEndpoint {winner}"))
-}
-
-/// About an endpoint that asks for more than is programmed.
-pub(super) fn of_endpoint(endpoint: &WorkloadEndpoint) -> Option<String> {
-    (!endpoint.nat.is_empty()).then(|| {
-        "its external addresses (ipNATs) are not yet programmed; everything else of it is"
-            .to_owned()
-    })
 }
 
 /// About a profile that an endpoint of this host lists and that does not exist.

@@ -298,8 +298,6 @@ impl World {
                 notice(ResourceId::WorkloadEndpoint(id.clone()), text);
                 continue;
             }
-            let text = notices::of_endpoint(endpoint);
-            notice(ResourceId::WorkloadEndpoint(id.clone()), text);
             let acl = self.class(endpoint);
             let class = acl.id();
             for direction in [&acl.ingress, &acl.egress] {

@@ -87,6 +87,11 @@ pub fn features(
     if settings.filter_deny == DenyAction::Reject {
         add(Table::Filter, "REJECT", Need::Always, "-j REJECT".into());
     }
+    if settings.floating_ips {
+        let (to, need) = (everyone.split('/').next().unwrap_or_default(), Need::For("ipNATs"));
+        add(Table::Nat, "DNAT", need, format!("-d {everyone} -j DNAT --to-destination {to}"));
+        add(Table::Nat, "SNAT", need, format!("-s {everyone} -j SNAT --to-source {to}"));
+    }
     let leaves = format!("{in_set} -d {everyone}");
     let need = Need::For("a pool with natOutgoing");
     match settings.nat_outgoing_address {
@@ -184,6 +189,7 @@ mod tests {
                     let settings = Settings {
                         filter_deny: deny,
                         rkt_metadata_service: true,
+                        floating_ips: true,
                         nat_outgoing_address: snat.map(|text| text.parse().unwrap()),
                         ..Settings::default()
                     };
@@ -213,7 +219,14 @@ mod tests {
                     {
                         take(Table::Raw, lines);
                     }
-                    for (_, lines) in chains::nat(&settings, family, true, true) {
+                    let nat = chains::Nat {
+                        settings: &settings,
+                        family,
+                        masquerade: true,
+                        random_fully: true,
+                        external: vec![("192.0.2.9".parse().unwrap(), "10.0.0.1".parse().unwrap())],
+                    };
+                    for (_, lines) in chains::nat(&nat) {
                         take(Table::Nat, lines);
                     }
                     for action in [Action::Allow, Action::Pass, Action::Deny, Action::Log] {

@@ -318,6 +318,18 @@ pub static PARAMS: &[Param] = &[
         doc: "Switch the kernel's forwarding on. Disabled leaves it as it is.",
     },
     Param {
+        name: "FloatingIPs",
+        kind: Kind::Choice(&[
+            ("Enabled", |s| s.floating_ips = true),
+            ("Disabled", |s| s.floating_ips = false),
+        ]),
+        default: "Disabled",
+        none: Some("Disabled"),
+        on_bad: NextSource,
+        doc: "Lead packets for the external addresses of endpoints (`ipNATs`) to them. Endpoints of \
+              OpenStack have theirs in any case.",
+    },
+    Param {
         name: "NATOutgoingAddress",
         kind: Kind::Ipv4(|s| &mut s.nat_outgoing_address),
         default: "",

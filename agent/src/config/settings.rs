@@ -102,6 +102,8 @@ pub struct Settings {
     pub allow_conntrack_invalid: bool,
     /// `IPForwarding`: switch forwarding on. True.
     pub ip_forwarding: bool,
+    /// `FloatingIPs`: endpoints have their external addresses (`ipNATs`). False.
+    pub floating_ips: bool,
     /// `NATOutgoingAddress`: SNAT to this address instead of masquerade.
     pub nat_outgoing_address: Option<IpAddr>,
     /// `IptablesNATOutgoingInterfaceFilter`: masquerade only what leaves by these interfaces.
@@ -148,6 +150,7 @@ impl Default for Settings {
             remove_external_routes: true,
             allow_conntrack_invalid: false,
             ip_forwarding: true,
+            floating_ips: false,
             nat_outgoing_address: None,
             nat_outgoing_interface: None,
             mtu_interfaces: Some(InterfacePattern::host_interfaces()),

@@ -43,7 +43,6 @@ pub static UNSUPPORTED: &[(&str, &str)] = &[
     ("FailsafeInboundHostPorts", HOST_ENDPOINTS),
     ("FailsafeOutboundHostPorts", HOST_ENDPOINTS),
     ("FeatureDetectOverride", FIXED),
-    ("FloatingIPs", "1:1 NAT is not programmed yet"),
     ("GenericXDPEnabled", BPF),
     ("GoGCThreshold", PROCESS),
     ("GoMaxProcs", PROCESS),

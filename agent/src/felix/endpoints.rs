@@ -12,7 +12,8 @@ use calico_datastore::model::{Family, InterfaceName, Mac, WorkloadEndpointId};
 
 use super::ipset::Entry;
 use super::iptables::names;
-use crate::desired::{Change, DesiredState, LocalEndpoint};
+use crate::desired::{Change, DesiredState, Externals, LocalEndpoint};
+use crate::routes::monitor::Links;
 
 /// The interfaces of the active endpoints.
 #[derive(Debug, Default)]
@@ -20,6 +21,9 @@ pub struct Interfaces {
     claims: BTreeMap<InterfaceName, BTreeSet<WorkloadEndpointId>>,
     owners: BTreeMap<InterfaceName, (WorkloadEndpointId, Arc<LocalEndpoint>)>,
     macs: BTreeMap<InterfaceName, Mac>,
+    externals: Externals,
+    /// They were decided at least once.
+    decided: bool,
 }
 
 /// What a change of endpoints means.
@@ -31,6 +35,9 @@ pub struct InterfaceChanges {
     pub removed: BTreeSet<(String, Entry)>,
     /// Addresses that left an interface.
     pub left: BTreeSet<IpAddr>,
+    /// External addresses that lead elsewhere, or nowhere, than at the last time. Of the first time
+    /// nothing is known.
+    pub moved: BTreeSet<IpAddr>,
     /// True when the MAC rules are not the same.
     pub macs: bool,
     /// Endpoints whose state may be another.
@@ -41,6 +48,11 @@ impl Interfaces {
     /// The MAC of each interface that has one.
     pub fn macs(&self) -> &BTreeMap<InterfaceName, Mac> {
         &self.macs
+    }
+
+    /// The external addresses of all endpoints.
+    pub fn externals(&self) -> &Externals {
+        &self.externals
     }
 
     /// The endpoint whose addresses and MAC are in force on an interface.
@@ -66,15 +78,22 @@ impl Interfaces {
         self.owners.values().flat_map(move |(_, endpoint)| members(endpoint, family))
     }
 
-    /// Takes over the endpoints of `state` from nothing.
-    pub fn rebuild(&mut self, state: &DesiredState) -> InterfaceChanges {
+    /// Takes over the endpoints of `state` from nothing. `links`: the interfaces that there are.
+    pub fn rebuild(&mut self, state: &DesiredState, links: &Links) -> InterfaceChanges {
         let changes: Vec<_> = state
             .endpoints
             .iter()
             .map(|(id, endpoint)| (id.clone(), Change::Added(Arc::clone(endpoint))))
             .collect();
-        *self = Self::default();
-        self.update(&changes, state)
+        // What led where is known all the same, if anything is: settings may have changed that.
+        let (externals, decided) = (std::mem::take(&mut self.externals), self.decided);
+        *self = Self { externals, ..Self::default() };
+        let mut changes = self.update(&changes, state, links);
+        self.decided = true;
+        if !decided {
+            changes.moved.clear();
+        }
+        changes
     }
 
     /// Takes over changed endpoints.
@@ -82,6 +101,7 @@ impl Interfaces {
         &mut self,
         changes: &[(WorkloadEndpointId, Change<Arc<LocalEndpoint>>)],
         state: &DesiredState,
+        links: &Links,
     ) -> InterfaceChanges {
         let mut out = InterfaceChanges::default();
         let mut interfaces = BTreeSet::new();
@@ -106,10 +126,31 @@ impl Interfaces {
         for interface in interfaces {
             self.update_interface(interface, state, &mut out);
         }
+        out.moved = self.update_externals(changes, state, links);
         // A member that moves from one interface's owner to the next stays.
         let added = &out.added;
         out.removed.retain(|member| !added.contains(member));
         out
+    }
+
+    /// Who has them may also depend on which interface is up, so they are decided again whenever
+    /// anybody asks for one.
+    fn update_externals(
+        &mut self,
+        changes: &[(WorkloadEndpointId, Change<Arc<LocalEndpoint>>)],
+        state: &DesiredState,
+        links: &Links,
+    ) -> BTreeSet<IpAddr> {
+        let asks = |change: &Change<Arc<LocalEndpoint>>| match change {
+            Change::Added(new) | Change::Updated { new, .. } => !new.nat.is_empty(),
+            Change::Removed(_) => false,
+        };
+        if self.externals.is_empty() && !changes.iter().any(|(_, change)| asks(change)) {
+            return BTreeSet::new();
+        }
+        let is_up = |name: &InterfaceName| links.get(name).is_some_and(|link| link.up);
+        let old = std::mem::replace(&mut self.externals, Externals::of(state, is_up));
+        old.moved(&self.externals)
     }
 
     fn update_interface(

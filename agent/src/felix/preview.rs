@@ -93,7 +93,7 @@ pub async fn preview(
     let counters = Counters::default();
     let sysctls = Sysctls::new(proc_sys, counters.clone());
     let mut interfaces = Interfaces::default();
-    interfaces.rebuild(state);
+    interfaces.rebuild(state, &world.links);
 
     let known: Vec<Family> = Family::ALL.into_iter().filter(|f| sysctls.has(*f)).collect();
     let mut on = Vec::new();
@@ -103,7 +103,7 @@ pub async fn preview(
         let renderer = Renderer::new(settings, family, dataplane.random_fully)
             .ok_or(PreviewError::Marks(settings.mark_mask))?;
         let mut wanted = FamilyTables::new(family, counters.clone());
-        renderer.all(state, interfaces.macs(), &mut wanted);
+        renderer.all(state, &interfaces, &mut wanted);
         if !renderer.is_off() {
             on.push(family);
         }

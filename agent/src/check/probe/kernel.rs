@@ -304,7 +304,7 @@ async fn veth() -> Result<u32, rtnetlink::Error> {
 async fn connections(request: &Request) -> Vec<Tried> {
     let conntrack = Conntrack::new(request.exec.clone(), Counters::default());
     let addresses: BTreeSet<IpAddr> = request.families.iter().copied().map(example).collect();
-    let outcome = match conntrack.forget(&addresses).await {
+    let outcome = match conntrack.forget(&addresses, &addresses).await {
         Ok(()) => Outcome::Works,
         // The missing program is told among the programs.
         Err(error) if error.is_missing() => return Vec::new(),

@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::desired::{ClassId, DesiredState, DirectionAcl};
 use crate::felix::ruleset::{Direction, Rule};
 
-pub use self::nat::nat;
+pub use self::nat::{Nat, nat};
 pub use self::spoof::raw;
 pub use self::workload::filter;
 

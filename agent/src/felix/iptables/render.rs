@@ -1,6 +1,8 @@
 //! Which chains a desired state needs, object by object: a change makes the chains of what changed
 //! again and no others.
 
+mod nat;
+
 use std::collections::BTreeMap;
 
 use calico_datastore::model::{Family, InterfaceName, Mac};
@@ -15,6 +17,7 @@ use super::save::Table;
 use super::tables::FamilyTables;
 use crate::config::{DenyAction, InsertMode, Settings};
 use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState, SetId};
+use crate::felix::endpoints::{InterfaceChanges, Interfaces};
 use crate::felix::ruleset::{self, Direction};
 
 /// Writes the chains of one family into [`FamilyTables`].
@@ -61,12 +64,7 @@ impl Renderer {
     }
 
     /// Everything anew.
-    pub fn all(
-        &self,
-        state: &DesiredState,
-        macs: &BTreeMap<InterfaceName, Mac>,
-        out: &mut FamilyTables,
-    ) {
+    pub fn all(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
         out.clear();
         if self.off {
             for table in [Table::Raw, Table::Filter] {
@@ -85,8 +83,8 @@ impl Renderer {
             out.put(Table::Filter, name, lines);
         }
         self.dispatch(state, out);
-        self.raw(state, macs, out);
-        self.nat(state, out);
+        self.raw(state, interfaces.macs(), out);
+        self.nat(state, interfaces.externals(), out);
     }
 
     /// Every policy and profile, or with `others` false only the closed ones. Those that name a set for which `incomplete` says yes let nothing
@@ -120,7 +118,8 @@ impl Renderer {
         &self,
         state: &DesiredState,
         diff: &DesiredDiff,
-        macs: Option<&BTreeMap<InterfaceName, Mac>>,
+        interfaces: &Interfaces,
+        changes: &InterfaceChanges,
         out: &mut FamilyTables,
     ) {
         if self.off {
@@ -149,11 +148,11 @@ impl Renderer {
         if !diff.classes.is_empty() {
             self.dispatch(state, out);
         }
-        if let Some(macs) = macs {
-            self.raw(state, macs, out);
+        if changes.macs {
+            self.raw(state, interfaces.macs(), out);
         }
-        if diff.pools {
-            self.nat(state, out);
+        if diff.pools || !changes.moved.is_empty() {
+            self.nat(state, interfaces.externals(), out);
         }
     }
 
@@ -223,19 +222,11 @@ impl Renderer {
         out.replace(Table::Raw, chains, jumps(Table::Raw, &state.settings));
         out.jumps(Table::Filter, jumps(Table::Filter, &state.settings));
     }
-
-    fn nat(&self, state: &DesiredState, out: &mut FamilyTables) {
-        let family = self.style.family;
-        let any = state.pools.iter().any(|(cidr, nat)| *nat && cidr.family() == family);
-        let chains = chains::nat(&state.settings, family, any, self.random_fully);
-        let jumps = if any { jumps(Table::Nat, &state.settings) } else { Vec::new() };
-        out.replace(Table::Nat, chains, jumps);
-    }
 }
 
 /// Our jumps in the kernel's chains of a table.
 ///
-/// There is none in OUTPUT: packets of the host to its own pods are never policed. And the shared
+/// There is none in OUTPUT of `filter`: packets of the host to its own pods are never policed. And the shared
 /// chains are entered from chains of the kernel only, so nothing of ours is reachable otherwise.
 fn jumps(table: Table, settings: &Settings) -> Vec<Jump> {
     let place = match (settings.insert_mode, table) {
@@ -247,7 +238,11 @@ fn jumps(table: Table, settings: &Settings) -> Vec<Jump> {
     match table {
         Table::Raw => vec![jump("PREROUTING", "cali-PREROUTING")],
         Table::Mangle => Vec::new(),
-        Table::Nat => vec![jump("POSTROUTING", "cali-POSTROUTING")],
+        Table::Nat => vec![
+            jump("PREROUTING", "cali-PREROUTING"),
+            jump("OUTPUT", "cali-OUTPUT"),
+            jump("POSTROUTING", "cali-POSTROUTING"),
+        ],
         Table::Filter => {
             vec![jump("FORWARD", "cali-FORWARD"), jump("INPUT", "cali-INPUT")]
         }

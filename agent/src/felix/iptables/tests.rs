@@ -309,12 +309,28 @@ fn the_chains_of_the_settings() {
     insta::assert_snapshot!("filter_v6", text(chains::filter(&settings, &style)));
     insta::assert_snapshot!("raw_v4", text(chains::raw(&settings, Family::V4, Some("cali-mac"))));
     insta::assert_snapshot!("raw_v6", text(chains::raw(&settings, Family::V6, None)));
-    insta::assert_snapshot!("nat_v4", text(chains::nat(&settings, Family::V4, true, true)));
+    let nat = |settings: &Settings, family, masquerade, external: &[(&str, &str)]| {
+        let pair = |(a, b): &(&str, &str)| (a.parse().unwrap(), b.parse().unwrap());
+        let external = external.iter().map(pair).collect();
+        text(chains::nat(&chains::Nat {
+            settings,
+            family,
+            masquerade,
+            random_fully: true,
+            external,
+        }))
+    };
+    insta::assert_snapshot!("nat_v4", nat(&settings, Family::V4, true, &[]));
+    let external =
+        [("192.0.2.7", "10.65.0.2"), ("192.0.2.8", "10.65.0.1"), ("192.0.2.9", "10.65.0.2")];
+    insta::assert_snapshot!("nat_v4_external", nat(&settings, Family::V4, true, &external));
+    let external = [("2001:db8::7", "fd65::2")];
+    insta::assert_snapshot!("nat_v6_external", nat(&settings, Family::V6, false, &external));
     let settings = Settings {
         nat_outgoing_address: Some("fd00::1".parse().unwrap()),
         nat_outgoing_interface: Some("eth0".to_owned()),
         ..settings
     };
-    insta::assert_snapshot!("nat_v6", text(chains::nat(&settings, Family::V6, true, true)));
-    assert!(chains::nat(&settings, Family::V4, false, true).is_empty());
+    insta::assert_snapshot!("nat_v6", nat(&settings, Family::V6, true, &[]));
+    assert_eq!(nat(&settings, Family::V4, false, &[]), "");
 }

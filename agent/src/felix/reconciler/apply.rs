@@ -222,7 +222,7 @@ impl Felix {
 
     /// Step 4. What could not be forgotten is tried again in the next run.
     pub(super) async fn forget_connections(&mut self, run: &mut Run) {
-        if let Err(error) = self.conntrack.forget(&self.leaving).await {
+        if let Err(error) = self.conntrack.forget(&self.leaving, &self.moved).await {
             let message = format!(
                 "connections of addresses that left are not cut: {} (package conntrack)",
                 chain(&error)
@@ -230,6 +230,7 @@ impl Felix {
             run.problem("conntrack", message);
         } else {
             self.leaving.clear();
+            self.moved.clear();
         }
     }
 

@@ -28,6 +28,7 @@ impl Felix {
             in_force.insert(family);
             run.wrote_tables |= outcome.wrote;
             run.drift.extend(outcome.drift);
+            self.moved.extend(outcome.moved);
             if outcome.was_open {
                 self.unasked.insert(family);
             }
@@ -62,6 +63,17 @@ impl Felix {
             }
         }
         in_force
+    }
+
+    /// Names the external addresses that an endpoint asks for and does not have. Its state is not
+    /// touched: a pod does not wait for them.
+    pub(super) fn tell_externals(&self, run: &mut Run) {
+        for ((id, address), why) in &self.interfaces.externals().refused {
+            run.problem(
+                format!("endpoint {id}"),
+                format!("its external address {address} is not programmed: {why}"),
+            );
+        }
     }
 
     /// The policy or profile that a chain was made of.
