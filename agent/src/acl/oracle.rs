@@ -317,12 +317,14 @@ impl World {
                 }
             }
             let addresses = BTreeSet::from_iter(endpoint.addresses.iter().copied());
+            let spoof = BTreeSet::from_iter(endpoint.spoof.iter().copied());
             let local = LocalEndpoint {
                 interface: endpoint.interface.clone(),
                 active: endpoint.active,
                 mac: endpoint.mac,
                 addresses: addresses.into_iter().collect(),
                 nat: endpoint.nat.clone(),
+                spoof: spoof.into_iter().collect(),
                 class: class.clone(),
             };
             state.endpoints.insert(id.clone(), Arc::new(local));

@@ -209,13 +209,14 @@ mod tests {
                             rendered.extend(used(table, &line));
                         }
                     };
-                    for (_, lines) in chains::filter(&settings, &style) {
+                    for (_, lines) in chains::filter(&settings, &style, true) {
                         take(Table::Filter, lines);
                     }
                     let macs = [("cali1".parse().unwrap(), Mac::new([2, 0, 0, 0, 0, 1]))].into();
                     let tree = crate::felix::iptables::mac::tree(&macs);
-                    for (_, lines) in
-                        chains::raw(&settings, family, Some("cali-mac")).into_iter().chain(tree)
+                    for (_, lines) in chains::raw(&settings, family, Some("cali-mac"), true)
+                        .into_iter()
+                        .chain(tree)
                     {
                         take(Table::Raw, lines);
                     }

@@ -318,6 +318,19 @@ pub static PARAMS: &[Param] = &[
         doc: "Switch the kernel's forwarding on. Disabled leaves it as it is.",
     },
     Param {
+        name: "WorkloadSourceSpoofing",
+        kind: Kind::Choice(&[
+            ("Any", |s| s.source_spoofing = true),
+            ("Disabled", |s| s.source_spoofing = false),
+        ]),
+        default: "Disabled",
+        none: Some("Disabled"),
+        on_bad: NextSource,
+        doc: "Whether endpoints may send from the prefixes that they list as \
+              `allowSpoofedSourcePrefixes`. Disabled: from their own addresses only, and one that \
+              lists any is named by `status`.",
+    },
+    Param {
         name: "FloatingIPs",
         kind: Kind::Choice(&[
             ("Enabled", |s| s.floating_ips = true),

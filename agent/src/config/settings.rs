@@ -102,6 +102,9 @@ pub struct Settings {
     pub allow_conntrack_invalid: bool,
     /// `IPForwarding`: switch forwarding on. True.
     pub ip_forwarding: bool,
+    /// `WorkloadSourceSpoofing`: endpoints may send from the prefixes that they list
+    /// (`allowSpoofedSourcePrefixes`). False.
+    pub source_spoofing: bool,
     /// `FloatingIPs`: endpoints have their external addresses (`ipNATs`). False.
     pub floating_ips: bool,
     /// `NATOutgoingAddress`: SNAT to this address instead of masquerade.
@@ -150,6 +153,7 @@ impl Default for Settings {
             remove_external_routes: true,
             allow_conntrack_invalid: false,
             ip_forwarding: true,
+            source_spoofing: false,
             floating_ips: false,
             nat_outgoing_address: None,
             nat_outgoing_interface: None,

@@ -111,7 +111,6 @@ pub static UNSUPPORTED: &[(&str, &str)] = &[
     ("VXLANVNI", OVERLAY),
     ("WireguardEnabled", WIREGUARD),
     ("WireguardMTU", WIREGUARD),
-    ("WorkloadSourceSpoofing", "the source address of a pod is always checked"),
     ("XDPEnabled", BPF),
 ];
 

@@ -2,7 +2,7 @@
 //!
 //! It reads tables, sets and kernel parameters, and writes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use calico_datastore::model::{Family, InterfaceName};
@@ -129,8 +129,11 @@ pub async fn preview(
             }
         }
     }
-    let present: BTreeSet<InterfaceName> =
-        interfaces.names().filter(|name| world.links.contains_key(*name)).cloned().collect();
+    let present: BTreeMap<InterfaceName, bool> = interfaces
+        .names()
+        .filter(|name| world.links.contains_key(*name))
+        .map(|name| (name.clone(), interfaces.is_spoofer(name, Family::V4)))
+        .collect();
     let pending = sysctls.pending(&present, &on, settings.ip_forwarding);
     let sysctls = pending
         .into_iter()

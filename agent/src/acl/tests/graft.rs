@@ -39,8 +39,11 @@ pub(super) fn graft(old: &Update, new: &Update, pick: usize) -> Update {
             Update::Policy(id.clone(), object)
         }
         (Update::WorkloadEndpoint(id, Some(old)), Update::WorkloadEndpoint(_, Some(new))) => {
-            let object =
-                one_of!(old, new, [interface, active, mac, addresses, profiles, labels, ports]);
+            let object = one_of!(
+                old,
+                new,
+                [interface, active, mac, addresses, nat, spoof, profiles, labels, ports]
+            );
             Update::WorkloadEndpoint(id.clone(), object)
         }
         (Update::HostEndpoint(id, Some(old)), Update::HostEndpoint(_, Some(new))) => {

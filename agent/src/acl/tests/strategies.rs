@@ -1,5 +1,6 @@
 //! Objects by chance: what the properties and the walk are fed with.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use calico_datastore::model::{
@@ -149,10 +150,16 @@ fn host(names: &Names) -> impl Strategy<Value = &'static str> + use<> {
 fn workload(names: &Names) -> impl Strategy<Value = Update> + use<> {
     let place = (host(names), select(names.workloads));
     let look = (select(LABELS), select(PROFILES), select(ADDRESSES), select(PORTS));
-    let rest = (select(names.interfaces), proptest::bool::weighted(0.9));
+    let spoof = select(&["", "", "", "10.9.0.0/16", "0.0.0.0/0 ::/0 10.9.0.0/16 10.9.0.0/16"]);
+    let rest = (select(names.interfaces), proptest::bool::weighted(0.9), spoof);
     (place, look, rest).prop_map(|((node, id), (own, profiles, addresses, ports), rest)| {
         let mut endpoint = wep(rest.0, addresses);
         endpoint.active = rest.1;
+        endpoint.spoof = rest.2.split_whitespace().map(|net| net.parse().unwrap()).collect();
+        // One that may spoof has an external address too.
+        let outside: IpAddr = "192.0.2.1".parse().unwrap();
+        endpoint.nat =
+            endpoint.spoof.first().map(|net| (net.address(), outside)).into_iter().collect();
         endpoint.labels = labels(own);
         endpoint.profiles = super::make::names(profiles);
         endpoint.ports = ports.iter().copied().map(port).collect();

@@ -202,7 +202,7 @@ async fn network(request: &Request) -> Vec<Tried> {
 
     let sysctls = Sysctls::new(request.proc_sys.clone(), Counters::default());
     let mut errors = sysctls.forwarding(&request.families).errors;
-    errors.extend(sysctls.interface(&interface(), &request.families).errors);
+    errors.extend(sysctls.interface(&interface(), &request.families, false).errors);
     // A read-only /proc/sys is told among the rights.
     let forbidden = |error: &SysctlError| {
         use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};

@@ -6,6 +6,7 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         // Everything that the table sets is different before.
         interface_prefixes: vec![],
         ipv6: false,
+        source_spoofing: true,
         floating_ips: true,
         endpoint_to_host: HostAction::Accept,
         rkt_metadata_service: true,

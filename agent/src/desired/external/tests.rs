@@ -30,6 +30,7 @@ fn state(on: bool, endpoints: &[(WorkloadEndpointId, &str, &[&str], bool)]) -> D
             mac: None,
             addresses: vec![Cidr::host(internal)],
             nat: externals.iter().map(|one| (internal, one.parse().unwrap())).collect(),
+            spoof: Vec::new(),
             class: AclClass::default().id(),
         };
         state.endpoints.insert(id.clone(), Arc::new(endpoint));

@@ -206,12 +206,20 @@ impl<'a> Judge<'a> {
         };
         let (allowed, reason) = if self.others.iter().any(|(other, _)| *other == id) {
             (false, Reason::NotInForce)
-        } else if !endpoint.addresses.iter().any(|net| net.contains(address)) {
+        } else if !self.may_use(endpoint, side, address) {
             (false, Reason::NotItsAddress)
         } else {
             self.decide(endpoint, side, flow)
         };
         Some(Verdict { endpoint: id.clone(), side, allowed, reason })
+    }
+
+    /// As a source also what it may spoof. Only where the endpoint is known beforehand: such an address
+    /// alone does not say that a flow is of it.
+    fn may_use(&self, endpoint: &LocalEndpoint, side: Side, address: IpAddr) -> bool {
+        let spoof = side == Side::Source && self.state.settings.source_spoofing;
+        let listed = endpoint.spoof.iter().filter(|_| spoof);
+        endpoint.addresses.iter().chain(listed).any(|net| net.contains(address))
     }
 
     fn owners(&self, address: IpAddr) -> Owners<'a> {

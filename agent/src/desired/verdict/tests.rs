@@ -68,6 +68,7 @@ fn put_endpoint(state: &mut DesiredState, n: u8, class: &AclClass) {
         mac: None,
         addresses: nets(&[&format!("10.65.0.{n}"), &format!("fd65::{n}")]),
         nat: Vec::new(),
+        spoof: Vec::new(),
         class: class.id(),
     };
     state.classes.insert(class.id(), Arc::new(class.clone()));
@@ -437,4 +438,25 @@ fn a_large_set_is_looked_up_and_not_searched() {
         allowed += usize::from(judge.judge(&flow).iter().all(|verdict| verdict.allowed));
     }
     assert_eq!(allowed, 25_000);
+}
+
+#[test]
+fn what_an_endpoint_may_spoof_is_a_source_of_it_and_no_destination() {
+    let mut state = state(vec![any(Action::Allow)]);
+    let mut one = (*state.endpoints[&id(1)]).clone();
+    one.spoof = nets(&["10.66.0.0/16"]);
+    state.endpoints.insert(id(1), Arc::new(one));
+    let host = BTreeSet::new();
+    let asked = |state: &DesiredState, n, side, from: &str, to: &str| {
+        Judge::new(state, &host).ask(&id(n), side, &tcp(from, to, 80)).unwrap().reason
+    };
+    let (listed, own) = ("10.66.0.5", "10.65.0.2");
+    assert_eq!(asked(&state, 1, Side::Source, listed, own), Reason::NotItsAddress);
+    state.settings = Arc::new(Settings { source_spoofing: true, ..Settings::default() });
+    let egress = asked(&state, 1, Side::Source, listed, own);
+    assert_eq!(egress, Reason::Profile { profile: "none".into(), rule: 0 });
+    assert_eq!(asked(&state, 2, Side::Source, listed, own), Reason::NotItsAddress);
+    assert_eq!(asked(&state, 1, Side::Destination, own, listed), Reason::NotItsAddress);
+    // A flow alone does not say who spoofs.
+    assert_eq!(Judge::new(&state, &host).judge(&tcp(listed, "198.51.100.7", 80)), []);
 }

@@ -7,7 +7,9 @@ mod nat;
 mod spoof;
 mod workload;
 
-use calico_datastore::model::{Action, Family, TierAction};
+use std::collections::BTreeMap;
+
+use calico_datastore::model::{Action, Family, InterfaceName, TierAction};
 
 use super::marks;
 use super::names;
@@ -89,9 +91,11 @@ pub fn class(
 }
 
 /// The chain that finds the class of a packet's endpoint. One lookup per class: the pair of address
-/// and interface is in the set, or the rule does not apply. What is in none is dropped.
+/// and interface is in the set, or the rule does not apply. What is in none is dropped. `spoofers` are
+/// interfaces from which other addresses may come, each with its class: that of a source only.
 pub fn dispatch<'a>(
     classes: impl Iterator<Item = &'a ClassId>,
+    spoofers: Option<&BTreeMap<InterfaceName, ClassId>>,
     direction: Direction,
     family: Family,
 ) -> Vec<String> {
@@ -107,6 +111,15 @@ pub fn dispatch<'a>(
                 names::class(id, direction)
             )
         })
+        .chain(spoofers.into_iter().flatten().filter(|_| direction == Direction::Egress).map(
+            |(interface, id)| {
+                format!(
+                    "-i {interface} -m set --match-set {} src,src --goto {}",
+                    names::spoofed(family),
+                    names::class(id, direction)
+                )
+            },
+        ))
         .chain(["--jump DROP".to_owned()])
         .collect()
 }

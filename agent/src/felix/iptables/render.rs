@@ -3,9 +3,7 @@
 
 mod nat;
 
-use std::collections::BTreeMap;
-
-use calico_datastore::model::{Family, InterfaceName, Mac};
+use calico_datastore::model::Family;
 
 use super::chains;
 use super::mac;
@@ -79,11 +77,9 @@ impl Renderer {
         for (id, class) in &state.classes {
             self.class(id, class, state, out);
         }
-        for (name, lines) in chains::filter(&state.settings, &self.style) {
-            out.put(Table::Filter, name, lines);
-        }
-        self.dispatch(state, out);
-        self.raw(state, interfaces.macs(), out);
+        self.base(state, interfaces, out);
+        self.dispatch(state, interfaces, out);
+        self.raw(state, interfaces, out);
         self.nat(state, interfaces.externals(), out);
     }
 
@@ -145,11 +141,14 @@ impl Renderer {
                 }
             }
         }
-        if !diff.classes.is_empty() {
-            self.dispatch(state, out);
+        if changes.spoofers {
+            self.base(state, interfaces, out);
         }
-        if changes.macs {
-            self.raw(state, interfaces.macs(), out);
+        if !diff.classes.is_empty() || changes.spoofers {
+            self.dispatch(state, interfaces, out);
+        }
+        if changes.macs || changes.spoofers {
+            self.raw(state, interfaces, out);
         }
         if diff.pools || !changes.moved.is_empty() {
             self.nat(state, interfaces.externals(), out);
@@ -201,23 +200,29 @@ impl Renderer {
         }
     }
 
-    fn dispatch(&self, state: &DesiredState, out: &mut FamilyTables) {
+    /// What follows from the settings.
+    fn base(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
+        let spoofers = interfaces.spoofers().contains_key(&self.style.family);
+        for (name, lines) in chains::filter(&state.settings, &self.style, spoofers) {
+            out.put(Table::Filter, name, lines);
+        }
+    }
+
+    fn dispatch(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
+        let family = self.style.family;
+        let spoofers = interfaces.spoofers().get(&family);
         for direction in Direction::ALL {
             let active = state.classes.iter().filter(|(_, class)| class.active).map(|(id, _)| id);
-            let lines = chains::dispatch(active, direction, self.style.family);
+            let lines = chains::dispatch(active, spoofers, direction, family);
             out.put(Table::Filter, chains::dispatch_name(direction).to_owned(), lines);
         }
     }
 
-    fn raw(
-        &self,
-        state: &DesiredState,
-        macs: &BTreeMap<InterfaceName, Mac>,
-        out: &mut FamilyTables,
-    ) {
-        let tree = mac::tree(macs);
+    fn raw(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
+        let tree = mac::tree(interfaces.macs());
+        let spoofers = interfaces.spoofers().contains_key(&self.style.family);
         let root = tree.first().map(|(name, _)| name.clone());
-        let mut chains = chains::raw(&state.settings, self.style.family, root.as_deref());
+        let mut chains = chains::raw(&state.settings, self.style.family, root.as_deref(), spoofers);
         chains.extend(tree);
         out.replace(Table::Raw, chains, jumps(Table::Raw, &state.settings));
         out.jumps(Table::Filter, jumps(Table::Filter, &state.settings));

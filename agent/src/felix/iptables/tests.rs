@@ -290,13 +290,13 @@ fn the_chains_of_the_settings() {
     let settings = Settings { endpoint_to_host: HostAction::Accept, ..Settings::default() };
     let mut style = style(Family::V4);
     style.marks = Marks::of_mask(settings.mark_mask).unwrap();
-    insta::assert_snapshot!("filter_v4", text(chains::filter(&settings, &style)));
+    insta::assert_snapshot!("filter_v4", text(chains::filter(&settings, &style, false)));
     let rkt = Settings {
         endpoint_to_host: HostAction::Drop,
         rkt_metadata_service: true,
         ..settings.clone()
     };
-    insta::assert_snapshot!("filter_v4_rkt", text(chains::filter(&rkt, &style)));
+    insta::assert_snapshot!("filter_v4_rkt", text(chains::filter(&rkt, &style, false)));
     style.family = Family::V6;
     // The metadata service is one of IPv4.
     let settings = Settings {
@@ -306,9 +306,18 @@ fn the_chains_of_the_settings() {
         allow_conntrack_invalid: true,
         ..settings
     };
-    insta::assert_snapshot!("filter_v6", text(chains::filter(&settings, &style)));
-    insta::assert_snapshot!("raw_v4", text(chains::raw(&settings, Family::V4, Some("cali-mac"))));
-    insta::assert_snapshot!("raw_v6", text(chains::raw(&settings, Family::V6, None)));
+    insta::assert_snapshot!("filter_v6", text(chains::filter(&settings, &style, false)));
+    let spoofers = text(chains::filter(&settings, &style, true));
+    insta::assert_snapshot!("filter_v6_spoofers", spoofers);
+    insta::assert_snapshot!(
+        "raw_v4",
+        text(chains::raw(&settings, Family::V4, Some("cali-mac"), false))
+    );
+    for family in Family::ALL {
+        let raw = text(chains::raw(&settings, family, None, true));
+        insta::assert_snapshot!(format!("raw_{family}_spoofers"), raw);
+    }
+    insta::assert_snapshot!("raw_v6", text(chains::raw(&settings, Family::V6, None, false)));
     let nat = |settings: &Settings, family, masquerade, external: &[(&str, &str)]| {
         let pair = |(a, b): &(&str, &str)| (a.parse().unwrap(), b.parse().unwrap());
         let external = external.iter().map(pair).collect();

@@ -76,6 +76,17 @@ impl Felix {
         }
     }
 
+    /// Names the endpoints that would send from other addresses and may not.
+    pub(super) fn tell_honest(&self, run: &mut Run) {
+        for id in self.interfaces.honest() {
+            run.problem(
+                format!("endpoint {id}"),
+                "it may send from its own addresses only: it lists allowSpoofedSourcePrefixes, and \
+                 WorkloadSourceSpoofing is Disabled",
+            );
+        }
+    }
+
     /// The policy or profile that a chain was made of.
     pub(super) fn subject_of(&self, chain: &str) -> Option<String> {
         let state = self.rendered.as_ref()?;

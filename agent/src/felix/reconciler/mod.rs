@@ -323,6 +323,7 @@ impl Reconciler for Felix {
         self.shrink_sets(after, &in_force, &mut run).await;
         self.settle_copies(copies, state, &in_force, &driver, &mut run).await;
         self.tell_externals(&mut run);
+        self.tell_honest(&mut run);
         for (set, said) in &self.incomplete {
             run.problem(format!("address set {set}"), said.clone());
         }

@@ -98,6 +98,7 @@ fn take(step: &Step, desired: &mut DesiredState, links: &mut Links) {
                 mac: (*mac > 0).then(|| Mac::new([*mac; 6])),
                 addresses: addresses.iter().map(|i| ADDRESSES[*i].parse().unwrap()).collect(),
                 nat: nat.iter().map(|i| EXTERNAL[*i]).map(|a| (a, a)).collect(),
+                spoof: Vec::new(),
                 class: AclClass::default().id(),
             };
             desired.endpoints.insert(id(NAMES[*name]), Arc::new(endpoint));
@@ -212,6 +213,7 @@ fn one_change_of_many_makes_little_stale() {
             mac: Some(Mac::new([2; 6])),
             addresses: vec![Cidr::host(IpAddr::V4((0x0a41_0000 + number).into()))],
             nat: Vec::new(),
+            spoof: Vec::new(),
             class: AclClass::default().id(),
         };
         desired.endpoints.insert(id(&number.to_string()), Arc::new(endpoint));

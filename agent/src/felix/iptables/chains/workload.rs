@@ -2,6 +2,7 @@
 
 use calico_datastore::model::Family;
 
+use super::spoof::unknown_source;
 use super::{dispatch_name, interfaces, nd_lines};
 use crate::config::{AllowAction, HostAction, RKT_METADATA_PORT, Settings};
 use crate::felix::iptables::marks;
@@ -40,10 +41,11 @@ fn encapsulated() -> [String; 2] {
     [format!("-p udp -m udp --dport {VXLAN_PORT} --jump DROP"), format!("-p {IPIP} --jump DROP")]
 }
 
-/// The chains of the table `filter` that follow from the settings.
-pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> {
+/// The chains of the table `filter` that follow from the settings. `spoofers`: some endpoints may send
+/// from more than their own addresses.
+pub fn filter(settings: &Settings, style: &Style, spoofers: bool) -> Vec<(String, Vec<String>)> {
     let known = names::local_endpoints(style.family);
-    let unknown_source = format!("-m set ! --match-set {known} src,src --jump DROP");
+    let unknown_source = format!("{} --jump DROP", unknown_source(style.family, spoofers));
     let clear = marks::clear(style.marks.all());
     let both = |target: &str| -> Vec<String> {
         interfaces(settings)
