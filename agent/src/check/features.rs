@@ -94,15 +94,16 @@ pub fn features(
     }
     let leaves = format!("{in_set} -d {everyone}");
     let need = Need::For("a pool with natOutgoing");
-    match settings.nat_outgoing_address {
-        Some(address) if Family::of(address) == family => {
-            add(Table::Nat, "SNAT", need, format!("{leaves} -j SNAT --to-source {address}"));
-        }
-        _ if random_fully => {
-            let line = format!("{leaves} -j MASQUERADE --random-fully");
-            add(Table::Nat, "MASQUERADE --random-fully", need, line);
-        }
-        _ => add(Table::Nat, "MASQUERADE", need, format!("{leaves} -j MASQUERADE")),
+    let snat = settings.nat_outgoing_addresses.iter().find(|one| Family::of(**one) == family);
+    let (name, target) = match snat {
+        Some(address) => ("SNAT", format!("SNAT --to-source {address}")),
+        None => ("MASQUERADE", "MASQUERADE".to_owned()),
+    };
+    if random_fully {
+        let name = if snat.is_some() { "SNAT --random-fully" } else { "MASQUERADE --random-fully" };
+        add(Table::Nat, name, need, format!("{leaves} -j {target} --random-fully"));
+    } else {
+        add(Table::Nat, name, need, format!("{leaves} -j {target}"));
     }
     out
 }
@@ -190,7 +191,11 @@ mod tests {
                         filter_deny: deny,
                         rkt_metadata_service: true,
                         floating_ips: true,
-                        nat_outgoing_address: snat.map(|text| text.parse().unwrap()),
+                        nat_outgoing_addresses: snat
+                            .iter()
+                            .map(|text| text.parse().unwrap())
+                            .collect(),
+                        nat_port_range: PortRange::new(1024, 2048),
                         ..Settings::default()
                     };
                     let style = Style {

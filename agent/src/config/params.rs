@@ -344,12 +344,21 @@ pub static PARAMS: &[Param] = &[
     },
     Param {
         name: "NATOutgoingAddress",
-        kind: Kind::Ipv4(|s| &mut s.nat_outgoing_address),
+        kind: Kind::Addresses(|s| &mut s.nat_outgoing_addresses),
         default: "",
         none: Some(""),
         on_bad: NextSource,
         doc: "The address that outgoing traffic of pools with natOutgoing gets. Unset: that of \
-              the interface it leaves by.",
+              the interface it leaves by. Felix knows IPv4 only.",
+    },
+    Param {
+        name: "NATPortRange",
+        kind: Kind::Ports(|s| &mut s.nat_port_range),
+        default: "",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "The source ports that outgoing TCP and UDP of pools with natOutgoing gets. Unset: the \
+              kernel chooses, where it can the port that the pod uses.",
     },
     Param {
         name: "IptablesNATOutgoingInterfaceFilter",

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use calico_datastore::model::PortRange;
+
 use super::pattern::InterfacePattern;
 
 /// Where our jumps go in the kernel's chains (`ChainInsertMode`).
@@ -107,8 +109,10 @@ pub struct Settings {
     pub source_spoofing: bool,
     /// `FloatingIPs`: endpoints have their external addresses (`ipNATs`). False.
     pub floating_ips: bool,
-    /// `NATOutgoingAddress`: SNAT to this address instead of masquerade.
-    pub nat_outgoing_address: Option<IpAddr>,
+    /// `NATOutgoingAddress`: SNAT to this address instead of masquerade; at most one of each family.
+    pub nat_outgoing_addresses: Vec<IpAddr>,
+    /// `NATPortRange`: the source ports that outgoing TCP and UDP gets. None = the kernel's choice.
+    pub nat_port_range: Option<PortRange>,
     /// `IptablesNATOutgoingInterfaceFilter`: masquerade only what leaves by these interfaces.
     pub nat_outgoing_interface: Option<String>,
     /// `MTUIfacePattern`: interfaces of the host whose MTU bounds that of pods. `None`: those with
@@ -155,7 +159,8 @@ impl Default for Settings {
             ip_forwarding: true,
             source_spoofing: false,
             floating_ips: false,
-            nat_outgoing_address: None,
+            nat_outgoing_addresses: Vec::new(),
+            nat_port_range: None,
             nat_outgoing_interface: None,
             mtu_interfaces: Some(InterfacePattern::host_interfaces()),
             log_prefix: "calico-packet".to_owned(),

@@ -282,6 +282,7 @@ fn example() -> String {
         let shown = match param.name {
             "DeviceRouteSourceAddress" | "NATOutgoingAddress" => "172.18.18.101",
             "IptablesNATOutgoingInterfaceFilter" => "eth0",
+            "NATPortRange" => "32768:60999",
             _ => param.default,
         };
         let value = if bare { shown.to_owned() } else { format!("\"{shown}\"") };
@@ -335,7 +336,8 @@ fn the_example_file_lists_exactly_the_table() {
     let expected = Settings {
         endpoint_status_prefix: Some("/run/calico".into()),
         route_source: address,
-        nat_outgoing_address: address,
+        nat_outgoing_addresses: address.into_iter().collect(),
+        nat_port_range: calico_datastore::model::PortRange::new(32_768, 60_999),
         nat_outgoing_interface: Some("eth0".to_owned()),
         ..Settings::default()
     };

@@ -70,7 +70,6 @@ pub static UNSUPPORTED: &[(&str, &str)] = &[
     ("LogSeveritySys", LOGS),
     ("MetadataAddr", OPENSTACK),
     ("MetadataPort", OPENSTACK),
-    ("NATPortRange", NOT_YET),
     ("NetlinkTimeoutSecs", "every call to the kernel has a bound of its own"),
     ("NFTablesMode", "the nftables dataplane is not there yet"),
     ("OpenstackRegion", OPENSTACK),

@@ -1,11 +1,12 @@
 //! Translated addresses: those that pods are reached by, and those that they leave with.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use calico_agent::desired::DesiredState;
 use calico_agent::reconcile::Wake;
-use calico_datastore::model::Action;
+use calico_datastore::model::{Action, PortRange};
 
 use crate::host::{Host, Pod, dial, each_flavour};
 use crate::netns::{Netns, sh};
@@ -234,5 +235,167 @@ fn of_two_that_ask_for_an_address_one_has_it_and_the_other_is_named() {
             "0 in force, 5 not: FloatingIPs is Disabled"
         );
         assert!(!host.saved(4).contains("cali-fip"));
+    });
+}
+
+/// The source that a machine outside sees of a TCP connection and of a datagram.
+fn sources(pod: &Pod, outside: &Netns, to: IpAddr) -> Option<[SocketAddr; 2]> {
+    let tcp = outside.run(move || TcpListener::bind((to, 0)).expect("an own address"));
+    let udp = outside.run(move || UdpSocket::bind((to, 0)).expect("an own address"));
+    let (tcp_at, udp_at) = (tcp.local_addr().unwrap(), udp.local_addr().unwrap());
+    // Kept until its peer is known.
+    let stream =
+        pod.netns.run(move || TcpStream::connect_timeout(&tcp_at, Duration::from_secs(1)).ok())?;
+    let (_, peer) = tcp.accept().ok()?;
+    drop(stream);
+    pod.netns
+        .run(move || {
+            let any: SocketAddr =
+                if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
+            UdpSocket::bind(any)?.send_to(b"datagram", udp_at)
+        })
+        .ok()?;
+    udp.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    let (_, sender) = udp.recv_from(&mut [0; 16]).ok()?;
+    Some([peer, sender])
+}
+
+/// An ICMP echo is answered. Three are sent: a neighbour may have to be found first.
+fn pings(pod: &Pod, to: IpAddr) -> bool {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+    pod.netns.sh("sysctl -qw net.ipv4.ping_group_range='0 0'");
+    let (family, protocol, request, reply) = match to {
+        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0),
+        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129),
+    };
+    pod.netns.run(move || {
+        let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol).unwrap();
+        let echo = UdpSocket::from(fd);
+        echo.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+        let mut answer = [0; 64];
+        (0..3).any(|_| {
+            let sent = echo.send_to(&[request, 0, 0, 0, 0, 0, 0, 1], (to, 0));
+            sent.is_ok() && echo.recv(&mut answer).is_ok() && answer[0] == reply
+        })
+    })
+}
+
+#[test]
+fn what_leaves_the_pools_has_the_address_and_the_ports_of_the_settings() {
+    each_flavour(|host, flavour| {
+        let (a, _b, mut state) = world(host, flavour);
+        let outside = outside();
+        // Nothing comes back to a pod's own address.
+        outside.sh("ip route del default; ip -6 route del default");
+        sh(
+            "ip addr add 198.51.100.9/32 dev eth9; ip -6 addr add 2001:db8::9/128 dev eth9 nodad preferred_lft 0",
+        );
+        for pool in ["10.65.0.0/16", "fd65::/64"] {
+            state.pools.insert(pool.parse().unwrap(), true);
+        }
+        host.apply(&state, Wake::Start);
+        let to = OUTSIDE.map(|one| one.parse::<IpAddr>().unwrap());
+        let seen = |a: &Pod| to.map(|to| sources(a, &outside, to).expect("both arrive"));
+        let ips =
+            |seen: [[SocketAddr; 2]; 2]| seen.map(|both| both.map(|one| one.ip().to_string()));
+        let interface = ["198.51.100.1", "2001:db8::1"].map(|one| [one; 2]);
+        assert_eq!(ips(seen(&a)), interface);
+
+        let (first, last) = (40_000, 40_007);
+        state = next(&state);
+        settings(&mut state, |s| s.nat_port_range = PortRange::new(first, last));
+        host.apply(&state, Wake::Desired);
+        for _ in 0..3 {
+            let seen = seen(&a);
+            assert!(
+                seen.iter().flatten().all(|one| (first..=last).contains(&one.port())),
+                "{seen:?}"
+            );
+            assert_eq!(ips(seen), interface);
+        }
+        // What has no ports is translated too, or no answer would come.
+        assert!(to.iter().all(|to| pings(&a, *to)));
+
+        // One address of each family, and of IPv6 alone.
+        for (addresses, expected) in [
+            (["198.51.100.9", "2001:db8::9"].as_slice(), ["198.51.100.9", "2001:db8::9"]),
+            (&["2001:db8::9"], ["198.51.100.1", "2001:db8::9"]),
+        ] {
+            state = next(&state);
+            settings(&mut state, |s| {
+                s.nat_outgoing_addresses =
+                    addresses.iter().map(|one| one.parse().unwrap()).collect();
+            });
+            host.apply(&state, Wake::Desired);
+            let seen = seen(&a);
+            assert!(
+                seen.iter().flatten().all(|one| (first..=last).contains(&one.port())),
+                "{seen:?}"
+            );
+            assert_eq!(ips(seen), expected.map(|one| [one; 2]));
+            assert!(to.iter().all(|to| pings(&a, *to)));
+            host.restart();
+            state = next(&state);
+            host.apply(&state, Wake::Start);
+            assert_eq!(host.felix.counters().writes(), 0, "it is known again");
+        }
+
+        // Without ports any.
+        state = next(&state);
+        settings(&mut state, |s| s.nat_port_range = None);
+        host.apply(&state, Wake::Desired);
+        let seen = seen(&a);
+        assert!(seen.iter().flatten().any(|one| !(first..=last).contains(&one.port())), "{seen:?}");
+
+        // Nothing of it without a pool.
+        state = next(&state);
+        for pool in ["10.65.0.0/16", "fd65::/64"] {
+            state.pools.insert(pool.parse().unwrap(), false);
+        }
+        host.apply(&state, Wake::Desired);
+        assert!(to.iter().all(|to| !pings(&a, *to)), "its own address has no way back");
+    });
+}
+
+#[test]
+fn only_what_leaves_by_the_interface_of_the_settings_is_masqueraded() {
+    each_flavour(|host, flavour| {
+        let (a, _b, mut state) = world(host, flavour);
+        let outside = outside();
+        sh(&format!(
+            "ip link add ens8 type veth peer name eth1 netns {}
+             ip addr add 198.51.101.1/24 dev ens8; ip -6 addr add 2001:db8:1::1/64 dev ens8 nodad
+             ip link set ens8 up",
+            outside.tid
+        ));
+        outside.sh("sysctl -qw net.ipv6.conf.eth1.accept_dad=0
+             ip addr add 198.51.101.2/24 dev eth1; ip -6 addr add 2001:db8:1::2/64 dev eth1 nodad
+             ip link set eth1 up");
+        for pool in ["10.65.0.0/16", "fd65::/64"] {
+            state.pools.insert(pool.parse().unwrap(), true);
+        }
+        let mut wake = Wake::Start;
+        let (own4, own6) = (a.v4().to_string(), a.v6().to_string());
+        for (filter, by_eth9, by_ens8) in [
+            (Some("eth9"), true, false),
+            (Some("ens+"), false, true),
+            (None, true, true),
+            (Some("nowhere"), false, false),
+        ] {
+            state = next(&state);
+            settings(&mut state, |s| s.nat_outgoing_interface = filter.map(str::to_owned));
+            host.apply(&state, wake);
+            wake = Wake::Desired;
+            for (to, translated, masked, own) in [
+                ("198.51.100.2", by_eth9, "198.51.100.1", &own4),
+                ("2001:db8::2", by_eth9, "2001:db8::1", &own6),
+                ("198.51.101.2", by_ens8, "198.51.101.1", &own4),
+                ("2001:db8:1::2", by_ens8, "2001:db8:1::1", &own6),
+            ] {
+                let expected = if translated { masked } else { own };
+                let peer = seen(&a.netns, to, 80);
+                assert_eq!(peer.as_deref(), Some(expected), "{filter:?} to {to}");
+            }
+        }
     });
 }

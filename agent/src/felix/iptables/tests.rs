@@ -336,10 +336,20 @@ fn the_chains_of_the_settings() {
     let external = [("2001:db8::7", "fd65::2")];
     insta::assert_snapshot!("nat_v6_external", nat(&settings, Family::V6, false, &external));
     let settings = Settings {
-        nat_outgoing_address: Some("fd00::1".parse().unwrap()),
+        nat_outgoing_addresses: vec!["192.0.2.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         nat_outgoing_interface: Some("eth0".to_owned()),
         ..settings
     };
     insta::assert_snapshot!("nat_v6", nat(&settings, Family::V6, true, &[]));
     assert_eq!(nat(&settings, Family::V4, false, &[]), "");
+    let ports = Settings { nat_port_range: PortRange::new(32_768, 60_999), ..settings };
+    for family in Family::ALL {
+        insta::assert_snapshot!(format!("nat_{family}_ports"), nat(&ports, family, true, &[]));
+    }
+    let one = Settings {
+        nat_outgoing_addresses: Vec::new(),
+        nat_port_range: Some(PortRange::single(2000)),
+        ..ports
+    };
+    insta::assert_snapshot!("nat_one_port", nat(&one, Family::V4, true, &[]));
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use calico_datastore::model::{Cidr, Family};
+use calico_datastore::model::{Cidr, Family, PortRange};
 
 use crate::config::Settings;
 use crate::felix::iptables::names;
@@ -36,7 +36,7 @@ pub fn nat(nat: &Nat<'_>) -> Vec<(String, Vec<String>)> {
         postrouting.push("--jump cali-fip-snat".to_owned());
     }
     if nat.masquerade {
-        out.push(("cali-nat-outgoing".to_owned(), vec![masquerade(nat)]));
+        out.push(("cali-nat-outgoing".to_owned(), masquerade(nat)));
         postrouting.push("--jump cali-nat-outgoing".to_owned());
     }
     if !postrouting.is_empty() {
@@ -66,20 +66,49 @@ fn hairpins(external: &[(IpAddr, IpAddr)]) -> Vec<String> {
         .collect()
 }
 
-fn masquerade(nat: &Nat<'_>) -> String {
+/// What leaves the pools gets another source address, and with a range of ports one of those: TCP and
+/// UDP, in rules of their own. A translation is the end of the chain, so each packet meets one of them.
+fn masquerade(nat: &Nat<'_>) -> Vec<String> {
     let Nat { settings, family, .. } = nat;
     let out = settings.nat_outgoing_interface.as_ref().map(|i| format!(" -o {i}"));
-    let target = match settings.nat_outgoing_address {
-        Some(address) if Family::of(address) == *family => {
-            format!("--jump SNAT --to-source {address}")
-        }
-        _ if nat.random_fully => "--jump MASQUERADE --random-fully".to_owned(),
-        _ => "--jump MASQUERADE".to_owned(),
-    };
-    format!(
-        "-m set --match-set {} src -m set ! --match-set {} dst{} {target}",
+    let leaves = format!(
+        "-m set --match-set {} src -m set ! --match-set {} dst{}",
         names::masq_pools(*family),
         names::all_pools(*family),
         out.unwrap_or_default(),
-    )
+    );
+    let mut lines = Vec::new();
+    if let Some(ports) = settings.nat_port_range {
+        for protocol in ["tcp", "udp"] {
+            lines.push(format!("-p {protocol} {leaves} {}", source(nat, Some(ports))));
+        }
+    }
+    lines.push(format!("{leaves} {}", source(nat, None)));
+    lines
+}
+
+/// The target that translates the source.
+fn source(nat: &Nat<'_>, ports: Option<PortRange>) -> String {
+    let ports = ports.map(|range| match (range.first(), range.last()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    });
+    let mut wanted = nat.settings.nat_outgoing_addresses.iter();
+    let address = wanted.find(|address| Family::of(**address) == nat.family);
+    let mut target = match (address, ports) {
+        (Some(address), None) => format!("--jump SNAT --to-source {address}"),
+        (Some(IpAddr::V4(address)), Some(ports)) => {
+            format!("--jump SNAT --to-source {address}:{ports}")
+        }
+        (Some(IpAddr::V6(address)), Some(ports)) => {
+            format!("--jump SNAT --to-source [{address}]:{ports}")
+        }
+        (None, None) => "--jump MASQUERADE".to_owned(),
+        (None, Some(ports)) => format!("--jump MASQUERADE --to-ports {ports}"),
+    };
+    // Two connections that ask for a port at the same moment seldom ask for the same.
+    if nat.random_fully {
+        target.push_str(" --random-fully");
+    }
+    target
 }
