@@ -32,6 +32,8 @@ mod nat;
 mod neighbours;
 #[path = "felix/netns.rs"]
 mod netns;
+#[path = "felix/openstack.rs"]
+mod openstack;
 #[path = "felix/others_bugs.rs"]
 mod others_bugs;
 #[path = "felix/policy.rs"]

@@ -84,6 +84,16 @@ pub fn features(
         let line = format!("-p tcp -m tcp --dport {RKT_METADATA_PORT} -j ACCEPT");
         add(Table::Filter, "tcp", Need::Always, line);
     }
+    if let Some(service) = settings.metadata_service().filter(|_| family == Family::V4) {
+        let line = format!("-p tcp -m tcp --dport {} -j ACCEPT", service.port());
+        add(Table::Filter, "tcp", Need::Always, line);
+        let line = format!("-p tcp -m tcp --dport 80 -j DNAT --to-destination {service}");
+        add(Table::Nat, "DNAT", Need::For("OpenStack's metadata"), line);
+    }
+    if settings.has_openstack() {
+        let line = "-p udp -m udp --sport 68 --dport 67 -j RETURN".to_owned();
+        add(Table::Raw, "udp", Need::For("OpenStack's DHCP"), line);
+    }
     if settings.filter_deny == DenyAction::Reject {
         add(Table::Filter, "REJECT", Need::Always, "-j REJECT".into());
     }
@@ -191,6 +201,7 @@ mod tests {
                         filter_deny: deny,
                         rkt_metadata_service: true,
                         floating_ips: true,
+                        interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
                         nat_outgoing_addresses: snat
                             .iter()
                             .map(|text| text.parse().unwrap())

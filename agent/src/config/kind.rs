@@ -40,6 +40,8 @@ pub enum Kind {
     Ipv4(Field<Option<IpAddr>>),
     /// Addresses, at most one of each family.
     Addresses(Field<Vec<IpAddr>>),
+    /// A port.
+    Port(Field<u16>),
     /// A range of ports, or nothing.
     Ports(Field<Option<PortRange>>),
     /// An absolute path or nothing.
@@ -85,6 +87,7 @@ impl Kind {
                 *field(settings) = optional(text, parse)?;
             }
             Self::Addresses(field) => *field(settings) = parse_addresses(text)?,
+            Self::Port(field) => *field(settings) = text.parse().ok().filter(|port| *port > 0)?,
             Self::Ports(field) => *field(settings) = optional(text, parse_ports)?,
             Self::Directory(field) => {
                 *field(settings) = optional(text, |t| t.starts_with('/').then(|| t.into()))?;
@@ -128,6 +131,7 @@ impl Kind {
             Self::Addresses(_) => {
                 "an IPv4 or an IPv6 address, or one of each with a comma between".to_owned()
             }
+            Self::Port(_) => "a port from 1 to 65535".to_owned(),
             Self::Ports(_) => "a port or a range of ports from 1 to 65535 (32768:60999)".to_owned(),
             Self::Directory(_) => "an absolute path".to_owned(),
             Self::LogPrefix(_) => {

@@ -369,6 +369,24 @@ pub static PARAMS: &[Param] = &[
         doc: "Masquerade only what leaves by this interface (`eth+` = all that begin with eth).",
     },
     Param {
+        name: "MetadataAddr",
+        kind: Kind::Ipv4(|s| &mut s.metadata_address),
+        default: "127.0.0.1",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "Where OpenStack's metadata service answers: what its guests send to 169.254.169.254 port \
+              80 is led there. Only with the prefix `tap` among InterfacePrefix, and only for \
+              interfaces with it; these may also ask their host for DHCP and DNS before any policy.",
+    },
+    Param {
+        name: "MetadataPort",
+        kind: Kind::Port(|s| &mut s.metadata_port),
+        default: "8775",
+        none: None,
+        on_bad: NextSource,
+        doc: "The TCP port of OpenStack's metadata service.",
+    },
+    Param {
         name: "MTUIfacePattern",
         kind: Kind::Pattern(|s| &mut s.mtu_interfaces),
         default: HOST_INTERFACES,

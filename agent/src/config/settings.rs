@@ -1,6 +1,6 @@
 //! The settings as typed values: what is left when every source has been asked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,6 +61,12 @@ pub enum IptablesBackend {
 /// The TCP port of `rkt metadata-service`. Pods learn its address as a URL of IPv4.
 pub const RKT_METADATA_PORT: u16 = 18112;
 
+/// The interfaces of OpenStack's guests begin with this.
+pub const OPENSTACK_PREFIX: &str = "tap";
+
+/// Where OpenStack's guests look for their metadata.
+pub const METADATA_SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 169, 254), 80);
+
 /// Everything the dataplane and the reports can be told. Field docs name Felix's parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -115,6 +121,10 @@ pub struct Settings {
     pub nat_port_range: Option<PortRange>,
     /// `IptablesNATOutgoingInterfaceFilter`: masquerade only what leaves by these interfaces.
     pub nat_outgoing_interface: Option<String>,
+    /// `MetadataAddr`: where OpenStack's metadata service answers; `None` = there is none. 127.0.0.1.
+    pub metadata_address: Option<IpAddr>,
+    /// `MetadataPort`: its TCP port. 8775.
+    pub metadata_port: u16,
     /// `MTUIfacePattern`: interfaces of the host whose MTU bounds that of pods. `None`: those with
     /// default routes.
     pub mtu_interfaces: Option<InterfacePattern>,
@@ -162,6 +172,8 @@ impl Default for Settings {
             nat_outgoing_addresses: Vec::new(),
             nat_port_range: None,
             nat_outgoing_interface: None,
+            metadata_address: Some(Ipv4Addr::LOCALHOST.into()),
+            metadata_port: 8775,
             mtu_interfaces: Some(InterfacePattern::host_interfaces()),
             log_prefix: "calico-packet".to_owned(),
             log_level: "info".to_owned(),
@@ -170,6 +182,22 @@ impl Default for Settings {
             endpoint_reporting: false,
             endpoint_reporting_delay: Duration::from_secs(1),
             endpoint_status_prefix: None,
+        }
+    }
+}
+
+impl Settings {
+    /// True when interfaces of OpenStack's guests are among those of pods: only for these there are
+    /// exceptions from policy.
+    pub fn has_openstack(&self) -> bool {
+        self.interface_prefixes.iter().any(|prefix| prefix == OPENSTACK_PREFIX)
+    }
+
+    /// Where the metadata service answers that OpenStack's guests ask.
+    pub fn metadata_service(&self) -> Option<SocketAddrV4> {
+        match self.metadata_address.filter(|_| self.has_openstack())? {
+            IpAddr::V4(address) => Some(SocketAddrV4::new(address, self.metadata_port)),
+            IpAddr::V6(_) => None,
         }
     }
 }

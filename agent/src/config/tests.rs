@@ -276,8 +276,9 @@ fn example() -> String {
         for line in wrap(&format!("{}: {}.", param.name, param.allowed()), 96) {
             text += &format!("# {line}\n");
         }
-        let bare = matches!(param.kind, Kind::Bool(_) | Kind::Seconds(_) | Kind::Count(_))
-            || matches!(param.kind, Kind::RouteProtocol(_) | Kind::MarkMask(_));
+        let bare =
+            matches!(param.kind, Kind::Bool(_) | Kind::Seconds(_) | Kind::Count(_) | Kind::Port(_))
+                || matches!(param.kind, Kind::RouteProtocol(_) | Kind::MarkMask(_));
         // An empty text is refused: what has no default shows how a value looks.
         let shown = match param.name {
             "DeviceRouteSourceAddress" | "NATOutgoingAddress" => "172.18.18.101",

@@ -68,8 +68,6 @@ pub static UNSUPPORTED: &[(&str, &str)] = &[
     ("LogFilePath", LOGS),
     ("LogSeverityFile", LOGS),
     ("LogSeveritySys", LOGS),
-    ("MetadataAddr", OPENSTACK),
-    ("MetadataPort", OPENSTACK),
     ("NetlinkTimeoutSecs", "every call to the kernel has a bound of its own"),
     ("NFTablesMode", "the nftables dataplane is not there yet"),
     ("OpenstackRegion", OPENSTACK),

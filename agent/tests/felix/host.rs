@@ -120,7 +120,11 @@ impl Host {
 
     /// Makes the pod number `n`.
     pub(crate) fn pod(&mut self, n: u8) -> Pod {
-        let interface = format!("calipod{n}");
+        self.pod_behind(n, format!("calipod{n}"))
+    }
+
+    /// The same behind an interface of that name.
+    pub(crate) fn pod_behind(&mut self, n: u8, interface: String) -> Pod {
         let pod = Pod { netns: Netns::new(), n, interface: interface.clone() };
         let (v4, v6, mac, tid) = (pod.v4(), pod.v6(), pod.mac(), pod.netns.tid);
         sh(&format!(

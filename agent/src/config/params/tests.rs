@@ -26,6 +26,8 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         allow_conntrack_invalid: true,
         ip_forwarding: false,
         nat_outgoing_addresses: vec![[1, 1, 1, 1].into()],
+        metadata_address: None,
+        metadata_port: 1,
         nat_port_range: Some(calico_datastore::model::PortRange::single(1)),
         nat_outgoing_interface: Some("x".to_owned()),
         mtu_interfaces: None,

@@ -5,6 +5,7 @@
 //! type. Which interface a packet came from is not among them, so an address stands for the
 //! endpoint that may use it.
 
+mod openstack;
 mod reason;
 mod rule;
 #[cfg(test)]
@@ -97,6 +98,8 @@ pub enum Reason {
     Loopback,
     /// What a host with IPv6 has to hear from its endpoints.
     NeighbourDiscovery,
+    /// What a guest of OpenStack may always ask of its host.
+    OpenStack,
     /// The endpoint allows it, and `DefaultEndpointToHostAction` drops what is for the host.
     ToHost,
     /// From the host itself: policy is not asked.
@@ -245,6 +248,9 @@ impl<'a> Judge<'a> {
             return self.walk(&class.ingress, side, flow);
         }
         let to = flow.destination;
+        if openstack::asks_its_host(settings, &endpoint.interface, flow, self.host.contains(&to)) {
+            return (true, Reason::OpenStack);
+        }
         if to.is_ipv4() && to.is_loopback() {
             return (false, Reason::Loopback);
         }

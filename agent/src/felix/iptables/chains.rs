@@ -4,6 +4,7 @@
 //! changed object makes its own chains again and no others.
 
 mod nat;
+mod openstack;
 mod spoof;
 mod workload;
 

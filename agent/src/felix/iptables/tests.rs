@@ -342,6 +342,43 @@ fn the_chains_of_the_settings() {
     };
     insta::assert_snapshot!("nat_v6", nat(&settings, Family::V6, true, &[]));
     assert_eq!(nat(&settings, Family::V4, false, &[]), "");
+    // Only interfaces of that name, and nothing of it is there without the prefix.
+    let openstack = Settings {
+        interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+        ..Settings::default()
+    };
+    for family in Family::ALL {
+        style.family = family;
+        let of_guests = |chains: Vec<(String, Vec<String>)>| {
+            let lines = chains.into_iter().flat_map(|(name, lines)| {
+                lines.into_iter().map(move |line| format!("{name} {line}"))
+            });
+            lines.filter(|line| line.contains("port ")).collect::<Vec<_>>().join("\n")
+        };
+        let all = |settings: &Settings| {
+            let nat = chains::Nat {
+                settings,
+                family,
+                masquerade: false,
+                random_fully: true,
+                external: Vec::new(),
+            };
+            of_guests(
+                [
+                    chains::raw(settings, family, None, false),
+                    chains::filter(settings, &style, false),
+                    chains::nat(&nat),
+                ]
+                .concat(),
+            )
+        };
+        insta::assert_snapshot!(format!("openstack_{family}"), all(&openstack));
+        assert!(all(&openstack).lines().all(|line| {
+            line.contains(" -i tap+ -p ") || line.contains("--dport 4789 --jump DROP")
+        }));
+        let without = all(&Settings::default());
+        assert!(without.lines().all(|line| line.contains("--dport 4789 --jump DROP")), "{without}");
+    }
     let ports = Settings { nat_port_range: PortRange::new(32_768, 60_999), ..settings };
     for family in Family::ALL {
         insta::assert_snapshot!(format!("nat_{family}_ports"), nat(&ports, family, true, &[]));

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use calico_datastore::model::{Cidr, Family, PortRange};
 
+use super::openstack;
 use crate::config::Settings;
 use crate::felix::iptables::names;
 
@@ -26,11 +27,13 @@ pub struct Nat<'a> {
 /// chains jump to are named after them.
 pub fn nat(nat: &Nat<'_>) -> Vec<(String, Vec<String>)> {
     let mut out: Vec<(String, Vec<String>)> = Vec::new();
+    let mut prerouting: Vec<String> =
+        openstack::to_metadata_service(nat.settings, nat.family).into_iter().collect();
     let mut postrouting = Vec::new();
     if !nat.external.is_empty() {
-        let jump = || vec!["--jump cali-fip-dnat".to_owned()];
-        out.push(("cali-PREROUTING".to_owned(), jump()));
-        out.push(("cali-OUTPUT".to_owned(), jump()));
+        let jump = "--jump cali-fip-dnat".to_owned();
+        prerouting.push(jump.clone());
+        out.push(("cali-OUTPUT".to_owned(), vec![jump]));
         out.push(("cali-fip-dnat".to_owned(), to_pods(&nat.external)));
         out.push(("cali-fip-snat".to_owned(), hairpins(&nat.external)));
         postrouting.push("--jump cali-fip-snat".to_owned());
@@ -39,8 +42,10 @@ pub fn nat(nat: &Nat<'_>) -> Vec<(String, Vec<String>)> {
         out.push(("cali-nat-outgoing".to_owned(), masquerade(nat)));
         postrouting.push("--jump cali-nat-outgoing".to_owned());
     }
-    if !postrouting.is_empty() {
-        out.push(("cali-POSTROUTING".to_owned(), postrouting));
+    for (name, lines) in [("cali-PREROUTING", prerouting), ("cali-POSTROUTING", postrouting)] {
+        if !lines.is_empty() {
+            out.push((name.to_owned(), lines));
+        }
     }
     out
 }

@@ -2,7 +2,7 @@
 
 use calico_datastore::model::Family;
 
-use super::{interfaces, nd_lines};
+use super::{interfaces, nd_lines, openstack};
 use crate::config::Settings;
 use crate::felix::iptables::names;
 
@@ -39,6 +39,7 @@ pub fn raw(
             // route_localnet is on for these interfaces, so the kernel would take them.
             anti_spoof.push("--destination 127.0.0.0/8 --jump DROP".to_owned());
             anti_spoof.push("--source 127.0.0.0/8 --jump DROP".to_owned());
+            anti_spoof.extend(openstack::asks_for_an_address(settings, family, "--jump RETURN"));
             anti_spoof.push(format!("{} --jump DROP", unknown_source(family, spoofers)));
         }
         Family::V6 => {
@@ -56,6 +57,7 @@ pub fn raw(
             anti_spoof.extend(nd_lines("--source fe80::/10", "--jump RETURN"));
             // The unspecified address: duplicate address detection and what goes with it.
             anti_spoof.extend(nd_lines("--source ::/128", "--jump RETURN"));
+            anti_spoof.extend(openstack::asks_for_an_address(settings, family, "--jump RETURN"));
             anti_spoof.push("--jump DROP".to_owned());
         }
     }

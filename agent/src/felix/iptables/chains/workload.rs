@@ -3,7 +3,7 @@
 use calico_datastore::model::Family;
 
 use super::spoof::unknown_source;
-use super::{dispatch_name, interfaces, nd_lines};
+use super::{dispatch_name, interfaces, nd_lines, openstack};
 use crate::config::{AllowAction, HostAction, RKT_METADATA_PORT, Settings};
 use crate::felix::iptables::marks;
 use crate::felix::iptables::names;
@@ -83,7 +83,9 @@ pub fn filter(settings: &Settings, style: &Style, spoofers: bool) -> Vec<(String
         // Without these the pod cannot even find its host. The table raw has checked the source.
         to_host.extend(nd_lines("", "--jump ACCEPT"));
     }
+    to_host.extend(openstack::asks_for_an_address(settings, style.family, "--jump ACCEPT"));
     to_host.push(unknown_source);
+    to_host.extend(openstack::asks_its_host(settings, style.family));
     to_host.extend(connection_shortcuts(settings));
     to_host.push(clear);
     to_host.extend(encapsulated());
