@@ -10,7 +10,7 @@ use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, InterfaceName};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::host::{Host, Pod, dial, each_flavour};
+use crate::host::{Host, Pod, dial, each_flavour, receiver};
 use crate::world::*;
 
 /// Where the guests look for their metadata.
@@ -21,7 +21,7 @@ fn closed_world(
     host: &mut Host,
     flavour: calico_agent::config::IptablesBackend,
 ) -> (Pod, Pod, DesiredState) {
-    let (guest, pod) = (host.pod_behind(3, "tapguest3".to_owned()), host.pod(4));
+    let (guest, pod) = (host.pod_behind(3, "tapguest3"), host.pod(4));
     let mut state = empty(flavour);
     settings(&mut state, |s| {
         s.interface_prefixes = vec!["cali".to_owned(), "tap".to_owned()];
@@ -41,7 +41,7 @@ fn asks(from: &Pod, source: SocketAddr, to: SocketAddr, at: &UdpSocket, expected
     (0..if expected { 5 } else { 1 }).any(|_| {
         let interface = interface.clone();
         from.netns.run(move || {
-            let socket = UdpSocket::bind(source).expect("an own address");
+            let socket = receiver(source);
             socket.set_broadcast(true).unwrap();
             setsockopt(&socket.as_fd(), sockopt::BindToDevice, &interface.into()).unwrap();
             let _ = socket.send_to(b"question", to);
@@ -72,7 +72,7 @@ fn guests_have_metadata_and_names_and_pods_have_not() {
             for (port, from, passes) in
                 [(53, &guest, true), (54, &guest, false), (53, &pod, false), (54, &pod, false)]
             {
-                let at = UdpSocket::bind((to, port)).unwrap();
+                let at = receiver(SocketAddr::new(to, port));
                 let source = SocketAddr::new(from.both()[own], 0);
                 let came = asks(from, source, SocketAddr::new(to, port), &at, passes);
                 assert_eq!(came, passes, "{} to {to} port {port}", from.interface);
@@ -118,7 +118,7 @@ fn guests_without_an_address_ask_for_one_and_pods_do_not() {
                  ip route add default dev eth0");
         }
         let anybody: IpAddr = "0.0.0.0".parse().unwrap();
-        let at = UdpSocket::bind((anybody, 67)).unwrap();
+        let at = receiver(SocketAddr::new(anybody, 67));
         let broadcast = SocketAddr::new("255.255.255.255".parse().unwrap(), 67);
         for (from, port, passes) in
             [(&guest, 68, true), (&guest, 69, false), (&pod, 68, false), (&pod, 69, false)]
@@ -130,7 +130,7 @@ fn guests_without_an_address_ask_for_one_and_pods_do_not() {
 
         // All DHCP servers and relays on the link (RFC 8415).
         let servers: Ipv6Addr = "ff02::1:2".parse().unwrap();
-        let at = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 547)).unwrap();
+        let at = receiver(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 547));
         for one in [&guest, &pod] {
             let index = host.links[&one.interface.parse::<InterfaceName>().unwrap()].index;
             at.join_multicast_v6(&servers, index).unwrap();

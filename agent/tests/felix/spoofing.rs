@@ -8,7 +8,7 @@ use calico_agent::desired::DesiredState;
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Protocol};
 
-use crate::host::{Host, Pod, each_flavour, v4, v6};
+use crate::host::{Host, Pod, each_flavour, receiver, v4, v6};
 use crate::world::*;
 
 /// Two pods that may do anything, with their MACs.
@@ -103,7 +103,7 @@ fn the_loopback_of_the_host_is_not_the_pods() {
 
 /// A datagram from one to the other arrives.
 fn arrives(from: &Pod, to: &Pod, source: IpAddr, target: SocketAddr) -> bool {
-    let receiver = to.netns.run(move || UdpSocket::bind(target).expect("a free port"));
+    let receiver = to.netns.run(move || receiver(target));
     from.netns.run(move || {
         let sender = UdpSocket::bind((source, 0)).expect("an own address");
         // A refusal by our own kernel is as good as silence.
@@ -211,7 +211,7 @@ fn what_an_endpoint_lists_it_may_send_from_and_nobody_else() {
             let source: IpAddr = source.parse().unwrap();
             for (port, passes) in [(5000, true), (5001, false)] {
                 let to = SocketAddr::new(to.parse().unwrap(), port);
-                let receiver = UdpSocket::bind(to).unwrap();
+                let receiver = receiver(to);
                 a.netns.run(move || {
                     let sender = UdpSocket::bind((source, 0)).expect("an own address");
                     let _ = sender.send_to(b"datagram", to);
