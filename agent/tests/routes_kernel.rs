@@ -361,11 +361,17 @@ fn a_source_address_is_used_and_a_wrong_one_is_told() {
     in_namespace(|| async {
         let mut builder = host().await;
         ip("addr add 192.0.2.1/32 dev lo").await;
+        ip("-6 addr add 2001:db8::1/128 dev lo nodad").await;
         builder.settings.route_source = Some("192.0.2.1".parse().unwrap());
+        builder.settings.route_source_v6 = Some("2001:db8::1".parse().unwrap());
         let mut routes_reconciler = reconciler();
         let report = routes_reconciler.reconcile(&builder.world(), Wake::Start).await;
         assert!(report.problems.is_empty(), "{:?}", report.problems);
-        assert!(routes().await.contains("10.65.0.2 dev cali1 proto 80 scope link src 192.0.2.1"));
+        let there = routes().await;
+        assert!(there.contains("10.65.0.2 dev cali1 proto 80 scope link src 192.0.2.1"), "{there}");
+        assert!(there.contains("fd00:65::2 dev cali1 proto 80 src 2001:db8::1"), "{there}");
+        let report = reconciler().reconcile(&builder.world(), Wake::Start).await;
+        assert_eq!(fact(&report.facts, "writes"), 0, "it is known again");
         builder.settings.route_source = Some("192.0.2.2".parse().unwrap());
         let report = routes_reconciler.reconcile(&builder.world(), Wake::Desired).await;
         let EndpointState::Error(reason) = &report.endpoints[&id("one")] else {

@@ -1,6 +1,6 @@
 //! What values of parameters look like: one reader per kind, and the words that say what it takes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub enum Kind {
     Pattern(Field<Option<InterfacePattern>>),
     /// An IPv4 address or nothing.
     Ipv4(Field<Option<IpAddr>>),
+    /// An IPv6 address or nothing.
+    Ipv6(Field<Option<IpAddr>>),
     /// Addresses, at most one of each family.
     Addresses(Field<Vec<IpAddr>>),
     /// A port.
@@ -86,6 +88,10 @@ impl Kind {
                 let parse = |t: &str| t.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
                 *field(settings) = optional(text, parse)?;
             }
+            Self::Ipv6(field) => {
+                let parse = |t: &str| t.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+                *field(settings) = optional(text, parse)?;
+            }
             Self::Addresses(field) => *field(settings) = parse_addresses(text)?,
             Self::Port(field) => *field(settings) = text.parse().ok().filter(|port| *port > 0)?,
             Self::Ports(field) => *field(settings) = optional(text, parse_ports)?,
@@ -128,6 +134,7 @@ impl Kind {
             Self::Interface(_) => "an interface (1 to 15 of A-Z a-z 0-9 : . _ + -)".to_owned(),
             Self::Pattern(_) => "a regular expression for names of interfaces (^eth)".to_owned(),
             Self::Ipv4(_) => "an IPv4 address".to_owned(),
+            Self::Ipv6(_) => "an IPv6 address".to_owned(),
             Self::Addresses(_) => {
                 "an IPv4 or an IPv6 address, or one of each with a comma between".to_owned()
             }

@@ -291,6 +291,14 @@ pub static PARAMS: &[Param] = &[
         doc: "The source address of the host's own packets to pods. Unset: the kernel chooses.",
     },
     Param {
+        name: "DeviceRouteSourceAddressIPv6",
+        kind: Kind::Ipv6(|s| &mut s.route_source_v6),
+        default: "",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "The same for IPv6.",
+    },
+    Param {
         name: "RemoveExternalRoutes",
         kind: Kind::Bool(|s| &mut s.remove_external_routes),
         default: "true",

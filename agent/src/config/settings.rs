@@ -103,6 +103,8 @@ pub struct Settings {
     pub route_protocol: u8,
     /// `DeviceRouteSourceAddress`: `src` of the routes to pods. None = the kernel's choice.
     pub route_source: Option<IpAddr>,
+    /// `DeviceRouteSourceAddressIPv6`: the same for IPv6.
+    pub route_source_v6: Option<IpAddr>,
     /// `RemoveExternalRoutes`: also remove foreign routes on pod interfaces, after a grace of
     /// 10 s. True.
     pub remove_external_routes: bool,
@@ -164,6 +166,7 @@ impl Default for Settings {
             route_refresh: Duration::from_secs(90),
             route_protocol: 80,
             route_source: None,
+            route_source_v6: None,
             remove_external_routes: true,
             allow_conntrack_invalid: false,
             ip_forwarding: true,

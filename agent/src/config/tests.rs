@@ -282,6 +282,7 @@ fn example() -> String {
         // An empty text is refused: what has no default shows how a value looks.
         let shown = match param.name {
             "DeviceRouteSourceAddress" | "NATOutgoingAddress" => "172.18.18.101",
+            "DeviceRouteSourceAddressIPv6" => "fd00:172:18:18::101",
             "IptablesNATOutgoingInterfaceFilter" => "eth0",
             "NATPortRange" => "32768:60999",
             _ => param.default,
@@ -337,6 +338,7 @@ fn the_example_file_lists_exactly_the_table() {
     let expected = Settings {
         endpoint_status_prefix: Some("/run/calico".into()),
         route_source: address,
+        route_source_v6: Some("fd00:172:18:18::101".parse().unwrap()),
         nat_outgoing_addresses: address.into_iter().collect(),
         nat_port_range: calico_datastore::model::PortRange::new(32_768, 60_999),
         nat_outgoing_interface: Some("eth0".to_owned()),

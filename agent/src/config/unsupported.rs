@@ -37,7 +37,6 @@ pub static UNSUPPORTED: &[(&str, &str)] = &[
     ("DatastoreType", "`type` in [datastore] says which store; of etcd always API version 3"),
     ("DebugMemoryProfilePath", PROCESS),
     ("DebugPort", PROCESS),
-    ("DeviceRouteSourceAddressIPv6", NOT_YET),
     ("EtcdDriverType", "`type` in [datastore] says which store; of etcd always API version 3"),
     ("ExternalNodesCIDRList", OVERLAY),
     ("FailsafeInboundHostPorts", HOST_ENDPOINTS),

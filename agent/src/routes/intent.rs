@@ -506,10 +506,10 @@ impl Wanted for Intent {
         if let Some(device) = device.filter(|_| supported)
             && !is_link_scope(destination.address())
         {
-            let source = self
-                .settings
-                .route_source
-                .filter(|source| Family::of(*source) == destination.family());
+            let source = match destination.family() {
+                Family::V4 => self.settings.route_source,
+                Family::V6 => self.settings.route_source_v6,
+            };
             return Some(Want::Pod { device, source });
         }
         // The block of one address is the pod's own route, or nothing: as the original.
@@ -551,6 +551,7 @@ fn same_routes(a: &Settings, b: &Settings) -> bool {
         && a.floating_ips == b.floating_ips
         && a.route_protocol == b.route_protocol
         && a.route_source == b.route_source
+        && a.route_source_v6 == b.route_source_v6
         && a.remove_external_routes == b.remove_external_routes
 }
 

@@ -22,6 +22,7 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         route_refresh: std::time::Duration::MAX,
         route_protocol: 1,
         route_source: Some([1, 1, 1, 1].into()),
+        route_source_v6: Some("::1".parse().unwrap()),
         remove_external_routes: false,
         allow_conntrack_invalid: true,
         ip_forwarding: false,
