@@ -49,6 +49,7 @@ fn endpoint(number: u32, node: &str, group: u32) -> Update {
         mac: None,
         addresses: vec![Cidr::host(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number)))],
         nat: Vec::new(),
+        spoof: Vec::new(),
         profiles: Vec::new(),
         labels,
         ports: Vec::new(),

@@ -42,6 +42,7 @@ fn state() -> DesiredState {
         mac: None,
         addresses: vec!["10.65.0.2/32".parse().unwrap()],
         nat: Vec::new(),
+        spoof: Vec::new(),
         class: class.id(),
     };
     let mut state = DesiredState { generation: 1, ..DesiredState::default() };

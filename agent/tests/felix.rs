@@ -28,10 +28,14 @@ mod holes;
 mod host;
 #[path = "felix/leftovers.rs"]
 mod leftovers;
+#[path = "felix/nat.rs"]
+mod nat;
 #[path = "felix/neighbours.rs"]
 mod neighbours;
 #[path = "felix/netns.rs"]
 mod netns;
+#[path = "felix/openstack.rs"]
+mod openstack;
 #[path = "felix/others_bugs.rs"]
 mod others_bugs;
 #[path = "felix/policy.rs"]

@@ -337,8 +337,7 @@ impl Calculator {
             }
             return;
         }
-        let notice = notices::of_endpoint(&local.endpoint);
-        notices::set(&mut self.next.notices, &subject, notice);
+        notices::set(&mut self.next.notices, &subject, None);
         let acl = local.acl(&self.policies);
         let class = acl.id();
         let old = local.class.clone();

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use calico_datastore::model::{
     Action, CalicoVersion, EncapMode, Name, Policy, PolicyKind, Pool, Profile, Rule, Unevaluable,
-    WorkloadEndpoint, WorkloadEndpointId,
+    WorkloadEndpointId,
 };
 
 use super::generation::said;
@@ -89,14 +89,6 @@ pub(super) fn of_host_endpoint() -> Option<String> {
 /// About an endpoint whose interface another one has.
 pub(super) fn of_rival(interface: &str, winner: &WorkloadEndpointId) -> Option<String> {
     Some(format!("not programmed: its interface {interface} is that of WorkloadEndpoint {winner}"))
-}
-
-/// About an endpoint that asks for more than is programmed.
-pub(super) fn of_endpoint(endpoint: &WorkloadEndpoint) -> Option<String> {
-    (!endpoint.nat.is_empty()).then(|| {
-        "its external addresses (ipNATs) are not yet programmed; everything else of it is"
-            .to_owned()
-    })
 }
 
 /// About a profile that an endpoint of this host lists. `stored` is the object of that name.

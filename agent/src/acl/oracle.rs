@@ -361,8 +361,6 @@ impl World {
                 notice(ResourceId::WorkloadEndpoint(id.clone()), text);
                 continue;
             }
-            let text = notices::of_endpoint(endpoint);
-            notice(ResourceId::WorkloadEndpoint(id.clone()), text);
             let acl = self.class(endpoint, version);
             let class = acl.id();
             for direction in [&acl.ingress, &acl.egress] {
@@ -381,12 +379,14 @@ impl World {
                 }
             }
             let addresses = BTreeSet::from_iter(endpoint.addresses.iter().copied());
+            let spoof = BTreeSet::from_iter(endpoint.spoof.iter().copied());
             let local = LocalEndpoint {
                 interface: endpoint.interface.clone(),
                 active: endpoint.active,
                 mac: endpoint.mac,
                 addresses: addresses.into_iter().collect(),
                 nat: endpoint.nat.clone(),
+                spoof: spoof.into_iter().collect(),
                 class: class.clone(),
             };
             state.endpoints.insert(id.clone(), Arc::new(local));

@@ -90,20 +90,36 @@ pub fn features(
         add(Table::Filter, "limit", need, "-m limit --limit 10/second -j RETURN".into());
         add(Table::Filter, "NFLOG", need, line.into());
     }
+    if let Some(service) = settings.metadata_service().filter(|_| family == Family::V4) {
+        let line = format!("-p tcp -m tcp --dport {} -j ACCEPT", service.port());
+        add(Table::Filter, "tcp", Need::Always, line);
+        let line = format!("-p tcp -m tcp --dport 80 -j DNAT --to-destination {service}");
+        add(Table::Nat, "DNAT", Need::For("OpenStack's metadata"), line);
+    }
+    if settings.has_openstack() {
+        let line = "-p udp -m udp --sport 68 --dport 67 -j RETURN".to_owned();
+        add(Table::Raw, "udp", Need::For("OpenStack's DHCP"), line);
+    }
     if settings.filter_deny == DenyAction::Reject {
         add(Table::Filter, "REJECT", Need::Always, "-j REJECT".into());
     }
+    if settings.floating_ips {
+        let (to, need) = (everyone.split('/').next().unwrap_or_default(), Need::For("ipNATs"));
+        add(Table::Nat, "DNAT", need, format!("-d {everyone} -j DNAT --to-destination {to}"));
+        add(Table::Nat, "SNAT", need, format!("-s {everyone} -j SNAT --to-source {to}"));
+    }
     let leaves = format!("{in_set} -d {everyone}");
     let need = Need::For("a pool with natOutgoing");
-    match settings.nat_outgoing_address {
-        Some(address) if Family::of(address) == family => {
-            add(Table::Nat, "SNAT", need, format!("{leaves} -j SNAT --to-source {address}"));
-        }
-        _ if random_fully => {
-            let line = format!("{leaves} -j MASQUERADE --random-fully");
-            add(Table::Nat, "MASQUERADE --random-fully", need, line);
-        }
-        _ => add(Table::Nat, "MASQUERADE", need, format!("{leaves} -j MASQUERADE")),
+    let snat = settings.nat_outgoing_addresses.iter().find(|one| Family::of(**one) == family);
+    let (name, target) = match snat {
+        Some(address) => ("SNAT", format!("SNAT --to-source {address}")),
+        None => ("MASQUERADE", "MASQUERADE".to_owned()),
+    };
+    if random_fully {
+        let name = if snat.is_some() { "SNAT --random-fully" } else { "MASQUERADE --random-fully" };
+        add(Table::Nat, name, need, format!("{leaves} -j {target} --random-fully"));
+    } else {
+        add(Table::Nat, name, need, format!("{leaves} -j {target}"));
     }
     out
 }
@@ -192,7 +208,13 @@ mod tests {
                         filter_deny: deny,
                         rkt_metadata_service: true,
                         denied_log: true,
-                        nat_outgoing_address: snat.map(|text| text.parse().unwrap()),
+                        floating_ips: true,
+                        interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+                        nat_outgoing_addresses: snat
+                            .iter()
+                            .map(|text| text.parse().unwrap())
+                            .collect(),
+                        nat_port_range: PortRange::new(1024, 2048),
                         ..Settings::default()
                     };
                     let style = Style {
@@ -212,17 +234,25 @@ mod tests {
                             rendered.extend(used(table, &line));
                         }
                     };
-                    for (_, lines) in chains::filter(&settings, &style) {
+                    for (_, lines) in chains::filter(&settings, &style, true) {
                         take(Table::Filter, lines);
                     }
                     let macs = [("cali1".parse().unwrap(), Mac::new([2, 0, 0, 0, 0, 1]))].into();
                     let tree = crate::felix::iptables::mac::tree(&macs);
-                    for (_, lines) in
-                        chains::raw(&settings, family, Some("cali-mac")).into_iter().chain(tree)
+                    for (_, lines) in chains::raw(&settings, family, Some("cali-mac"), true)
+                        .into_iter()
+                        .chain(tree)
                     {
                         take(Table::Raw, lines);
                     }
-                    for (_, lines) in chains::nat(&settings, family, true, true) {
+                    let nat = chains::Nat {
+                        settings: &settings,
+                        family,
+                        masquerade: true,
+                        random_fully: true,
+                        external: vec![("192.0.2.9".parse().unwrap(), "10.0.0.1".parse().unwrap())],
+                    };
+                    for (_, lines) in chains::nat(&nat) {
                         take(Table::Nat, lines);
                     }
                     for action in [Action::Allow, Action::Pass, Action::Deny, Action::Log] {

@@ -1,10 +1,10 @@
 //! What values of parameters look like: one reader per kind, and the words that say what it takes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use calico_datastore::model::CalicoVersion;
+use calico_datastore::model::{CalicoVersion, PortRange};
 
 use super::pattern::InterfacePattern;
 use super::settings::Settings;
@@ -42,6 +42,14 @@ pub enum Kind {
     Pattern(Field<Option<InterfacePattern>>),
     /// An IPv4 address or nothing.
     Ipv4(Field<Option<IpAddr>>),
+    /// An IPv6 address or nothing.
+    Ipv6(Field<Option<IpAddr>>),
+    /// Addresses, at most one of each family.
+    Addresses(Field<Vec<IpAddr>>),
+    /// A port.
+    Port(Field<u16>),
+    /// A range of ports, or nothing.
+    Ports(Field<Option<PortRange>>),
     /// An absolute path or nothing.
     Directory(Field<Option<PathBuf>>),
     /// A version of Calico or nothing.
@@ -94,6 +102,13 @@ impl Kind {
                 let parse = |t: &str| t.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
                 *field(settings) = optional(text, parse)?;
             }
+            Self::Ipv6(field) => {
+                let parse = |t: &str| t.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+                *field(settings) = optional(text, parse)?;
+            }
+            Self::Addresses(field) => *field(settings) = parse_addresses(text)?,
+            Self::Port(field) => *field(settings) = text.parse().ok().filter(|port| *port > 0)?,
+            Self::Ports(field) => *field(settings) = optional(text, parse_ports)?,
             Self::Directory(field) => {
                 *field(settings) = optional(text, |t| t.starts_with('/').then(|| t.into()))?;
             }
@@ -137,6 +152,12 @@ impl Kind {
             Self::Pattern(_) => "a regular expression for names of interfaces (^eth)".to_owned(),
             Self::Ipv4(_) => "an IPv4 address".to_owned(),
             Self::Version(_) => "a version of Calico (3.29, v3.29.1)".to_owned(),
+            Self::Ipv6(_) => "an IPv6 address".to_owned(),
+            Self::Addresses(_) => {
+                "an IPv4 or an IPv6 address, or one of each with a comma between".to_owned()
+            }
+            Self::Port(_) => "a port from 1 to 65535".to_owned(),
+            Self::Ports(_) => "a port or a range of ports from 1 to 65535 (32768:60999)".to_owned(),
             Self::Directory(_) => "an absolute path".to_owned(),
             Self::LogPrefix(_) => {
                 format!("at most {LOG_PREFIX_MAX} printable characters without \" and \\")
@@ -211,6 +232,31 @@ fn parse_prefixes(text: &str) -> Option<Vec<String>> {
     text.split(',').map(str::trim).map(|part| fits(part).then(|| part.to_owned())).collect()
 }
 
+/// `192.0.2.1` or `192.0.2.1,2001:db8::1`.
+fn parse_addresses(text: &str) -> Option<Vec<IpAddr>> {
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    let fits = |address: &IpAddr| !address.is_unspecified() && !address.is_multicast();
+    let all: Vec<IpAddr> =
+        text.split(',').map(|part| part.trim().parse().ok().filter(fits)).collect::<Option<_>>()?;
+    let twice = all
+        .iter()
+        .enumerate()
+        .any(|(i, one)| all[..i].iter().any(|other| other.is_ipv4() == one.is_ipv4()));
+    (!twice).then_some(all)
+}
+
+/// `1024` or `32768:60999`.
+fn parse_ports(text: &str) -> Option<PortRange> {
+    let port = |text: &str| {
+        let plain = text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|port: &u16| plain && *port > 0)
+    };
+    let (first, last) = text.split_once(':').unwrap_or((text, text));
+    PortRange::new(port(first)?, port(last)?)
+}
+
 /// What iptables takes behind `-o`.
 fn is_interface(text: &str) -> bool {
     (1..=15).contains(&text.len())
@@ -271,6 +317,46 @@ mod tests {
             ("garbage", None),
         ] {
             assert_eq!(parse_mark_mask(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn one_address_of_each_family() {
+        let list = |texts: &[&str]| Some(texts.iter().map(|t| t.parse().unwrap()).collect());
+        for (text, expected) in [
+            ("", list(&[])),
+            ("192.0.2.1", list(&["192.0.2.1"])),
+            ("2001:db8::1", list(&["2001:db8::1"])),
+            ("192.0.2.1, 2001:db8::1", list(&["192.0.2.1", "2001:db8::1"])),
+            ("192.0.2.1,192.0.2.2", None),
+            ("2001:db8::1,192.0.2.1,2001:db8::2", None),
+            ("192.0.2.1,", None),
+            ("192.0.2.0/24", None),
+            ("0.0.0.0", None),
+            ("ff02::1", None),
+            ("host", None),
+        ] {
+            assert_eq!(parse_addresses(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_ports() {
+        for (text, expected) in [
+            ("32768:60999", PortRange::new(32_768, 60_999)),
+            ("1024", Some(PortRange::single(1024))),
+            ("1:65535", PortRange::new(1, 65_535)),
+            ("2000:1000", None),
+            ("0:10", None),
+            ("0", None),
+            ("1:65536", None),
+            ("1-2", None),
+            ("+1:2", None),
+            ("1:", None),
+            (":", None),
+            ("1:2:3", None),
+        ] {
+            assert_eq!(parse_ports(text), expected, "{text:?}");
         }
     }
 

@@ -34,6 +34,6 @@ pub use pattern::InterfacePattern;
 pub use resolve::{Ignored, Resolution, Source, Sources, resolve, set_locally};
 pub use settings::{
     AllowAction, DenyAction, HostAction, InsertMode, InvalidPolicy, IptablesBackend,
-    RKT_METADATA_PORT, Settings,
+    METADATA_SERVICE, OPENSTACK_PREFIX, RKT_METADATA_PORT, Settings,
 };
 pub use unsupported::{UNSUPPORTED, why_unsupported};

@@ -350,6 +350,14 @@ pub static PARAMS: &[Param] = &[
         doc: "The source address of the host's own packets to pods. Unset: the kernel chooses.",
     },
     Param {
+        name: "DeviceRouteSourceAddressIPv6",
+        kind: Kind::Ipv6(|s| &mut s.route_source_v6),
+        default: "",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "The same for IPv6.",
+    },
+    Param {
         name: "RemoveExternalRoutes",
         kind: Kind::Bool(|s| &mut s.remove_external_routes),
         default: "true",
@@ -377,13 +385,47 @@ pub static PARAMS: &[Param] = &[
         doc: "Switch the kernel's forwarding on. Disabled leaves it as it is.",
     },
     Param {
+        name: "WorkloadSourceSpoofing",
+        kind: Kind::Choice(&[
+            ("Any", |s| s.source_spoofing = true),
+            ("Disabled", |s| s.source_spoofing = false),
+        ]),
+        default: "Disabled",
+        none: Some("Disabled"),
+        on_bad: NextSource,
+        doc: "Whether endpoints may send from the prefixes that they list as \
+              `allowSpoofedSourcePrefixes`. Disabled: from their own addresses only, and one that \
+              lists any is named by `status`.",
+    },
+    Param {
+        name: "FloatingIPs",
+        kind: Kind::Choice(&[
+            ("Enabled", |s| s.floating_ips = true),
+            ("Disabled", |s| s.floating_ips = false),
+        ]),
+        default: "Disabled",
+        none: Some("Disabled"),
+        on_bad: NextSource,
+        doc: "Lead packets for the external addresses of endpoints (`ipNATs`) to them. Endpoints of \
+              OpenStack have theirs in any case.",
+    },
+    Param {
         name: "NATOutgoingAddress",
-        kind: Kind::Ipv4(|s| &mut s.nat_outgoing_address),
+        kind: Kind::Addresses(|s| &mut s.nat_outgoing_addresses),
         default: "",
         none: Some(""),
         on_bad: NextSource,
         doc: "The address that outgoing traffic of pools with natOutgoing gets. Unset: that of \
-              the interface it leaves by.",
+              the interface it leaves by. Felix knows IPv4 only.",
+    },
+    Param {
+        name: "NATPortRange",
+        kind: Kind::Ports(|s| &mut s.nat_port_range),
+        default: "",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "The source ports that outgoing TCP and UDP of pools with natOutgoing gets. Unset: the \
+              kernel chooses, where it can the port that the pod uses.",
     },
     Param {
         name: "IptablesNATOutgoingInterfaceFilter",
@@ -392,6 +434,24 @@ pub static PARAMS: &[Param] = &[
         none: Some(""),
         on_bad: NextSource,
         doc: "Masquerade only what leaves by this interface (`eth+` = all that begin with eth).",
+    },
+    Param {
+        name: "MetadataAddr",
+        kind: Kind::Ipv4(|s| &mut s.metadata_address),
+        default: "127.0.0.1",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "Where OpenStack's metadata service answers: what its guests send to 169.254.169.254 port \
+              80 is led there. Only with the prefix `tap` among InterfacePrefix, and only for \
+              interfaces with it; these may also ask their host for DHCP and DNS before any policy.",
+    },
+    Param {
+        name: "MetadataPort",
+        kind: Kind::Port(|s| &mut s.metadata_port),
+        default: "8775",
+        none: None,
+        on_bad: NextSource,
+        doc: "The TCP port of OpenStack's metadata service.",
     },
     Param {
         name: "MTUIfacePattern",

@@ -1,11 +1,11 @@
 //! The settings as typed values: what is left when every source has been asked.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use calico_datastore::model::CalicoVersion;
+use calico_datastore::model::{CalicoVersion, PortRange};
 
 use super::pattern::InterfacePattern;
 
@@ -83,6 +83,12 @@ impl fmt::Display for InvalidPolicy {
 /// The TCP port of `rkt metadata-service`. Pods learn its address as a URL of IPv4.
 pub const RKT_METADATA_PORT: u16 = 18112;
 
+/// The interfaces of OpenStack's guests begin with this.
+pub const OPENSTACK_PREFIX: &str = "tap";
+
+/// Where OpenStack's guests look for their metadata.
+pub const METADATA_SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 169, 254), 80);
+
 /// Everything the dataplane and the reports can be told. Field docs name Felix's parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -130,6 +136,8 @@ pub struct Settings {
     pub route_protocol: u8,
     /// `DeviceRouteSourceAddress`: `src` of the routes to pods. None = the kernel's choice.
     pub route_source: Option<IpAddr>,
+    /// `DeviceRouteSourceAddressIPv6`: the same for IPv6.
+    pub route_source_v6: Option<IpAddr>,
     /// `RemoveExternalRoutes`: also remove foreign routes on pod interfaces, after a grace of
     /// 10 s. True.
     pub remove_external_routes: bool,
@@ -137,10 +145,21 @@ pub struct Settings {
     pub allow_conntrack_invalid: bool,
     /// `IPForwarding`: switch forwarding on. True.
     pub ip_forwarding: bool,
-    /// `NATOutgoingAddress`: SNAT to this address instead of masquerade.
-    pub nat_outgoing_address: Option<IpAddr>,
+    /// `WorkloadSourceSpoofing`: endpoints may send from the prefixes that they list
+    /// (`allowSpoofedSourcePrefixes`). False.
+    pub source_spoofing: bool,
+    /// `FloatingIPs`: endpoints have their external addresses (`ipNATs`). False.
+    pub floating_ips: bool,
+    /// `NATOutgoingAddress`: SNAT to this address instead of masquerade; at most one of each family.
+    pub nat_outgoing_addresses: Vec<IpAddr>,
+    /// `NATPortRange`: the source ports that outgoing TCP and UDP gets. None = the kernel's choice.
+    pub nat_port_range: Option<PortRange>,
     /// `IptablesNATOutgoingInterfaceFilter`: masquerade only what leaves by these interfaces.
     pub nat_outgoing_interface: Option<String>,
+    /// `MetadataAddr`: where OpenStack's metadata service answers; `None` = there is none. 127.0.0.1.
+    pub metadata_address: Option<IpAddr>,
+    /// `MetadataPort`: its TCP port. 8775.
+    pub metadata_port: u16,
     /// `MTUIfacePattern`: interfaces of the host whose MTU bounds that of pods. `None`: those with
     /// default routes.
     pub mtu_interfaces: Option<InterfacePattern>,
@@ -185,11 +204,17 @@ impl Default for Settings {
             route_refresh: Duration::from_secs(90),
             route_protocol: 80,
             route_source: None,
+            route_source_v6: None,
             remove_external_routes: true,
             allow_conntrack_invalid: false,
             ip_forwarding: true,
-            nat_outgoing_address: None,
+            source_spoofing: false,
+            floating_ips: false,
+            nat_outgoing_addresses: Vec::new(),
+            nat_port_range: None,
             nat_outgoing_interface: None,
+            metadata_address: Some(Ipv4Addr::LOCALHOST.into()),
+            metadata_port: 8775,
             mtu_interfaces: Some(InterfacePattern::host_interfaces()),
             log_prefix: "calico-packet".to_owned(),
             log_level: "info".to_owned(),
@@ -198,6 +223,22 @@ impl Default for Settings {
             endpoint_reporting: false,
             endpoint_reporting_delay: Duration::from_secs(1),
             endpoint_status_prefix: None,
+        }
+    }
+}
+
+impl Settings {
+    /// True when interfaces of OpenStack's guests are among those of pods: only for these there are
+    /// exceptions from policy.
+    pub fn has_openstack(&self) -> bool {
+        self.interface_prefixes.iter().any(|prefix| prefix == OPENSTACK_PREFIX)
+    }
+
+    /// Where the metadata service answers that OpenStack's guests ask.
+    pub fn metadata_service(&self) -> Option<SocketAddrV4> {
+        match self.metadata_address.filter(|_| self.has_openstack())? {
+            IpAddr::V4(address) => Some(SocketAddrV4::new(address, self.metadata_port)),
+            IpAddr::V6(_) => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It reads tables, sets and kernel parameters, and writes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use calico_datastore::model::{Family, InterfaceName};
@@ -93,7 +93,7 @@ pub async fn preview(
     let counters = Counters::default();
     let sysctls = Sysctls::new(proc_sys, counters.clone());
     let mut interfaces = Interfaces::default();
-    interfaces.rebuild(state);
+    interfaces.rebuild(state, &world.links);
 
     let known: Vec<Family> = Family::ALL.into_iter().filter(|f| sysctls.has(*f)).collect();
     let mut on = Vec::new();
@@ -103,7 +103,7 @@ pub async fn preview(
         let renderer = Renderer::new(settings, family, dataplane.random_fully)
             .ok_or(PreviewError::Marks(settings.mark_mask))?;
         let mut wanted = FamilyTables::new(family, counters.clone());
-        renderer.all(state, interfaces.macs(), &mut wanted);
+        renderer.all(state, &interfaces, &mut wanted);
         if !renderer.is_off() {
             on.push(family);
         }
@@ -129,8 +129,11 @@ pub async fn preview(
             }
         }
     }
-    let present: BTreeSet<InterfaceName> =
-        interfaces.names().filter(|name| world.links.contains_key(*name)).cloned().collect();
+    let present: BTreeMap<InterfaceName, bool> = interfaces
+        .names()
+        .filter(|name| world.links.contains_key(*name))
+        .map(|name| (name.clone(), interfaces.is_spoofer(name, Family::V4)))
+        .collect();
     let pending = sysctls.pending(&present, &on, settings.ip_forwarding);
     let sysctls = pending
         .into_iter()

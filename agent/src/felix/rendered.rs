@@ -12,7 +12,7 @@ use super::iptables::render::Renderer;
 use super::iptables::save::Table;
 use super::iptables::tables::FamilyTables;
 use super::sets;
-use crate::desired::DesiredState;
+use crate::reconcile::World;
 
 /// The ruleset of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,13 +23,15 @@ pub struct Rendered {
     pub sets: String,
 }
 
-/// Renders a state; `None` when the mark mask of its settings has too few bits.
-pub fn rendered(state: &DesiredState, family: Family) -> Option<Rendered> {
+/// Renders a state on a host with these interfaces; `None` when the mark mask of its settings has too
+/// few bits.
+pub fn rendered(world: &World, family: Family) -> Option<Rendered> {
+    let state = &*world.desired;
     let renderer = Renderer::new(&state.settings, family, true)?;
     let mut interfaces = Interfaces::default();
-    interfaces.rebuild(state);
+    interfaces.rebuild(state, &world.links);
     let mut tables = FamilyTables::new(family, Counters::default());
-    renderer.all(state, interfaces.macs(), &mut tables);
+    renderer.all(state, &interfaces, &mut tables);
     let text = Table::ALL.into_iter().map(|table| table_text(&tables, table)).collect();
     if renderer.is_off() {
         return Some(Rendered { tables: text, sets: String::new() });

@@ -61,6 +61,7 @@ fn state() -> DesiredState {
         mac: Some("ca:fe:1d:52:bb:e1".parse().unwrap()),
         addresses: vec!["192.168.0.1".parse().unwrap(), "fd80::1".parse().unwrap()],
         nat: vec![("192.168.0.1".parse().unwrap(), "203.0.113.1".parse().unwrap())],
+        spoof: Vec::new(),
         class: class.id(),
     };
     let side = |set: &str, ports: &str| SideMatch {

@@ -206,6 +206,7 @@ pub(crate) fn objects(state: &Value) -> Result<Objects, String> {
                     mac: value["Mac"].as_str().map(|mac| mac.parse().unwrap()),
                     addresses: cidrs([&value["IPv4Nets"], &value["IPv6Nets"]]),
                     nat: Vec::new(),
+                    spoof: Vec::new(),
                     profiles: names(&value["ProfileIDs"]),
                     labels: labels(&value["Labels"]),
                     ports: named_ports(&value["Ports"]),

@@ -1,10 +1,11 @@
 //! The tables of a running Felix, and the packets of a connection.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use calico_agent::desired::{DesiredState, Member};
 use calico_agent::felix::rendered::rendered;
-use calico_agent::reconcile::Wake;
+use calico_agent::reconcile::{Wake, World};
 use calico_datastore::model::{Action, Cidr, Family, Protocol, TierAction};
 use calico_ruleset::{Fate, Host as Machine, Outcome, Packet, Ruleset, State};
 
@@ -120,9 +121,10 @@ fn what_the_kernel_holds_means_what_was_rendered() {
         let pods = [host.pod(1), host.pod(2)];
         let state = state(flavour, &pods);
         host.apply(&state, Wake::Start);
+        let world = World { desired: Arc::new(state), links: host.links.clone() };
         let mut counts = [0, 0];
         for (family, own, version) in FAMILIES {
-            let text = rendered(&state, family).unwrap();
+            let text = rendered(&world, family).unwrap();
             let ours = Ruleset::parse(own, &text.tables, &text.sets).unwrap();
             let theirs = printed(host, own, version);
             assert_eq!(ours.len(), theirs.len(), "{}\n{}", text.tables, host.saved(version));

@@ -8,6 +8,7 @@ use calico_agent::acl::Calculator;
 use calico_agent::config::{AllowAction, DenyAction, HostAction, Settings};
 use calico_agent::desired::{DesiredState, LocalEndpoint};
 use calico_agent::felix::rendered::{Rendered, rendered};
+use calico_agent::routes::monitor::Link;
 use calico_datastore::model::{Family, Mac, Name, Update, WorkloadEndpointId};
 use calico_reference::Direction;
 use calico_ruleset::{Host, Outcome, Packet, Ruleset, State};
@@ -90,7 +91,14 @@ impl Subject {
     }
 
     fn of(state: Arc<DesiredState>) -> Self {
-        let texts = Family::ALL.map(|family| rendered(&state, family).unwrap());
+        // Every endpoint's interface is there and up.
+        let interfaces = state.endpoints.values().map(|one| one.interface.clone());
+        let links = interfaces
+            .zip(1..)
+            .map(|(name, index)| (name, Link { index, up: true, ..Link::default() }));
+        let world =
+            calico_agent::reconcile::World { desired: Arc::clone(&state), links: links.collect() };
+        let texts = Family::ALL.map(|family| rendered(&world, family).unwrap());
         let rulesets = Family::ALL.map(|family| {
             let text = &texts[place(family)];
             read(family, text).unwrap_or_else(|error| panic!("{error}\n{}", text.tables))

@@ -44,7 +44,7 @@ pub(super) fn graft(old: &Update, new: &Update, pick: usize) -> Update {
             let object = one_of!(
                 old,
                 new,
-                [interface, active, mac, addresses, nat, profiles, labels, ports]
+                [interface, active, mac, addresses, nat, spoof, profiles, labels, ports]
             );
             Update::WorkloadEndpoint(id.clone(), object)
         }

@@ -52,6 +52,7 @@ pub(super) fn wep(workload: &str, addresses: &str) -> WorkloadEndpoint {
         mac: None,
         addresses: addresses.split_whitespace().map(|a| a.parse().unwrap()).collect(),
         nat: Vec::new(),
+        spoof: Vec::new(),
         profiles: Vec::new(),
         labels: Labels::default(),
         ports: Vec::new(),

@@ -170,11 +170,13 @@ fn host(names: &Names) -> impl Strategy<Value = &'static str> + use<> {
 fn workload(names: &Names) -> impl Strategy<Value = Update> + use<> {
     let place = (host(names), select(names.workloads));
     let look = (select(LABELS), select(PROFILES), select(ADDRESSES), select(PORTS));
+    let spoof = select(&["", "", "", "10.9.0.0/16", "0.0.0.0/0 ::/0 10.9.0.0/16 10.9.0.0/16"]);
     let rest = (
         select(names.interfaces),
         proptest::bool::weighted(0.9),
         proptest::option::weighted(0.2, Just("ee:ee:ee:ee:ee:ee")),
         proptest::bool::weighted(0.15),
+        spoof,
     );
     (place, look, rest).prop_map(|((node, id), (own, profiles, addresses, ports), rest)| {
         let mut endpoint = wep(rest.0, addresses);
@@ -184,6 +186,7 @@ fn workload(names: &Names) -> impl Strategy<Value = Update> + use<> {
             let internal = endpoint.addresses[0].address();
             endpoint.nat = vec![(internal, "172.18.0.9".parse().unwrap())];
         }
+        endpoint.spoof = rest.4.split_whitespace().map(|net| net.parse().unwrap()).collect();
         endpoint.labels = labels(own);
         endpoint.profiles = super::make::names(profiles);
         endpoint.ports = ports.iter().copied().map(port).collect();

@@ -145,6 +145,7 @@ impl Rig {
             mac: Some(edit.mac),
             addresses: vec![Cidr::host(address)],
             nat: vec![],
+            spoof: vec![],
             class: AclClass::default().id(),
         };
         self.desired.send_modify(|state| {

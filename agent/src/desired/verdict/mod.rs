@@ -5,6 +5,7 @@
 //! type. Which interface a packet came from is not among them, so an address stands for the
 //! endpoint that may use it.
 
+mod openstack;
 mod reason;
 mod rule;
 #[cfg(test)]
@@ -111,6 +112,8 @@ pub enum Reason {
     Loopback,
     /// What a host with IPv6 has to hear from its endpoints.
     NeighbourDiscovery,
+    /// What a guest of OpenStack may always ask of its host.
+    OpenStack,
     /// The endpoint allows it, and `DefaultEndpointToHostAction` drops what is for the host.
     ToHost,
     /// From the host itself: policy is not asked.
@@ -254,7 +257,7 @@ impl<'a> Judge<'a> {
         };
         let (allowed, reason) = if self.others.iter().any(|(other, _)| *other == id) {
             (false, Reason::NotInForce)
-        } else if !endpoint.addresses.iter().any(|net| net.contains(address)) {
+        } else if !self.may_use(endpoint, side, address) {
             (false, Reason::NotItsAddress)
         } else {
             self.decide(endpoint, side, flow, trace)
@@ -271,6 +274,14 @@ impl<'a> Judge<'a> {
         }
         let may = |e: &LocalEndpoint| e.addresses.iter().any(|net| net.contains(address));
         self.others.iter().filter(|(_, endpoint)| may(endpoint)).map(|(id, _)| *id).collect()
+    }
+
+    /// As a source also what it may spoof. Only where the endpoint is known beforehand: such an address
+    /// alone does not say that a flow is of it.
+    fn may_use(&self, endpoint: &LocalEndpoint, side: Side, address: IpAddr) -> bool {
+        let spoof = side == Side::Source && self.state.settings.source_spoofing;
+        let listed = endpoint.spoof.iter().filter(|_| spoof);
+        endpoint.addresses.iter().chain(listed).any(|net| net.contains(address))
     }
 
     fn owners(&self, address: IpAddr) -> Owners<'a> {
@@ -302,6 +313,9 @@ impl<'a> Judge<'a> {
             return self.walk(&class.ingress, side, flow, trace);
         }
         let to = flow.destination;
+        if openstack::asks_its_host(settings, &endpoint.interface, flow, self.host.contains(&to)) {
+            return (true, Reason::OpenStack);
+        }
         if to.is_ipv4() && to.is_loopback() {
             return (false, Reason::Loopback);
         }

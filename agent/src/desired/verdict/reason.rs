@@ -41,6 +41,7 @@ impl fmt::Display for Reason {
             Self::Tunnel => f.write_str("endpoints may not make tunnels"),
             Self::Loopback => f.write_str("loopback addresses are the host's own"),
             Self::NeighbourDiscovery => f.write_str("it is neighbour discovery"),
+            Self::OpenStack => f.write_str("OpenStack's guests may ask their host for it"),
             Self::ToHost => f.write_str("DefaultEndpointToHostAction is Drop"),
             Self::FromHost => f.write_str("it comes from the host itself"),
         }

@@ -135,6 +135,7 @@ fn state(rules: &[ActiveRules], ends: [TierAction; 2], missing: usize) -> Desire
                 .map(|ip| ip.parse().unwrap())
                 .to_vec(),
             nat: Vec::new(),
+            spoof: Vec::new(),
             class: class.id(),
         };
         state.endpoints.insert(id(name), Arc::new(endpoint));

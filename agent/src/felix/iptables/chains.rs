@@ -4,10 +4,13 @@
 //! changed object makes its own chains again and no others.
 
 mod nat;
+mod openstack;
 mod spoof;
 mod workload;
 
-use calico_datastore::model::{Action, Family, TierAction};
+use std::collections::BTreeMap;
+
+use calico_datastore::model::{Action, Family, InterfaceName, TierAction};
 
 use super::marks;
 use super::names;
@@ -18,7 +21,7 @@ use crate::desired::{ClassId, DesiredState, DirectionAcl};
 use crate::felix::ruleset::deny::{DeniedBy, DenyPoint};
 use crate::felix::ruleset::{Direction, Rule};
 
-pub use self::nat::nat;
+pub use self::nat::{Nat, nat};
 pub use self::spoof::raw;
 pub use self::workload::filter;
 
@@ -105,9 +108,11 @@ pub fn class(
 }
 
 /// The chain that finds the class of a packet's endpoint. One lookup per class: the pair of address
-/// and interface is in the set, or the rule does not apply. What is in none is dropped.
+/// and interface is in the set, or the rule does not apply. What is in none is dropped. `spoofers` are
+/// interfaces from which other addresses may come, each with its class: that of a source only.
 pub fn dispatch<'a>(
     classes: impl Iterator<Item = &'a ClassId>,
+    spoofers: Option<&BTreeMap<InterfaceName, ClassId>>,
     direction: Direction,
     family: Family,
 ) -> Vec<String> {
@@ -123,6 +128,15 @@ pub fn dispatch<'a>(
                 names::class(id, direction)
             )
         })
+        .chain(spoofers.into_iter().flatten().filter(|_| direction == Direction::Egress).map(
+            |(interface, id)| {
+                format!(
+                    "-i {interface} -m set --match-set {} src,src --goto {}",
+                    names::spoofed(family),
+                    names::class(id, direction)
+                )
+            },
+        ))
         .chain(["--jump DROP".to_owned()])
         .collect()
 }

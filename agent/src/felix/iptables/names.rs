@@ -132,6 +132,11 @@ pub fn local_endpoints(family: Family) -> String {
     set_of(family, "local-endpoints")
 }
 
+/// The set of the (prefix, interface) pairs that endpoints may send from besides their addresses.
+pub fn spoofed(family: Family) -> String {
+    set_of(family, "spoofed-sources")
+}
+
 /// The set of all pools.
 pub fn all_pools(family: Family) -> String {
     set_of(family, "all-ipam-pools")
@@ -181,7 +186,7 @@ mod tests {
         for family in Family::ALL {
             assert_eq!(class_set(family, &id).len(), 31);
             assert!(owns_set(&class_set(family, &id)));
-            assert!(local_endpoints(family).len() <= 31);
+            assert!(local_endpoints(family).len() <= 31 && spoofed(family).len() <= 31);
         }
         assert_eq!(class(&id, Direction::Egress).len(), 28);
         assert!(owns_chain(&class(&id, Direction::Egress)));

@@ -1,9 +1,11 @@
 //! Which chains a desired state needs, object by object: a change makes the chains of what changed
 //! again and no others.
 
+mod nat;
+
 use std::collections::BTreeMap;
 
-use calico_datastore::model::{Action, Family, InterfaceName, Mac, Name, PolicyId};
+use calico_datastore::model::{Action, Family, Name, PolicyId};
 
 use super::chains;
 use super::mac;
@@ -15,6 +17,7 @@ use super::save::Table;
 use super::tables::FamilyTables;
 use crate::config::{DenyAction, InsertMode, Settings};
 use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState, SetId};
+use crate::felix::endpoints::{InterfaceChanges, Interfaces};
 use crate::felix::ruleset::deny::{self, DeniedBy, DenyPoint};
 use crate::felix::ruleset::{self, Direction};
 
@@ -97,12 +100,7 @@ impl Renderer {
     }
 
     /// Everything anew.
-    pub fn all(
-        &self,
-        state: &DesiredState,
-        macs: &BTreeMap<InterfaceName, Mac>,
-        out: &mut FamilyTables,
-    ) {
+    pub fn all(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
         out.clear();
         if self.off {
             for table in [Table::Raw, Table::Filter] {
@@ -117,12 +115,10 @@ impl Renderer {
         for (id, class) in &state.classes {
             self.class(id, class, state, out);
         }
-        for (name, lines) in chains::filter(&state.settings, &self.style) {
-            out.put(Table::Filter, name, lines);
-        }
-        self.dispatch(state, out);
-        self.raw(state, macs, out);
-        self.nat(state, out);
+        self.base(state, interfaces, out);
+        self.dispatch(state, interfaces, out);
+        self.raw(state, interfaces, out);
+        self.nat(state, interfaces.externals(), out);
     }
 
     /// Every policy and profile, or with `others` false only the closed ones. Those that name a set for which `incomplete` says yes let nothing
@@ -156,7 +152,8 @@ impl Renderer {
         &self,
         state: &DesiredState,
         diff: &DesiredDiff,
-        macs: Option<&BTreeMap<InterfaceName, Mac>>,
+        interfaces: &Interfaces,
+        changes: &InterfaceChanges,
         out: &mut FamilyTables,
     ) {
         if self.off {
@@ -180,14 +177,17 @@ impl Renderer {
                 }
             }
         }
-        if !diff.classes.is_empty() {
-            self.dispatch(state, out);
+        if changes.spoofers {
+            self.base(state, interfaces, out);
         }
-        if let Some(macs) = macs {
-            self.raw(state, macs, out);
+        if !diff.classes.is_empty() || changes.spoofers {
+            self.dispatch(state, interfaces, out);
         }
-        if diff.pools {
-            self.nat(state, out);
+        if changes.macs || changes.spoofers {
+            self.raw(state, interfaces, out);
+        }
+        if diff.pools || !changes.moved.is_empty() {
+            self.nat(state, interfaces.externals(), out);
         }
     }
 
@@ -237,10 +237,20 @@ impl Renderer {
         }
     }
 
-    fn dispatch(&self, state: &DesiredState, out: &mut FamilyTables) {
+    /// What follows from the settings.
+    fn base(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
+        let spoofers = interfaces.spoofers().contains_key(&self.style.family);
+        for (name, lines) in chains::filter(&state.settings, &self.style, spoofers) {
+            out.put(Table::Filter, name, lines);
+        }
+    }
+
+    fn dispatch(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
+        let family = self.style.family;
+        let spoofers = interfaces.spoofers().get(&family);
         for direction in Direction::ALL {
             let active = state.classes.iter().filter(|(_, class)| class.active).map(|(id, _)| id);
-            let lines = chains::dispatch(active, direction, self.style.family);
+            let lines = chains::dispatch(active, spoofers, direction, family);
             out.put(Table::Filter, chains::dispatch_name(direction).to_owned(), lines);
         }
         self.ends(state, out);
@@ -267,32 +277,20 @@ impl Renderer {
         }
     }
 
-    fn raw(
-        &self,
-        state: &DesiredState,
-        macs: &BTreeMap<InterfaceName, Mac>,
-        out: &mut FamilyTables,
-    ) {
-        let tree = mac::tree(macs);
+    fn raw(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
+        let tree = mac::tree(interfaces.macs());
+        let spoofers = interfaces.spoofers().contains_key(&self.style.family);
         let root = tree.first().map(|(name, _)| name.clone());
-        let mut chains = chains::raw(&state.settings, self.style.family, root.as_deref());
+        let mut chains = chains::raw(&state.settings, self.style.family, root.as_deref(), spoofers);
         chains.extend(tree);
         out.replace(Table::Raw, chains, jumps(Table::Raw, &state.settings));
         out.jumps(Table::Filter, jumps(Table::Filter, &state.settings));
-    }
-
-    fn nat(&self, state: &DesiredState, out: &mut FamilyTables) {
-        let family = self.style.family;
-        let any = state.pools.iter().any(|(cidr, nat)| *nat && cidr.family() == family);
-        let chains = chains::nat(&state.settings, family, any, self.random_fully);
-        let jumps = if any { jumps(Table::Nat, &state.settings) } else { Vec::new() };
-        out.replace(Table::Nat, chains, jumps);
     }
 }
 
 /// Our jumps in the kernel's chains of a table.
 ///
-/// There is none in OUTPUT: packets of the host to its own pods are never policed. And the shared
+/// There is none in OUTPUT of `filter`: packets of the host to its own pods are never policed. And the shared
 /// chains are entered from chains of the kernel only, so nothing of ours is reachable otherwise.
 fn jumps(table: Table, settings: &Settings) -> Vec<Jump> {
     let place = match (settings.insert_mode, table) {
@@ -304,7 +302,11 @@ fn jumps(table: Table, settings: &Settings) -> Vec<Jump> {
     match table {
         Table::Raw => vec![jump("PREROUTING", "cali-PREROUTING")],
         Table::Mangle => Vec::new(),
-        Table::Nat => vec![jump("POSTROUTING", "cali-POSTROUTING")],
+        Table::Nat => vec![
+            jump("PREROUTING", "cali-PREROUTING"),
+            jump("OUTPUT", "cali-OUTPUT"),
+            jump("POSTROUTING", "cali-POSTROUTING"),
+        ],
         Table::Filter => {
             vec![jump("FORWARD", "cali-FORWARD"), jump("INPUT", "cali-INPUT")]
         }

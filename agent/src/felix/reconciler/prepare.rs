@@ -15,6 +15,7 @@ use crate::felix::iptables::probe::{Dataplane, ProbeError, probe};
 use crate::felix::iptables::render::Renderer;
 use crate::felix::iptables::tables::FamilyTables;
 use crate::felix::sets;
+use crate::routes::monitor::Links;
 
 impl Felix {
     /// Finds the iptables to use, unless that is known.
@@ -53,23 +54,22 @@ impl Felix {
     }
 
     /// Brings what should be up to date with `state`; returns what that means for sets.
-    pub(super) fn render(&mut self, state: &Arc<DesiredState>) -> Rendered {
+    pub(super) fn render(&mut self, state: &Arc<DesiredState>, links: &Links) -> Rendered {
         let old = self.rendered.replace(Arc::clone(state));
         let diff = old.as_ref().map(|old| state.diff(old));
         let (Some(old), Some(diff)) = (old, diff.filter(|diff| !diff.settings)) else {
             let before: BTreeSet<_> = self.endpoints.keys().cloned().collect();
-            let mut changes = self.interfaces.rebuild(state);
+            let mut changes = self.interfaces.rebuild(state, links);
             changes.touched.extend(before);
             for one in &mut self.families {
-                one.renderer.all(state, self.interfaces.macs(), &mut one.tables);
+                one.renderer.all(state, &self.interfaces, &mut one.tables);
             }
             self.sets_known = false;
             return Rendered { changes, phases: Phases::default() };
         };
-        let changes = self.interfaces.update(&diff.endpoints, state);
-        let macs = changes.macs.then(|| self.interfaces.macs());
+        let changes = self.interfaces.update(&diff.endpoints, state, links);
         for one in &mut self.families {
-            one.renderer.changed(state, &diff, macs, &mut one.tables);
+            one.renderer.changed(state, &diff, &self.interfaces, &changes, &mut one.tables);
         }
         let phases = sets::changed(&old, state, &diff, &changes, &self.family_list());
         Rendered { changes, phases }

@@ -46,6 +46,7 @@ fn state(profile: Vec<ActiveRule>, policy: Option<Vec<ActiveRule>>) -> DesiredSt
         mac: None,
         addresses: vec!["192.168.0.1/32".parse().unwrap()],
         nat: Vec::new(),
+        spoof: Vec::new(),
         class: class.id(),
     };
     state.endpoints.insert(id(), Arc::new(endpoint));

@@ -2,7 +2,8 @@
 
 use calico_datastore::model::Family;
 
-use super::{dispatch_name, interfaces, nd_lines};
+use super::spoof::unknown_source;
+use super::{dispatch_name, interfaces, nd_lines, openstack};
 use crate::config::{AllowAction, HostAction, RKT_METADATA_PORT, Settings};
 use crate::felix::iptables::marks;
 use crate::felix::iptables::names;
@@ -40,10 +41,11 @@ fn encapsulated() -> [String; 2] {
     [format!("-p udp -m udp --dport {VXLAN_PORT} --jump DROP"), format!("-p {IPIP} --jump DROP")]
 }
 
-/// The chains of the table `filter` that follow from the settings.
-pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> {
+/// The chains of the table `filter` that follow from the settings. `spoofers`: some endpoints may send
+/// from more than their own addresses.
+pub fn filter(settings: &Settings, style: &Style, spoofers: bool) -> Vec<(String, Vec<String>)> {
     let known = names::local_endpoints(style.family);
-    let unknown_source = format!("-m set ! --match-set {known} src,src --jump DROP");
+    let unknown_source = format!("{} --jump DROP", unknown_source(style.family, spoofers));
     let clear = marks::clear(style.marks.all());
     let both = |target: &str| -> Vec<String> {
         interfaces(settings)
@@ -81,7 +83,9 @@ pub fn filter(settings: &Settings, style: &Style) -> Vec<(String, Vec<String>)> 
         // Without these the pod cannot even find its host. The table raw has checked the source.
         to_host.extend(nd_lines("", "--jump ACCEPT"));
     }
+    to_host.extend(openstack::asks_for_an_address(settings, style.family, "--jump ACCEPT"));
     to_host.push(unknown_source);
+    to_host.extend(openstack::asks_its_host(settings, style.family));
     to_host.extend(connection_shortcuts(settings));
     to_host.push(clear);
     to_host.extend(encapsulated());
