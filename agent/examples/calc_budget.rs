@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use calico_agent::acl::Calculator;
 use calico_agent::config::Settings;
 use calico_datastore::model::{
-    Action, Cidr, Labels, Name, Order, Peer, Policy, PolicyId, PolicyKind, Rule, Selector, Update,
-    WorkloadEndpoint, WorkloadEndpointId,
+    Action, Cidr, Labels, Name, NetworkSet, NetworkSetId, Order, Peer, Policy, PolicyId,
+    PolicyKind, Rule, Selector, Update, WorkloadEndpoint, WorkloadEndpointId,
 };
 
 const HOST: &str = "host-0";
@@ -49,11 +49,24 @@ fn endpoint(number: u32, node: &str, group: u32) -> Update {
         mac: None,
         addresses: vec![Cidr::host(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number)))],
         nat: Vec::new(),
+        spoof: Vec::new(),
         profiles: Vec::new(),
         labels,
         ports: Vec::new(),
     };
     Update::WorkloadEndpoint(id, Some(Arc::new(endpoint)))
+}
+
+/// A network set of 100,000 addresses that counts as one of the pods of app 1, with one of its
+/// addresses by `variant`.
+fn network_set(variant: u32) -> Update {
+    let host = |number| Cidr::host(IpAddr::V4(Ipv4Addr::from_bits(number)));
+    let mut nets: Vec<Cidr> = (0..100_000).map(|number| host(0x0b00_0000 + number)).collect();
+    nets[50_000] = host(0x0c00_0000 + variant);
+    let labels = [("projectcalico.org/namespace", "default"), ("app", "app-1")];
+    let set = NetworkSet { nets, labels: labels.into_iter().collect(), profiles: Vec::new() };
+    let id = NetworkSetId { namespace: Some("default".into()), name: "large".into() };
+    Update::NetworkSet(id, Some(Arc::new(set)))
 }
 
 /// Lets the pods of one app talk to those of another.
@@ -64,6 +77,7 @@ fn policy(number: u32) -> Update {
     let source = Peer { selector: Some(selector(number + 1)), ..Peer::default() };
     let policy = Policy {
         tier: Some(Name::from("default")),
+        tier_label: None,
         order: Order::LAST,
         selector: selector(number),
         ingress: vec![Rule { source, ..Rule::any(Action::Allow) }],
@@ -72,6 +86,7 @@ fn policy(number: u32) -> Update {
         governs_egress: false,
         kind: PolicyKind::Normal,
         apply_on_forward: false,
+        needed_everywhere: false,
     };
     let id = PolicyId { namespace: Some("default".into()), name: format!("p{number}").into() };
     Update::Policy(id, Some(Arc::new(policy)))
@@ -137,4 +152,20 @@ fn main() {
         .collect();
     times.sort_unstable();
     println!("one remote endpoint more, with diff: p50 {:?}, p99 {:?}", times[500], times[990]);
+    // One CIDR of a large network set that a set here holds.
+    calculator.apply([network_set(0)]);
+    last = calculator.desired(Arc::clone(&settings), 1);
+    let mut times: Vec<Duration> = (1..=100)
+        .map(|variant| {
+            let update = network_set(variant);
+            let start = Instant::now();
+            calculator.apply([update]);
+            let new = calculator.desired(Arc::clone(&settings), 1);
+            assert_eq!(new.diff(&last).sets_changed.len(), 1);
+            last = new;
+            start.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    println!("one of 100,000 CIDRs, with diff: p50 {:?}, p99 {:?}", times[50], times[98]);
 }

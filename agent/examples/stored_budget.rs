@@ -41,6 +41,7 @@ fn state(endpoints: usize, sets: usize, members: usize) -> DesiredState {
         let members = AddressSet { kind, selector, members: members.collect() };
         let policy = PolicyId { namespace: None, name: Name::from(format!("default.p{number}")) };
         let rule = ActiveRule {
+            origin: 0,
             action: Action::Allow,
             family: None,
             protocol: None,
@@ -76,6 +77,7 @@ fn state(endpoints: usize, sets: usize, members: usize) -> DesiredState {
             mac: Some("ca:fe:1d:52:bb:e1".parse().unwrap()),
             addresses: vec![address(number)],
             nat: Vec::new(),
+            spoof: Vec::new(),
             class: classes[number % classes.len()].clone(),
         };
         state.endpoints.insert(id, Arc::new(endpoint));

@@ -7,6 +7,9 @@
 //! It acts at once when idle. While it is busy, batches pile up in its queue and are taken in one
 //! go, so that a burst costs one new state and not one per batch.
 
+mod last_good;
+mod news;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,12 +17,12 @@ use std::time::SystemTime;
 use calico_datastore::backend::{Batch, SyncEvent};
 use calico_datastore::layout::{Rejection, v3};
 use calico_datastore::model::{FelixConfiguration, Name, Update};
-use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::acl::Calculator;
+use self::last_good::LastGood;
+use self::news::{Notices, notice_news};
+use crate::acl::{Calculator, Generation};
 use crate::config::{Env, FileConfig, Resolution, Settings, Sources, announce, resolve};
 use crate::desired::DesiredState;
 use crate::status::overview::SyncState;
@@ -124,12 +127,15 @@ pub fn once(node: Name, layers: Layers, batch: Batch) -> (Arc<DesiredState>, Syn
     calculation.resolve();
     let settings = Arc::clone(&calculation.settings);
     let desired = calculation.calculator.desired(settings, calculation.sync.revision);
+    calculation.sync.policy_order = calculation.policy_order();
+    calculation.sync.kept = calculation.last_good.kept();
     (desired, calculation.sync)
 }
 
 struct Calculation {
     node_configuration: Name,
     calculator: Calculator,
+    last_good: LastGood,
     layers: Arc<Layers>,
     felix: BTreeMap<Name, Arc<FelixConfiguration>>,
     settings: Arc<Settings>,
@@ -159,6 +165,7 @@ impl Calculation {
         Self {
             node_configuration: FelixConfiguration::name_of(&node),
             calculator: Calculator::new(node),
+            last_good: LastGood::default(),
             layers,
             felix: felix.filter_map(|(name, value)| Some((name, value?))).collect(),
             settings: Arc::default(),
@@ -208,7 +215,6 @@ impl Calculation {
         self.sync.complete = true;
         self.sync.waiting = None;
         self.sync.revision = batch.revision;
-        self.note_refused(batch.rejections, batch.accepted);
         for (kind, count) in batch.unsupported {
             if count == 0 {
                 self.sync.unsupported.remove(&kind);
@@ -229,15 +235,20 @@ impl Calculation {
                 update => updates.push(update),
             }
         }
+        let updates = self.last_good.take(updates, &batch.rejections, &batch.accepted);
+        self.note_refused(batch.rejections, batch.accepted);
         self.calculator.apply(updates);
     }
 
     /// Remembers which keys are refused, and says it.
     fn note_refused(&mut self, rejections: Vec<Rejection>, accepted: Vec<String>) {
         let now = Instant::now();
-        for Rejection { key, reason, .. } in rejections {
+        for Rejection { key, id, reason } in rejections {
             if self.sync.rejected.get(&key) != Some(&reason) {
                 match self.said.refused.ask(now) {
+                    Say::This if id.as_ref().is_some_and(|id| self.last_good.keeps(id)) => {
+                        tracing::error!(key, reason, "refused a value; its last version counts")
+                    }
                     Say::This if v3::LAYOUT.contains(&key) => {
                         tracing::error!(key, reason, "refused a value; the object counts as absent")
                     }
@@ -281,6 +292,11 @@ impl Calculation {
         }
         if self.sync.complete {
             let desired = self.calculator.desired(Arc::clone(&self.settings), self.sync.revision);
+            let order = self.policy_order();
+            if self.sync.policy_order != order {
+                tracing::info!("policies are {order}");
+                self.sync.policy_order = order;
+            }
             outputs.desired.send_if_modified(|current| {
                 let changed = current.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &desired));
                 if changed {
@@ -298,6 +314,7 @@ impl Calculation {
                 changed
             });
         }
+        self.sync.kept = self.last_good.kept();
         outputs.sync.send_if_modified(|current| {
             let changed = *current != self.sync;
             if changed {
@@ -326,6 +343,22 @@ impl Calculation {
         });
     }
 
+    /// Whose names and order of policies hold, and who says so.
+    fn policy_order(&self) -> String {
+        let generation = self.calculator.generation();
+        match (self.settings.calico_version, self.calculator.stored_version()) {
+            (Some(version), _) => {
+                format!("in the order of Calico {generation} (CalicoVersion is set to {version})")
+            }
+            (None, Some(version)) if generation != Generation::Unversioned => {
+                format!("in the order of Calico {generation} (ClusterInformation says {version})")
+            }
+            (None, _) => "in an order that fits all versions of Calico that agree with what is \
+                          stored (ClusterInformation says none)"
+                .to_owned(),
+        }
+    }
+
     fn store_settings(&self) -> StoreSettings {
         StoreSettings {
             node: self.felix.get(&self.node_configuration).cloned(),
@@ -346,39 +379,14 @@ impl Calculation {
         if *self.settings != resolution.settings {
             self.settings = Arc::new(resolution.settings.clone());
         }
+        let updates = self.last_good.set_mode(self.settings.invalid_policy);
+        if !updates.is_empty() {
+            let (mode, count) = (self.settings.invalid_policy, updates.len());
+            tracing::warn!(count, "refused policies and what they are made of now count as {mode}");
+        }
+        self.calculator.apply(updates);
         self.resolution = Some(resolution);
     }
-}
-
-type Notices = OrdMap<Arc<str>, Arc<str>>;
-
-/// What is new about something that is in the store and not in force.
-#[derive(Debug, PartialEq, Eq)]
-enum News<'a> {
-    Raised(&'a str, &'a str),
-    Over(&'a str),
-}
-
-impl News<'_> {
-    fn log(&self, sparing: &mut Sparing) {
-        match (sparing.ask(Instant::now()), self) {
-            (Say::This, Self::Raised(subject, message)) => tracing::warn!(subject, "{message}"),
-            (Say::This, Self::Over(subject)) => tracing::info!(subject, "is in force, or gone"),
-            (Say::More, _) => tracing::warn!("more news of this kind; see calico-agent status"),
-            (Say::Nothing, _) => {}
-        }
-    }
-}
-
-/// One warning when a notice comes or changes, one line when it goes.
-fn notice_news<'a>(before: &'a Notices, now: &'a Notices) -> Vec<News<'a>> {
-    let changes = before.diff(now).map(|change| match change {
-        DiffItem::Add(subject, message) | DiffItem::Update { new: (subject, message), .. } => {
-            News::Raised(subject, message)
-        }
-        DiffItem::Remove(subject, _) => News::Over(subject),
-    });
-    changes.collect()
 }
 
 #[cfg(test)]

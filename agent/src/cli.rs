@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Flags;
+use crate::explain::Question;
 use crate::paths::Paths;
 
 /// The exit codes, in `--help` and for [`std::process::exit`].
@@ -20,10 +21,14 @@ pub mod exit {
     pub const CHANGES: u8 = 2;
     /// `status`: the agent answers, and something keeps the host from being as it should be.
     pub const DEGRADED: u8 = 3;
-    /// `status`: no agent answers.
+    /// `status`, `denied`, `explain`: no agent answers.
     pub const NOT_RUNNING: u8 = 4;
     /// `reset`: an agent is running, or what one started; nothing was touched.
     pub const RUNNING: u8 = 5;
+    /// `explain`: policy denies it.
+    pub const DENIED: u8 = 6;
+    /// `explain`: what is known allows it, and one side is not known here.
+    pub const UNKNOWN: u8 = 7;
     /// The command line is wrong: `EX_USAGE` of sysexits(3). clap's own code is 2, which is what
     /// `plan` says when there is something to do.
     pub const USAGE: u8 = 64;
@@ -36,6 +41,8 @@ In a hurry:
   calico-agent status
   calico-agent check                      what this host lacks, and what to do about it
   calico-agent plan                       what the agent would write now
+  calico-agent explain --from web --to 10.0.0.7 --port 443     whether policy allows it, and why
+  calico-agent denied --follow            which packets policy denies, and why
   systemctl status calico-agent; journalctl -u calico-agent
   journalctl CALICO_ENDPOINT=<endpoint>   what happened to one endpoint
 
@@ -44,12 +51,15 @@ IP, IP6, AS, FELIX_<Parameter>), agent.toml in the configuration directory, Feli
 default in the datastore.
 
 Exit codes:
-  0  well (status: the host is as it should be; check: nothing failed; plan: nothing to do)
+  0  well (status: the host is as it should be; check: nothing failed; plan: nothing to do;
+     explain: policy allows it, or is not asked)
   1  it does not work; the last line says why (check: something failed; plan: it could not tell)
   2  plan: the agent would write something
   3  status: degraded, the output says what is missing
-  4  status: no agent is running
+  4  status, denied, explain: no agent is running
   5  reset: an agent is running, or what one started (BIRD too); nothing was touched
+  6  explain: policy denies it
+  7  explain: what is known allows it, and one side is not known here
   64  wrong command line";
 
 /// Enforces Calico's policy on this host and distributes its routes.
@@ -81,6 +91,21 @@ pub enum Command {
     /// nothing is to be done, 2 when something is, 1 when it cannot be told. What is written to the
     /// datastore is not shown. It counts calico.env as `check` does.
     Plan(PlanArgs),
+    /// Say whether policy allows a packet, and which rule decides.
+    ///
+    /// Asks the running agent; or, with --offline, --datastore or --with, calculates it from the
+    /// datastore, for every host that is concerned and with changes that are not applied yet.
+    /// A peer is an address, a network, `host` or the name of a host, `outside`, or a pod: by its
+    /// workload (namespace/name, or the name alone), its interface, its endpoint as `status` shows it,
+    /// or the beginning of its name, such as the container's id. The exit code is 0 when it is allowed
+    /// or policy is not asked, 6 when it is denied, 7 when one side is not known here, 1 when it cannot
+    /// be told, 4 when no agent answers.
+    Explain(ExplainArgs),
+    /// Show which packets policy has denied of late, and what denied them.
+    ///
+    /// The setting DeniedLog must be on: the kernel then reports some packets a second of each policy
+    /// that denies. The exit code is 1 when nothing is reported, with the reason; 4 without an agent.
+    Denied(DeniedArgs),
     /// Remove what the agent, or an original Felix before it, left on this host, and only that.
     ///
     /// Rules, chains and address sets of both kinds of iptables and both families, pod routes and
@@ -160,6 +185,23 @@ pub struct StatusArgs {
     pub run_dir: PathBuf,
 }
 
+/// `calico-agent denied`.
+#[derive(Clone, Debug, Args)]
+pub struct DeniedArgs {
+    /// Go on with those that come, until interrupted.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only of this endpoint, or of what is part of its name or of its interface's.
+    #[arg(long, value_name = "TEXT")]
+    pub endpoint: Option<String>,
+    /// How to print them; json = one object a line.
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The run directory of the agent that is asked.
+    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
+    pub run_dir: PathBuf,
+}
+
 /// `calico-agent reset`.
 #[derive(Clone, Debug, Args)]
 pub struct ResetArgs {
@@ -210,6 +252,120 @@ pub struct PlanArgs {
     pub output: Output,
 }
 
+/// `calico-agent explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// Who sends: a pod, an address, a network, a host, or `outside`.
+    #[arg(long, value_name = "POD|IP", required_unless_present = "graph")]
+    pub from: Option<String>,
+    /// Who is sent to.
+    #[arg(long, value_name = "POD|IP", required_unless_present = "graph")]
+    pub to: Option<String>,
+    /// Instead: who reaches whom on this host, as a graph; for --protocol and --port, or without
+    /// them for every port that policies name.
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with_all = ["from", "to"])]
+    pub graph: Option<GraphFormat>,
+    /// tcp, udp, sctp, icmp, or a number [default: tcp].
+    #[arg(long, value_name = "NAME")]
+    pub protocol: Option<String>,
+    /// The destination's port: a number, or the name that its endpoint gives to one.
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<String>,
+    /// The source's port.
+    #[arg(long, value_name = "PORT")]
+    pub source_port: Option<u16>,
+    /// Type of the ICMP message [default: echo request].
+    #[arg(long = "type", value_name = "NUMBER")]
+    pub icmp_type: Option<u8>,
+    /// Code of the ICMP message [default: 0].
+    #[arg(long = "code", value_name = "NUMBER")]
+    pub icmp_code: Option<u8>,
+    /// Calculate it from the datastore that this host is told to use, and do not ask the agent.
+    #[arg(long)]
+    pub offline: bool,
+    /// As if these manifests were applied; may be given several times. Implies --offline.
+    #[arg(long, value_name = "FILE")]
+    pub with: Vec<PathBuf>,
+    /// As if this object were not there: GlobalNetworkPolicy/default.x, NetworkPolicy/ns/default.y;
+    /// may be given several times. Implies --offline.
+    #[arg(long, value_name = "KIND/NAME")]
+    pub without: Vec<String>,
+    /// Which datastore: etcd, or dir:/path. Implies --offline [env: CALICO_DATASTORE].
+    #[arg(long, value_name = "STORE")]
+    pub datastore: Option<String>,
+    /// URLs of etcd with commas between. Implies --offline [env: ETCD_ENDPOINTS].
+    #[arg(long, value_name = "URLS")]
+    pub etcd_endpoints: Option<String>,
+    /// This host's name in the cluster, when it is calculated [env: NODENAME].
+    #[arg(long, value_name = "NAME")]
+    pub nodename: Option<String>,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The same as --output json.
+    #[arg(long)]
+    pub json: bool,
+    /// Where agent.toml is.
+    #[arg(long, value_name = "DIR", env = "CALICO_CONFIG_DIR", default_value = "/etc/calico")]
+    pub config_dir: PathBuf,
+    /// The run directory of the agent that is asked.
+    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
+    pub run_dir: PathBuf,
+    /// The agent's state directory.
+    #[arg(long, value_name = "DIR", env = "CALICO_STATE_DIR", default_value = "/var/lib/calico")]
+    pub state_dir: PathBuf,
+}
+
+impl ExplainArgs {
+    /// True when it is to be calculated from the datastore.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+            || self.datastore.is_some()
+            || self.etcd_endpoints.is_some()
+            || !self.with.is_empty()
+            || !self.without.is_empty()
+    }
+
+    /// What is asked.
+    pub fn question(&self) -> Question {
+        Question {
+            from: self.from.clone().unwrap_or_default(),
+            to: self.to.clone().unwrap_or_default(),
+            protocol: self.protocol.clone(),
+            port: self.port.clone(),
+            source_port: self.source_port,
+            icmp_type: self.icmp_type,
+            icmp_code: self.icmp_code,
+        }
+    }
+
+    /// What `run` would be told, to look at the datastore that it would use.
+    pub fn run(&self) -> RunArgs {
+        RunArgs {
+            config_dir: self.config_dir.clone(),
+            run_dir: self.run_dir.clone(),
+            state_dir: self.state_dir.clone(),
+            nodename: self.nodename.clone(),
+            ip: None,
+            ip6: None,
+            as_number: None,
+            etcd_endpoints: self.etcd_endpoints.clone(),
+            datastore: self.datastore.clone(),
+        }
+    }
+}
+
+/// How a graph is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    /// The language of Graphviz.
+    Dot,
+    /// A picture.
+    Svg,
+    /// The document that the others are made of.
+    Json,
+}
+
 /// How an answer is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -250,7 +406,8 @@ mod tests {
     fn the_help_names_each_exit_code() {
         let help = Cli::command().render_help().to_string();
         let codes = [exit::OK, exit::FAILURE, exit::CHANGES, exit::DEGRADED, exit::NOT_RUNNING];
-        for code in codes.into_iter().chain([exit::RUNNING, exit::USAGE]) {
+        let more = [exit::RUNNING, exit::DENIED, exit::UNKNOWN, exit::USAGE];
+        for code in codes.into_iter().chain(more) {
             assert!(help.contains(&format!("\n  {code}  ")), "{code} is missing in\n{help}");
         }
         assert!(Cli::try_parse_from(["calico-agent", "status", "--output", "yaml"]).is_err());

@@ -23,6 +23,7 @@ use crate::api::server::{self, ServerError};
 use crate::calculation::{self, Layers, Outputs};
 use crate::collector::{self, CollectorState};
 use crate::config::{Flags, Local, Settings, set_locally};
+use crate::denied;
 use crate::exec::Exec;
 use crate::felix::hosts::lifelines;
 use crate::felix::watch::Watch;
@@ -264,6 +265,15 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         heartbeat: watchdog.register("mtu"),
     };
     tasks.spawn("mtu", mtu::task::run(paths.mtu(), mtu_inputs, mtu_tx));
+    let book = denied::Book::default();
+    let (denied_tx, denied_problems) = watch::channel(Vec::new());
+    let denied_inputs = denied::Inputs {
+        desired: desired.clone(),
+        settings: settings.clone(),
+        links: monitor.links.clone(),
+        heartbeat: watchdog.register("denied packets"),
+    };
+    tasks.spawn("denied packets", denied::run(denied_inputs, book.clone(), denied_tx));
     let bird_steps = bird_exec.steps();
     let bird = Bird::new(paths.bird_config(), paths.bird_socket(), bird_exec);
     let touched = felix.changes().notify();
@@ -364,6 +374,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         silent: watchdog.silent(),
         kept,
         mtu,
+        denied: denied_problems,
+        book,
         collector,
         bird_socket: paths.bird_socket(),
         programs: Some(Exec::new(ASKED_LIMIT)),

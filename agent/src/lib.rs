@@ -14,6 +14,7 @@
 //! read actual, plan (pure), apply (dull), verify, report. [`daemon`] composes them.
 
 pub mod acl;
+pub mod age;
 pub mod api;
 pub mod atomic_file;
 pub mod calculation;
@@ -22,11 +23,14 @@ pub mod cli;
 pub mod collector;
 pub mod config;
 pub mod daemon;
+pub mod denied;
 pub mod desired;
 pub mod drift;
 pub mod exec;
+pub mod explain;
 pub mod felix;
 pub mod lock;
+mod netlink;
 pub mod node;
 pub mod paths;
 pub mod preview;
@@ -38,4 +42,3 @@ pub mod startup;
 pub mod status;
 pub mod stored;
 pub mod telemetry;
-pub mod timestamp;

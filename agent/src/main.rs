@@ -6,10 +6,15 @@ use calico_agent::api::{client, table};
 use calico_agent::check;
 use calico_agent::check::finding::{self, Level};
 use calico_agent::cli::{
-    CheckArgs, Cli, Command, Output, PlanArgs, ResetArgs, RunArgs, StatusArgs, exit,
+    CheckArgs, Cli, Command, DeniedArgs, ExplainArgs, GraphFormat, Output, PlanArgs, ResetArgs,
+    RunArgs, StatusArgs, exit,
 };
 use calico_agent::config::Env;
 use calico_agent::daemon::{self, Options};
+use calico_agent::denied::Denied;
+use calico_agent::explain::document::Outcome;
+use calico_agent::explain::offline::{Changes, Read};
+use calico_agent::explain::{self, Question};
 use calico_agent::preview;
 use calico_agent::reset;
 use calico_agent::startup::{self, Startup};
@@ -25,6 +30,8 @@ fn main() -> ExitCode {
             Command::Status(args) => status(&args),
             Command::Check(args) => check(&args),
             Command::Plan(args) => plan(&args),
+            Command::Explain(args) => explain(&args),
+            Command::Denied(args) => denied(&args),
             Command::Reset(args) => reset(&args),
             Command::Version => {
                 say(concat!("calico-agent ", env!("CARGO_PKG_VERSION"), "\n"));
@@ -134,6 +141,113 @@ fn plan(args: &PlanArgs) -> u8 {
     if plan.is_empty() { exit::OK } else { exit::CHANGES }
 }
 
+fn denied(args: &DeniedArgs) -> u8 {
+    let paths = calico_agent::paths::Paths { run_dir: args.run_dir.clone(), ..Default::default() };
+    let Some(runtime) = small_runtime() else { return exit::FAILURE };
+    let wanted = |denied: &Denied| {
+        let Some(text) = &args.endpoint else { return true };
+        let names = [&denied.endpoint, &denied.interface];
+        names.into_iter().flatten().any(|name| name.contains(text))
+    };
+    let told = runtime.block_on(client::denied(&paths.api_socket(), args.follow, |denied| {
+        if !wanted(&denied) {
+            return true;
+        }
+        match args.output {
+            Output::Table => heard(&format!("{} {denied}\n", denied.time)),
+            Output::Json => serde_json::to_string(&denied).is_ok_and(|text| heard(&(text + "\n"))),
+        }
+    }));
+    match told {
+        Ok(false) if args.follow => {
+            complain("the agent tells no more: `calico-agent denied` says why");
+            exit::FAILURE
+        }
+        Ok(_) => exit::OK,
+        Err(error) => {
+            complain(&telemetry::chain(&error));
+            match error {
+                client::ClientError::Connect { .. } => exit::NOT_RUNNING,
+                _ => exit::FAILURE,
+            }
+        }
+    }
+}
+
+fn explain(args: &ExplainArgs) -> u8 {
+    let question = args.question();
+    let about = args.graph.is_none() || question.protocol.is_some() || question.port.is_some();
+    if let (true, Err(error)) = (about, question.packet()) {
+        complain(&error.to_string());
+        return exit::USAGE;
+    }
+    let Some(runtime) = small_runtime() else { return exit::FAILURE };
+    let code = runtime.block_on(explained(args, &question));
+    runtime.shutdown_background();
+    code.unwrap_or_else(|code| code)
+}
+
+/// The exit code, of success or of failure.
+async fn explained(args: &ExplainArgs, question: &Question) -> Result<u8, u8> {
+    let socket = args.run().paths().api_socket();
+    if let Some(format) = args.graph {
+        let graph = if args.is_offline() {
+            offline(args).await?.graph(question).await.map_err(|error| failed(&error))?
+        } else {
+            client::graph(&socket, question).await.map_err(|error| unanswered(&error))?
+        };
+        let text = match format {
+            GraphFormat::Dot => explain::graph::dot::render,
+            GraphFormat::Svg => explain::graph::svg::render,
+            GraphFormat::Json => {
+                let well = answer_with(Output::Json, &graph, |_| String::new());
+                return if well { Ok(exit::OK) } else { Err(exit::FAILURE) };
+            }
+        };
+        say(&text(&graph));
+        return Ok(exit::OK);
+    }
+    let explanation = if args.is_offline() {
+        offline(args).await?.explain(question).await.map_err(|error| failed(&error))?
+    } else {
+        client::explain(&socket, question).await.map_err(|error| unanswered(&error))?
+    };
+    let output = if args.json { Output::Json } else { args.output };
+    if !answer_with(output, &explanation, explain::render::render) {
+        return Err(exit::FAILURE);
+    }
+    Ok(match explanation.outcome() {
+        Outcome::Allowed | Outcome::Unpoliced => exit::OK,
+        Outcome::Denied => exit::DENIED,
+        Outcome::Unknown => exit::UNKNOWN,
+    })
+}
+
+/// Reads the datastore that the host is told to use.
+async fn offline(args: &ExplainArgs) -> Result<Read, u8> {
+    let run = args.run();
+    let env = startup::environment(&run.paths(), Env::of_process());
+    let startup = Startup::read(&run, env).map_err(|error| failed(&error))?;
+    let changes = Changes { with: args.with.clone(), without: args.without.clone() };
+    explain::offline::read(startup, &changes).await.map_err(|error| failed(&error))
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> u8 {
+    complain(&telemetry::chain(error));
+    exit::FAILURE
+}
+
+fn unanswered(error: &client::ClientError) -> u8 {
+    complain(&telemetry::chain(error));
+    match error {
+        client::ClientError::Connect { .. } => {
+            complain("--offline answers from the datastore, without an agent");
+            exit::NOT_RUNNING
+        }
+        _ => exit::FAILURE,
+    }
+}
+
 fn reset(args: &ResetArgs) -> u8 {
     let Some(runtime) = small_runtime() else { return exit::FAILURE };
     let env = startup::environment(&args.paths(), Env::of_process());
@@ -169,6 +283,13 @@ fn answer_with<T: Serialize>(output: Output, value: &T, table: impl Fn(&T) -> St
         },
     }
     true
+}
+
+/// Writes to standard output; false when nobody reads it any more.
+fn heard(text: &str) -> bool {
+    use std::io::Write as _;
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
 /// Writes to standard output; a closed pipe (`| head`) is not an error.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use calico_agent::cli::{Cli, exit};
 use calico_agent::config::UNSUPPORTED;
 
 fn document(name: &str) -> String {
@@ -26,8 +27,26 @@ fn architecture_lists_every_parameter_without_effect_and_why() {
 }
 
 #[test]
+fn the_page_about_explain_names_every_option_and_exit_code() {
+    let text = document("docs/explain.md");
+    let command = <Cli as clap::CommandFactory>::command();
+    let explain = command.find_subcommand("explain");
+    let options = explain.into_iter().flat_map(|explain| explain.get_arguments());
+    let options: Vec<_> = options.filter_map(|option| option.get_long()).collect();
+    assert!(options.len() > 15, "{options:?}");
+    for option in options {
+        assert!(text.contains(&format!("`--{option}`")), "--{option}");
+    }
+    for code in [exit::DENIED, exit::UNKNOWN, exit::FAILURE, exit::NOT_RUNNING, exit::USAGE] {
+        let (_, codes) = text.split_once("The exit code:").unwrap_or_default();
+        let codes = codes.split("\n\n").next().unwrap_or_default().replace('\n', " ");
+        assert!(codes.contains(&format!("; {code} ")), "{code} in {codes}");
+    }
+}
+
+#[test]
 fn every_path_that_readme_and_architecture_link_to_exists() {
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/explain.md"] {
         let text = document(name);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if !link.contains("://") && !link.starts_with('#') {

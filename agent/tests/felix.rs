@@ -16,6 +16,8 @@ mod churn;
 mod connections;
 #[path = "felix/contention.rs"]
 mod contention;
+#[path = "felix/denied.rs"]
+mod denied;
 #[path = "felix/disk.rs"]
 mod disk;
 #[path = "felix/economy.rs"]
@@ -32,10 +34,14 @@ mod hosts_change;
 mod leftovers;
 #[path = "felix/machines.rs"]
 mod machines;
+#[path = "felix/nat.rs"]
+mod nat;
 #[path = "felix/neighbours.rs"]
 mod neighbours;
 #[path = "felix/netns.rs"]
 mod netns;
+#[path = "felix/openstack.rs"]
+mod openstack;
 #[path = "felix/others_bugs.rs"]
 mod others_bugs;
 #[path = "felix/policy.rs"]

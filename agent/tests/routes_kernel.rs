@@ -4,6 +4,7 @@
 
 mod routes_support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use calico_agent::reconcile::{EndpointState, Reconciler as _, Wake};
@@ -360,11 +361,17 @@ fn a_source_address_is_used_and_a_wrong_one_is_told() {
     in_namespace(|| async {
         let mut builder = host().await;
         ip("addr add 192.0.2.1/32 dev lo").await;
+        ip("-6 addr add 2001:db8::1/128 dev lo nodad").await;
         builder.settings.route_source = Some("192.0.2.1".parse().unwrap());
+        builder.settings.route_source_v6 = Some("2001:db8::1".parse().unwrap());
         let mut routes_reconciler = reconciler();
         let report = routes_reconciler.reconcile(&builder.world(), Wake::Start).await;
         assert!(report.problems.is_empty(), "{:?}", report.problems);
-        assert!(routes().await.contains("10.65.0.2 dev cali1 proto 80 scope link src 192.0.2.1"));
+        let there = routes().await;
+        assert!(there.contains("10.65.0.2 dev cali1 proto 80 scope link src 192.0.2.1"), "{there}");
+        assert!(there.contains("fd00:65::2 dev cali1 proto 80 src 2001:db8::1"), "{there}");
+        let report = reconciler().reconcile(&builder.world(), Wake::Start).await;
+        assert_eq!(fact(&report.facts, "writes"), 0, "it is known again");
         builder.settings.route_source = Some("192.0.2.2".parse().unwrap());
         let report = routes_reconciler.reconcile(&builder.world(), Wake::Desired).await;
         let EndpointState::Error(reason) = &report.endpoints[&id("one")] else {
@@ -410,5 +417,48 @@ fn one_change_among_a_thousand_endpoints_costs_one() {
         let started = std::time::Instant::now();
         routes_reconciler.reconcile(&builder.world(), Wake::Retry).await;
         println!("everything read again: {:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn an_external_address_is_routed_to_its_pod_and_needs_no_neighbour() {
+    in_namespace(|| async {
+        let mut builder = host().await;
+        builder.settings.floating_ips = true;
+        for (name, nat) in [
+            ("one", [("10.65.0.2", "192.0.2.7"), ("fd00:65::2", "2001:db8::7")].as_slice()),
+            ("two", &[("10.65.0.3", "192.0.2.7"), ("10.65.0.3", "10.65.0.2")]),
+        ] {
+            let mut endpoint = (*builder.state.endpoints[&id(name)]).clone();
+            endpoint.nat =
+                nat.iter().map(|(a, b)| (a.parse().unwrap(), b.parse().unwrap())).collect();
+            builder.state.endpoints.insert(id(name), Arc::new(endpoint));
+        }
+        let mut reconciler = reconciler();
+        let report = reconciler.reconcile(&builder.world(), Wake::Start).await;
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        // Who asks for the same, or for another's own address, is not kept waiting.
+        assert!(report.endpoints.values().all(|state| *state == EndpointState::Up));
+        let first = routes().await;
+        for line in [
+            "192.0.2.7 dev cali1 proto 80 scope link",
+            "2001:db8::7 dev cali1 proto 80 metric 1024",
+            "10.65.0.2 dev cali1 proto 80 scope link",
+        ] {
+            assert!(first.contains(line), "{line} is missing in\n{first}");
+        }
+        let neighbours = ip("neigh show nud permanent").await;
+        assert!(!neighbours.contains("192.0.2.7") && !neighbours.contains("2001:db8::7"));
+
+        builder.remove("one");
+        reconciler.reconcile(&builder.world(), Wake::Desired).await;
+        let second = routes().await;
+        assert!(second.contains("192.0.2.7 dev cali2"), "the next one has it:\n{second}");
+        assert!(!second.contains("2001:db8::7"), "{second}");
+
+        builder.settings.floating_ips = false;
+        reconciler.reconcile(&builder.world(), Wake::Desired).await;
+        let third = routes().await;
+        assert!(!third.contains("192.0.2.7") && third.contains("10.65.0.3 dev cali2"), "{third}");
     });
 }

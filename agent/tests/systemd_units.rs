@@ -83,3 +83,35 @@ async fn the_installed_files_are_where_they_are_looked_for() {
     let script = text(project().join("packaging/install"));
     assert_eq!(script.matches(" systemd/").count(), every_file, "a file is not installed");
 }
+
+/// What a unit makes writable *if it is there* is made before: later it would stay read-only.
+#[tokio::test]
+async fn what_the_agent_may_write_to_is_there_before_it_starts() {
+    let unit = text(project().join("systemd/calico-agent.service"));
+    let optional = unit.lines().filter_map(|line| line.strip_prefix("ReadWritePaths=-"));
+    let optional: Vec<_> = optional.flat_map(str::split_whitespace).collect();
+    assert_eq!(optional, ["/run/xtables.lock", "/var/lib/cni"]);
+    let root = tempfile::tempdir().unwrap();
+    let given = |option: &str| format!("--{option}={}", root.path().display());
+    // Users are looked up below the root.
+    std::fs::create_dir(root.path().join("etc")).unwrap();
+    std::fs::write(root.path().join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
+    std::fs::write(root.path().join("etc/group"), "root:x:0:\n").unwrap();
+    let conf = root.path().join("usr/lib/tmpfiles.d/calico.conf");
+    std::fs::create_dir_all(conf.parent().unwrap()).unwrap();
+    std::fs::copy(project().join("systemd/calico.tmpfiles.conf"), &conf).unwrap();
+    let args = ["--create", &given("root"), "calico.conf"];
+    match Exec::default().run("systemd-tmpfiles", &args, b"").await {
+        Err(error) if error.is_missing() => {
+            println!("skipped: systemd-tmpfiles is not installed");
+            let lines = text(&conf);
+            assert!(optional.iter().all(|path| lines.contains(&format!(" {path} 0"))), "{lines}");
+            return;
+        }
+        result => drop(result.unwrap()),
+    }
+    for path in optional {
+        assert!(root.path().join(path.trim_start_matches('/')).exists(), "{path}");
+    }
+    assert!(root.path().join("var/lib/cni").is_dir());
+}

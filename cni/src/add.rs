@@ -49,7 +49,7 @@ async fn locked_add(
     records: &Attachments,
 ) -> Result<(), CniError> {
     let (netns, ifname) = pod_side(call)?;
-    let store = datastore::open(&call.conf, dirs)?;
+    let store = datastore::open(&call.conf)?;
     let id = layout::id(&node, &call.container_id, &call.ifname);
     layout::check(&id).map_err(|error| {
         let msg = "CNI_CONTAINERID, CNI_IFNAME or this host's name cannot name an endpoint";
@@ -163,7 +163,8 @@ struct Add<'a> {
     facts: &'a Facts,
     id: &'a WorkloadEndpointId,
     record: Attachment,
-    /// The store did not say whether the endpoint is written: that may still happen.
+    /// The store did not say whether the endpoint is written: that may still happen. One that it
+    /// refused never comes, and leaves no record; what it refuses to take back does.
     unsure: bool,
 }
 

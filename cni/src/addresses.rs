@@ -1,14 +1,16 @@
 //! Which addresses a pod asks Calico's own address management for.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use calico_datastore::ipam::{Ipam, Owner, PoolChoice, Request};
 use calico_datastore::model::{Cidr, Family, Name};
 use calico_datastore::store::Store;
+use calico_datastore::timestamp;
 
 use crate::attachment::Attachment;
+use crate::failure;
 use crate::protocol::{CniError, Code, IpamConf};
-use crate::{birth, failure};
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,8 +98,10 @@ pub(crate) async fn assign<S: Store>(
     handle: &str,
     wanted: &Wanted,
 ) -> Result<Vec<IpAddr>, CniError> {
-    let attributes =
-        [("node".to_owned(), node.to_owned()), ("timestamp".to_owned(), birth::go_timestamp())];
+    let attributes = [
+        ("node".to_owned(), node.to_owned()),
+        ("timestamp".to_owned(), timestamp::go(SystemTime::now())),
+    ];
     let owner = Owner { handle: handle.to_owned(), attributes: attributes.into() };
     let mut given = vec![];
     if !wanted.exactly.is_empty() {

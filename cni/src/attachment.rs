@@ -197,6 +197,28 @@ impl Attachments {
         }
     }
 
+    /// Removes what a process left that was killed before it had written a record: the locks of
+    /// containers that have none and that nobody holds, and records that were only begun. Returns how
+    /// many containers had such.
+    ///
+    /// # Errors
+    /// When the directory cannot be read. One that does not exist holds none.
+    pub fn sweep(&self) -> Result<usize, AttachmentError> {
+        let mut swept = 0;
+        for name in file::without_record(&self.dir)? {
+            let path = self.dir.join(format!("{name}.lock"));
+            // Whoever has it is about to write one; and whoever waits for it meanwhile notices that
+            // its file is gone, see `lock`.
+            let Some(locked) = lock::lock(&path, Duration::ZERO)? else { continue };
+            if file::without_record(&self.dir)?.contains(&name) {
+                file::remove_begun(&self.dir, &name)?;
+                locked.finish();
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
     fn path(&self, container_id: &str, ifname: &str) -> PathBuf {
         self.dir.join(format!("{}_{}.json", escaped(container_id), escaped(ifname)))
     }

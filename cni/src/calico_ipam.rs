@@ -4,6 +4,7 @@
 //! the caller is who knows its attachments.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use calico_datastore::ipam::Ipam;
 use calico_datastore::model::{Family, Name};
@@ -12,7 +13,6 @@ use calico_datastore::store::AnyStore;
 use crate::attachment::Attachments;
 use crate::container::{handle, list};
 use crate::directories::Directories;
-use crate::gc::has_record;
 use crate::protocol::{CniError, Code, Command, Invocation, Ip, Success};
 use crate::{addresses, datastore, failure, pool, status};
 
@@ -23,7 +23,7 @@ pub(crate) async fn run(call: &Invocation) -> Result<Option<Success>, CniError> 
     }
     let dirs = Directories::of(&call.conf);
     let node = dirs.node_name(&call.conf)?;
-    let store = datastore::open_ready(&call.conf, &dirs).await?;
+    let store = datastore::open_ready(&call.conf).await?;
     let ipam = Ipam::new(store.clone(), Name::from(&*node));
     match call.command {
         Command::Add => add(call, &store, &ipam, &node).await.map(Some),
@@ -80,6 +80,10 @@ fn holdings(handle: &str) -> String {
 }
 
 async fn del(call: &Invocation, dirs: &Directories, ipam: &Ipam<AnyStore>) -> Result<(), CniError> {
+    // Nothing is recorded here: by the name they are found, or not at all.
+    if let Some(error) = &call.conf.overlooked.name {
+        return Err(error.clone());
+    }
     let handle = handle(&call.conf.name, &call.container_id);
     // Those of an interface that `calico` itself made have the same handle.
     let records = list(&Attachments::in_state_dir(&dirs.state))?;
@@ -124,22 +128,22 @@ async fn gc(
 ) -> Result<(), CniError> {
     let records = Attachments::in_state_dir(&dirs.state);
     let valid = call.conf.valid_attachments.as_deref().unwrap_or_default();
-    let known = |handle: &str| {
-        has_record(&records, handle)
-            || valid.iter().any(|(container, _)| self::handle(&call.conf.name, container) == handle)
-    };
-    release_unknown(&call.conf.name, ipam, node, &known).await
+    let valid = |container: &str| valid.iter().any(|(one, _)| one == container);
+    release_unknown(&call.conf.name, &records, ipam, node, &valid).await
 }
 
-/// Gives back what pods of this host have in a network by handles that nobody knows.
+/// Gives back what pods of this host have in a network by handles that nobody knows: neither a record,
+/// nor `valid`, which is asked for containers.
 ///
 /// A handle is `<network>.<container>`, and both may have dots. Where the rest has one, it may be
-/// another network's: it is left alone.
+/// another network's: it is left alone. So is a container that somebody is at work on: an ADD gets its
+/// addresses by the same handle.
 pub(crate) async fn release_unknown(
     network: &str,
+    records: &Attachments,
     ipam: &Ipam<AnyStore>,
     node: &str,
-    known: &dyn Fn(&str) -> bool,
+    valid: &dyn Fn(&str) -> bool,
 ) -> Result<(), CniError> {
     let msg = || format!("the addresses of the network {network} cannot be cleaned up");
     let all = ipam.of_host().await.map_err(|error| failure::ipam(msg(), &error))?;
@@ -152,17 +156,31 @@ pub(crate) async fn release_unknown(
     let prefix = handle(network, "");
     let mut first = None;
     for (handle, _) in owners.iter().filter(|(_, here)| **here) {
-        let plain = handle.strip_prefix(&prefix).is_some_and(|rest| !rest.contains('.'));
-        if !plain || known(handle) {
-            continue;
-        }
-        match ipam.release_handle(handle).await {
-            Ok(addresses) => tracing::info!(handle, ?addresses, "given back"),
+        let container = handle.strip_prefix(&prefix).filter(|rest| !rest.contains('.'));
+        let Some(container) = container.filter(|container| !valid(container)) else { continue };
+        let msg = || format!("{}: {handle}", msg());
+        let locked = match records.lock(container, Duration::ZERO) {
+            Ok(Some(locked)) => locked,
+            Ok(None) => continue,
             Err(error) => {
-                let error = failure::ipam(format!("{}: {handle}", msg()), &error);
-                first.get_or_insert(error);
+                first.get_or_insert(failure::attachment(msg(), &error));
+                continue;
+            }
+        };
+        // Under the lock no ADD begins. One that was killed has a record before it has addresses.
+        if !has_record(records, handle) {
+            match ipam.release_handle(handle).await {
+                Ok(addresses) => tracing::info!(handle, ?addresses, "given back"),
+                Err(error) => drop(first.get_or_insert(failure::ipam(msg(), &error))),
             }
         }
+        records.unlock(locked, container);
     }
     first.map_or(Ok(()), Err)
+}
+
+/// Whether a handle is some record's; also when that cannot be told.
+fn has_record(records: &Attachments, handle: &str) -> bool {
+    let Ok(listing) = records.list() else { return true };
+    listing.attachments.iter().any(|a| a.handle == handle)
 }

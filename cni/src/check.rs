@@ -28,7 +28,7 @@ pub(crate) async fn check(call: &Invocation) -> Result<(), CniError> {
     let ifname: InterfaceName = call.ifname.parse().map_err(|_| {
         CniError::new(Code::InvalidEnvironment, "CNI_IFNAME is no name of an interface", "")
     })?;
-    let store = datastore::open_ready(&call.conf, &dirs).await?;
+    let store = datastore::open_ready(&call.conf).await?;
     let id = layout::id(&node, &call.container_id, &call.ifname);
     let key = keys::workload_endpoint(&id).unwrap_or_default();
     let (found, stored) = tokio::join!(network::inspect(netns, &ifname), store.get(&key));

@@ -1,9 +1,9 @@
 //! The datastore of a call: which one, and whether it may be used.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use calico_datastore::layout::v3::{LAYOUT, READY_KEY};
-use calico_datastore::location::{self, Setting};
+use calico_datastore::location::{self, Location, LocationError, Setting};
 use calico_datastore::store::{AnyStore, Store, StoreError, Stored};
 
 use crate::directories::Directories;
@@ -15,28 +15,47 @@ use crate::protocol::{CniError, Code, NetConf};
 ///
 /// # Errors
 /// When what was said cannot be meant, or a certificate cannot be read.
-pub(crate) fn open(conf: &NetConf, dirs: &Directories) -> Result<AnyStore, CniError> {
+pub(crate) fn open(conf: &NetConf) -> Result<AnyStore, CniError> {
     let invalid = |details: String| {
         CniError::new(Code::InvalidConfig, "where the datastore is cannot be told", details)
     };
-    let toml = dirs.config.join("agent.toml");
+    if let Some(error) = &conf.overlooked.datastore {
+        return Err(error.clone());
+    }
+    let toml = agent_toml(conf);
     let toml = match std::fs::read_to_string(&toml) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(invalid(format!("cannot read {}: {error}", toml.display()))),
     };
-    let first = |setting| said(conf, setting);
     let env = |name: &str| std::env::var(name).ok();
-    let location = location::locate_after(&first, &env, toml.as_deref(), &dirs.state)
-        .map_err(|error| invalid(failure::chain(&error)))?;
+    let location = location(conf, toml.as_deref(), &env);
+    let location = location.map_err(|error| invalid(failure::chain(&error)))?;
     location.open().map_err(|error| invalid(error.chain()))
+}
+
+/// The agent's configuration, which is asked after a network's.
+pub fn agent_toml(conf: &NetConf) -> PathBuf {
+    Directories::of(conf).config.join("agent.toml")
+}
+
+/// Where the datastore of a network is: what its configuration says goes first, then the text of
+/// `agent.toml`, then the environment.
+///
+/// # Errors
+/// When what was said cannot be meant.
+pub fn location(
+    conf: &NetConf,
+    agent_toml: Option<&str>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Location, LocationError> {
+    let first = |setting| said(conf, setting);
+    location::locate_after(&first, env, agent_toml, &Directories::of(conf).state)
 }
 
 /// What a network's configuration says of the datastore.
 fn said(conf: &NetConf, setting: Setting) -> Option<(String, String)> {
-    let path = |path: &Option<std::path::PathBuf>| {
-        path.as_deref().and_then(Path::to_str).map(str::to_owned)
-    };
+    let path = |path: &Option<PathBuf>| path.as_deref().and_then(Path::to_str).map(str::to_owned);
     let (name, value) = match setting {
         Setting::Type => ("datastore", conf.datastore.clone()),
         Setting::Directory => return None,
@@ -58,8 +77,8 @@ fn said(conf: &NetConf, setting: Setting) -> Option<(String, String)> {
 ///
 /// # Errors
 /// When it cannot be told or reached, or is not ready.
-pub(crate) async fn open_ready(conf: &NetConf, dirs: &Directories) -> Result<AnyStore, CniError> {
-    let store = open(conf, dirs)?;
+pub(crate) async fn open_ready(conf: &NetConf) -> Result<AnyStore, CniError> {
+    let store = open(conf)?;
     let ready = readiness(&store).await;
     let ready = ready.map_err(|error| failure::store("the datastore cannot be read", &error))?;
     must_be_ready(&store, ready.as_ref())?;

@@ -1,7 +1,9 @@
 //! DEL: disconnects a container, whatever is left of it.
 //!
 //! It is sent once. So every step is tried, also when another failed; what could not be done stays
-//! in the record for the agent's collector.
+//! in the record for the agent's collector. And a configuration that ADD would refuse is no reason to
+//! leave anything: the record knows what was made. Where there is no record, such an ADD has made
+//! nothing; what another plugin made under a name that cannot be read is the collector's to find.
 
 use calico_datastore::layout::v3::write::endpoint as layout;
 use calico_datastore::model::Name;
@@ -37,10 +39,17 @@ async fn locked_del(
     let recorded = all.iter().find(own);
     let record = match recorded {
         Some(record) => record.clone(),
-        None => unrecorded(call, dirs.node_name(&call.conf)?),
+        None => match dirs.node_name(&call.conf) {
+            Ok(node) => unrecorded(call, node),
+            // No ADD did anything either.
+            Err(error) => {
+                tracing::warn!(%error, "there is no record, and nothing that could be looked for");
+                return Ok(());
+            }
+        },
     };
     let remains = remains(call, &record, &all);
-    let failed = match datastore::open_ready(&call.conf, dirs).await {
+    let failed = match datastore::open_ready(&call.conf).await {
         Ok(store) => {
             let removed = teardown(&store, &remains).await;
             tell(&record, &removed);

@@ -50,7 +50,12 @@ pub(crate) async fn write<S: Store>(
             Some(stored) => store.replace(&key, &new, stored.revision).await,
         };
         let fail = |error| failure::store(msg(), &error);
-        if done.map_err(|error| Unwritten { error: fail(error), unsure: true })? {
+        let done = done.map_err(|error| {
+            // Nobody has to look for what was refused.
+            let unsure = !error.is_refused();
+            Unwritten { error: fail(error), unsure }
+        })?;
+        if done {
             return Ok(());
         }
         stored = store.get(&key).await.map_err(fail)?;
@@ -91,5 +96,8 @@ mod tests {
         store.fail(1);
         let other = endpoint::id(&Name::from("n"), "d", "eth0");
         assert!(write(&store, &other, &edit()).await.unwrap_err().unsure);
+        store.refuse(1);
+        let refused = write(&store, &other, &edit()).await.unwrap_err();
+        assert!(!refused.unsure && refused.error.code == 102, "{refused:?}");
     }
 }

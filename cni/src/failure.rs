@@ -30,12 +30,7 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 /// must do something first.
 pub(crate) fn store(msg: impl Into<String>, error: &StoreError) -> CniError {
     let details = chain(error);
-    let refused = ["permission denied", "authentication failed", "user name is empty"];
-    let code = if refused.iter().any(|said| details.contains(said)) {
-        Code::Datastore
-    } else {
-        Code::TryAgainLater
-    };
+    let code = if error.is_refused() { Code::Datastore } else { Code::TryAgainLater };
     CniError::new(code, msg, details)
 }
 

@@ -29,7 +29,7 @@ pub(crate) async fn gc(call: &Invocation) -> Result<(), CniError> {
     let dirs = Directories::of(&call.conf);
     let node = Name::from(dirs.node_name(&call.conf)?);
     let records = Attachments::in_state_dir(&dirs.state);
-    let store = datastore::open_ready(&call.conf, &dirs).await?;
+    let store = datastore::open_ready(&call.conf).await?;
     let all = list(&records)?;
     let valid = call.conf.valid_attachments.iter().flatten();
     let valid: Valid<'_> = valid.map(|(container, ifname)| (&**container, &**ifname)).collect();
@@ -48,11 +48,6 @@ pub(crate) async fn gc(call: &Invocation) -> Result<(), CniError> {
         }
         Err(error) => note(Err(error)),
     }
-    let known = |handle: &str| {
-        let of_valid = valid.iter().any(|(c, _)| self::handle(&call.conf.name, c) == handle);
-        // What could not be removed just now still has its record.
-        of_valid || has_record(&records, handle)
-    };
     if call.conf.ipam.is_delegated() {
         match delegate::pass_on(call).await {
             Err(error) if is_unknown_command(&error) => {}
@@ -60,16 +55,18 @@ pub(crate) async fn gc(call: &Invocation) -> Result<(), CniError> {
         }
     } else {
         let ipam = Ipam::new(store.clone(), node.clone());
-        note(release_unknown(&call.conf.name, &ipam, node.as_str(), &known).await);
+        // What could not be removed just now still has its record.
+        let valid = |container: &str| valid.iter().any(|(one, _)| *one == container);
+        note(release_unknown(&call.conf.name, &records, &ipam, node.as_str(), &valid).await);
+    }
+    match records.sweep() {
+        Ok(swept) => tracing::debug!(swept, "locks of killed processes"),
+        Err(error) => {
+            let msg = "what killed processes left cannot be removed";
+            first.get_or_insert(failure::attachment(msg, &error));
+        }
     }
     first.map_or(Ok(()), Err)
-}
-
-/// Whether a handle is some record's; also when that cannot be told. Asked after the addresses were
-/// listed: a record is there before its addresses.
-pub(crate) fn has_record(records: &Attachments, handle: &str) -> bool {
-    let Ok(listing) = records.list() else { return true };
-    listing.attachments.iter().any(|a| a.handle == handle)
 }
 
 type Unwanted<'a> = BTreeMap<(String, String), (Option<&'a Attachment>, Remains)>;

@@ -5,6 +5,7 @@
 //!
 //! * [`protocol`]: environment and standard input in, JSON out; [`delegate`]: other plugins.
 //! * [`network`], [`names`], [`mtu`]: the pod's interface.
+//! * [`datastore`]: which one a call uses.
 //! * [`attachment`]: what is remembered on this host; [`teardown`]: taking everything back.
 //! * `add`, `del`, `check`, `gc`, `status`, `calico_ipam`: a command each; [`run`] chooses. ADD's steps
 //!   are in `facts`, `profile`, `pool`, `addresses`, `interface`, `endpoint`, `waiting`, `gateway` and
@@ -18,7 +19,7 @@ mod birth;
 mod calico_ipam;
 mod check;
 mod container;
-mod datastore;
+pub mod datastore;
 mod del;
 pub mod delegate;
 mod delegation;

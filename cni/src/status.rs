@@ -56,7 +56,7 @@ async fn open(
     dirs: &Directories,
 ) -> Result<calico_datastore::store::AnyStore, CniError> {
     dirs.node_name(&call.conf).map_err(not_available)?;
-    datastore::open_ready(&call.conf, dirs).await.map_err(not_available)
+    datastore::open_ready(&call.conf).await.map_err(not_available)
 }
 
 fn not_available(error: CniError) -> CniError {

@@ -172,6 +172,28 @@ pub async fn teardown<S: Store + Clone>(store: &S, remains: &Remains) -> Removed
     removed
 }
 
+/// Gives back a handle of an attachment whose endpoint and interface are gone: of one that nothing was
+/// written down about there may be several. What the endpoints of the container's other interfaces
+/// have of it stays.
+///
+/// # Errors
+/// When the datastore does not say which those are, or does not take the addresses.
+pub async fn give_back<S: Store + Clone>(
+    store: &S,
+    remains: &Remains,
+) -> Result<Vec<IpAddr>, TeardownError> {
+    let found = find(store, remains).await.map_err(|source| {
+        let endpoint = Box::new(remains.endpoint.clone());
+        TeardownError::Endpoint { endpoint, source }
+    })?;
+    let mut removed = Removed::default();
+    removed.release(store, remains, &found.siblings).await;
+    match removed.failures.pop() {
+        None => Ok(removed.addresses),
+        Some(error) => Err(error),
+    }
+}
+
 /// Only what this host can do by itself, for when the datastore does not answer: removes the
 /// interface.
 ///

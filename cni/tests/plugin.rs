@@ -26,5 +26,7 @@ mod failures;
 mod kills;
 #[path = "plugin/protected.rs"]
 mod protected;
+#[path = "plugin/races.rs"]
+mod races;
 #[path = "plugin/stored.rs"]
 mod stored;

@@ -7,6 +7,7 @@
 //! * [`ipam`]: whose each address is: blocks, affinities, handles.
 //! * [`location`]: which store a host uses, from what agent.toml and environment say.
 //! * [`store`]: the narrow view through which we write: get, list, compare-and-swap.
+//! * [`timestamp`]: points in time as they are written down.
 //!
 //! The model is Calico's v1 semantics plus tiers, network sets and named ports; each layout
 //! decodes into it, so that nothing behind this crate knows which layout a host uses.
@@ -17,3 +18,4 @@ pub mod layout;
 pub mod location;
 pub mod model;
 pub mod store;
+pub mod timestamp;

@@ -233,7 +233,8 @@ fn the_rkt_policies() {
 fn variants_of_other_versions() {
     let Some(store) = load("fixtures/v3-variants.json") else { return };
     let world = replay(&store, 12);
-    assert_eq!((world.objects.len(), world.ignored, world.unsupported.len()), (9, 2, 0));
+    assert_eq!((world.objects.len(), world.ignored, world.unsupported.len()), (9, 1, 1));
+    assert_eq!(world.unsupported["stagednetworkpolicies"], 1);
     assert_eq!(
         world.gone,
         ["WorkloadEndpoint calico-01/k8s/default/nginx-0/eth0"],

@@ -89,6 +89,7 @@ pub fn state_with(policy: &Policy) -> Arc<DesiredState> {
         mac: None,
         addresses: addresses.to_vec(),
         nat: Vec::new(),
+        spoof: Vec::new(),
         profiles: Vec::new(),
         labels: Labels::default(),
         ports: Vec::new(),

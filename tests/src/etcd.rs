@@ -2,6 +2,8 @@
 //!
 //! A client lives for one call: a connection belongs to the namespace in which it was made.
 
+mod history;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use etcd_client::{Client, DeleteOptions, GetOptions, Txn, TxnOp};
 
+pub use self::history::Version;
 use crate::netns::{Netns, Place, enter};
 use crate::process::{Command, Process};
 use crate::run::Run;

@@ -70,7 +70,11 @@ impl Holdings {
     fn read_block(&mut self, block: &Value) -> Result<()> {
         let cidr = block["cidr"].as_str().context("no cidr")?;
         let base: IpAddr = cidr.split('/').next().unwrap_or_default().parse()?;
-        let attributes = block["attributes"].as_array().context("no attributes")?;
+        // The original's own of a new block are null.
+        let attributes = match &block["attributes"] {
+            Value::Null => &[],
+            attributes => attributes.as_array().context("no attributes")?.as_slice(),
+        };
         let allocations = block["allocations"].as_array().context("no allocations")?;
         let free = block["unallocated"].as_array().context("no unallocated")?;
         let free: BTreeSet<u64> = free.iter().filter_map(Value::as_u64).collect();

@@ -89,6 +89,11 @@ impl Expected {
         Ok(Self { rows, columns, cells })
     }
 
+    /// Every cell that is asked: from, to, and the letters of the services that pass.
+    pub fn cells(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.cells.iter().map(|((from, to), passes)| (&from[..], &to[..], &passes[..]))
+    }
+
     /// Changes one cell.
     pub fn set(&mut self, from: &str, to: &str, letters: &str) {
         self.cells.insert((from.to_owned(), to.to_owned()), letters.to_owned());

@@ -137,6 +137,13 @@ impl Rkt {
         Ok(self)
     }
 
+    /// The same host with other plugins installed under the same names.
+    #[must_use]
+    pub fn with_plugins(mut self, directory: &Path) -> Self {
+        directory.clone_into(&mut self.plugins);
+        self
+    }
+
     /// Each plugin is killed (-9) when it has worked for this long.
     #[must_use]
     pub fn killing_after(mut self, limit: Duration) -> Self {

@@ -12,6 +12,7 @@ use calico_e2e::matrix::{Expected, Family};
 use calico_e2e::tutorial::{self, PODS, SERVICES};
 use calico_e2e::world::{ClusterInformation, RESOURCES, Resource};
 use calico_e2e::{run, wait};
+use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -174,6 +175,80 @@ fn a_malformed_policy_is_an_alarm_with_its_key() -> Result<()> {
     ensure!(measured.differences().is_empty(), "{measured}\n{}", cluster.logs());
     ensure!(cluster.hosts[0].status()?.rejected().is_empty(), "still rejected");
     Ok(())
+}
+
+/// Says to every agent what a policy that breaks counts as.
+fn set_invalid_policy(cluster: &mut Cluster, mode: &str) -> Result<()> {
+    for host in &mut cluster.hosts {
+        let text = format!("[felix]\ninvalid_policy = \"{mode}\"\n");
+        std::fs::write(host.config_dir().join("agent.toml"), text)?;
+        host.agent()?.signal(Signal::SIGHUP)?;
+    }
+    Ok(())
+}
+
+/// Waits until every host says what counts in the place of the one value that is refused.
+fn wait_for_instead(cluster: &Cluster, expected: &str) -> Result<()> {
+    wait::until(expected, LIMIT, || {
+        let mut all = true;
+        for host in &cluster.hosts {
+            let rejected = &host.status()?.0["datastore"]["rejected"];
+            all &= rejected[0]["instead"] == *expected && rejected[1].is_null();
+        }
+        Ok(all.then_some(()))
+    })
+    .with_context(|| cluster.logs())
+}
+
+fn ensure_measured(cluster: &Cluster, expected: &Expected) -> Result<()> {
+    let measured = cluster.measure(expected, Family::V4)?;
+    ensure!(measured.differences().is_empty(), "{measured}\n{}", cluster.logs());
+    Ok(())
+}
+
+#[test]
+fn a_policy_that_breaks_stays_as_it_was_when_that_is_asked_for() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::tutorial("keeplast", Flavour::Auto)?;
+    let policies = tutorial::policies();
+    cluster.etcd.put_all(&policies)?;
+    cluster.check(true)?;
+    let key = format!("{RESOURCES}/globalnetworkpolicies/security.closed");
+    let (_, like) = policies.iter().find(|(k, _)| k.ends_with("quarantine")).context("none")?;
+    let deny_all = like
+        .replace("quarantine == 'yes'", "all()")
+        .replace("security.quarantine", "security.closed");
+    let broken = deny_all.replace("all()", "all( ");
+    ensure!(broken != deny_all && deny_all != *like, "nothing was broken");
+    let closed = "
+                    frontend-1 backend-1 frontend-2 backend-2 calico-02
+        frontend-1      -          .         .          .         .
+        calico-01       *          *         .          .         *";
+    let closed = Expected::parse(closed, &SERVICES)?;
+    set_invalid_policy(&mut cluster, "keep-last")?;
+    cluster.put_and_wait(&[(key.clone(), deny_all)])?;
+    ensure_measured(&cluster, &closed)?;
+    cluster.put_and_wait(&[(key.clone(), broken)])?;
+    wait_for_instead(&cluster, "last-version")?;
+    ensure!(cluster.hosts[0].status()?.is_degraded(), "an alarm all the same");
+    ensure_measured(&cluster, &closed)?;
+    // Without the setting it is absent, and with it again what it was.
+    set_invalid_policy(&mut cluster, "absent")?;
+    wait_for_instead(&cluster, "absent")?;
+    cluster.check(true)?;
+    set_invalid_policy(&mut cluster, "keep-last")?;
+    wait_for_instead(&cluster, "last-version")?;
+    ensure_measured(&cluster, &closed)?;
+    // Who deletes it is rid of it.
+    cluster.etcd.delete(&key)?;
+    wait::until("its end", Duration::from_secs(5), || {
+        let status = cluster.hosts[0].status()?;
+        Ok(status.rejected().is_empty().then_some(()))
+    })?;
+    cluster.wait_until_ready()?;
+    cluster.check(true)
 }
 
 /// A directory with links to all programs but those whose names hold one of `without`.

@@ -121,7 +121,7 @@ fn forwarded(label: &str, flavour: Flavour, program: &str) -> Result<()> {
     cluster.put_and_wait(&[open.pair()])?;
     let said = explained(&cluster.hosts[0])?;
     ensure!(said["from_outside"] == true, "{said}");
-    ensure!(said["reason"] == "policy default.open of tier default, rule 1", "{said}");
+    ensure!(said["reason"] == "policy default.open of tier default, ingress[0]", "{said}");
     // Only looked at between two snapshots: whatever counts now would be traffic.
     let policed = of_rkt(&cluster.hosts[0])?;
     ensure!(counted(&policed)? == packets, "a policy has touched\n{policed}");

@@ -1,5 +1,7 @@
 //! The calculation as a whole: takes updates apart, and puts the desired state together.
 
+mod tell;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -9,10 +11,12 @@ use calico_datastore::model::{
 };
 
 use super::active::ActiveTable;
+use super::addresses::Addresses;
 use super::bgp::BgpTable;
 use super::classes::ClassTable;
 use super::endpoints::LocalEndpoints;
-use super::host::{HostTable, is_host};
+use super::generation::Generation;
+use super::host::{HostTable, Touched, is_host};
 use super::item::ItemId;
 use super::notices;
 use super::policies::{PolicyChange, PolicyIndex};
@@ -26,7 +30,8 @@ use crate::desired::{AclClass, BgpState, DesiredState};
 /// The calculation for one host.
 ///
 /// [`Calculator::apply`] takes updates in any order and any portions; [`Calculator::desired`] gives
-/// the state that follows from all of them, which depends on the objects alone. Both cost what the
+/// the state that follows from all of them, which depends on the objects alone, and on the one setting
+/// that says whose order of policies holds. Both cost what the
 /// changes touch. Nothing is resolved before `desired` is called, so the first snapshot is best
 /// applied as a whole.
 #[derive(Debug)]
@@ -45,6 +50,13 @@ pub struct Calculator {
     dirty_policies: BTreeSet<PolicyId>,
     dirty_profiles: BTreeSet<Name>,
     bgp_dirty: bool,
+    /// Policies that are in force because they say so, and those that may or may not be from now on.
+    everywhere: BTreeSet<PolicyId>,
+    maybe_everywhere: BTreeSet<PolicyId>,
+    /// `calicoVersion` of the store.
+    version: Option<Arc<str>>,
+    /// Policies about which there may be something else to say.
+    untold: BTreeSet<PolicyId>,
     /// The state in the making; its generation, revision and settings mean nothing.
     next: DesiredState,
     last: Option<Arc<DesiredState>>,
@@ -68,6 +80,10 @@ impl Calculator {
             dirty_policies: BTreeSet::new(),
             dirty_profiles: BTreeSet::new(),
             bgp_dirty: true,
+            everywhere: BTreeSet::new(),
+            maybe_everywhere: BTreeSet::new(),
+            version: None,
+            untold: BTreeSet::new(),
             next: DesiredState::default(),
             last: None,
         }
@@ -83,6 +99,7 @@ impl Calculator {
     /// The state that follows from everything applied so far. The same value as last time when
     /// nothing in it differs; else one with the next generation, starting at 1.
     pub fn desired(&mut self, settings: Arc<Settings>, revision: i64) -> Arc<DesiredState> {
+        self.set_generation(settings.calico_version);
         self.calculate();
         if let Some(last) = &self.last {
             let same_settings = Arc::ptr_eq(&last.settings, &settings) || last.settings == settings;
@@ -96,10 +113,26 @@ impl Calculator {
         state
     }
 
+    /// The versions of Calico whose names and order of policies hold, as of the last
+    /// [`Calculator::desired`].
+    pub fn generation(&self) -> Generation {
+        self.policies.generation()
+    }
+
+    /// `calicoVersion` as the store has it.
+    pub fn stored_version(&self) -> Option<&Arc<str>> {
+        self.version.as_ref()
+    }
+
     /// How often a selector was evaluated against labels so far: the measure of work that must not
     /// grow with what merely exists.
     pub fn selector_evaluations(&self) -> u64 {
         self.policies.evaluations() + self.sets.evaluations()
+    }
+
+    /// How many members of address sets were added, removed or counted so far: likewise.
+    pub fn members_touched(&self) -> u64 {
+        self.sets.touched()
     }
 
     /// Fails when a table still holds something of objects that are gone.
@@ -109,7 +142,8 @@ impl Calculator {
         assert!(self.sets.is_empty(), "{:#?}", self.sets);
         assert!(self.endpoints.is_empty(), "{:#?}", self.endpoints);
         assert!(self.host.is_empty(), "{:#?}", self.host);
-        assert!(self.profiles.is_empty());
+        assert!(self.profiles.is_empty() && self.untold.is_empty());
+        assert!(self.everywhere.is_empty() && self.maybe_everywhere.is_empty());
         assert!(self.dirty_policies.is_empty() && self.dirty_profiles.is_empty());
         assert!(self.classes.is_empty() && self.pools.is_empty() && self.bgp.is_empty());
         assert!(self.active_policies.is_empty() && self.active_profiles.is_empty());
@@ -117,8 +151,11 @@ impl Calculator {
 
     fn update(&mut self, update: &Update) {
         match update {
-            // The daemon's business: whether anything is programmed at all, and the settings.
-            Update::ClusterInformation(_) | Update::FelixConfiguration(..) => {}
+            Update::ClusterInformation(information) => {
+                self.version = information.as_ref().and_then(|i| i.calico_version.clone());
+            }
+            // Settings are the daemon's business.
+            Update::FelixConfiguration(..) => {}
             // What belongs to this host is said by the affinities.
             Update::Block(..) => {}
             Update::BgpConfiguration(name, value) => {
@@ -132,7 +169,7 @@ impl Calculator {
             Update::Tier(name, tier) => self.policies.set_tier(name, tier.as_deref().copied()),
             Update::Profile(name, profile) => self.set_profile(name, profile.as_ref()),
             Update::Policy(id, policy) => self.set_policy(id, policy.as_ref()),
-            Update::NetworkSet(id, set) => self.set_network_set(id, set.as_deref()),
+            Update::NetworkSet(id, set) => self.set_network_set(id, set.as_ref()),
             Update::HostEndpoint(id, endpoint) => self.set_host_endpoint(id, endpoint.as_ref()),
             Update::WorkloadEndpoint(id, endpoint) => {
                 self.set_workload_endpoint(id, endpoint.as_ref());
@@ -173,13 +210,18 @@ impl Calculator {
             self.dirty_policies.insert(id.clone());
             self.host.policy_changed(id);
         }
+        if policy.is_some_and(|policy| policy.needed_everywhere) || self.everywhere.contains(id) {
+            self.maybe_everywhere.insert(id.clone());
+        }
+        self.untold.insert(id.clone());
     }
 
-    fn set_network_set(&mut self, id: &NetworkSetId, set: Option<&NetworkSet>) {
+    fn set_network_set(&mut self, id: &NetworkSetId, set: Option<&Arc<NetworkSet>>) {
         let item = ItemId::network_set(id);
         match set {
-            Some(NetworkSet { nets, labels, profiles }) => {
-                self.sets.put(item, labels, profiles, nets.as_slice().into(), Box::default());
+            Some(set) => {
+                let nets = Addresses::Set(Arc::clone(set));
+                self.sets.put(item, &set.labels, &set.profiles, nets, Box::default());
             }
             None => self.sets.remove(&item),
         }
@@ -190,6 +232,7 @@ impl Calculator {
         match endpoint.map(|endpoint| &**endpoint) {
             Some(HostEndpoint { expected_addresses, labels, profiles, ports, .. }) => {
                 let addresses = expected_addresses.iter().map(|ip| (*ip).into()).collect();
+                let addresses = Addresses::Own(addresses);
                 self.sets.put(item, labels, profiles, addresses, ports.as_slice().into());
             }
             None => self.sets.remove(&item),
@@ -208,7 +251,7 @@ impl Calculator {
         let item = ItemId::workload(id);
         match endpoint.map(|endpoint| &**endpoint) {
             Some(WorkloadEndpoint { addresses, labels, profiles, ports, .. }) => {
-                let addresses = addresses.as_slice().into();
+                let addresses = Addresses::Own(addresses.as_slice().into());
                 self.sets.put(item, labels, profiles, addresses, ports.as_slice().into());
             }
             None => self.sets.remove(&item),
@@ -236,6 +279,9 @@ impl Calculator {
         for slot in pods {
             self.reclassify(slot);
         }
+        for id in std::mem::take(&mut self.maybe_everywhere) {
+            self.put_everywhere(&id);
+        }
         for id in std::mem::take(&mut self.dirty_policies) {
             if self.active_policies.contains(&id) {
                 self.resolve_policy(&id);
@@ -251,35 +297,20 @@ impl Calculator {
             policies.iter().for_each(|id| self.active_policies.release(id));
             profiles.iter().for_each(|name| self.active_profiles.release(name));
         }
-        for id in self.active_policies.sweep(&mut self.sets, &mut self.next.policies) {
-            if !self.host.uses_policy(&id) {
-                let subject = ResourceId::Policy(id).to_string();
-                notices::set(&mut self.next.notices, &subject, None);
-            }
-        }
-        for name in self.active_profiles.sweep(&mut self.sets, &mut self.next.profiles) {
-            if !self.host.uses_profile(&name) {
-                let subject = ResourceId::Profile(name).to_string();
-                notices::set(&mut self.next.notices, &subject, None);
-            }
-        }
-        let notices = &mut self.next.notices;
+        let dropped = self.active_policies.sweep(&mut self.sets, &mut self.next.policies);
+        self.untold.extend(dropped);
+        let dropped = self.active_profiles.sweep(&mut self.sets, &mut self.next.profiles);
         let next = &mut self.next.host_endpoints;
-        let dropped = self.host.calculate(
-            host,
-            &self.policies,
-            &self.profiles,
-            &mut self.sets,
-            next,
-            notices,
-        );
-        for id in dropped.policies.into_iter().filter(|id| !self.active_policies.contains(id)) {
-            notices::set(notices, &ResourceId::Policy(id).to_string(), None);
-        }
-        for name in dropped.profiles.into_iter().filter(|n| !self.active_profiles.contains(n)) {
-            notices::set(notices, &ResourceId::Profile(name).to_string(), None);
-        }
+        let Touched { policies, profiles } =
+            self.host.calculate(host, &self.policies, &self.profiles, &mut self.sets, next);
         self.sets.publish(&mut self.next.sets, &mut next.sets);
+        self.untold.extend(policies);
+        for id in std::mem::take(&mut self.untold) {
+            self.tell_policy(&id);
+        }
+        for name in dropped.into_iter().chain(profiles) {
+            self.tell_profile(&name);
+        }
         if std::mem::take(&mut self.bgp_dirty) {
             let state: BgpState = self.bgp.state(&self.node, self.pools.exported());
             if *self.next.bgp != state {
@@ -302,8 +333,7 @@ impl Calculator {
             }
             return;
         }
-        let notice = notices::of_endpoint(&local.endpoint);
-        notices::set(&mut self.next.notices, &subject, notice);
+        notices::set(&mut self.next.notices, &subject, None);
         let acl = local.acl(&self.policies);
         let class = acl.id();
         let old = local.class.clone();
@@ -337,21 +367,32 @@ impl Calculator {
         }
     }
 
+    /// Uses a policy that is to be in force without an endpoint, or does so no more.
+    fn put_everywhere(&mut self, id: &PolicyId) {
+        let needed = self.policies.get(id).is_some_and(|policy| policy.needed_everywhere);
+        if needed && self.everywhere.insert(id.clone()) {
+            if self.active_policies.acquire(id) {
+                self.dirty_policies.remove(id);
+                self.resolve_policy(id);
+            }
+        } else if !needed && self.everywhere.remove(id) {
+            self.active_policies.release(id);
+        }
+    }
+
     fn resolve_policy(&mut self, id: &PolicyId) {
         // Gone: the sweep that follows drops it, since no class names it any more.
         let Some(policy) = self.policies.get(id) else { return };
         let resolved = rules::resolve(&policy.ingress, &policy.egress);
-        let subject = ResourceId::Policy(id.clone()).to_string();
-        notices::set(&mut self.next.notices, &subject, notices::of_rules(&resolved.problems));
+        self.untold.insert(id.clone());
         self.active_policies.set_rules(id, resolved, &mut self.sets, &mut self.next.policies);
     }
 
     fn resolve_profile(&mut self, name: &Name) {
         let stored = self.profiles.get(name).map(|profile| &**profile);
-        let (resolved, notice) = rules::of_profile(name, stored);
-        let subject = ResourceId::Profile(name.clone()).to_string();
-        notices::set(&mut self.next.notices, &subject, notice);
+        let resolved = rules::of_profile(name, stored);
         self.active_profiles.set_rules(name, resolved, &mut self.sets, &mut self.next.profiles);
+        self.tell_profile(name);
     }
 }
 

@@ -7,7 +7,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use calico_datastore::model::{InterfaceName, PolicyKind, WorkloadEndpoint, WorkloadEndpointId};
+use calico_datastore::model::{
+    Cidr, InterfaceName, PolicyKind, WorkloadEndpoint, WorkloadEndpointId,
+};
 
 use super::policies::PolicyIndex;
 use super::slots::{Slab, Slot};
@@ -155,16 +157,21 @@ impl Local {
 
     /// What the dataplane needs.
     pub(super) fn desired(&self, class: ClassId) -> LocalEndpoint {
-        let WorkloadEndpoint { interface, active, mac, addresses, nat, .. } = &*self.endpoint;
-        let mut addresses = addresses.clone();
-        addresses.sort_unstable();
-        addresses.dedup();
+        let WorkloadEndpoint { interface, active, mac, addresses, nat, spoof, .. } =
+            &*self.endpoint;
+        let sorted = |prefixes: &[Cidr]| {
+            let mut all = prefixes.to_vec();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
         LocalEndpoint {
             interface: interface.clone(),
             active: *active,
             mac: *mac,
-            addresses,
+            addresses: sorted(addresses),
             nat: nat.clone(),
+            spoof: sorted(spoof),
             class,
         }
     }

@@ -7,11 +7,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use calico_datastore::model::{
-    HostEndpoint, HostEndpointId, Name, Policy, PolicyId, PolicyKind, Profile, ResourceId,
+    HostEndpoint, HostEndpointId, Name, Policy, PolicyId, PolicyKind, Profile,
 };
 
 use super::active::ActiveTable;
-use super::notices::{self, Notices};
 use super::policies::PolicyIndex;
 use super::rules;
 use super::sets::{Audience, SetIndex};
@@ -43,10 +42,12 @@ struct Uses {
     profiles: BTreeSet<Name>,
 }
 
-/// What no host endpoint needs any more.
-#[derive(Debug)]
-pub(super) struct Dropped {
+/// Policies and profiles about which there may be something else to say.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// Policies.
     pub(super) policies: Vec<PolicyId>,
+    /// Profiles.
     pub(super) profiles: Vec<Name>,
 }
 
@@ -134,19 +135,18 @@ impl HostTable {
         }
     }
 
-    /// True when one of them needs the policy.
-    pub(super) fn uses_policy(&self, id: &PolicyId) -> bool {
+    /// True when a host endpoint needs the policy.
+    pub(super) fn needs_policy(&self, id: &PolicyId) -> bool {
         self.policies.contains(id)
     }
 
-    /// True when one of them lists the profile.
-    pub(super) fn uses_profile(&self, name: &Name) -> bool {
+    /// True when a host endpoint lists the profile.
+    pub(super) fn needs_profile(&self, name: &Name) -> bool {
         self.profiles.contains(name)
     }
 
     /// Brings the state in the making up to date. `marked` are the slots of the policy index to
-    /// look at again. Returns what none of them needs any more. What is said of a policy or a profile
-    /// is the same for pods and hosts.
+    /// look at again. Returns what is needed since now, has other rules, or is needed no more.
     pub(super) fn calculate(
         &mut self,
         marked: Vec<Slot>,
@@ -154,30 +154,27 @@ impl HostTable {
         profiles: &HashMap<Name, Arc<Profile>>,
         sets: &mut SetIndex,
         next: &mut desired::HostEndpoints,
-        said: &mut Notices,
-    ) -> Dropped {
+    ) -> Touched {
         for slot in marked {
             self.resolve(slot & !HOST, policies, next);
         }
+        let mut touched = Touched {
+            policies: self.dirty_policies.iter().cloned().collect(),
+            profiles: self.dirty_profiles.iter().cloned().collect(),
+        };
         for id in std::mem::take(&mut self.dirty_policies) {
             // One that is gone is used by nobody any more: the sweep drops it.
             let Some(policy) = policies.any(&id) else { continue };
             let resolved = rules::resolve(&policy.ingress, &policy.egress);
-            let subject = ResourceId::Policy(id.clone()).to_string();
-            notices::set(said, &subject, notices::of_rules(&resolved.problems));
             self.policies.set_rules(&id, resolved, sets, &mut next.policies);
         }
         for name in std::mem::take(&mut self.dirty_profiles) {
-            let (resolved, notice) =
-                rules::of_profile(&name, profiles.get(&name).map(|stored| &**stored));
-            let subject = ResourceId::Profile(name.clone()).to_string();
-            notices::set(said, &subject, notice);
+            let resolved = rules::of_profile(&name, profiles.get(&name).map(|stored| &**stored));
             self.profiles.set_rules(&name, resolved, sets, &mut next.profiles);
         }
-        Dropped {
-            policies: self.policies.sweep(sets, &mut next.policies),
-            profiles: self.profiles.sweep(sets, &mut next.profiles),
-        }
+        touched.policies.extend(self.policies.sweep(sets, &mut next.policies));
+        touched.profiles.extend(self.profiles.sweep(sets, &mut next.profiles));
+        touched
     }
 
     /// True when nothing is left.

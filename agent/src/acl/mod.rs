@@ -4,7 +4,8 @@
 //! ```text
 //! Update ──► sets.rs      every endpoint and network set (item.rs): members of address sets
 //!        │               (set_spec.rs)
-//!        ├─► policies.rs  this host's endpoints against policies; tiers.rs orders them
+//!        ├─► policies.rs  this host's endpoints against policies; tiers.rs orders them,
+//!        │               as one version of Calico does (generation.rs)
 //!        ├─► endpoints.rs this host's endpoints; who has which interface
 //!        ├─► host.rs      this host's host endpoints, a part of the result by itself
 //!        ├─► pools.rs, bgp.rs
@@ -18,11 +19,13 @@
 //! the same from scratch, for tests only.
 
 mod active;
+mod addresses;
 mod anchor;
 mod bgp;
 mod calculator;
 mod classes;
 mod endpoints;
+mod generation;
 mod host;
 mod item;
 mod labels;
@@ -41,3 +44,4 @@ mod tests;
 mod tiers;
 
 pub use calculator::Calculator;
+pub use generation::Generation;

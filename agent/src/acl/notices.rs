@@ -4,7 +4,13 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use calico_datastore::model::{EncapMode, Name, Pool, WorkloadEndpoint, WorkloadEndpointId};
+use calico_datastore::model::{
+    Action, CalicoVersion, EncapMode, Name, Policy, Pool, Profile, Rule, Unevaluable,
+    WorkloadEndpointId,
+};
+
+use super::generation::said;
+use super::rules::stands_without;
 
 /// Subject → message.
 pub(super) type Notices = OrdMap<Arc<str>, Arc<str>>;
@@ -22,6 +28,31 @@ pub(super) fn set(notices: &mut Notices, subject: &str, message: Option<String>)
             notices.insert(Arc::from(subject), Arc::from(message));
         }
     }
+}
+
+/// About a policy that an endpoint of this host needs, and that is in `tier`.
+pub(super) fn of_policy(policy: &Policy, tier: &Name) -> Option<String> {
+    let texts = [of_tier(policy, tier), of_rules(&policy.ingress, &policy.egress)];
+    let texts: Vec<String> = texts.into_iter().flatten().collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+/// About a policy that is in another tier than it says.
+fn of_tier(policy: &Policy, tier: &Name) -> Option<String> {
+    let said = said(policy).filter(|said| *said != tier)?;
+    Some(format!(
+        "says that it is in tier {said}, and is in tier {tier}: so do hosts of this Calico version"
+    ))
+}
+
+/// About a version that says nothing.
+pub(super) fn of_version(version: &str) -> Option<String> {
+    version.parse::<CalicoVersion>().err().map(|error| {
+        format!(
+            "{error}: policies are ordered as if calicoVersion said nothing; CalicoVersion in \
+                 the agent's configuration can say it"
+        )
+    })
 }
 
 /// About a pool that is not used as it says.
@@ -43,28 +74,51 @@ pub(super) fn of_rival(interface: &str, winner: &WorkloadEndpointId) -> Option<S
     Some(format!("not programmed: its interface {interface} is that of WorkloadEndpoint {winner}"))
 }
 
-/// About an endpoint that asks for more than is programmed.
-pub(super) fn of_endpoint(endpoint: &WorkloadEndpoint) -> Option<String> {
-    (!endpoint.nat.is_empty()).then(|| {
-        "its external addresses (ipNATs) are not yet programmed; everything else of it is"
-            .to_owned()
-    })
-}
-
-/// About a profile that an endpoint of this host lists and that does not exist.
-pub(super) fn of_missing_profile() -> Option<String> {
-    Some("an endpoint lists it but it does not exist or was rejected: it drops everything".into())
+/// About a profile that an endpoint of this host lists. `stored` is the object of that name.
+pub(super) fn of_profile(name: &Name, stored: Option<&Profile>) -> Option<String> {
+    match stored {
+        Some(profile) => of_rules(&profile.ingress, &profile.egress),
+        None if *name == Profile::DEFAULT_ALLOW => None,
+        None => Some(
+            "an endpoint lists it but it does not exist or was rejected: it drops everything"
+                .into(),
+        ),
+    }
 }
 
 /// How many rules of one object are named.
 const RULES_MAX: usize = 5;
 
-/// About rules that were left out.
-pub(super) fn of_rules(problems: &[String]) -> Option<String> {
+/// About rules with a criterion that this host cannot evaluate. They count from 1 in their direction,
+/// as the object has them.
+pub(super) fn of_rules(ingress: &[Rule], egress: &[Rule]) -> Option<String> {
+    let of = |direction, rules: &[Rule]| -> Vec<String> {
+        let numbered = (1..).zip(rules);
+        numbered.filter_map(|(number, rule)| of_rule(direction, number, rule)).collect()
+    };
+    let problems = [of("ingress", ingress), of("egress", egress)].concat();
     let (named, others) = problems.split_at(problems.len().min(RULES_MAX));
     let mut text = named.join("; ");
     if !others.is_empty() {
         text.push_str(&format!("; and {} more", others.len()));
     }
     (!named.is_empty()).then_some(text)
+}
+
+fn of_rule(direction: &str, number: usize, rule: &Rule) -> Option<String> {
+    let criterion = rule.unevaluable?;
+    let then = match (criterion, rule.action) {
+        (criterion, action) if stands_without(criterion, action) => {
+            "denies whatever the request is"
+        }
+        (_, Action::Deny) => "never denies, so what it is to close is OPEN as far as it goes",
+        _ => "never matches",
+    };
+    let criterion = match criterion {
+        Unevaluable::Services => "services",
+        Unevaluable::Http => "http",
+    };
+    Some(format!(
+        "{direction} rule {number} {then}: its criterion `{criterion}` cannot be evaluated on this host"
+    ))
 }

@@ -18,6 +18,7 @@ use super::notices;
 use super::pools;
 use super::rules::{self, Resolved};
 use super::set_spec::SetSpec;
+use crate::config::Settings;
 use crate::desired::{
     AclClass, AddressSet, DesiredState, DirectionAcl, HostEndpoints, HostTiers, LocalEndpoint,
     LocalHostEndpoint, Member, SetId, SetKind, TierAcl,
@@ -26,6 +27,9 @@ use crate::desired::{
 /// Every object of the store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct World(HashMap<ResourceId, Update>);
+
+/// The minor version of Calico 3 whose rules hold, if any.
+type Minor = Option<u16>;
 
 /// Something that selectors look at.
 struct Item {
@@ -120,25 +124,83 @@ impl World {
         self.0.values().filter_map(endpoint).collect()
     }
 
+    /// The tier that a policy is in, and the text that tells equal orders apart.
+    fn tier_and_text(&self, id: &PolicyId, policy: &Policy, version: Minor) -> (String, String) {
+        let name = id.name.as_str();
+        let prefix = name.split('.').next().filter(|prefix| prefix.len() < name.len());
+        let prefix = prefix.filter(|prefix| !prefix.is_empty());
+        let spec = policy.tier.as_ref().map(Name::as_str);
+        let label = policy.tier_label.as_ref().map(Name::as_str);
+        let tier = match version {
+            None => {
+                let existing = prefix.filter(|prefix| self.tier(prefix).is_some());
+                spec.or(label).or(existing)
+            }
+            Some(..29) => None,
+            Some(29..32) if name.starts_with("knp.default.") => None,
+            Some(29..32) if name.starts_with("kanp.adminnetworkpolicy.") => {
+                Some("adminnetworkpolicy")
+            }
+            Some(29..32) => prefix,
+            Some(32..) => spec,
+        };
+        let text = match (&id.namespace, version) {
+            (Some(namespace), Some(32..)) => format!("{name}/{namespace}/NetworkPolicy"),
+            (None, Some(32..)) => format!("{name}//GlobalNetworkPolicy"),
+            (Some(namespace), _) => format!("{namespace}/{name}"),
+            (None, _) => name.to_owned(),
+        };
+        (tier.unwrap_or("default").to_owned(), text)
+    }
+
+    /// The minor version of Calico 3 whose rules hold, and the notice about one that is none.
+    fn version(&self, settings: &Settings) -> (Minor, Option<String>) {
+        if let Some(version) = settings.calico_version {
+            return (Some(version.minor), None);
+        }
+        let stored = match self.0.get(&ResourceId::ClusterInformation) {
+            Some(Update::ClusterInformation(Some(information))) => {
+                information.calico_version.as_deref()
+            }
+            _ => None,
+        };
+        let minor = stored.and_then(|text| text.strip_prefix("v3.")?.split('.').next());
+        let minor = minor.and_then(|minor| minor.parse().ok());
+        (minor, stored.and_then(notices::of_version))
+    }
+
+    /// What is to be said about a policy that an endpoint of this host needs.
+    fn needed_policy(&self, id: &PolicyId, version: Minor) -> Option<String> {
+        let policy = self.policies()[id];
+        let tier = self.tier_and_text(id, policy, version).0;
+        notices::of_policy(policy, &Name::from(tier))
+    }
+
     /// The tiers of the policies that match labels and that `applies` says yes to.
-    fn tiers(&self, labels: &Labels, applies: impl Fn(&Policy) -> bool) -> HostTiers {
+    fn tiers(
+        &self,
+        labels: &Labels,
+        version: Minor,
+        applies: impl Fn(&Policy) -> bool,
+    ) -> HostTiers {
         // (how far its tier is from existing, tier's order, tier, policy's order, text) decides.
         let mut ranked = BTreeMap::new();
         for (id, policy) in self.policies() {
             if !applies(policy) || !policy.selector.matches(labels) {
                 continue;
             }
-            let named = policy.tier.as_ref().map(Name::as_str);
-            let prefix = id.name.as_str().split_once('.').map(|(tier, _)| tier);
-            let tier = named
-                .or_else(|| prefix.filter(|prefix| self.tier(prefix).is_some()))
-                .unwrap_or("default");
-            let (missing, order, action) = match self.tier(tier) {
+            let (tier, text) = self.tier_and_text(id, policy, version);
+            let (missing, order, action) = match self.tier(&tier) {
+                Some(_) | None if version.is_some_and(|v| v < 29) => {
+                    (0, Order::LAST, TierAction::Deny)
+                }
                 Some(object) => (0, object.order, object.default_action),
-                None if tier == "default" => (1, Order::LAST, TierAction::Deny),
+                None if tier == "default" && version.is_none() => {
+                    (1, Order::LAST, TierAction::Deny)
+                }
                 None => (2, Order::LAST, TierAction::Deny),
             };
-            let rank = (missing, order, tier.to_owned(), policy.order, id.to_string(), id.clone());
+            let rank = (missing, order, tier, policy.order, text, id.clone());
             ranked.insert(rank, (policy, action));
         }
         let direction = |governs: fn(&Policy) -> bool| {
@@ -164,12 +226,12 @@ impl World {
         }
     }
 
-    fn class(&self, endpoint: &WorkloadEndpoint) -> AclClass {
+    fn class(&self, endpoint: &WorkloadEndpoint, version: Minor) -> AclClass {
         if !endpoint.active {
             return AclClass::default();
         }
         let labels = self.effective(&endpoint.labels, &endpoint.profiles);
-        let tiers = self.tiers(&labels, |policy| policy.kind == PolicyKind::Normal);
+        let tiers = self.tiers(&labels, version, |policy| policy.kind == PolicyKind::Normal);
         let direction = |tiers| DirectionAcl { tiers, profiles: endpoint.profiles.clone() };
         AclClass {
             active: true,
@@ -180,28 +242,17 @@ impl World {
 
     /// The rules of a profile that somebody lists, and what is to be said about it.
     fn listed_profile(&self, name: &Name) -> (Resolved, Option<String>) {
-        match self.profile(name) {
-            Some(profile) => {
-                let resolved = rules::resolve(&profile.ingress, &profile.egress);
-                let text = notices::of_rules(&resolved.problems);
-                (resolved, text)
-            }
-            None if *name == Profile::DEFAULT_ALLOW => {
-                (Resolved { rules: rules::allow_all(), ..Resolved::default() }, None)
-            }
-            None => (
-                Resolved { rules: rules::drop_all(), ..Resolved::default() },
-                notices::of_missing_profile(),
-            ),
-        }
+        let built_in = |rules| Resolved { rules, ..Resolved::default() };
+        let resolved = match self.profile(name) {
+            Some(profile) => rules::resolve(&profile.ingress, &profile.egress),
+            None if *name == Profile::DEFAULT_ALLOW => built_in(rules::allow_all()),
+            None => built_in(rules::drop_all()),
+        };
+        (resolved, notices::of_profile(name, self.profile(name)))
     }
 
     /// The host endpoints of a host.
-    fn host_endpoints(
-        &self,
-        node: &Name,
-        notice: &mut impl FnMut(ResourceId, Option<String>),
-    ) -> HostEndpoints {
+    fn host_endpoints(&self, node: &Name, version: Minor) -> HostEndpoints {
         let mut state = HostEndpoints::default();
         let mut needed = BTreeMap::new();
         for update in self.0.values() {
@@ -210,13 +261,14 @@ impl World {
                 continue;
             }
             let labels = self.effective(&endpoint.labels, &endpoint.profiles);
-            let of = |kind| self.tiers(&labels, move |policy: &Policy| policy.kind == kind);
+            let of =
+                |kind| self.tiers(&labels, version, move |policy: &Policy| policy.kind == kind);
             let addresses = BTreeSet::from_iter(endpoint.expected_addresses.iter().copied());
             let local = LocalHostEndpoint {
                 interface: endpoint.interface.clone(),
                 addresses: addresses.into_iter().collect(),
                 normal: of(PolicyKind::Normal),
-                forward: self.tiers(&labels, |policy| {
+                forward: self.tiers(&labels, version, |policy| {
                     policy.apply_on_forward && policy.kind == PolicyKind::Normal
                 }),
                 untracked: of(PolicyKind::Untracked),
@@ -236,12 +288,9 @@ impl World {
                 let resolved = rules::resolve(&object.ingress, &object.egress);
                 needed.extend(resolved.sets);
                 state.policies.insert(policy.clone(), Arc::new(resolved.rules));
-                let text = notices::of_rules(&resolved.problems);
-                notice(ResourceId::Policy(policy.clone()), text);
             }
             for name in &local.profiles {
-                let (resolved, text) = self.listed_profile(name);
-                notice(ResourceId::Profile(name.clone()), text);
+                let (resolved, _) = self.listed_profile(name);
                 needed.extend(resolved.sets);
                 state.profiles.insert(name.clone(), Arc::new(resolved.rules));
             }
@@ -287,14 +336,16 @@ impl World {
     }
 
     /// The desired state of a host.
-    pub(super) fn desired(&self, node: &Name) -> DesiredState {
+    pub(super) fn desired(&self, node: &Name, settings: &Settings) -> DesiredState {
         let mut state = DesiredState::default();
+        let (version, unheard) = self.version(settings);
         let mut notice = |id: ResourceId, text: Option<String>| {
             if let Some(text) = text {
                 state.notices.insert(Arc::from(id.to_string()), Arc::from(text));
             }
         };
         let mut needed = BTreeMap::new();
+        notice(ResourceId::ClusterInformation, unheard);
 
         let local = self.local(node);
         for (&id, &endpoint) in &local {
@@ -305,9 +356,7 @@ impl World {
                 notice(ResourceId::WorkloadEndpoint(id.clone()), text);
                 continue;
             }
-            let text = notices::of_endpoint(endpoint);
-            notice(ResourceId::WorkloadEndpoint(id.clone()), text);
-            let acl = self.class(endpoint);
+            let acl = self.class(endpoint, version);
             let class = acl.id();
             for direction in [&acl.ingress, &acl.egress] {
                 for policy in direction.tiers.iter().flat_map(|tier| &tier.policies) {
@@ -315,8 +364,7 @@ impl World {
                     let resolved = rules::resolve(&object.ingress, &object.egress);
                     needed.extend(resolved.sets);
                     state.policies.insert(policy.clone(), Arc::new(resolved.rules));
-                    let text = notices::of_rules(&resolved.problems);
-                    notice(ResourceId::Policy(policy.clone()), text);
+                    notice(ResourceId::Policy(policy.clone()), self.needed_policy(policy, version));
                 }
                 for name in &direction.profiles {
                     let (resolved, text) = self.listed_profile(name);
@@ -326,20 +374,37 @@ impl World {
                 }
             }
             let addresses = BTreeSet::from_iter(endpoint.addresses.iter().copied());
+            let spoof = BTreeSet::from_iter(endpoint.spoof.iter().copied());
             let local = LocalEndpoint {
                 interface: endpoint.interface.clone(),
                 active: endpoint.active,
                 mac: endpoint.mac,
                 addresses: addresses.into_iter().collect(),
                 nat: endpoint.nat.clone(),
+                spoof: spoof.into_iter().collect(),
                 class: class.clone(),
             };
             state.endpoints.insert(id.clone(), Arc::new(local));
             state.classes.insert(class, Arc::new(acl));
         }
 
+        for (id, policy) in self.policies() {
+            if policy.needed_everywhere && policy.kind == PolicyKind::Normal {
+                let resolved = rules::resolve(&policy.ingress, &policy.egress);
+                needed.extend(resolved.sets);
+                state.policies.insert(id.clone(), Arc::new(resolved.rules));
+                notice(ResourceId::Policy(id.clone()), self.needed_policy(id, version));
+            }
+        }
+
         state.sets = self.sets(needed);
-        state.host_endpoints = self.host_endpoints(node, &mut notice);
+        state.host_endpoints = self.host_endpoints(node, version);
+        for policy in state.host_endpoints.policies.keys() {
+            notice(ResourceId::Policy(policy.clone()), self.needed_policy(policy, version));
+        }
+        for name in state.host_endpoints.profiles.keys() {
+            notice(ResourceId::Profile(name.clone()), self.listed_profile(name).1);
+        }
 
         let mut bgp = BgpTable::default();
         let mut pools: BTreeMap<&Name, &Pool> = BTreeMap::new();

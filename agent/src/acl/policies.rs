@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use calico_datastore::model::{Labels, Name, Policy, PolicyId, PolicyKind, Tier};
 
+use super::generation::Generation;
 use super::host::is_host;
 use super::matching::MatchIndex;
 use super::slots::{Slot, SlotSet};
-use super::tiers::{DEFAULT_TIER, Matched, TierTable, tier_in_name};
+use super::tiers::{Matched, TierTable};
 use crate::desired::TierAcl;
 
 /// A policy of any kind.
@@ -89,17 +90,17 @@ impl PolicyIndex {
             self.mark_matched(old.selector, for_hosts_only(&old.policy));
             self.matching.release(old.selector);
             remove_from(&mut self.by_selector, &old.selector, id);
-            for tier in tiers_to_watch(id, &old.policy) {
+            for tier in self.tiers.generation().tiers_to_watch(id, &old.policy) {
                 remove_from(&mut self.by_tier, &tier, id);
             }
         }
         if let (Some(policy), Some(selector)) = (policy, selector) {
             self.by_selector.entry(selector).or_default().insert(id.clone());
-            for tier in tiers_to_watch(id, policy) {
+            for tier in self.tiers.generation().tiers_to_watch(id, policy) {
                 self.by_tier.entry(tier).or_default().insert(id.clone());
             }
             self.mark_matched(selector, for_hosts_only(policy));
-            let sort_name = Arc::from(id.to_string());
+            let sort_name = self.tiers.generation().sort_name(id);
             let policy = Arc::clone(policy);
             self.policies.insert(id.clone(), Entry { policy, sort_name, selector });
         }
@@ -118,6 +119,43 @@ impl PolicyIndex {
         for (selector, host_only) in places {
             self.mark_matched(selector, host_only);
         }
+    }
+
+    /// The versions whose rules place policies.
+    pub(super) fn generation(&self) -> Generation {
+        self.tiers.generation()
+    }
+
+    /// The rules of other versions hold: every endpoint that a policy matches has to be looked at
+    /// again. False when they are those that held.
+    pub(super) fn set_generation(&mut self, generation: Generation) -> bool {
+        if generation == self.tiers.generation() {
+            return false;
+        }
+        self.tiers.set_generation(generation);
+        self.by_tier.clear();
+        let mut places = BTreeSet::new();
+        for (id, entry) in &mut self.policies {
+            entry.sort_name = generation.sort_name(id);
+            for tier in generation.tiers_to_watch(id, &entry.policy) {
+                self.by_tier.entry(tier).or_default().insert(id.clone());
+            }
+            places.insert((entry.selector, for_hosts_only(&entry.policy)));
+        }
+        for (selector, host_only) in places {
+            self.mark_matched(selector, host_only);
+        }
+        true
+    }
+
+    /// Every policy.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &PolicyId> {
+        self.policies.keys()
+    }
+
+    /// The tier that a policy is in.
+    pub(super) fn tier_of(&self, id: &PolicyId) -> Option<Name> {
+        self.policies.get(id).map(|entry| self.tiers.of(id, &entry.policy))
     }
 
     /// The policy, when it is one for workload endpoints.
@@ -189,17 +227,9 @@ fn for_hosts_only(policy: &Policy) -> bool {
 
 /// True when both apply to the same endpoints at the same place in the order.
 fn same_place(a: &Policy, b: &Policy) -> bool {
-    (&a.tier, a.order, &a.selector, a.governs_ingress, a.governs_egress)
-        == (&b.tier, b.order, &b.selector, b.governs_ingress, b.governs_egress)
+    (&a.tier, &a.tier_label, a.order, &a.selector, a.governs_ingress, a.governs_egress)
+        == (&b.tier, &b.tier_label, b.order, &b.selector, b.governs_ingress, b.governs_egress)
         && (a.kind, a.apply_on_forward) == (b.kind, b.apply_on_forward)
-}
-
-/// The tiers whose coming and going concerns a policy.
-fn tiers_to_watch(id: &PolicyId, policy: &Policy) -> BTreeSet<Name> {
-    match &policy.tier {
-        Some(tier) => BTreeSet::from([tier.clone()]),
-        None => tier_in_name(id).into_iter().chain([Name::from(DEFAULT_TIER)]).collect(),
-    }
 }
 
 fn remove_from<K: std::hash::Hash + Eq>(

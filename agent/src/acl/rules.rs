@@ -6,7 +6,6 @@ use calico_datastore::model::{
     Action, Name, Peer, Ports, Profile, Protocol, Rule, Selector, Unevaluable,
 };
 
-use super::notices;
 use super::set_spec::SetSpec;
 use crate::desired::{ActiveRule, ActiveRules, SetId, SideMatch};
 
@@ -17,21 +16,15 @@ pub(super) struct Resolved {
     pub(super) rules: ActiveRules,
     /// The sets that the rules use.
     pub(super) sets: BTreeMap<SetId, SetSpec>,
-    /// Rules that were left out, for people.
-    pub(super) problems: Vec<String>,
 }
 
-/// The rules of a profile, and what is to be said about it. `stored` is the object of that name.
-pub(super) fn of_profile(name: &Name, stored: Option<&Profile>) -> (Resolved, Option<String>) {
+/// The rules of a profile. `stored` is the object of that name.
+pub(super) fn of_profile(name: &Name, stored: Option<&Profile>) -> Resolved {
     let built_in = |rules| Resolved { rules, ..Resolved::default() };
     match stored {
-        Some(profile) => {
-            let resolved = resolve(&profile.ingress, &profile.egress);
-            let notice = notices::of_rules(&resolved.problems);
-            (resolved, notice)
-        }
-        None if *name == Profile::DEFAULT_ALLOW => (built_in(allow_all()), None),
-        None => (built_in(drop_all()), notices::of_missing_profile()),
+        Some(profile) => resolve(&profile.ingress, &profile.egress),
+        None if *name == Profile::DEFAULT_ALLOW => built_in(allow_all()),
+        None => built_in(drop_all()),
     }
 }
 
@@ -54,43 +47,34 @@ fn everything(action: Action) -> ActiveRules {
 /// Resolves the rules of a policy or a profile.
 pub(super) fn resolve(ingress: &[Rule], egress: &[Rule]) -> Resolved {
     let mut resolved = Resolved::default();
-    resolved.rules.ingress = resolved.direction("ingress", ingress);
-    resolved.rules.egress = resolved.direction("egress", egress);
+    resolved.rules.ingress = resolved.direction(ingress);
+    resolved.rules.egress = resolved.direction(egress);
     resolved
 }
 
+/// Whether a rule is in force although this host cannot evaluate one of its criteria. Who wants to
+/// deny some requests of a connection had rather lose the others too than let all of them pass; the
+/// original's rules in the kernel do not know http either. Services are a set, and one that is
+/// empty here.
+pub(super) fn stands_without(criterion: Unevaluable, action: Action) -> bool {
+    criterion == Unevaluable::Http && action == Action::Deny
+}
+
 impl Resolved {
-    fn direction(&mut self, name: &str, rules: &[Rule]) -> Vec<ActiveRule> {
-        let mut active = Vec::with_capacity(rules.len());
-        for (index, rule) in rules.iter().enumerate() {
-            let Some(criterion) = rule.unevaluable else {
-                active.push(self.rule(rule));
-                continue;
-            };
-            // Who wants to deny some requests of a connection had rather lose the others too than
-            // let all of them pass; the original's rules in the kernel do not know http either.
-            // Services are a set, and one that is empty here.
-            let whole = criterion == Unevaluable::Http && rule.action == Action::Deny;
-            if whole {
-                active.push(self.rule(rule));
-            }
-            let then = if whole { "denies whatever the request is" } else { "never matches" };
-            let criterion = match criterion {
-                Unevaluable::Services => "services",
-                Unevaluable::Http => "http",
-            };
-            self.problems.push(format!(
-                "{name} rule {index} {then}: its criterion `{criterion}` cannot be evaluated on \
-                 this host"
-            ));
-        }
-        active
+    fn direction(&mut self, rules: &[Rule]) -> Vec<ActiveRule> {
+        let stands = |(_, rule): &(usize, &Rule)| {
+            rule.unevaluable.is_none_or(|criterion| stands_without(criterion, rule.action))
+        };
+        let all = rules.iter().enumerate().filter(stands);
+        all.map(|(index, rule)| self.rule(index, rule)).collect()
     }
 
-    fn rule(&mut self, rule: &Rule) -> ActiveRule {
+    fn rule(&mut self, index: usize, rule: &Rule) -> ActiveRule {
         // The protocol of a port's name where the rule does not say: as in the original.
         let ports_of = rule.protocol.filter(|p| p.has_ports()).unwrap_or(Protocol::TCP);
         ActiveRule {
+            // No value of the store has room for more rules than this counts.
+            origin: u32::try_from(index).unwrap_or(u32::MAX),
             action: rule.action,
             family: rule.family,
             protocol: rule.protocol,

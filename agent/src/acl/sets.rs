@@ -13,6 +13,7 @@ use std::sync::Arc;
 use calico_datastore::model::{Cidr, Labels, Name, NamedPort};
 use imbl::{OrdMap, OrdSet};
 
+use super::addresses::{Addresses, difference};
 use super::item::ItemId;
 use super::matching::{MatchIndex, only_in};
 use super::set_spec::SetSpec;
@@ -23,7 +24,7 @@ use crate::desired::{AddressSet, Member, SetId};
 #[derive(Debug)]
 struct Item {
     group: Slot,
-    addresses: Box<[Cidr]>,
+    addresses: Addresses,
     ports: Box<[NamedPort]>,
 }
 
@@ -106,6 +107,8 @@ pub(super) struct SetIndex {
     dirty: SlotSet,
     /// Sets that nothing used at some moment since the last sweep.
     unused: Vec<SetId>,
+    /// How many members were added, removed or counted; tests count with it.
+    touched: u64,
 }
 
 impl SetIndex {
@@ -115,7 +118,7 @@ impl SetIndex {
         id: ItemId,
         labels: &Labels,
         profiles: &[Name],
-        addresses: Box<[Cidr]>,
+        addresses: Addresses,
         ports: Box<[NamedPort]>,
     ) {
         let Some(&slot) = self.by_item.get(&id) else {
@@ -142,13 +145,20 @@ impl SetIndex {
         let new = Item { group, addresses, ports };
         let Some(item) = self.items.get_mut(slot) else { return };
         let old = std::mem::replace(item, new);
-        if item.addresses == old.addresses && item.ports == old.ports {
-            self.contribute(&only_in(&matches, &old_matches), slot);
-            self.withdraw(&only_in(&old_matches, &matches), &old);
+        // Add before removing: a member that stays never goes.
+        if item.ports == old.ports {
+            let (added, removed) = difference(&old.addresses, &item.addresses);
+            let ports = old.ports.clone();
+            let (started, stopped) =
+                (only_in(&matches, &old_matches), only_in(&old_matches, &matches));
+            let stayed = only_in(&matches, &started);
+            self.contribute(&started, slot);
+            self.change(Change::Add, &stayed, &added, &ports);
+            self.change(Change::Remove, &stopped, &old.addresses, &ports);
+            self.change(Change::Remove, &stayed, &removed, &ports);
         } else {
-            // Add before removing: a member that stays never goes.
             self.contribute(&matches, slot);
-            self.withdraw(&old_matches, &old);
+            self.change(Change::Remove, &old_matches, &old.addresses, &old.ports);
         }
     }
 
@@ -157,7 +167,7 @@ impl SetIndex {
         let Some(slot) = self.by_item.remove(id) else { return };
         let Some(item) = self.items.remove(slot) else { return };
         let matches = self.matching.matches(item.group).to_vec();
-        self.withdraw(&matches, &item);
+        self.change(Change::Remove, &matches, &item.addresses, &item.ports);
         self.matching.leave(item.group, slot);
     }
 
@@ -167,15 +177,9 @@ impl SetIndex {
             let items: Vec<Slot> = self.matching.items(change.group).collect();
             for slot in items {
                 self.contribute(&change.started, slot);
-                if let Some(item) = self.items.get(slot) {
-                    withdraw(
-                        &mut self.sets,
-                        &self.by_selector,
-                        &mut self.dirty,
-                        &change.stopped,
-                        item,
-                    );
-                }
+                let Some(Item { addresses, ports, .. }) = self.items.get(slot) else { continue };
+                let tables = (&mut self.sets, &self.by_selector, &mut self.dirty);
+                self.touched += apply(tables, Change::Remove, &change.stopped, addresses, ports);
             }
         }
     }
@@ -206,6 +210,7 @@ impl SetIndex {
         *entry.references.of(audience) = 1;
         for item in self.matching.matched_items(selector).filter_map(|slot| self.items.get(slot)) {
             for member in spec.members(&item.addresses, &item.ports) {
+                self.touched += 1;
                 entry.members.add(member);
             }
         }
@@ -282,6 +287,11 @@ impl SetIndex {
         self.matching.evaluations()
     }
 
+    /// How many members were added, removed or counted so far.
+    pub(super) fn touched(&self) -> u64 {
+        self.touched
+    }
+
     /// True when nothing is left.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
@@ -293,44 +303,59 @@ impl SetIndex {
 
     /// Adds what an item brings to the sets of selectors.
     fn contribute(&mut self, selectors: &[Slot], item: Slot) {
-        let Some(item) = self.items.get(item) else { return };
-        for selector in selectors {
-            for slot in self.by_selector.get(selector).into_iter().flat_map(SlotSet::iter) {
-                let Some(entry) = self.sets.get_mut(slot) else { continue };
-                let mut changed = false;
-                for member in entry.spec.members(&item.addresses, &item.ports) {
-                    changed |= entry.members.add(member);
-                }
-                if changed {
-                    self.dirty.insert(slot);
-                }
-            }
-        }
+        let Some(Item { addresses, ports, .. }) = self.items.get(item) else { return };
+        let tables = (&mut self.sets, &self.by_selector, &mut self.dirty);
+        self.touched += apply(tables, Change::Add, selectors, addresses, ports);
     }
 
-    fn withdraw(&mut self, selectors: &[Slot], item: &Item) {
-        withdraw(&mut self.sets, &self.by_selector, &mut self.dirty, selectors, item);
+    /// Adds to the sets of selectors what addresses with ports bring, or takes it out.
+    fn change(
+        &mut self,
+        change: Change,
+        selectors: &[Slot],
+        addresses: &[Cidr],
+        ports: &[NamedPort],
+    ) {
+        let tables = (&mut self.sets, &self.by_selector, &mut self.dirty);
+        self.touched += apply(tables, change, selectors, addresses, ports);
     }
 }
 
-/// Takes what an item brought out of the sets of selectors.
-fn withdraw(
-    sets: &mut Slab<Entry>,
-    by_selector: &HashMap<Slot, SlotSet>,
-    dirty: &mut SlotSet,
+/// What becomes of members.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Add,
+    Remove,
+}
+
+/// The sets, those of each selector, and those that changed.
+type Tables<'a> = (&'a mut Slab<Entry>, &'a HashMap<Slot, SlotSet>, &'a mut SlotSet);
+
+/// Adds to the sets of selectors what addresses with ports bring, or takes it out. Returns how many
+/// members were looked at.
+fn apply(
+    (sets, by_selector, dirty): Tables<'_>,
+    change: Change,
     selectors: &[Slot],
-    item: &Item,
-) {
+    addresses: &[Cidr],
+    ports: &[NamedPort],
+) -> u64 {
+    let mut touched = 0;
     for selector in selectors {
         for slot in by_selector.get(selector).into_iter().flat_map(SlotSet::iter) {
             let Some(entry) = sets.get_mut(slot) else { continue };
             let mut changed = false;
-            for member in entry.spec.members(&item.addresses, &item.ports) {
-                changed |= entry.members.remove(member);
+            for member in entry.spec.members(addresses, ports) {
+                touched += 1;
+                changed |= match change {
+                    Change::Add => entry.members.add(member),
+                    Change::Remove => entry.members.remove(member),
+                };
             }
             if changed {
                 dirty.insert(slot);
             }
         }
     }
+    touched
 }

@@ -3,17 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use calico_datastore::model::{Name, Order, Policy, PolicyId, Tier, TierAction};
+use calico_datastore::model::{Name, Policy, PolicyId, Tier, TierAction};
 
+use super::generation::Generation;
 use crate::desired::TierAcl;
-
-/// The tier of policies that name none.
-pub(super) const DEFAULT_TIER: &str = "default";
 
 /// The tiers as stored.
 #[derive(Debug, Default)]
 pub(super) struct TierTable {
     tiers: HashMap<Name, Tier>,
+    generation: Generation,
 }
 
 /// A policy that matches an endpoint.
@@ -21,21 +20,10 @@ pub(super) struct TierTable {
 pub(super) struct Matched<'a> {
     /// What it is called.
     pub(super) id: &'a PolicyId,
-    /// `id` as text: decides between policies of equal order.
+    /// [`Generation::sort_name`]: decides between policies of equal order.
     pub(super) sort_name: &'a Arc<str>,
     /// The policy.
     pub(super) policy: &'a Policy,
-}
-
-/// Where a tier comes from; the first thing that its place depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Existence {
-    /// It has an object.
-    Stored,
-    /// `default` without an object: stores older than tiers have none, and it is all they need.
-    BuiltIn,
-    /// It is only named.
-    Missing,
 }
 
 impl TierTable {
@@ -54,25 +42,19 @@ impl TierTable {
         self.tiers.is_empty()
     }
 
-    /// The tier of a policy: the one it names, else the text before the first dot of its name when
-    /// a tier is called so, else `default`.
-    pub(super) fn of(&self, id: &PolicyId, policy: &Policy) -> Name {
-        if let Some(tier) = &policy.tier {
-            return tier.clone();
-        }
-        let known = tier_in_name(id).filter(|tier| self.tiers.contains_key(tier));
-        known.unwrap_or_else(|| Name::from(DEFAULT_TIER))
+    /// The versions whose rules hold.
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
     }
 
-    /// A tier's place, and what its end does. Behind all that exist, whatever their order: first
-    /// `default`, then any other that policies name and that does not exist. The end of a missing
-    /// one denies, since nobody said that it may be passed.
-    fn place(&self, name: &Name) -> ((Existence, Order), TierAction) {
-        match self.tiers.get(name) {
-            Some(tier) => ((Existence::Stored, tier.order), tier.default_action),
-            None if *name == DEFAULT_TIER => ((Existence::BuiltIn, Order::LAST), TierAction::Deny),
-            None => ((Existence::Missing, Order::LAST), TierAction::Deny),
-        }
+    /// The rules of other versions hold from now on.
+    pub(super) fn set_generation(&mut self, generation: Generation) {
+        self.generation = generation;
+    }
+
+    /// The tier of a policy.
+    pub(super) fn of(&self, id: &PolicyId, policy: &Policy) -> Name {
+        self.generation.tier(id, policy, |tier| self.tiers.contains_key(tier))
     }
 
     /// The tiers that govern each direction, in order: (ingress, egress). A tier is part of a
@@ -82,7 +64,7 @@ impl TierTable {
             .into_iter()
             .map(|policy| {
                 let tier = self.of(policy.id, policy.policy);
-                let (place, action) = self.place(&tier);
+                let (place, action) = self.generation.place(&tier, self.tiers.get(&tier));
                 (place, tier, action, policy)
             })
             .collect();
@@ -106,11 +88,6 @@ impl TierTable {
         }
         (ingress, egress)
     }
-}
-
-/// The text before the first dot of a policy's name.
-pub(super) fn tier_in_name(id: &PolicyId) -> Option<Name> {
-    id.name.as_str().split_once('.').map(|(tier, _)| Name::from(tier))
 }
 
 fn push(direction: &mut Vec<TierAcl>, tier: &Name, action: TierAction, policy: &PolicyId) {

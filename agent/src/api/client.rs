@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use crate::denied::Denied;
+use crate::explain::Question;
+use crate::explain::document::Explanation;
+use crate::explain::graph::Graph;
 use crate::status::document::StatusDocument;
 
 /// How long the agent may take to answer.
@@ -43,7 +47,10 @@ pub enum ClientError {
     /// It took too long.
     #[error("the agent did not answer within {LIMIT:?}")]
     TimedOut,
-    /// Its answer is not a status document.
+    /// It says why it does not.
+    #[error("{0}")]
+    Refused(String),
+    /// Its answer is not the document that was asked for.
     #[error(
         "cannot read the agent's answer (another version? try `systemctl restart calico-agent`)"
     )]
@@ -61,7 +68,96 @@ pub async fn status(socket: &Path) -> Result<StatusDocument, ClientError> {
     serde_json::from_slice(&body).map_err(ClientError::Answer)
 }
 
+/// Packets that were denied of late, one by one; with `follow` also those that come, until `tell` says
+/// no. False when it was the agent that ended.
+///
+/// # Errors
+/// When nobody listens on the socket, the answer cannot be read, or the agent says why it knows of
+/// none.
+pub async fn denied(
+    socket: &Path,
+    follow: bool,
+    mut tell: impl FnMut(Denied) -> bool,
+) -> Result<bool, ClientError> {
+    let path = if follow { "/denied/follow" } else { "/denied" };
+    let asked = tokio::time::timeout(LIMIT, ask(socket, path));
+    let mut response = asked.await.map_err(|_| ClientError::TimedOut)??;
+    let mut rest = Vec::new();
+    while let Some(frame) = response.body_mut().frame().await {
+        let frame = frame.map_err(ClientError::Ask)?;
+        let Some(data) = frame.data_ref() else { continue };
+        rest.extend_from_slice(data);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let denied = serde_json::from_slice(&rest[..end]).map_err(ClientError::Answer)?;
+            rest.drain(..=end);
+            if !tell(denied) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// What policy says about a packet, and why.
+///
+/// # Errors
+/// When nobody listens on the socket, the agent does not know the answer, or it cannot be read.
+pub async fn explain(socket: &Path, question: &Question) -> Result<Explanation, ClientError> {
+    let path = format!("/explain?{}", query(question));
+    let body = tokio::time::timeout(LIMIT, get(socket, &path))
+        .await
+        .map_err(|_| ClientError::TimedOut)??;
+    serde_json::from_slice(&body).map_err(ClientError::Answer)
+}
+
+/// Who reaches whom on the agent's host.
+///
+/// # Errors
+/// As [`explain`].
+pub async fn graph(socket: &Path, question: &Question) -> Result<Graph, ClientError> {
+    let path = format!("/graph?{}", query(question));
+    let body = tokio::time::timeout(LIMIT, get(socket, &path))
+        .await
+        .map_err(|_| ClientError::TimedOut)??;
+    serde_json::from_slice(&body).map_err(ClientError::Answer)
+}
+
+/// The question as the query of a URL.
+fn query(question: &Question) -> String {
+    let Question { from, to, protocol, port, source_port, icmp_type, icmp_code } = question;
+    let all = [
+        ("from", Some(from.clone())),
+        ("to", Some(to.clone())),
+        ("protocol", protocol.clone()),
+        ("port", port.clone()),
+        ("source_port", source_port.map(|port| port.to_string())),
+        ("icmp_type", icmp_type.map(|kind| kind.to_string())),
+        ("icmp_code", icmp_code.map(|code| code.to_string())),
+    ];
+    let said = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let pairs: Vec<_> = said.map(|(name, value)| format!("{name}={}", escaped(&value))).collect();
+    pairs.join("&")
+}
+
+/// Everything but letters, digits and `-._~` as `%XX` (RFC 3986).
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
 async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
+    let response = ask(socket, path).await?;
+    Ok(response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes())
+}
+
+async fn ask(socket: &Path, path: &str) -> Result<hyper::Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
         let path = socket.to_owned();
         match source.kind() {
@@ -72,7 +168,8 @@ async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(ClientError::Ask)?;
-    let connection = tokio::spawn(connection);
+    // It ends with the answer.
+    tokio::spawn(connection);
     let mut request = hyper::Request::new(Empty::<Bytes>::new());
     if let Ok(uri) = path.parse() {
         *request.uri_mut() = uri;
@@ -81,7 +178,16 @@ async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
         .headers_mut()
         .insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("agent"));
     let response = sender.send_request(request).await.map_err(ClientError::Ask)?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let unknown = response.status() == hyper::StatusCode::NOT_FOUND;
     let body = response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes();
-    connection.abort();
-    Ok(body)
+    Err(ClientError::Refused(if unknown {
+        "the agent that runs is of another version and does not know the question (try `systemctl \
+         restart calico-agent`)"
+            .to_owned()
+    } else {
+        String::from_utf8_lossy(&body).trim().to_owned()
+    }))
 }

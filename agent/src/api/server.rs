@@ -1,15 +1,23 @@
 //! Answers on the socket.
 
+use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use futures::stream::{self, StreamExt as _};
 use tokio::net::UnixListener;
 
+use crate::denied::Denied;
+use crate::explain::document::Explanation;
+use crate::explain::graph::Graph;
+use crate::explain::{self, ExplainError, Question, World, running};
 use crate::status::document::{HangingLoop, Overall, StatusDocument};
 use crate::status::overview::Overview;
 
@@ -55,12 +63,46 @@ pub async fn serve(listener: UnixListener, overview: Arc<Overview>) -> std::io::
         .route("/status", get(status))
         .route("/ready", get(ready))
         .route("/live", get(live))
+        .route("/denied", get(denied))
+        .route("/denied/follow", get(denied_from_now_on))
+        .route("/explain", get(explain))
+        .route("/graph", get(graph))
         .with_state(overview);
     axum::serve(listener, router).await
 }
 
 async fn status(State(overview): State<Arc<Overview>>) -> Json<StatusDocument> {
     Json(overview.document().await)
+}
+
+/// What is refused, and why.
+type Refusal = (StatusCode, String);
+
+async fn explain(
+    State(overview): State<Arc<Overview>>,
+    Query(question): Query<Question>,
+) -> Result<Json<Explanation>, Refusal> {
+    answered(&overview, move |world| explain::explain(&question, &world)).await
+}
+
+async fn graph(
+    State(overview): State<Arc<Overview>>,
+    Query(question): Query<Question>,
+) -> Result<Json<Graph>, Refusal> {
+    answered(&overview, move |world| running::graph(&question, world)).await
+}
+
+/// Answers from what is known now, beside the tasks of the agent: large sets take their time.
+async fn answered<T: Send + 'static>(
+    overview: &Overview,
+    answer: impl FnOnce(World) -> Result<T, ExplainError> + Send + 'static,
+) -> Result<Json<T>, Refusal> {
+    let world = running::world(overview).await;
+    let world = world.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let answered = tokio::task::spawn_blocking(move || answer(world)).await;
+    let answered =
+        answered.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    answered.map(Json).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 async fn ready(State(overview): State<Arc<Overview>>) -> (StatusCode, &'static str) {
@@ -79,6 +121,37 @@ async fn live(State(overview): State<Arc<Overview>>) -> (StatusCode, String) {
         .iter()
         .map(|HangingLoop { name, seconds }| format!("{name}: no sign of life for {seconds} s\n"));
     (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+}
+
+/// One line of JSON for each packet that was denied of late.
+async fn denied(State(overview): State<Arc<Overview>>) -> Response {
+    if let Some(reason) = overview.denied_unread() {
+        return (StatusCode::SERVICE_UNAVAILABLE, reason).into_response();
+    }
+    let (kept, _) = overview.book.read();
+    kept.iter().map(line).collect::<String>().into_response()
+}
+
+/// The same, and those that come.
+async fn denied_from_now_on(State(overview): State<Arc<Overview>>) -> Response {
+    if let Some(reason) = overview.denied_unread() {
+        return (StatusCode::SERVICE_UNAVAILABLE, reason).into_response();
+    }
+    let (kept, follow) = overview.book.read();
+    let first = kept.iter().map(line).collect::<String>();
+    let coming = stream::unfold(follow, async |mut follow| {
+        let denied = follow.next().await?;
+        Some((line(&denied), follow))
+    });
+    // Who follows is not left waiting for what nobody tells any more.
+    let end = Box::pin(async move { overview.denied_unread_from_now_on().await });
+    let lines = stream::once(std::future::ready(first)).chain(coming.take_until(end));
+    Body::from_stream(lines.map(Ok::<_, Infallible>)).into_response()
+}
+
+fn line(denied: &Denied) -> String {
+    // Text and numbers only: there is nothing that JSON cannot say.
+    serde_json::to_string(denied).unwrap_or_default() + "\n"
 }
 
 #[cfg(test)]

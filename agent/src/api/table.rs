@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::reconcile::EndpointState;
-use crate::status::document::{ForwardedPortStatus, Overall, StatusDocument};
+use crate::status::document::{ForwardedPortStatus, Instead, Overall, StatusDocument};
 
 /// Renders the document.
 pub fn render(status: &StatusDocument) -> String {
@@ -44,6 +44,9 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         let age = stored.age_seconds.map(|age| format!(" ({} old)", duration(age)));
         let (since, age) = (&stored.since, age.unwrap_or_default());
         writeln!(out, "Policy      of {since}{age} from disk, until the datastore answers")?;
+    }
+    if !store.policy_order.is_empty() {
+        writeln!(out, "Order       {}", store.policy_order)?;
     }
     writeln!(out, "Node entry  {}", store.registration)?;
     for part in &status.parts {
@@ -151,10 +154,20 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         .notices
         .iter()
         .map(|notice| ("notice", notice.subject.as_str(), notice.message.as_str()));
-    let rejected = store
+    let reasons: Vec<String> = store
         .rejected
         .iter()
-        .map(|rejected| ("rejected", rejected.key.as_str(), rejected.reason.as_str()));
+        .map(|rejected| {
+            let instead = match rejected.instead {
+                Instead::Absent => " (counts as absent)",
+                Instead::LastVersion => " (its last version counts)",
+                Instead::AsTheReasonSays => "",
+            };
+            format!("{}{instead}", rejected.reason)
+        })
+        .collect();
+    let rejected = store.rejected.iter().zip(&reasons);
+    let rejected = rejected.map(|(one, reason)| ("rejected", one.key.as_str(), reason.as_str()));
     let lines = problems.chain(rejected).chain(notices).collect::<Vec<_>>();
     if !lines.is_empty() {
         writeln!(out)?;
@@ -163,7 +176,9 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         }
     }
     for (kind, count) in &store.unsupported {
-        writeln!(out, "{:<11} {kind}: {count} in the store, not supported yet", "ignored")?;
+        // Staged policies are there to be looked at; the others are missed.
+        let why = if kind.starts_with("staged") { "never enforced" } else { "not supported yet" };
+        writeln!(out, "{:<11} {kind}: {count} in the store, {why}", "ignored")?;
     }
     Ok(())
 }

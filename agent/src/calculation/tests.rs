@@ -1,6 +1,8 @@
 use calico_datastore::layout::Rejection;
-use calico_datastore::model::{ClusterInformation, Profile};
+use calico_datastore::model::{ClusterInformation, Order, PolicyId, Profile, ResourceId};
 
+use super::last_good::tests::policy;
+use super::news::News;
 use super::*;
 use crate::status::systemd::Watchdog;
 
@@ -99,7 +101,7 @@ fn a_store_that_is_away_leaves_the_desired_state_as_it_is() {
     assert!(Arc::ptr_eq(&before, &rig.state()));
     assert_eq!((rig.sync.borrow().revision, &rig.sync.borrow().waiting), (9, &None));
     // What concerns nobody here changes nothing either.
-    let info = ClusterInformation { datastore_ready: true, guid: None };
+    let info = ClusterInformation { datastore_ready: true, guid: None, calico_version: None };
     let profile = Update::Profile("p".into(), Some(Arc::new(Profile::default())));
     rig.changes(updates([Update::ClusterInformation(Some(Arc::new(info))), profile]));
     assert!(!rig.desired.has_changed().unwrap());
@@ -133,6 +135,35 @@ fn settings_follow_the_store_and_this_host() {
     // The same again is no change.
     rig.changes(updates([felix("default", &[("LogSeverityScreen", "error")])]));
     assert!(!rig.desired.has_changed().unwrap());
+}
+
+#[test]
+fn the_order_of_policies_is_that_of_the_cluster_or_of_who_sets_one() {
+    let cluster = |version: &str| {
+        let info = ClusterInformation {
+            datastore_ready: true,
+            guid: None,
+            calico_version: Some(version.into()),
+        };
+        updates([Update::ClusterInformation(Some(Arc::new(info)))])
+    };
+    let order = |rig: &Rig| rig.sync.borrow().policy_order.clone();
+    let mut rig = Rig::new();
+    assert_eq!(order(&rig), "", "nobody has read it");
+    rig.changes(cluster("v3.29.1"));
+    assert!(order(&rig).contains("3.29 to 3.31") && order(&rig).contains("v3.29.1"));
+    rig.calculation.set_layers(layers(&[("FELIX_CALICOVERSION", "3.20")]));
+    rig.calculation.publish(&rig.outputs);
+    assert!(order(&rig).contains("3.0 to 3.28") && order(&rig).contains("is set to 3.20"));
+    // What is set to no version keeps the last good one: a policy must not move by a slip.
+    rig.calculation.set_layers(layers(&[("FELIX_CALICOVERSION", "many")]));
+    rig.calculation.publish(&rig.outputs);
+    assert!(order(&rig).contains("is set to 3.20"), "{}", order(&rig));
+    assert_eq!(rig.sync.borrow().settings.len(), 1);
+    rig.calculation.set_layers(layers(&[]));
+    rig.changes(cluster("master"));
+    assert!(order(&rig).contains("says none"), "{}", order(&rig));
+    assert_eq!(rig.state().notices.len(), 1);
 }
 
 #[test]
@@ -253,4 +284,82 @@ fn the_policy_from_disk_is_in_force_until_the_first_snapshot() {
     rig.take(waiting("etcd: away again"));
     assert!(!rig.state().origin.is_stored());
     assert_eq!(rig.state().settings.log_level, "error");
+}
+
+/// What a reader of the store says of one policy: of an order, or one that cannot be read.
+fn policed(revision: i64, version: Option<u8>) -> Batch {
+    let id = PolicyId { namespace: None, name: "default.p".into() };
+    let key = v3::keys::key_of(&ResourceId::Policy(id.clone())).unwrap();
+    let mut batch = Batch { revision, ..Batch::default() };
+    if let Some(version) = version {
+        let policy = policy(Order::new(f64::from(version)).unwrap());
+        batch.updates.push(Update::Policy(id, Some(Arc::new(policy))));
+        batch.accepted.push(key);
+    } else {
+        batch.updates.push(Update::Policy(id.clone(), None));
+        let id = Some(ResourceId::Policy(id));
+        batch.rejections.push(Rejection { key, id, reason: "broken".to_owned() });
+    }
+    batch
+}
+
+#[test]
+fn a_policy_that_breaks_counts_as_the_settings_of_now_say() {
+    let policies = |rig: &Rig| rig.state().policies.len();
+    let kept = |rig: &Rig| rig.sync.borrow().kept.len();
+    let mut rig = Rig::new();
+    // The settings come with the objects, behind them.
+    let mut first = policed(1, Some(1));
+    first.updates.push(felix("default", &[("InvalidPolicy", "keep-last")]));
+    rig.changes(first);
+    assert_eq!((policies(&rig), kept(&rig)), (1, 0));
+    rig.changes(policed(2, None));
+    assert_eq!((policies(&rig), kept(&rig), rig.sync.borrow().rejected.len()), (1, 1, 1));
+    // Any other setting may change.
+    rig.changes(updates([felix(
+        "default",
+        &[("InvalidPolicy", "keep-last"), ("MaxIpsetSize", "1024")],
+    )]));
+    assert_eq!((policies(&rig), kept(&rig)), (1, 1));
+    // A word that is none leaves it as it is.
+    rig.changes(updates([felix("default", &[("InvalidPolicy", "perhaps")])]));
+    assert_eq!((policies(&rig), kept(&rig)), (1, 1));
+    // Taken back, and again: the last version is still known.
+    rig.changes(updates([felix("default", &[])]));
+    assert_eq!((policies(&rig), kept(&rig), rig.sync.borrow().rejected.len()), (0, 0, 1));
+    rig.calculation.set_layers(layers(&[("FELIX_INVALIDPOLICY", "keep-last")]));
+    rig.calculation.publish(&rig.outputs);
+    assert_eq!((policies(&rig), kept(&rig)), (1, 1));
+    // Mended.
+    rig.changes(policed(9, Some(2)));
+    assert_eq!((policies(&rig), kept(&rig), rig.sync.borrow().rejected.len()), (1, 0, 0));
+}
+
+#[test]
+fn a_policy_that_breaks_in_the_breath_in_which_the_setting_changes_counts_as_the_new_one_says() {
+    for (mode, expected) in [("keep-last", 1), ("absent", 0)] {
+        let other = if mode == "absent" { "keep-last" } else { "absent" };
+        let mut rig = Rig::new();
+        let mut first = policed(1, Some(1));
+        first.updates.push(felix("default", &[("InvalidPolicy", other)]));
+        rig.changes(first);
+        let mut breaks = policed(2, None);
+        breaks.updates.insert(0, felix("default", &[("InvalidPolicy", mode)]));
+        rig.changes(breaks);
+        assert_eq!(rig.state().policies.len(), expected, "{mode}");
+        assert_eq!(rig.sync.borrow().kept.len(), expected, "{mode}");
+    }
+}
+
+#[test]
+fn a_policy_that_was_broken_from_the_start_is_absent_in_either_mode() {
+    for mode in ["keep-last", "absent"] {
+        let mut rig = Rig::new();
+        let mut first = policed(1, None);
+        first.updates.push(felix("default", &[("InvalidPolicy", mode)]));
+        rig.changes(first);
+        let sync = rig.sync.borrow();
+        assert_eq!(rig.state().policies.len(), 0, "{mode}");
+        assert_eq!((sync.kept.len(), sync.rejected.len()), (0, 1), "{mode}");
+    }
 }

@@ -102,20 +102,47 @@ pub fn features(
         let line = format!("-p tcp -m tcp --dport {RKT_METADATA_PORT} -j ACCEPT");
         add(Table::Filter, "tcp", Need::Always, line);
     }
+    if settings.denied_log {
+        let need = Need::For("reporting denied packets (DeniedLog)");
+        let line = "-m limit --limit 10/second -j NFLOG --nflog-group 5 --nflog-prefix \"cali:x\"";
+        add(Table::Filter, "limit", need, "-m limit --limit 10/second -j RETURN".into());
+        add(Table::Filter, "NFLOG", need, line.into());
+        let need = Need::For("reporting packets that host endpoints deny early (DeniedLog)");
+        for table in [Table::Raw, Table::Mangle] {
+            add(table, "limit", need, "-m limit --limit 10/second -j RETURN".into());
+            add(table, "NFLOG", need, line.into());
+        }
+    }
+    if let Some(service) = settings.metadata_service().filter(|_| family == Family::V4) {
+        let line = format!("-p tcp -m tcp --dport {} -j ACCEPT", service.port());
+        add(Table::Filter, "tcp", Need::Always, line);
+        let line = format!("-p tcp -m tcp --dport 80 -j DNAT --to-destination {service}");
+        add(Table::Nat, "DNAT", Need::For("OpenStack's metadata"), line);
+    }
+    if settings.has_openstack() {
+        let line = "-p udp -m udp --sport 68 --dport 67 -j RETURN".to_owned();
+        add(Table::Raw, "udp", Need::For("OpenStack's DHCP"), line);
+    }
     if settings.filter_deny == DenyAction::Reject {
         add(Table::Filter, "REJECT", Need::Always, "-j REJECT".into());
     }
+    if settings.floating_ips {
+        let (to, need) = (everyone.split('/').next().unwrap_or_default(), Need::For("ipNATs"));
+        add(Table::Nat, "DNAT", need, format!("-d {everyone} -j DNAT --to-destination {to}"));
+        add(Table::Nat, "SNAT", need, format!("-s {everyone} -j SNAT --to-source {to}"));
+    }
     let leaves = format!("{in_set} -d {everyone}");
     let need = Need::For("a pool with natOutgoing");
-    match settings.nat_outgoing_address {
-        Some(address) if Family::of(address) == family => {
-            add(Table::Nat, "SNAT", need, format!("{leaves} -j SNAT --to-source {address}"));
-        }
-        _ if random_fully => {
-            let line = format!("{leaves} -j MASQUERADE --random-fully");
-            add(Table::Nat, "MASQUERADE --random-fully", need, line);
-        }
-        _ => add(Table::Nat, "MASQUERADE", need, format!("{leaves} -j MASQUERADE")),
+    let snat = settings.nat_outgoing_addresses.iter().find(|one| Family::of(**one) == family);
+    let (name, target) = match snat {
+        Some(address) => ("SNAT", format!("SNAT --to-source {address}")),
+        None => ("MASQUERADE", "MASQUERADE".to_owned()),
+    };
+    if random_fully {
+        let name = if snat.is_some() { "SNAT --random-fully" } else { "MASQUERADE --random-fully" };
+        add(Table::Nat, name, need, format!("{leaves} -j {target} --random-fully"));
+    } else {
+        add(Table::Nat, name, need, format!("{leaves} -j {target}"));
     }
     out
 }
@@ -149,8 +176,9 @@ mod tests {
     use crate::felix::hosts::choose::choose;
     use crate::felix::iptables::chains::{self, Hosts};
     use crate::felix::iptables::marks::Marks;
-    use crate::felix::iptables::rules::{Style, lines};
-    use crate::felix::ruleset::Rule;
+    use crate::felix::iptables::rules::{Report, Style, lines};
+    use crate::felix::ruleset::deny::{DeniedBy, DenyPoint};
+    use crate::felix::ruleset::{Direction, Rule};
     use crate::routes::monitor::Links;
     use calico_datastore::model::{
         Action, HostEndpointId, IcmpMatch, Mac, PolicyId, PortRange, Protocol, TierAction,
@@ -230,17 +258,25 @@ mod tests {
                     let settings = Settings {
                         filter_deny: deny,
                         rkt_metadata_service: true,
-                        nat_outgoing_address: snat.map(|text| text.parse().unwrap()),
+                        denied_log: true,
+                        floating_ips: true,
+                        interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+                        nat_outgoing_addresses: snat
+                            .iter()
+                            .map(|text| text.parse().unwrap())
+                            .collect(),
+                        nat_port_range: PortRange::new(1024, 2048),
                         ..Settings::default()
                     };
                     let style = Style {
                         family,
                         marks: Marks::of_mask(settings.mark_mask).unwrap(),
                         deny: if deny == DenyAction::Drop {
-                            "--jump DROP"
+                            "--jump DROP".into()
                         } else {
-                            "--jump REJECT"
+                            "--jump REJECT".into()
                         },
+                        report: Some(Report { group: 5, rate: 10 }),
                         log_prefix: "x: ".into(),
                     };
                     let mut rendered: BTreeSet<(&str, String)> = BTreeSet::new();
@@ -250,7 +286,7 @@ mod tests {
                         }
                     };
                     for hosts in [false, true] {
-                        for (_, lines) in chains::filter(&settings, &style, hosts) {
+                        for (_, lines) in chains::filter(&settings, &style, true, hosts) {
                             take(Table::Filter, lines);
                         }
                     }
@@ -268,12 +304,20 @@ mod tests {
                     }
                     let macs = [("cali1".parse().unwrap(), Mac::new([2, 0, 0, 0, 0, 1]))].into();
                     let tree = crate::felix::iptables::mac::tree(&macs);
-                    for (_, lines) in
-                        chains::raw(&settings, family, Some("cali-mac")).into_iter().chain(tree)
+                    for (_, lines) in chains::raw(&settings, family, Some("cali-mac"), true)
+                        .into_iter()
+                        .chain(tree)
                     {
                         take(Table::Raw, lines);
                     }
-                    for (_, lines) in chains::nat(&settings, family, true, true) {
+                    let nat = chains::Nat {
+                        settings: &settings,
+                        family,
+                        masquerade: true,
+                        random_fully: true,
+                        external: vec![("192.0.2.9".parse().unwrap(), "10.0.0.1".parse().unwrap())],
+                    };
+                    for (_, lines) in chains::nat(&nat) {
                         take(Table::Nat, lines);
                     }
                     for action in [Action::Allow, Action::Pass, Action::Deny, Action::Log] {
@@ -284,8 +328,11 @@ mod tests {
                             }
                         }
                     }
+                    let point = DenyPoint { direction: Direction::Ingress, place: DeniedBy::End };
                     for table in [Table::Raw, Table::Mangle, Table::Filter] {
                         take(table, chains::closed(table, &style));
+                        let denied = chains::denied(&point, &style.of(table));
+                        take(table, denied.expect("reported").1);
                     }
                     let tried: BTreeSet<(&str, String)> = features(family, &settings, true, "s")
                         .iter()

@@ -96,7 +96,9 @@ pub async fn check(args: &RunArgs, env: Env) -> Vec<Finding> {
     let given = local.iter().flat_map(|local| given_addresses(&local.node)).collect::<Vec<_>>();
     found.extend(judge::node::judge_addresses(&given, present.as_deref()));
     let root = Path::new("/");
-    found.extend(judge::cni::judge(&probe::cni::probe(root, &addresses.unwrap_or_default())));
+    let mut cni = probe::cni::probe(root, &addresses.unwrap_or_default());
+    cni.store = location;
+    found.extend(judge::cni::judge(&cni));
     found.extend(host.look(&env, read.map(|(_, owned)| owned)).await);
     found.extend(store);
     found.extend(judge::systemd::judge_clock(

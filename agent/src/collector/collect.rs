@@ -149,11 +149,13 @@ impl<S: Store + Clone> Collector<S> {
         let removed = whole(teardown::teardown(&self.store, &remains).await)?;
         let mut addresses = removed.addresses;
         for handle in handles {
-            // Another network's of the same pod, which has an endpoint or a record of its own.
-            let elsewhere = held.all.iter().any(|a| a.handle == handle);
-            if !elsewhere {
-                addresses.extend(self.release(&handle).await?);
+            // Another network's of the same pod, which may have a record or an endpoint of its own.
+            if held.all.iter().any(|a| a.handle == handle) {
+                continue;
             }
+            let further = Remains { handle, ..remains.clone() };
+            let given = teardown::give_back(&self.store, &further).await;
+            addresses.extend(given.map_err(CollectError::Step)?);
         }
         held.give_up(&self.attachments, &container);
         Ok(Outcome::Collected { interface: removed.interface, addresses })
@@ -175,19 +177,23 @@ impl<S: Store + Clone> Collector<S> {
         handle: &str,
         judged: &[Allocation],
     ) -> Result<Outcome, CollectError> {
+        // An ADD of the same container would get its addresses by this handle.
+        let container = plan::pod_of_handle(handle).unwrap_or(handle);
+        let Some(held) = self.hold(container).await? else {
+            return Ok(Outcome::Left("the plugin is at work on it"));
+        };
+        if held.all.iter().any(|a| a.handle == handle) {
+            return Ok(Outcome::Left("the plugin was at work on it"));
+        }
         let ipam = self.ipam();
         let failed = |source| CollectError::Release { handle: handle.to_owned(), source };
         let now = ipam.of_handle(handle).await.map_err(failed)?;
         if !now.iter().all(|allocation| judged.contains(allocation)) {
             return Ok(Outcome::Left("it has other addresses now"));
         }
-        let addresses = self.release(handle).await?;
+        let addresses = ipam.release_handle(handle).await.map_err(failed)?;
+        held.give_up(&self.attachments, container);
         Ok(Outcome::Collected { interface: false, addresses })
-    }
-
-    async fn release(&self, handle: &str) -> Result<Vec<IpAddr>, CollectError> {
-        let failed = |source| CollectError::Release { handle: handle.to_owned(), source };
-        self.ipam().release_handle(handle).await.map_err(failed)
     }
 }
 
@@ -222,3 +228,6 @@ pub(super) async fn blocking<T: Send + 'static>(
     let asked = tokio::task::spawn_blocking(ask).await.map_err(CollectError::Thread)?;
     asked.map_err(CollectError::Record)
 }
+
+#[cfg(test)]
+mod tests;

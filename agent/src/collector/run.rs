@@ -217,6 +217,12 @@ impl<S: Store + Clone> Task<S> {
             }
         };
         problems.extend(unreadable.iter().map(|error| problem("records", error)));
+        let attachments = Arc::clone(&self.collector.attachments);
+        match blocking(move || attachments.sweep()).await {
+            Ok(0) => {}
+            Ok(swept) => tracing::debug!(swept, "locks of killed processes are removed"),
+            Err(error) => problems.push(problem("records", &error)),
+        }
         let refused = inputs.sync.borrow().rejected.clone();
         let refused = refused.keys().filter_map(|key| container_of_key(key));
         let mut look = Look {

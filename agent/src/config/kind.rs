@@ -1,8 +1,10 @@
 //! What values of parameters look like: one reader per kind, and the words that say what it takes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use calico_datastore::model::{CalicoVersion, PortRange};
 
 use super::failsafe::{self, Failsafe};
 use super::pattern::InterfacePattern;
@@ -23,6 +25,10 @@ pub enum Kind {
     Seconds(Field<Duration>),
     /// A whole number from 1.
     Count(Field<u32>),
+    /// Packets a second.
+    PacketRate(Field<u32>),
+    /// A group of the kernel's packet log.
+    LogGroup(Field<u16>),
     /// A 32-bit mask.
     MarkMask(Field<u32>),
     /// The number of a routing protocol.
@@ -41,8 +47,18 @@ pub enum Kind {
     Failsafes(Field<Vec<Failsafe>>),
     /// An IPv4 address or nothing.
     Ipv4(Field<Option<IpAddr>>),
+    /// An IPv6 address or nothing.
+    Ipv6(Field<Option<IpAddr>>),
+    /// Addresses, at most one of each family.
+    Addresses(Field<Vec<IpAddr>>),
+    /// A port.
+    Port(Field<u16>),
+    /// A range of ports, or nothing.
+    Ports(Field<Option<PortRange>>),
     /// An absolute path or nothing.
     Directory(Field<Option<PathBuf>>),
+    /// A version of Calico or nothing.
+    Version(Field<Option<CalicoVersion>>),
     /// A text for the kernel's log.
     LogPrefix(Field<String>),
 }
@@ -50,6 +66,9 @@ pub enum Kind {
 /// The kernel takes 29 characters (`struct xt_log_info`: 30 with the NUL); two are the `: ` that
 /// is put behind ours.
 const LOG_PREFIX_MAX: usize = 27;
+
+/// The kernel's match `limit` counts up to 10,000 a second; nobody reads that many lines.
+const PACKET_RATE_MAX: u32 = 1_000;
 
 /// The longest time: some 31 years. Deadlines are reckoned as now and a time, which the clock of the
 /// system cannot carry for every number of seconds.
@@ -65,6 +84,11 @@ impl Kind {
             Self::Bool(field) => *field(settings) = parse_bool(text)?,
             Self::Seconds(field) => *field(settings) = parse_duration(text)?,
             Self::Count(field) => *field(settings) = text.parse().ok().filter(|n| *n > 0)?,
+            Self::PacketRate(field) => {
+                let most = 1..=PACKET_RATE_MAX;
+                *field(settings) = text.parse().ok().filter(|n| most.contains(n))?;
+            }
+            Self::LogGroup(field) => *field(settings) = text.parse().ok()?,
             Self::MarkMask(field) => *field(settings) = parse_mark_mask(text)?,
             Self::RouteProtocol(field) => {
                 // 1 and 2 are the kernel's own routes (redirects, connected networks).
@@ -85,9 +109,17 @@ impl Kind {
                 let parse = |t: &str| t.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
                 *field(settings) = optional(text, parse)?;
             }
+            Self::Ipv6(field) => {
+                let parse = |t: &str| t.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+                *field(settings) = optional(text, parse)?;
+            }
+            Self::Addresses(field) => *field(settings) = parse_addresses(text)?,
+            Self::Port(field) => *field(settings) = text.parse().ok().filter(|port| *port > 0)?,
+            Self::Ports(field) => *field(settings) = optional(text, parse_ports)?,
             Self::Directory(field) => {
                 *field(settings) = optional(text, |t| t.starts_with('/').then(|| t.into()))?;
             }
+            Self::Version(field) => *field(settings) = optional(text, |t| t.parse().ok())?,
             Self::LogPrefix(field) => {
                 let fits = text.len() <= LOG_PREFIX_MAX
                     && text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\');
@@ -105,6 +137,8 @@ impl Kind {
                 format!("seconds (90, 1.5) or a time with a unit (1m30s), at most {SECONDS_MAX} s")
             }
             Self::Count(_) => "a whole number from 1 to 4294967295".to_owned(),
+            Self::PacketRate(_) => format!("a whole number from 1 to {PACKET_RATE_MAX}"),
+            Self::LogGroup(_) => "a number from 0 to 65535".to_owned(),
             Self::MarkMask(_) => {
                 format!("a 32-bit mask with at least {MARK_BITS_MIN} bits (0xffff0000)")
             }
@@ -132,6 +166,13 @@ impl Kind {
                                    tcp:[fd00::/8]:22"
                 .to_owned(),
             Self::Ipv4(_) => "an IPv4 address".to_owned(),
+            Self::Version(_) => "a version of Calico (3.29, v3.29.1)".to_owned(),
+            Self::Ipv6(_) => "an IPv6 address".to_owned(),
+            Self::Addresses(_) => {
+                "an IPv4 or an IPv6 address, or one of each with a comma between".to_owned()
+            }
+            Self::Port(_) => "a port from 1 to 65535".to_owned(),
+            Self::Ports(_) => "a port or a range of ports from 1 to 65535 (32768:60999)".to_owned(),
             Self::Directory(_) => "an absolute path".to_owned(),
             Self::LogPrefix(_) => {
                 format!("at most {LOG_PREFIX_MAX} printable characters without \" and \\")
@@ -206,6 +247,31 @@ fn parse_prefixes(text: &str) -> Option<Vec<String>> {
     text.split(',').map(str::trim).map(|part| fits(part).then(|| part.to_owned())).collect()
 }
 
+/// `192.0.2.1` or `192.0.2.1,2001:db8::1`.
+fn parse_addresses(text: &str) -> Option<Vec<IpAddr>> {
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    let fits = |address: &IpAddr| !address.is_unspecified() && !address.is_multicast();
+    let all: Vec<IpAddr> =
+        text.split(',').map(|part| part.trim().parse().ok().filter(fits)).collect::<Option<_>>()?;
+    let twice = all
+        .iter()
+        .enumerate()
+        .any(|(i, one)| all[..i].iter().any(|other| other.is_ipv4() == one.is_ipv4()));
+    (!twice).then_some(all)
+}
+
+/// `1024` or `32768:60999`.
+fn parse_ports(text: &str) -> Option<PortRange> {
+    let port = |text: &str| {
+        let plain = text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|port: &u16| plain && *port > 0)
+    };
+    let (first, last) = text.split_once(':').unwrap_or((text, text));
+    PortRange::new(port(first)?, port(last)?)
+}
+
 /// What iptables takes behind `-o`.
 fn is_interface(text: &str) -> bool {
     (1..=15).contains(&text.len())
@@ -266,6 +332,46 @@ mod tests {
             ("garbage", None),
         ] {
             assert_eq!(parse_mark_mask(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn one_address_of_each_family() {
+        let list = |texts: &[&str]| Some(texts.iter().map(|t| t.parse().unwrap()).collect());
+        for (text, expected) in [
+            ("", list(&[])),
+            ("192.0.2.1", list(&["192.0.2.1"])),
+            ("2001:db8::1", list(&["2001:db8::1"])),
+            ("192.0.2.1, 2001:db8::1", list(&["192.0.2.1", "2001:db8::1"])),
+            ("192.0.2.1,192.0.2.2", None),
+            ("2001:db8::1,192.0.2.1,2001:db8::2", None),
+            ("192.0.2.1,", None),
+            ("192.0.2.0/24", None),
+            ("0.0.0.0", None),
+            ("ff02::1", None),
+            ("host", None),
+        ] {
+            assert_eq!(parse_addresses(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_ports() {
+        for (text, expected) in [
+            ("32768:60999", PortRange::new(32_768, 60_999)),
+            ("1024", Some(PortRange::single(1024))),
+            ("1:65535", PortRange::new(1, 65_535)),
+            ("2000:1000", None),
+            ("0:10", None),
+            ("0", None),
+            ("1:65536", None),
+            ("1-2", None),
+            ("+1:2", None),
+            ("1:", None),
+            (":", None),
+            ("1:2:3", None),
+        ] {
+            assert_eq!(parse_ports(text), expected, "{text:?}");
         }
     }
 

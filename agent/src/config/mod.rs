@@ -35,6 +35,7 @@ pub use params::{BadValue, OnBad, PARAMS, Param};
 pub use pattern::InterfacePattern;
 pub use resolve::{Ignored, Resolution, Source, Sources, resolve, set_locally};
 pub use settings::{
-    AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, RKT_METADATA_PORT, Settings,
+    AllowAction, DenyAction, HostAction, InsertMode, InvalidPolicy, IptablesBackend,
+    METADATA_SERVICE, OPENSTACK_PREFIX, RKT_METADATA_PORT, Settings,
 };
 pub use unsupported::{UNSUPPORTED, why_unsupported};

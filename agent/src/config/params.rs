@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use super::failsafe::{INBOUND, OUTBOUND};
 use super::kind::Kind;
 use super::pattern::HOST_INTERFACES;
-use super::settings::{AllowAction, DenyAction, HostAction, InsertMode, IptablesBackend, Settings};
+use super::settings::{
+    AllowAction, DenyAction, HostAction, InsertMode, InvalidPolicy, IptablesBackend, Settings,
+};
 
 /// What a value that cannot be read leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +182,63 @@ pub static PARAMS: &[Param] = &[
               policy is asked before. Felix has no such parameter.",
     },
     Param {
+        name: "DeniedLog",
+        kind: Kind::Bool(|s| &mut s.denied_log),
+        default: "false",
+        none: Some("false"),
+        on_bad: NextSource,
+        doc: "Report packets that policy denies: `calico-agent denied`, and the journal. Felix has no \
+              such parameter.",
+    },
+    Param {
+        name: "DeniedLogRate",
+        kind: Kind::PacketRate(|s| &mut s.denied_log_rate),
+        default: "10",
+        none: None,
+        on_bad: NextSource,
+        doc: "With DeniedLog: how many packets a second are reported of each policy, profile and end \
+              of a tier; the others are dropped all the same.",
+    },
+    Param {
+        name: "DeniedLogGroup",
+        kind: Kind::LogGroup(|s| &mut s.denied_log_group),
+        default: "5",
+        none: None,
+        on_bad: NextSource,
+        doc: "With DeniedLog: the group of the kernel's packet log (NFLOG). One that no other program \
+              reads.",
+    },
+    Param {
+        name: "CalicoVersion",
+        kind: Kind::Version(|s| &mut s.calico_version),
+        default: "",
+        none: Some(""),
+        on_bad: KeepLast,
+        doc: "The version of Calico whose hosts this one agrees with about the tier of a policy and \
+              about the order of two policies with equal `order`: to 3.28 there is one tier, to 3.31 \
+              it is in the policy's name, then in its spec. Unset: the version in \
+              ClusterInformation. Where hosts of several versions are in one cluster, set it on \
+              all agents to that of the hosts that enforce. Felix only reports it.",
+    },
+    Param {
+        name: "InvalidPolicy",
+        kind: Kind::Choice(&[
+            ("absent", |s| s.invalid_policy = InvalidPolicy::Absent),
+            ("keep-last", |s| s.invalid_policy = InvalidPolicy::KeepLast),
+        ]),
+        default: "absent",
+        none: None,
+        on_bad: KeepLast,
+        doc: "What counts when the stored value of a policy, tier, profile or network set cannot be \
+              read (any more). absent: nothing. What is in force then follows from the store alone: \
+              all hosts, one that was just started and those of Felix, decide alike. keep-last: \
+              its last good version. No slip opens or closes anything then; but an agent that \
+              starts later knows no such version, takes the object for absent, and decides \
+              otherwise than its neighbours. status names the keys and what counts for each. A file \
+              of the directory store with a mistake is another thing: it never becomes values, and \
+              what it said before holds. Felix has no such parameter.",
+    },
+    Param {
         name: "IptablesBackend",
         kind: Kind::Choice(&[
             ("Auto", |s| s.iptables_backend = IptablesBackend::Auto),
@@ -304,6 +363,14 @@ pub static PARAMS: &[Param] = &[
         doc: "The source address of the host's own packets to pods. Unset: the kernel chooses.",
     },
     Param {
+        name: "DeviceRouteSourceAddressIPv6",
+        kind: Kind::Ipv6(|s| &mut s.route_source_v6),
+        default: "",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "The same for IPv6.",
+    },
+    Param {
         name: "RemoveExternalRoutes",
         kind: Kind::Bool(|s| &mut s.remove_external_routes),
         default: "true",
@@ -331,13 +398,47 @@ pub static PARAMS: &[Param] = &[
         doc: "Switch the kernel's forwarding on. Disabled leaves it as it is.",
     },
     Param {
+        name: "WorkloadSourceSpoofing",
+        kind: Kind::Choice(&[
+            ("Any", |s| s.source_spoofing = true),
+            ("Disabled", |s| s.source_spoofing = false),
+        ]),
+        default: "Disabled",
+        none: Some("Disabled"),
+        on_bad: NextSource,
+        doc: "Whether endpoints may send from the prefixes that they list as \
+              `allowSpoofedSourcePrefixes`. Disabled: from their own addresses only, and one that \
+              lists any is named by `status`.",
+    },
+    Param {
+        name: "FloatingIPs",
+        kind: Kind::Choice(&[
+            ("Enabled", |s| s.floating_ips = true),
+            ("Disabled", |s| s.floating_ips = false),
+        ]),
+        default: "Disabled",
+        none: Some("Disabled"),
+        on_bad: NextSource,
+        doc: "Lead packets for the external addresses of endpoints (`ipNATs`) to them. Endpoints of \
+              OpenStack have theirs in any case.",
+    },
+    Param {
         name: "NATOutgoingAddress",
-        kind: Kind::Ipv4(|s| &mut s.nat_outgoing_address),
+        kind: Kind::Addresses(|s| &mut s.nat_outgoing_addresses),
         default: "",
         none: Some(""),
         on_bad: NextSource,
         doc: "The address that outgoing traffic of pools with natOutgoing gets. Unset: that of \
-              the interface it leaves by.",
+              the interface it leaves by. Felix knows IPv4 only.",
+    },
+    Param {
+        name: "NATPortRange",
+        kind: Kind::Ports(|s| &mut s.nat_port_range),
+        default: "",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "The source ports that outgoing TCP and UDP of pools with natOutgoing gets. Unset: the \
+              kernel chooses, where it can the port that the pod uses.",
     },
     Param {
         name: "IptablesNATOutgoingInterfaceFilter",
@@ -375,6 +476,24 @@ pub static PARAMS: &[Param] = &[
         on_bad: NextSource,
         doc: "Interfaces that no host endpoint is about: names, or regular expressions between \
               slashes (`/^dummy/`).",
+    },
+    Param {
+        name: "MetadataAddr",
+        kind: Kind::Ipv4(|s| &mut s.metadata_address),
+        default: "127.0.0.1",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "Where OpenStack's metadata service answers: what its guests send to 169.254.169.254 port \
+              80 is led there. Only with the prefix `tap` among InterfacePrefix, and only for \
+              interfaces with it; these may also ask their host for DHCP and DNS before any policy.",
+    },
+    Param {
+        name: "MetadataPort",
+        kind: Kind::Port(|s| &mut s.metadata_port),
+        default: "8775",
+        none: None,
+        on_bad: NextSource,
+        doc: "The TCP port of OpenStack's metadata service.",
     },
     Param {
         name: "MTUIfacePattern",

@@ -1,10 +1,11 @@
 //! The settings as typed values: what is left when every source has been asked.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use calico_datastore::model::InterfaceName;
+use calico_datastore::model::{CalicoVersion, InterfaceName, PortRange};
 
 use super::failsafe::{self, Failsafe};
 use super::pattern::InterfacePattern;
@@ -59,8 +60,35 @@ pub enum IptablesBackend {
     Nft,
 }
 
+/// What a value counts as that is stored for a policy, a tier, a profile or a network set and cannot
+/// be read (`InvalidPolicy`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InvalidPolicy {
+    /// As no object.
+    #[default]
+    Absent,
+    /// As the last version that could be read since the agent started; as no object without one.
+    KeepLast,
+}
+
+impl fmt::Display for InvalidPolicy {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "absent",
+            Self::KeepLast => "keep-last",
+        })
+    }
+}
+
 /// The TCP port of `rkt metadata-service`. Pods learn its address as a URL of IPv4.
 pub const RKT_METADATA_PORT: u16 = 18112;
+
+/// The interfaces of OpenStack's guests begin with this.
+pub const OPENSTACK_PREFIX: &str = "tap";
+
+/// Where OpenStack's guests look for their metadata.
+pub const METADATA_SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 169, 254), 80);
 
 /// Everything the dataplane and the reports can be told. Field docs name Felix's parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +102,17 @@ pub struct Settings {
     /// `RktMetadataService`: accept what pods send to their host on the port of rkt's metadata
     /// service, after their policy. False.
     pub rkt_metadata_service: bool,
+    /// `DeniedLog`: report packets that policy denies. False.
+    pub denied_log: bool,
+    /// `DeniedLogRate`: packets a second of each place that drops. 10.
+    pub denied_log_rate: u32,
+    /// `DeniedLogGroup`: the NFLOG group. 5.
+    pub denied_log_group: u16,
+    /// `CalicoVersion`: the version of Calico whose names and order of policies hold. None = the one
+    /// in ClusterInformation.
+    pub calico_version: Option<CalicoVersion>,
+    /// `InvalidPolicy`: what a policy counts as whose value cannot be read. Absent.
+    pub invalid_policy: InvalidPolicy,
     /// `IptablesBackend`. Auto.
     pub iptables_backend: IptablesBackend,
     /// `ChainInsertMode`. Insert.
@@ -100,6 +139,8 @@ pub struct Settings {
     pub route_protocol: u8,
     /// `DeviceRouteSourceAddress`: `src` of the routes to pods. None = the kernel's choice.
     pub route_source: Option<IpAddr>,
+    /// `DeviceRouteSourceAddressIPv6`: the same for IPv6.
+    pub route_source_v6: Option<IpAddr>,
     /// `RemoveExternalRoutes`: also remove foreign routes on pod interfaces, after a grace of
     /// 10 s. True.
     pub remove_external_routes: bool,
@@ -107,8 +148,15 @@ pub struct Settings {
     pub allow_conntrack_invalid: bool,
     /// `IPForwarding`: switch forwarding on. True.
     pub ip_forwarding: bool,
-    /// `NATOutgoingAddress`: SNAT to this address instead of masquerade.
-    pub nat_outgoing_address: Option<IpAddr>,
+    /// `WorkloadSourceSpoofing`: endpoints may send from the prefixes that they list
+    /// (`allowSpoofedSourcePrefixes`). False.
+    pub source_spoofing: bool,
+    /// `FloatingIPs`: endpoints have their external addresses (`ipNATs`). False.
+    pub floating_ips: bool,
+    /// `NATOutgoingAddress`: SNAT to this address instead of masquerade; at most one of each family.
+    pub nat_outgoing_addresses: Vec<IpAddr>,
+    /// `NATPortRange`: the source ports that outgoing TCP and UDP gets. None = the kernel's choice.
+    pub nat_port_range: Option<PortRange>,
     /// `IptablesNATOutgoingInterfaceFilter`: masquerade only what leaves by these interfaces.
     pub nat_outgoing_interface: Option<String>,
     /// `FailsafeInboundHostPorts`: what always reaches the host.
@@ -117,6 +165,10 @@ pub struct Settings {
     pub failsafe_outbound: Vec<Failsafe>,
     /// `InterfaceExclude`: interfaces that no host endpoint is about. `kube-ipvs0`.
     pub interface_exclude: Vec<InterfacePattern>,
+    /// `MetadataAddr`: where OpenStack's metadata service answers; `None` = there is none. 127.0.0.1.
+    pub metadata_address: Option<IpAddr>,
+    /// `MetadataPort`: its TCP port. 8775.
+    pub metadata_port: u16,
     /// `MTUIfacePattern`: interfaces of the host whose MTU bounds that of pods. `None`: those with
     /// default routes.
     pub mtu_interfaces: Option<InterfacePattern>,
@@ -151,6 +203,11 @@ impl Default for Settings {
             ipv6: true,
             endpoint_to_host: HostAction::Drop,
             rkt_metadata_service: false,
+            denied_log: false,
+            denied_log_rate: 10,
+            denied_log_group: 5,
+            calico_version: None,
+            invalid_policy: InvalidPolicy::Absent,
             iptables_backend: IptablesBackend::Auto,
             insert_mode: InsertMode::Insert,
             filter_allow: AllowAction::Accept,
@@ -164,14 +221,20 @@ impl Default for Settings {
             route_refresh: Duration::from_secs(90),
             route_protocol: 80,
             route_source: None,
+            route_source_v6: None,
             remove_external_routes: true,
             allow_conntrack_invalid: false,
             ip_forwarding: true,
-            nat_outgoing_address: None,
+            source_spoofing: false,
+            floating_ips: false,
+            nat_outgoing_addresses: Vec::new(),
+            nat_port_range: None,
             nat_outgoing_interface: None,
             failsafe_inbound: failsafe::parse(failsafe::INBOUND).unwrap_or_default(),
             failsafe_outbound: failsafe::parse(failsafe::OUTBOUND).unwrap_or_default(),
             interface_exclude: InterfacePattern::list("kube-ipvs0").unwrap_or_default(),
+            metadata_address: Some(Ipv4Addr::LOCALHOST.into()),
+            metadata_port: 8775,
             mtu_interfaces: Some(InterfacePattern::host_interfaces()),
             log_prefix: "calico-packet".to_owned(),
             log_level: "info".to_owned(),
@@ -180,6 +243,22 @@ impl Default for Settings {
             endpoint_reporting: false,
             endpoint_reporting_delay: Duration::from_secs(1),
             endpoint_status_prefix: None,
+        }
+    }
+}
+
+impl Settings {
+    /// True when interfaces of OpenStack's guests are among those of pods: only for these there are
+    /// exceptions from policy.
+    pub fn has_openstack(&self) -> bool {
+        self.interface_prefixes.iter().any(|prefix| prefix == OPENSTACK_PREFIX)
+    }
+
+    /// Where the metadata service answers that OpenStack's guests ask.
+    pub fn metadata_service(&self) -> Option<SocketAddrV4> {
+        match self.metadata_address.filter(|_| self.has_openstack())? {
+            IpAddr::V4(address) => Some(SocketAddrV4::new(address, self.metadata_port)),
+            IpAddr::V6(_) => None,
         }
     }
 }

@@ -276,12 +276,22 @@ fn example() -> String {
         for line in wrap(&format!("{}: {}.", param.name, param.allowed()), 96) {
             text += &format!("# {line}\n");
         }
-        let bare = matches!(param.kind, Kind::Bool(_) | Kind::Seconds(_) | Kind::Count(_))
-            || matches!(param.kind, Kind::RouteProtocol(_) | Kind::MarkMask(_));
+        let bare = matches!(
+            param.kind,
+            Kind::Bool(_)
+                | Kind::Seconds(_)
+                | Kind::Count(_)
+                | Kind::Port(_)
+                | Kind::PacketRate(_)
+                | Kind::LogGroup(_)
+        ) || matches!(param.kind, Kind::RouteProtocol(_) | Kind::MarkMask(_));
         // An empty text is refused: what has no default shows how a value looks.
         let shown = match param.name {
+            "CalicoVersion" => "3.29",
             "DeviceRouteSourceAddress" | "NATOutgoingAddress" => "172.18.18.101",
+            "DeviceRouteSourceAddressIPv6" => "fd00:172:18:18::101",
             "IptablesNATOutgoingInterfaceFilter" => "eth0",
+            "NATPortRange" => "32768:60999",
             _ => param.default,
         };
         let value = if bare { shown.to_owned() } else { format!("\"{shown}\"") };
@@ -335,7 +345,10 @@ fn the_example_file_lists_exactly_the_table() {
     let expected = Settings {
         endpoint_status_prefix: Some("/run/calico".into()),
         route_source: address,
-        nat_outgoing_address: address,
+        calico_version: Some("3.29".parse().unwrap()),
+        route_source_v6: Some("fd00:172:18:18::101".parse().unwrap()),
+        nat_outgoing_addresses: address.into_iter().collect(),
+        nat_port_range: calico_datastore::model::PortRange::new(32_768, 60_999),
         nat_outgoing_interface: Some("eth0".to_owned()),
         ..Settings::default()
     };

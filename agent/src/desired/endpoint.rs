@@ -19,6 +19,9 @@ pub struct LocalEndpoint {
     pub addresses: Vec<Cidr>,
     /// 1:1 NAT: (internal, external).
     pub nat: Vec<(IpAddr, IpAddr)>,
+    /// Prefixes that it may send from besides its addresses, where `WorkloadSourceSpoofing` lets it;
+    /// sorted, without duplicates. Sources only: nothing is routed to them.
+    pub spoof: Vec<Cidr>,
     /// Its ACL.
     pub class: ClassId,
 }

@@ -28,6 +28,9 @@ pub struct SideMatch {
 /// A rule as the dataplane renders it. Rules that can never match were left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveRule {
+    /// Its place in the policy or profile as written, counted from 0: rules that were left out
+    /// count.
+    pub origin: u32,
     /// What happens on a match.
     pub action: Action,
     /// Only this family.

@@ -30,31 +30,31 @@ impl Conntrack {
         Self { exec, counters }
     }
 
-    /// Deletes every connection from or to one of `addresses`. Deleting none is success.
+    /// Deletes every connection from or to one of `addresses`, and every one that was opened to one
+    /// of `external`, whoever it was led to. Deleting none is success.
     ///
     /// # Errors
     /// When the tool is missing or fails.
-    pub async fn forget(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), ExecError> {
-        if addresses.is_empty() {
-            return Ok(());
-        }
-        let mut commands = Vec::new();
-        for address in addresses {
+    pub async fn forget(
+        &self,
+        addresses: &BTreeSet<IpAddr>,
+        external: &BTreeSet<IpAddr>,
+    ) -> Result<(), ExecError> {
+        // Connections that it opened, and those that were opened to it: behind NAT only the source of
+        // the reply says so.
+        let own = addresses.iter().flat_map(|a| [("--orig-src", a), ("--reply-src", a)]);
+        let external = external.iter().map(|address| ("--orig-dst", address));
+        let command = |(side, address): (&str, &IpAddr)| {
             let family = match Family::of(*address) {
                 Family::V4 => "ipv4",
                 Family::V6 => "ipv6",
             };
-            // Connections that it opened, and those that were opened to it: behind NAT only the
-            // source of the reply says so.
-            for side in ["--orig-src", "--reply-src"] {
-                commands.push(
-                    ["-D", "-f", family, side]
-                        .map(str::to_owned)
-                        .into_iter()
-                        .chain([address.to_string()])
-                        .collect::<Vec<_>>(),
-                );
-            }
+            let words = ["-D", "-f", family, side].map(str::to_owned);
+            words.into_iter().chain([address.to_string()]).collect::<Vec<_>>()
+        };
+        let commands: Vec<_> = own.chain(external).map(command).collect();
+        if commands.is_empty() {
+            return Ok(());
         }
         self.delete(&commands).await
     }

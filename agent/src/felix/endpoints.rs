@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use calico_datastore::model::{Family, InterfaceName, Mac, WorkloadEndpointId};
+use calico_datastore::model::{Cidr, Family, InterfaceName, Mac, WorkloadEndpointId};
 
 use super::ipset::Entry;
 use super::iptables::names;
-use crate::desired::{Change, DesiredState, LocalEndpoint};
+use crate::desired::{Change, ClassId, DesiredState, Externals, LocalEndpoint};
+use crate::routes::monitor::Links;
 
 /// The interfaces of the active endpoints.
 #[derive(Debug, Default)]
@@ -20,7 +21,18 @@ pub struct Interfaces {
     claims: BTreeMap<InterfaceName, BTreeSet<WorkloadEndpointId>>,
     owners: BTreeMap<InterfaceName, (WorkloadEndpointId, Arc<LocalEndpoint>)>,
     macs: BTreeMap<InterfaceName, Mac>,
+    externals: Externals,
+    /// They were decided at least once.
+    decided: bool,
+    /// Endpoints may send from the prefixes that they list.
+    may_spoof: bool,
+    spoofers: Spoofers,
+    /// Who lists prefixes in vain.
+    honest: BTreeMap<InterfaceName, WorkloadEndpointId>,
 }
+
+/// The interfaces from which more than the endpoint's own addresses may come, and its class.
+pub type Spoofers = BTreeMap<Family, BTreeMap<InterfaceName, ClassId>>;
 
 /// What a change of endpoints means.
 #[derive(Debug, Default)]
@@ -31,8 +43,17 @@ pub struct InterfaceChanges {
     pub removed: BTreeSet<(String, Entry)>,
     /// Addresses that left an interface.
     pub left: BTreeSet<IpAddr>,
+    /// External addresses that lead elsewhere, or nowhere, than at the last time. Of the first time
+    /// nothing is known.
+    pub moved: BTreeSet<IpAddr>,
     /// True when the MAC rules are not the same.
     pub macs: bool,
+    /// True when [`Interfaces::spoofers`] are not the same.
+    pub spoofers: bool,
+    /// Families that have spoofers now and had none.
+    pub spoof_begins: BTreeSet<Family>,
+    /// Families that had spoofers and have none now.
+    pub spoof_ends: BTreeSet<Family>,
     /// Endpoints whose state may be another.
     pub touched: BTreeSet<WorkloadEndpointId>,
 }
@@ -41,6 +62,27 @@ impl Interfaces {
     /// The MAC of each interface that has one.
     pub fn macs(&self) -> &BTreeMap<InterfaceName, Mac> {
         &self.macs
+    }
+
+    /// The external addresses of all endpoints.
+    pub fn externals(&self) -> &Externals {
+        &self.externals
+    }
+
+    /// The interfaces from which more than the endpoint's own addresses may come. A family without any
+    /// is not there.
+    pub fn spoofers(&self) -> &Spoofers {
+        &self.spoofers
+    }
+
+    /// True when what comes in by an interface may have a source that no route leads back to.
+    pub fn is_spoofer(&self, interface: &InterfaceName, family: Family) -> bool {
+        self.spoofers.get(&family).is_some_and(|all| all.contains_key(interface))
+    }
+
+    /// Endpoints that list prefixes and may not use them.
+    pub fn honest(&self) -> impl Iterator<Item = &WorkloadEndpointId> {
+        self.honest.values()
     }
 
     /// The endpoint whose addresses and MAC are in force on an interface.
@@ -63,18 +105,27 @@ impl Interfaces {
 
     /// All members of `family`: (set, member).
     pub fn members(&self, family: Family) -> impl Iterator<Item = (String, Entry)> {
-        self.owners.values().flat_map(move |(_, endpoint)| members(endpoint, family))
+        let spoof = self.may_spoof;
+        self.owners.values().flat_map(move |(_, endpoint)| members(endpoint, family, spoof))
     }
 
-    /// Takes over the endpoints of `state` from nothing.
-    pub fn rebuild(&mut self, state: &DesiredState) -> InterfaceChanges {
+    /// Takes over the endpoints of `state` from nothing. `links`: the interfaces that there are.
+    pub fn rebuild(&mut self, state: &DesiredState, links: &Links) -> InterfaceChanges {
         let changes: Vec<_> = state
             .endpoints
             .iter()
             .map(|(id, endpoint)| (id.clone(), Change::Added(Arc::clone(endpoint))))
             .collect();
-        *self = Self::default();
-        self.update(&changes, state)
+        // What led where is known all the same, if anything is: settings may have changed that.
+        let (externals, decided) = (std::mem::take(&mut self.externals), self.decided);
+        let may_spoof = state.settings.source_spoofing;
+        *self = Self { externals, may_spoof, ..Self::default() };
+        let mut changes = self.update(&changes, state, links);
+        self.decided = true;
+        if !decided {
+            changes.moved.clear();
+        }
+        changes
     }
 
     /// Takes over changed endpoints.
@@ -82,8 +133,10 @@ impl Interfaces {
         &mut self,
         changes: &[(WorkloadEndpointId, Change<Arc<LocalEndpoint>>)],
         state: &DesiredState,
+        links: &Links,
     ) -> InterfaceChanges {
         let mut out = InterfaceChanges::default();
+        let had: BTreeSet<Family> = self.spoofers.keys().copied().collect();
         let mut interfaces = BTreeSet::new();
         for (id, change) in changes {
             out.touched.insert(id.clone());
@@ -106,10 +159,34 @@ impl Interfaces {
         for interface in interfaces {
             self.update_interface(interface, state, &mut out);
         }
+        let has: BTreeSet<Family> = self.spoofers.keys().copied().collect();
+        out.spoof_begins = has.difference(&had).copied().collect();
+        out.spoof_ends = had.difference(&has).copied().collect();
+        out.moved = self.update_externals(changes, state, links);
         // A member that moves from one interface's owner to the next stays.
         let added = &out.added;
         out.removed.retain(|member| !added.contains(member));
         out
+    }
+
+    /// Who has them may also depend on which interface is up, so they are decided again whenever
+    /// anybody asks for one.
+    fn update_externals(
+        &mut self,
+        changes: &[(WorkloadEndpointId, Change<Arc<LocalEndpoint>>)],
+        state: &DesiredState,
+        links: &Links,
+    ) -> BTreeSet<IpAddr> {
+        let asks = |change: &Change<Arc<LocalEndpoint>>| match change {
+            Change::Added(new) | Change::Updated { new, .. } => !new.nat.is_empty(),
+            Change::Removed(_) => false,
+        };
+        if self.externals.is_empty() && !changes.iter().any(|(_, change)| asks(change)) {
+            return BTreeSet::new();
+        }
+        let is_up = |name: &InterfaceName| links.get(name).is_some_and(|link| link.up);
+        let old = std::mem::replace(&mut self.externals, Externals::of(state, is_up));
+        old.moved(&self.externals)
     }
 
     fn update_interface(
@@ -135,15 +212,27 @@ impl Interfaces {
         };
         let new = owner.as_ref().map(|(_, endpoint)| endpoint);
         let old = old.as_ref().map(|(_, endpoint)| endpoint);
+        let spoof = self.may_spoof;
         let all = |endpoint: Option<&Arc<LocalEndpoint>>| -> BTreeSet<(String, Entry)> {
             let Some(endpoint) = endpoint else { return BTreeSet::new() };
-            Family::ALL.into_iter().flat_map(|family| members(endpoint, family)).collect()
+            Family::ALL.into_iter().flat_map(|family| members(endpoint, family, spoof)).collect()
         };
         let (before, after) = (all(old), all(new));
         out.added.extend(after.difference(&before).cloned());
         out.removed.extend(before.difference(&after).cloned());
         let has = |address: &IpAddr| new.is_some_and(|e| addresses(e).any(|a| a == *address));
         out.left.extend(old.into_iter().flat_map(|e| addresses(e)).filter(|a| !has(a)));
+        let lists = |family: Family| {
+            new.filter(|endpoint| endpoint.spoof.iter().any(|net| net.family() == family))
+        };
+        for family in Family::ALL {
+            let class = lists(family).filter(|_| spoof).map(|endpoint| endpoint.class.clone());
+            out.spoofers |= set_spoofer(&mut self.spoofers, family, &interface, class);
+        }
+        match owner.as_ref().filter(|(_, endpoint)| !spoof && !endpoint.spoof.is_empty()) {
+            Some((id, _)) => drop(self.honest.insert(interface.clone(), id.clone())),
+            None => drop(self.honest.remove(&interface)),
+        }
         let mac = new.and_then(|endpoint| endpoint.mac);
         let previous = match mac {
             Some(mac) => self.macs.insert(interface, mac),
@@ -153,21 +242,45 @@ impl Interfaces {
     }
 }
 
+/// True when that changed something.
+fn set_spoofer(
+    spoofers: &mut Spoofers,
+    family: Family,
+    interface: &InterfaceName,
+    class: Option<ClassId>,
+) -> bool {
+    let Some(class) = class else {
+        let Some(all) = spoofers.get_mut(&family) else { return false };
+        let removed = all.remove(interface).is_some();
+        if all.is_empty() {
+            spoofers.remove(&family);
+        }
+        return removed;
+    };
+    let all = spoofers.entry(family).or_default();
+    all.insert(interface.clone(), class.clone()) != Some(class)
+}
+
 /// The single addresses of an endpoint.
 fn addresses(endpoint: &LocalEndpoint) -> impl Iterator<Item = IpAddr> {
     endpoint.addresses.iter().filter(|net| net.is_host()).map(|net| net.address())
 }
 
-/// The members that an endpoint is.
-fn members(endpoint: &LocalEndpoint, family: Family) -> impl Iterator<Item = (String, Entry)> {
+/// The members that an endpoint is. With `spoof` those of the prefixes that it lists, too: they are in
+/// a set that only sources are looked up in.
+fn members(
+    endpoint: &LocalEndpoint,
+    family: Family,
+    spoof: bool,
+) -> impl Iterator<Item = (String, Entry)> {
     let sets = [names::local_endpoints(family), names::class_set(family, &endpoint.class)];
     let nets = endpoint
         .addresses
         .iter()
         // "Any address" cannot be a member, and an endpoint that may use any is none we know of.
         .filter(move |net| net.family() == family && net.prefix_len() > 0);
-    nets.flat_map(move |net| {
-        let entry = Entry::NetIface(*net, endpoint.interface.clone());
-        sets.clone().map(|set| (set, entry.clone()))
-    })
+    let entry = |net: &Cidr| Entry::NetIface(*net, endpoint.interface.clone());
+    let own = nets.flat_map(move |net| sets.clone().map(|set| (set, entry(net))));
+    let listed = endpoint.spoof.iter().filter(move |net| spoof && net.family() == family);
+    own.chain(listed.map(move |net| (names::spoofed(family), entry(net))))
 }

@@ -10,6 +10,7 @@
 //! * [`endpoints`] knows what an endpoint is to the kernel: members of sets, and a MAC rule;
 //! * [`hosts`] knows which interface a host endpoint is about;
 //! * [`sysctl`] and [`conntrack`] are what their names say;
+//! * [`rendered`] shows all of it as text, for those who ask what it means;
 //! * [`preview`] makes the plans of a first run and carries none out;
 //! * [`watch`] notices what others change of all that.
 //!
@@ -24,6 +25,7 @@ pub mod iptables;
 pub mod leftovers;
 pub mod preview;
 mod reconciler;
+pub mod rendered;
 pub mod ruleset;
 mod sets;
 pub mod sysctl;

@@ -2,7 +2,7 @@
 //!
 //! It reads tables, sets and kernel parameters, and writes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use calico_datastore::model::{Family, InterfaceName};
@@ -95,11 +95,11 @@ pub async fn preview(
     let counters = Counters::default();
     let sysctls = Sysctls::new(proc_sys, counters.clone());
     let mut interfaces = Interfaces::default();
-    interfaces.rebuild(state);
+    interfaces.rebuild(state, &world.links);
 
     let chosen = choose(&state.host_endpoints, &world.links, settings);
     let uses = Uses::of(state, &chosen);
-    let scene = Scene { state, macs: interfaces.macs(), chosen: &chosen, uses: &uses };
+    let scene = Scene { state, interfaces: &interfaces, chosen: &chosen, uses: &uses };
 
     let known: Vec<Family> = Family::ALL.into_iter().filter(|f| sysctls.has(*f)).collect();
     let mut on = Vec::new();
@@ -135,8 +135,11 @@ pub async fn preview(
             }
         }
     }
-    let present: BTreeSet<InterfaceName> =
-        interfaces.names().filter(|name| world.links.contains_key(*name)).cloned().collect();
+    let present: BTreeMap<InterfaceName, bool> = interfaces
+        .names()
+        .filter(|name| world.links.contains_key(*name))
+        .map(|name| (name.clone(), interfaces.is_spoofer(name, Family::V4)))
+        .collect();
     let pending = sysctls.pending(&present, &on, settings.ip_forwarding);
     let sysctls = pending
         .into_iter()

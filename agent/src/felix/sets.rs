@@ -88,7 +88,8 @@ pub(super) fn all(
         }
         let classes = state.classes.iter().filter(|(_, class)| class.active);
         let per_class = classes.map(|(id, _)| names::class_set(family, id));
-        for name in per_class.chain([names::local_endpoints(family)]) {
+        let spoofed = interfaces.spoofers().get(&family).map(|_| names::spoofed(family));
+        for name in per_class.chain([names::local_endpoints(family)]).chain(spoofed) {
             out.insert(name, (spec(state, SetType::NetIface, family), HashSet::new()));
         }
         for (name, member) in interfaces.members(family) {
@@ -175,6 +176,13 @@ pub(super) fn changed(
                 Change::Removed(class) if class.active => out.after.push(Command::Destroy(name)),
                 Change::Added(_) | Change::Removed(_) | Change::Updated { .. } => {}
             }
+        }
+        if interfaces.spoof_begins.contains(&family) {
+            let spec = spec(new, SetType::NetIface, family);
+            out.before.push(Command::Create(names::spoofed(family), spec));
+        }
+        if interfaces.spoof_ends.contains(&family) {
+            out.after.push(Command::Destroy(names::spoofed(family)));
         }
         if diff.pools {
             let (before, after) = (pool_members(old, family), pool_members(new, family));

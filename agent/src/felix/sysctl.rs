@@ -1,6 +1,6 @@
 //! Kernel parameters: forwarding, and what makes a host answer for its pods.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
@@ -67,9 +67,13 @@ const INTERFACE_V4: [(&str, &str); 5] = [
     ("net/ipv4/conf/{}/proxy_arp", "1"),
     ("net/ipv4/conf/{}/forwarding", "1"),
     // A second check of the source address, by the routes. systemd's default of 2 would be loose,
-    // but the kernel takes the larger of this and conf/all.
-    ("net/ipv4/conf/{}/rp_filter", "1"),
+    // but the kernel takes the larger of this and conf/all. See `LENIENT`.
+    (RP_FILTER, "1"),
 ];
+
+const RP_FILTER: &str = "net/ipv4/conf/{}/rp_filter";
+/// What it is where an endpoint may use addresses that no route leads back to.
+const LENIENT: &str = "0";
 
 const INTERFACE_V6: [(&str, &str); 3] = [
     // A pod is no router.
@@ -90,18 +94,19 @@ impl Sysctls {
     }
 
     /// What is not as [`Sysctls::forwarding`] (where that is wanted) and [`Sysctls::interface`]
-    /// would have it: file, value, value that it should have. Writes nothing; what cannot be read is
+    /// (name, lenient) would have it: file, value, value that it should have. Writes nothing; what cannot be read is
     /// left out.
     pub fn pending(
         &self,
-        interfaces: &BTreeSet<InterfaceName>,
+        interfaces: &BTreeMap<InterfaceName, bool>,
         families: &[Family],
         switch_on: bool,
     ) -> Vec<(PathBuf, String, &'static str)> {
         let global =
             families.iter().filter(|_| switch_on).map(|f| (forwarding(*f).to_owned(), "1"));
-        let each = interfaces.iter().flat_map(|name| {
-            of_interface(families).map(|(path, value)| (path.replace("{}", name.as_str()), value))
+        let each = interfaces.iter().flat_map(|(name, lenient)| {
+            of_interface(families, *lenient)
+                .map(|(path, value)| (path.replace("{}", name.as_str()), value))
         });
         global
             .chain(each)
@@ -122,13 +127,19 @@ impl Sysctls {
         outcome
     }
 
-    /// Sets what an interface of a pod needs.
-    pub fn interface(&self, name: &InterfaceName, families: &[Family]) -> Outcome {
+    /// Sets what an interface of a pod needs. `lenient`: routes say nothing about what it may send.
+    pub fn interface(&self, name: &InterfaceName, families: &[Family], lenient: bool) -> Outcome {
         let mut outcome = Outcome::default();
-        for (path, value) in of_interface(families) {
+        for (path, value) in of_interface(families, lenient) {
             outcome.add(self.set(&path.replace("{}", name.as_str()), value));
         }
         outcome
+    }
+
+    /// True when the kernel checks sources against routes whatever an interface says.
+    pub fn is_strict_everywhere(&self) -> bool {
+        let path = self.root.join(RP_FILTER.replace("{}", "all"));
+        std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
     }
 
     /// True when forwarding was switched off.
@@ -137,8 +148,13 @@ impl Sysctls {
     }
 
     /// True when one of an interface's parameters is there and another than it should be.
-    pub fn interface_differs(&self, name: &InterfaceName, families: &[Family]) -> bool {
-        let mut all = of_interface(families);
+    pub fn interface_differs(
+        &self,
+        name: &InterfaceName,
+        families: &[Family],
+        lenient: bool,
+    ) -> bool {
+        let mut all = of_interface(families, lenient);
         all.any(|(path, value)| self.differs(&path.replace("{}", name.as_str()), value))
     }
 
@@ -170,11 +186,15 @@ fn forwarding(family: Family) -> &'static str {
     }
 }
 
-fn of_interface(families: &[Family]) -> impl Iterator<Item = (&'static str, &'static str)> {
+fn of_interface(
+    families: &[Family],
+    lenient: bool,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
     let lists: [(Family, &[(&str, &'static str)]); 2] =
         [(Family::V4, &INTERFACE_V4), (Family::V6, &INTERFACE_V6)];
     let lists = lists.into_iter().filter(|(family, _)| families.contains(family));
-    lists.flat_map(|(_, list)| list.iter().copied())
+    let all = lists.flat_map(|(_, list)| list.iter().copied());
+    all.map(move |(path, value)| (path, if lenient && path == RP_FILTER { LENIENT } else { value }))
 }
 
 /// A path as sysctl(8) writes it: dots between the parts, a slash for a dot inside one.
@@ -203,18 +223,27 @@ mod tests {
         let counters = Counters::default();
         let sysctls = Sysctls::new(root.path().to_owned(), counters.clone());
         assert!(!sysctls.has(Family::V6));
-        assert!(sysctls.interface_differs(&name, &[Family::V4]));
-        let outcome = sysctls.interface(&name, &[Family::V4]);
+        assert!(sysctls.interface_differs(&name, &[Family::V4], false));
+        let outcome = sysctls.interface(&name, &[Family::V4], false);
         assert!(outcome.errors.is_empty());
         // proxy_delay was right already.
         assert_eq!(counters.sysctl_writes.get(), 4);
         let last = &outcome.corrected[3];
         assert_eq!(last.name, "net.ipv4.conf.cali1/5.rp_filter");
         assert_eq!((last.was.as_str(), last.value), ("0", "1"));
-        assert!(!sysctls.interface_differs(&name, &[Family::V4]));
-        let outcome = sysctls.interface(&name, &[Family::V4]);
+        assert!(!sysctls.interface_differs(&name, &[Family::V4], false));
+        let outcome = sysctls.interface(&name, &[Family::V4], false);
         assert!(outcome.errors.is_empty() && outcome.corrected.is_empty());
         assert_eq!(counters.sysctl_writes.get(), 4);
+
+        // One that may spoof differs in one value.
+        assert!(sysctls.interface_differs(&name, &[Family::V4], true));
+        let pending = sysctls.pending(&[(name.clone(), true)].into(), &[Family::V4], false);
+        let path = root.path().join("net/ipv4/conf/cali1.5/rp_filter");
+        assert_eq!(pending, [(path, "1".to_owned(), "0")]);
+        let outcome = sysctls.interface(&name, &[Family::V4], true);
+        assert_eq!((outcome.corrected.len(), outcome.errors.len()), (1, 0));
+        assert!(!sysctls.interface_differs(&name, &[Family::V4], true));
     }
 
     #[test]

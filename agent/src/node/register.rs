@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use calico_datastore::layout::v3::keys;
 use calico_datastore::layout::v3::write::{Birth, Change};
@@ -14,7 +14,6 @@ use super::registration::{Claim, Identity, PlanError, plan_cluster, plan_felix, 
 use crate::paths::Paths;
 use crate::reconcile::Problem;
 use crate::telemetry::chain;
-use crate::timestamp::rfc3339;
 use calico_datastore::store::{Store, StoreError};
 
 /// The host is not registered.
@@ -191,7 +190,7 @@ async fn write<S: Store, T>(
     mut plan: impl FnMut(Option<&[u8]>, &Birth) -> Result<(Change, T), PlanError>,
 ) -> Result<T, RegisterError> {
     for _ in 0..RACES {
-        let birth = Birth { uid: uuid(random()?), timestamp: rfc3339(SystemTime::now()) };
+        let birth = Birth::now().map_err(RegisterError::Random)?;
         let stored = store.get(key).await.map_err(RegisterError::Store)?;
         let bytes = stored.as_ref().map(|stored| stored.value.as_slice());
         let (change, outcome) = plan(bytes, &birth).map_err(RegisterError::Plan)?;
@@ -230,14 +229,6 @@ fn random() -> Result<[u8; 16], RegisterError> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A random UUID (RFC 9562, version 4).
-fn uuid(mut bytes: [u8; 16]) -> String {
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = hex(&bytes);
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 #[cfg(test)]
@@ -386,11 +377,5 @@ mod tests {
         // What cannot be looked at.
         std::os::unix::fs::symlink(paths.nodename(), paths.nodename()).unwrap();
         assert!(!is_newcomer(&paths));
-    }
-
-    #[test]
-    fn uuids_are_of_version_4() {
-        assert_eq!(uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
-        assert_eq!(uuid([0; 16]), "00000000-0000-4000-8000-000000000000");
     }
 }

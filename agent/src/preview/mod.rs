@@ -134,6 +134,9 @@ pub async fn preview(startup: Startup) -> Result<Plan, PlanError> {
     problems.extend(rejected.map(|(key, reason)| Problem {
         subject: key.to_string(),
         message: match v3::LAYOUT.contains(key) {
+            true if sync.kept.contains(key) => {
+                format!("refused, its last version counts: {reason}")
+            }
             true => format!("refused, counts as absent: {reason}"),
             // A file: the reason says what counts instead.
             false => format!("refused: {reason}"),

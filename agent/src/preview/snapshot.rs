@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calico_datastore::backend::etcd3::EtcdError;
-use calico_datastore::backend::{AnySource, SyncEvent};
+use calico_datastore::backend::{AnySource, Batch, SyncEvent};
 use calico_datastore::location::Location;
 use calico_datastore::model::Name;
 use tokio::sync::mpsc;
@@ -49,6 +49,16 @@ pub async fn read(
     layers: Layers,
     limit: Duration,
 ) -> Result<Snapshot, SnapshotError> {
+    let batch = read_batch(location, limit).await?;
+    let (desired, sync) = calculation::once(node, layers, batch);
+    Ok(Snapshot { desired, sync })
+}
+
+/// Every object of the datastore, as the agent gets them at first.
+///
+/// # Errors
+/// When the datastore cannot be read within `limit`, or says that it is not ready.
+pub async fn read_batch(location: &Location, limit: Duration) -> Result<Batch, SnapshotError> {
     let store = location.open().map_err(SnapshotError::Configuration)?;
     let (sender, mut events) = mpsc::channel(1);
     let task = tokio::spawn(AnySource::over(&store).run(sender));
@@ -64,7 +74,5 @@ pub async fn read(
     };
     let batch = tokio::time::timeout(limit, first).await.ok().flatten();
     task.abort();
-    let batch = batch.ok_or(SnapshotError::Waiting { limit, reason })?;
-    let (desired, sync) = calculation::once(node, layers, batch);
-    Ok(Snapshot { desired, sync })
+    batch.ok_or(SnapshotError::Waiting { limit, reason })
 }

@@ -15,7 +15,7 @@ use imbl::{OrdMap, OrdSet};
 use super::monitor::Links;
 use super::plan::{CALICO_PROTOCOL, Route, Rules, Want, Wanted, is_link_scope};
 use crate::config::Settings;
-use crate::desired::{LocalEndpoint, Origin};
+use crate::desired::{DesiredState, Externals, LocalEndpoint, Origin};
 use crate::reconcile::{EndpointState, World};
 
 /// What a change of the world makes stale.
@@ -53,6 +53,11 @@ pub struct Intent {
     claimed: OrdSet<Cidr>,
     /// Addresses of endpoints whose Ethernet address is known.
     fixed: OrdSet<IpAddr>,
+    /// Who is behind an external address, which needs no neighbour: no packet reaches an interface
+    /// with it.
+    externals: BTreeMap<Cidr, WorkloadEndpointId>,
+    /// How many endpoints ask for external addresses.
+    asking: usize,
     /// Interfaces that died under an operation; the monitor will say so in a moment.
     dead: BTreeSet<u32>,
 }
@@ -140,9 +145,33 @@ impl Intent {
                 change;
             stale.destinations.insert(*block);
         }
+        self.follow_externals(desired, &mut stale);
         stale.gone.retain(|index| !self.pods.contains_key(index));
         self.note_former(&mut stale);
         stale
+    }
+
+    /// Decides anew who has which external address, where anybody asks for one.
+    fn follow_externals(&mut self, desired: &DesiredState, stale: &mut Stale) {
+        let is_up = |name: &InterfaceName| self.links.get(name).is_some_and(|link| link.up);
+        let given = match self.asking {
+            0 => BTreeMap::new(),
+            _ => Externals::of(desired, is_up).given,
+        };
+        let new: BTreeMap<Cidr, WorkloadEndpointId> =
+            given.into_iter().map(|(address, to)| (Cidr::host(address), to.endpoint)).collect();
+        let old = std::mem::take(&mut self.externals);
+        for destination in old.keys().chain(new.keys()) {
+            if old.get(destination) != new.get(destination) {
+                stale.destinations.insert(*destination);
+            }
+            if new.contains_key(destination) {
+                self.claimed.insert(*destination);
+            } else if !self.claims.contains_key(destination) {
+                self.claimed.remove(destination);
+            }
+        }
+        self.externals = new;
     }
 
     /// How to plan at the moment `now`.
@@ -201,7 +230,9 @@ impl Intent {
 
     /// True when somebody wants that destination.
     pub fn is_claimed(&self, destination: &Cidr) -> bool {
-        self.claims.contains_key(destination) || self.blocks.contains(destination)
+        self.claims.contains_key(destination)
+            || self.externals.contains_key(destination)
+            || self.blocks.contains(destination)
     }
 
     /// True for a route that is to be looked at: on an interface where ours may be, with one of our
@@ -356,6 +387,15 @@ impl Intent {
         })
     }
 
+    /// The interface of the endpoint behind an external address.
+    fn external(&self, destination: &Cidr) -> Option<u32> {
+        let endpoint = self.endpoints.get(self.externals.get(destination)?)?;
+        match self.readiness(endpoint) {
+            Readiness::Ready(device) => Some(device),
+            Readiness::Down(_) => None,
+        }
+    }
+
     /// An interface that left its name behind still exists, and what we put there with it.
     fn note_former(&mut self, stale: &mut Stale) {
         if stale.gone.is_empty() && self.former.is_empty() {
@@ -380,6 +420,7 @@ impl Intent {
     }
 
     fn claim(&mut self, id: &WorkloadEndpointId, endpoint: &LocalEndpoint) {
+        self.asking += usize::from(!endpoint.nat.is_empty());
         for destination in &endpoint.addresses {
             self.claimed.insert(*destination);
             if endpoint.mac.is_some() {
@@ -395,6 +436,7 @@ impl Intent {
     }
 
     fn unclaim(&mut self, id: &WorkloadEndpointId, endpoint: &LocalEndpoint) {
+        self.asking -= usize::from(!endpoint.nat.is_empty());
         for destination in &endpoint.addresses {
             if let Some(claimants) = self.claims.get_mut(destination) {
                 claimants.remove(id);
@@ -406,7 +448,9 @@ impl Intent {
                 }
                 if claimants.is_empty() {
                     self.claims.remove(destination);
-                    self.claimed.remove(destination);
+                    if !self.externals.contains_key(destination) {
+                        self.claimed.remove(destination);
+                    }
                 }
             }
         }
@@ -420,6 +464,8 @@ impl Intent {
 
     fn mark(&self, endpoint: &LocalEndpoint, stale: &mut Stale) {
         stale.destinations.extend(endpoint.addresses.iter().copied());
+        // Its interface may be gone or another.
+        stale.destinations.extend(endpoint.nat.iter().map(|(_, external)| Cidr::host(*external)));
         for destination in &endpoint.addresses {
             stale.endpoints.extend(self.claimants(destination).cloned());
         }
@@ -455,13 +501,15 @@ impl Intent {
 impl Wanted for Intent {
     fn route(&self, destination: &Cidr) -> Option<Want> {
         let supported = self.settings.ipv6 || destination.family() == Family::V4;
-        if let Some((_, _, device)) = self.winner(destination).filter(|_| supported)
+        let own = self.winner(destination).map(|(_, _, device)| device);
+        let device = own.or_else(|| self.external(destination));
+        if let Some(device) = device.filter(|_| supported)
             && !is_link_scope(destination.address())
         {
-            let source = self
-                .settings
-                .route_source
-                .filter(|source| Family::of(*source) == destination.family());
+            let source = match destination.family() {
+                Family::V4 => self.settings.route_source,
+                Family::V6 => self.settings.route_source_v6,
+            };
             return Some(Want::Pod { device, source });
         }
         // The block of one address is the pod's own route, or nothing: as the original.
@@ -477,7 +525,8 @@ impl Wanted for Intent {
     }
 
     fn destinations(&self) -> BTreeSet<Cidr> {
-        self.claims.keys().chain(&self.blocks).copied().collect()
+        let pods = self.claims.keys().chain(self.externals.keys());
+        pods.chain(&self.blocks).copied().collect()
     }
 
     fn neighbours(&self) -> BTreeSet<(u32, IpAddr)> {
@@ -499,8 +548,10 @@ fn hosts(endpoint: &LocalEndpoint) -> impl Iterator<Item = IpAddr> + '_ {
 fn same_routes(a: &Settings, b: &Settings) -> bool {
     a.interface_prefixes == b.interface_prefixes
         && a.ipv6 == b.ipv6
+        && a.floating_ips == b.floating_ips
         && a.route_protocol == b.route_protocol
         && a.route_source == b.route_source
+        && a.route_source_v6 == b.route_source_v6
         && a.remove_external_routes == b.remove_external_routes
 }
 

@@ -93,13 +93,17 @@ pub struct DatastoreStatus {
     pub waiting: Option<String>,
     /// The last revision that was read.
     pub revision: i64,
-    /// Keys whose values were refused; the objects count as absent. Of a directory also its files;
-    /// the reason says what counts instead.
+    /// Keys whose values were refused. Of a directory also its files.
     pub rejected: Vec<RejectedKey>,
-    /// Kinds that are in the store but not supported yet, with their number.
+    /// Kinds that are in the store but not supported yet, and staged policies, which are never
+    /// enforced, with their number.
     pub unsupported: BTreeMap<String, usize>,
     /// What the registration of this host has come to.
     pub registration: String,
+    /// Whose names and order of policies hold, and who says so. Empty before the first complete
+    /// snapshot.
+    #[serde(default)]
+    pub policy_order: String,
 }
 
 /// A policy from disk.
@@ -140,6 +144,22 @@ pub struct RejectedKey {
     pub key: String,
     /// Why.
     pub reason: String,
+    /// What counts in its place.
+    #[serde(default)]
+    pub instead: Instead,
+}
+
+/// What counts in the place of a value that was refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instead {
+    /// Nothing: the object is absent.
+    #[default]
+    Absent,
+    /// The last version that could be read (`InvalidPolicy`).
+    LastVersion,
+    /// It is a file of a directory: the reason says it.
+    AsTheReasonSays,
 }
 
 /// One part of the dataplane.

@@ -56,18 +56,20 @@ fn explain_one(
     };
     let at_pod = |verdict: &Verdict| verdict.side == Side::Destination;
     let verdicts = judge.judge(&flow(outside)).into_iter().filter(at_pod);
+    let verdicts =
+        verdicts.filter_map(|verdict| Some((verdict.subject.workload()?.clone(), verdict)));
     // The host itself throws away what comes from elsewhere to such an address.
     let inside_only = port.at.is_some_and(|net| net.address().is_loopback());
-    let explained = verdicts.map(|verdict| {
+    let explained = verdicts.map(|(endpoint, verdict)| {
         let mut also_from = Vec::new();
         if !verdict.allowed && !inside_only {
-            let named = named_sources(desired, &verdict.endpoint);
+            let named = named_sources(desired, &endpoint);
             let foreign =
                 named.filter(|net| same_family(&net.address()) && !in_pool(net.address()));
             let nets: BTreeSet<Cidr> = foreign.collect();
             let allowed = |net: &Cidr| {
                 let flow = flow(net.address());
-                let said = judge.ask(&verdict.endpoint, Side::Destination, &flow);
+                let said = judge.ask(&endpoint, Side::Destination, &flow);
                 said.is_some_and(|said| said.allowed)
             };
             also_from = nets.into_iter().take(MOST_NETS).filter(allowed).collect();
@@ -76,7 +78,7 @@ fn explain_one(
             protocol: port.protocol.to_string(),
             port: port.port,
             host_address: port.at.map(|net| net.to_string()),
-            endpoint: verdict.endpoint.on_host(),
+            endpoint: endpoint.on_host(),
             address: to,
             endpoint_port: port.to.port(),
             by: port.by.to_owned(),

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime};
 use calico_datastore::layout::v3::keys::{host_endpoint_status, workload_status};
 use calico_datastore::layout::v3::write;
 use calico_datastore::model::{HostEndpointId, Name, WorkloadEndpointId};
+use calico_datastore::timestamp::rfc3339;
 use write::status::EndpointStatus;
 
 use crate::reconcile::EndpointState;
-use crate::timestamp::rfc3339;
 
 /// The value of both keys of the host. `first`: the first report of this process.
 pub fn host_value(now: SystemTime, uptime: Duration, first: bool) -> String {

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use calico_datastore::layout::v3;
 use calico_datastore::model::WorkloadEndpointId;
-use imbl::OrdMap;
+use calico_datastore::timestamp::rfc3339;
+use imbl::{OrdMap, OrdSet};
 use tokio::sync::watch;
 
 use crate::collector::CollectorState;
+use crate::denied::Book;
 use crate::desired::{DesiredState, LocalEndpoint, Origin};
 use crate::drift::Repair;
 use crate::exec::Exec;
@@ -18,13 +21,12 @@ use crate::reconcile::{EndpointState, HostStates, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
-    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, Overall,
-    PartStatus, RejectedKey, RepairStatus, StatusDocument, StoredStatus, SuspectedStatus,
+    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, Instead,
+    Overall, PartStatus, RejectedKey, RepairStatus, StatusDocument, StoredStatus, SuspectedStatus,
 };
 use crate::status::forwarded::explain;
 use crate::status::watchdog::Silence;
 use crate::stored::describe;
-use crate::timestamp::rfc3339;
 
 /// What the reading of the datastore has come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,10 +39,16 @@ pub struct SyncState {
     pub complete: bool,
     /// Refused keys, and why. There may be many, and every reader has a copy.
     pub rejected: OrdMap<String, String>,
-    /// Kinds not supported yet.
+    /// Those of them whose last version is in force. The others count as absent; what counts in the
+    /// place of a file stands in its reason.
+    pub kept: OrdSet<String>,
+    /// Kinds not supported yet, and kinds of staged policies.
     pub unsupported: BTreeMap<String, usize>,
     /// Settings that were refused.
     pub settings: Vec<Problem>,
+    /// Whose names and order of policies hold, and who says so. Empty before the first complete
+    /// snapshot.
+    pub policy_order: String,
 }
 
 impl SyncState {
@@ -111,6 +119,10 @@ pub struct Overview {
     pub kept: watch::Receiver<Vec<Problem>>,
     /// The file with the MTU of pods is not as it should be.
     pub mtu: watch::Receiver<Vec<Problem>>,
+    /// Denied packets cannot be told.
+    pub denied: watch::Receiver<Vec<Problem>>,
+    /// The last denied packets.
+    pub book: Book,
     /// What the collector has come to.
     pub collector: watch::Receiver<CollectorState>,
     /// BIRD's control socket.
@@ -146,6 +158,7 @@ impl Overview {
             && self.files.borrow().is_empty()
             && self.kept.borrow().is_empty()
             && self.mtu.borrow().is_empty()
+            && self.denied.borrow().is_empty()
             && self.collector.borrow().problems.is_empty()
             && desired.notices.is_empty()
             && self.registration.borrow().is_clean();
@@ -172,6 +185,31 @@ impl Overview {
             seconds: silence.since.elapsed().as_secs(),
         });
         hanging.collect()
+    }
+
+    /// Why nothing is told of denied packets; `None` when they are.
+    pub fn denied_unread(&self) -> Option<String> {
+        let on = |desired: &Arc<DesiredState>| desired.settings.denied_log;
+        if !self.desired.borrow().as_ref().is_some_and(on) {
+            let how = "denied packets are not reported: set DeniedLog (`denied_log = true` in \
+                       agent.toml, then `systemctl reload calico-agent`)";
+            return Some(how.to_owned());
+        }
+        self.denied.borrow().first().map(|problem| problem.message.clone())
+    }
+
+    /// Returns when nothing is told of denied packets any more.
+    pub async fn denied_unread_from_now_on(&self) {
+        let (mut desired, mut problems) = (self.desired.clone(), self.denied.clone());
+        while self.denied_unread().is_none() {
+            let ended = tokio::select! {
+                changed = desired.changed() => changed.is_err(),
+                changed = problems.changed() => changed.is_err(),
+            };
+            if ended {
+                return;
+            }
+        }
     }
 
     /// One line for `systemctl status`.
@@ -256,6 +294,7 @@ impl Overview {
         notices.extend(self.files.borrow().iter().cloned());
         notices.extend(self.kept.borrow().iter().cloned());
         notices.extend(self.mtu.borrow().iter().cloned());
+        notices.extend(self.denied.borrow().iter().cloned());
         let collector = self.collector.borrow().clone();
         notices.extend(collector.problems.iter().cloned());
         let registration = self.registration.borrow().clone();
@@ -296,10 +335,14 @@ impl Overview {
                 rejected: sync
                     .rejected
                     .into_iter()
-                    .map(|(key, reason)| RejectedKey { key, reason })
+                    .map(|(key, reason)| {
+                        let instead = instead(&key, &sync.kept);
+                        RejectedKey { key, reason, instead }
+                    })
                     .collect(),
                 unsupported: sync.unsupported,
                 registration,
+                policy_order: sync.policy_order,
             },
             stored: desired.as_ref().and_then(|desired| stored_status(desired.origin)),
             collector: collector_status(collector),
@@ -359,6 +402,15 @@ impl Overview {
                 .unwrap_or_default(),
             state: self.endpoint_state(id),
         }
+    }
+}
+
+/// What counts in the place of a refused value.
+fn instead(key: &str, kept: &OrdSet<String>) -> Instead {
+    match v3::LAYOUT.contains(key) {
+        true if kept.contains(key) => Instead::LastVersion,
+        true => Instead::Absent,
+        false => Instead::AsTheReasonSays,
     }
 }
 

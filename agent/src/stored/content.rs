@@ -91,6 +91,8 @@ struct Endpoint {
     mac: Option<Text<Mac>>,
     addresses: Vec<Text<Cidr>>,
     nat: Vec<(IpAddr, IpAddr)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    spoof: Vec<Text<Cidr>>,
     class: String,
 }
 
@@ -267,6 +269,7 @@ impl Content {
                 mac: one.mac.map(|Text(mac)| mac),
                 addresses: one.addresses.into_iter().map(|Text(cidr)| cidr).collect(),
                 nat: one.nat,
+                spoof: one.spoof.into_iter().map(|Text(cidr)| cidr).collect(),
                 class,
             };
             state.endpoints.insert(id, Arc::new(endpoint));
@@ -337,6 +340,7 @@ fn endpoint(id: &WorkloadEndpointId, endpoint: &LocalEndpoint) -> Endpoint {
         mac: endpoint.mac.map(Text),
         addresses: endpoint.addresses.iter().copied().map(Text).collect(),
         nat: endpoint.nat.clone(),
+        spoof: endpoint.spoof.iter().copied().map(Text).collect(),
         class: endpoint.class.to_string(),
     }
 }

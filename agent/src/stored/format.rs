@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use calico_datastore::model::Name;
+use calico_datastore::timestamp::{parse_rfc3339, rfc3339};
 use serde::{Deserialize, Serialize};
 use serde_json::ser::Formatter;
 use sha2::{Digest as _, Sha256};
@@ -27,7 +28,6 @@ use sha2::{Digest as _, Sha256};
 use super::content::{Content, Dangling};
 use super::{StoreSettings, StoredPolicy};
 use crate::desired::DesiredState;
-use crate::timestamp::{parse_rfc3339, rfc3339};
 
 /// What every such file begins with.
 const FORMAT: &str = "calico-agent policy";

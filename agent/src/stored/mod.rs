@@ -22,9 +22,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use calico_datastore::model::{FelixConfiguration, Name};
+use calico_datastore::timestamp::rfc3339;
 
+use crate::age::age;
 use crate::desired::{DesiredState, Origin};
-use crate::timestamp::{age, rfc3339};
 
 /// What the datastore says about settings; what this host says itself goes before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

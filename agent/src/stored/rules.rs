@@ -228,6 +228,9 @@ impl From<Side> for SideMatch {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rule {
+    /// Its place in the policy as written; without it, its place in this list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<u32>,
     #[serde(with = "ActionText")]
     action: Action,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -246,9 +249,10 @@ pub(super) struct Rule {
     destination: Side,
 }
 
-impl From<&ActiveRule> for Rule {
-    fn from(rule: &ActiveRule) -> Self {
+impl Rule {
+    fn written(place: u32, rule: &ActiveRule) -> Self {
         Self {
+            origin: (rule.origin != place).then_some(rule.origin),
             action: rule.action,
             family: rule.family.map(FamilyField),
             protocol: rule.protocol.map(Text),
@@ -259,11 +263,11 @@ impl From<&ActiveRule> for Rule {
             destination: Side::from(&rule.destination),
         }
     }
-}
 
-impl From<Rule> for ActiveRule {
-    fn from(rule: Rule) -> Self {
-        Self {
+    fn active(self, place: u32) -> ActiveRule {
+        let rule = self;
+        ActiveRule {
+            origin: rule.origin.unwrap_or(place),
             action: rule.action,
             family: rule.family.map(|FamilyField(family)| family),
             protocol: rule.protocol.map(|Text(protocol)| protocol),
@@ -278,11 +282,12 @@ impl From<Rule> for ActiveRule {
 
 /// The rules of one direction for the file.
 pub(super) fn written(rules: &[ActiveRule]) -> Vec<Rule> {
-    rules.iter().map(Rule::from).collect()
+    (0..).zip(rules).map(|(place, rule)| Rule::written(place, rule)).collect()
 }
 
 /// The rules of both directions again.
 pub(super) fn active(ingress: Vec<Rule>, egress: Vec<Rule>) -> Arc<ActiveRules> {
-    let again = |rules: Vec<Rule>| rules.into_iter().map(ActiveRule::from).collect();
+    let again =
+        |rules: Vec<Rule>| (0..).zip(rules).map(|(place, rule)| rule.active(place)).collect();
     Arc::new(ActiveRules { ingress: again(ingress), egress: again(egress) })
 }

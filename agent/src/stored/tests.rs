@@ -20,11 +20,12 @@ use crate::desired::{
 
 /// What version 2 looks like. A change of this file is another version of the format.
 const GOLDEN: &[u8] = include_bytes!("golden/v2.json");
-/// What version 1 looked like: the same without host endpoints.
+/// What version 1 looked like: see [`older`].
 const OLD: &[u8] = include_bytes!("golden/v1.json");
 
 fn rule(action: Action) -> ActiveRule {
     ActiveRule {
+        origin: 0,
         action,
         family: None,
         protocol: None,
@@ -63,6 +64,7 @@ fn state() -> DesiredState {
         mac: Some("ca:fe:1d:52:bb:e1".parse().unwrap()),
         addresses: vec!["192.168.0.1".parse().unwrap(), "fd80::1".parse().unwrap()],
         nat: vec![("192.168.0.1".parse().unwrap(), "203.0.113.1".parse().unwrap())],
+        spoof: vec!["203.0.113.0/24".parse().unwrap()],
         class: class.id(),
     };
     let side = |set: &str, ports: &str| SideMatch {
@@ -83,6 +85,8 @@ fn state() -> DesiredState {
         ..rule(Action::Allow)
     };
     let icmp = ActiveRule {
+        // The one before it was left out.
+        origin: 2,
         family: Some(Family::V6),
         not_protocol: Some(Protocol::from_number(200).unwrap()),
         icmp: Some(IcmpMatch { icmp_type: 8, code: None }),
@@ -167,6 +171,28 @@ fn state() -> DesiredState {
     }
 }
 
+/// The same as far as version 1 knew it: without host endpoints and what may be spoofed, and every rule
+/// where it stands.
+fn older() -> DesiredState {
+    let state = state();
+    let endpoint = |one: &LocalEndpoint| LocalEndpoint { spoof: Vec::new(), ..one.clone() };
+    let numbered = |rules: &[ActiveRule]| -> Vec<ActiveRule> {
+        (0..).zip(rules).map(|(origin, rule)| ActiveRule { origin, ..rule.clone() }).collect()
+    };
+    let rules = |rules: &ActiveRules| ActiveRules {
+        ingress: numbered(&rules.ingress),
+        egress: numbered(&rules.egress),
+    };
+    let endpoints = state.endpoints.iter().map(|(id, one)| (id.clone(), Arc::new(endpoint(one))));
+    let policies = state.policies.iter().map(|(id, all)| (id.clone(), Arc::new(rules(all))));
+    DesiredState {
+        endpoints: endpoints.collect(),
+        policies: policies.collect(),
+        host_endpoints: HostEndpoints::default(),
+        ..state.clone()
+    }
+}
+
 fn draft(state: DesiredState) -> Draft {
     let parameters = |value: &str| {
         let parameters = [("LogSeverityScreen".into(), value.into())].into();
@@ -226,8 +252,23 @@ fn the_format_is_what_it_was() {
 #[test]
 fn a_file_of_an_older_agent_is_used() {
     let stored = read(OLD).unwrap();
-    let without = DesiredState { host_endpoints: HostEndpoints::default(), ..state() };
-    assert!(stored.state.has_content_of(&without), "{:#?}", stored.state);
+    assert!(stored.state.has_content_of(&older()), "{:#?}", stored.state);
+}
+
+#[test]
+fn a_rule_keeps_its_place_in_the_policy_as_written() {
+    let mut state = state();
+    let place = |origin| ActiveRule { origin, ..rule(Action::Allow) };
+    // The second one and the fourth were left out.
+    let rules = ActiveRules { ingress: vec![place(0), place(2), place(4)], egress: vec![place(1)] };
+    state.profiles.insert("frontend".into(), Arc::new(rules));
+    let draft = draft(state);
+    let text = text(&draft);
+    let stored = read(&text).unwrap();
+    assert!(stored.state.has_content_of(&draft.state), "{:#?}", stored.state);
+    let lines = String::from_utf8(text).unwrap();
+    // And one of the policy.
+    assert_eq!(lines.matches("\"origin\":").count(), 4, "{lines}");
 }
 
 #[test]

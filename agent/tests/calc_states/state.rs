@@ -97,6 +97,7 @@ fn policy(value: &Value) -> Policy {
     let flag = |name: &str| value[name].as_bool() == Some(true);
     Policy {
         tier: value["Tier"].as_str().map(Name::from),
+        tier_label: None,
         order: order(&value["Order"]),
         selector: text(&value["Selector"]).parse().unwrap(),
         ingress: rules(&value["InboundRules"]),
@@ -109,6 +110,8 @@ fn policy(value: &Value) -> Policy {
             _ => PolicyKind::Normal,
         },
         apply_on_forward: flag("ApplyOnForward"),
+        needed_everywhere: list(&value["PerformanceHints"])
+            .any(|hint| text(hint) == "AssumeNeededOnEveryNode"),
     }
 }
 
@@ -123,8 +126,6 @@ struct ProfileParts {
 pub(crate) fn objects(state: &Value) -> Result<Objects, String> {
     let mut updates = Vec::new();
     let mut profiles: BTreeMap<String, ProfileParts> = BTreeMap::new();
-    let is_endpoint = |entry: &Value| text(&entry["Key"]["kind"]).ends_with("EndpointKey");
-    let endpoints = list(&state["datastore"]).any(is_endpoint);
     for entry in list(&state["datastore"]) {
         let (key, value) = (&entry["Key"], &entry["Value"]);
         let profile = || key["ProfileKey"]["Name"].as_str().unwrap_or_default().to_owned();
@@ -163,10 +164,6 @@ pub(crate) fn objects(state: &Value) -> Result<Objects, String> {
                 updates.push(Update::Tier(text(&key["Name"]).into(), Some(Arc::new(tier))));
             }
             "PolicyKey" => {
-                // It makes the original put a policy in force where no endpoint needs it.
-                if !value["PerformanceHints"].is_null() && !endpoints {
-                    return Err("in force by a performance hint".into());
-                }
                 let id = PolicyId {
                     namespace: value["Namespace"].as_str().map(Name::from),
                     name: text(&key["Name"]).into(),
@@ -209,6 +206,7 @@ pub(crate) fn objects(state: &Value) -> Result<Objects, String> {
                     mac: value["Mac"].as_str().map(|mac| mac.parse().unwrap()),
                     addresses: cidrs([&value["IPv4Nets"], &value["IPv6Nets"]]),
                     nat: Vec::new(),
+                    spoof: Vec::new(),
                     profiles: names(&value["ProfileIDs"]),
                     labels: labels(&value["Labels"]),
                     ports: named_ports(&value["Ports"]),

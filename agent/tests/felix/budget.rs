@@ -18,6 +18,7 @@ fn add(state: &mut DesiredState, n: u32, class: &calico_agent::desired::AclClass
         mac: Some(Mac::new([2, 0, 0, 0, a, b])),
         addresses: vec![Cidr::host(format!("10.65.{a}.{b}").parse().unwrap())],
         nat: Vec::new(),
+        spoof: Vec::new(),
         class: class.id(),
     };
     let mut id = id_of(0);

@@ -1,7 +1,7 @@
 //! A host with pods, and probes between them.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,8 +120,12 @@ impl Host {
 
     /// Makes the pod number `n`.
     pub(crate) fn pod(&mut self, n: u8) -> Pod {
-        let interface = format!("calipod{n}");
-        let pod = Pod { netns: Netns::new(), n, interface: interface.clone() };
+        self.pod_behind(n, &format!("calipod{n}"))
+    }
+
+    /// The same behind an interface of that name.
+    pub(crate) fn pod_behind(&mut self, n: u8, interface: &str) -> Pod {
+        let pod = Pod { netns: Netns::new(), n, interface: interface.to_owned() };
         let (v4, v6, mac, tid) = (pod.v4(), pod.v6(), pod.mac(), pod.netns.tid);
         sh(&format!(
             "ip link add {interface} address ee:ee:ee:ee:ee:ee type veth \
@@ -225,6 +229,23 @@ pub(crate) fn serve(port: u16) {
             });
         }
     });
+}
+
+/// A socket for datagrams. A program that another test starts just now may still hold the one that was
+/// at that port before.
+pub(crate) fn receiver(at: SocketAddr) -> UdpSocket {
+    let in_use = |socket: &std::io::Result<UdpSocket>| {
+        socket.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
+    };
+    let mut socket = UdpSocket::bind(at);
+    for _ in 0..100 {
+        if !in_use(&socket) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        socket = UdpSocket::bind(at);
+    }
+    socket.expect("an own address and a free port")
 }
 
 /// Opens a connection and reads what [`serve`] says.

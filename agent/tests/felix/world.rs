@@ -51,6 +51,7 @@ pub(crate) fn endpoint(state: &mut DesiredState, pod: &Pod, class: &AclClass, wi
         mac: with_mac.then(|| pod.mac().parse().unwrap()),
         addresses: vec![Cidr::host(pod.v4()), Cidr::host(pod.v6())],
         nat: Vec::new(),
+        spoof: Vec::new(),
         class: class.id(),
     };
     state.classes.insert(class.id(), Arc::new(class.clone()));
@@ -96,6 +97,7 @@ pub(crate) fn policy_id(name: &str) -> PolicyId {
 
 pub(crate) fn any(action: Action) -> ActiveRule {
     ActiveRule {
+        origin: 0,
         action,
         family: None,
         protocol: None,

@@ -151,6 +151,7 @@ impl Builder {
             mac: mac.map(|mac| mac.parse().unwrap()),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             nat: Vec::new(),
+            spoof: Vec::new(),
             class: AclClass::default().id(),
         };
         self.state.endpoints.insert(id(name), Arc::new(endpoint));

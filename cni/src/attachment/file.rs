@@ -1,7 +1,7 @@
 //! Records as files: JSON, read tolerantly (a later version's fields do no harm, missing ones are
 //! empty), written atomically.
 
-use std::ffi::OsStr;
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::net::IpAddr;
@@ -36,6 +36,9 @@ pub enum AttachmentError {
         source: serde_json::Error,
     },
 }
+
+/// How the name of a record ends that is being written.
+const NEW: &str = ".json.new";
 
 pub(super) fn error(
     operation: &'static str,
@@ -215,23 +218,61 @@ pub(super) fn of_container(
     Ok(found)
 }
 
-fn paths(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>, AttachmentError> {
+/// How the files of containers begin that have a lock, or a record that was only begun, but no
+/// record.
+pub(super) fn without_record(dir: &Path) -> Result<BTreeSet<String>, AttachmentError> {
+    let (mut recorded, mut left) = (BTreeSet::new(), BTreeSet::new());
+    for name in names(dir)? {
+        // No part of a name has a `_`.
+        if let Some(container) = name.strip_suffix(".lock") {
+            left.insert(container.to_owned());
+        } else if let Some((container, rest)) = name.split_once('_') {
+            let whole = rest.ends_with(".json");
+            if whole || rest.ends_with(NEW) {
+                let names = if whole { &mut recorded } else { &mut left };
+                names.insert(container.to_owned());
+            }
+        }
+    }
+    Ok(&left - &recorded)
+}
+
+/// Removes the records of a container that were only begun.
+pub(super) fn remove_begun(dir: &Path, container: &str) -> Result<(), AttachmentError> {
+    let begun = |name: &String| {
+        let rest = name.strip_prefix(container).and_then(|rest| rest.strip_prefix('_'));
+        rest.is_some_and(|rest| rest.ends_with(NEW))
+    };
+    for name in names(dir)?.iter().filter(|name| begun(name)) {
+        let path = dir.join(name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(error("remove", &path)(e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Ours are of ASCII.
+fn names(dir: &Path) -> Result<Vec<String>, AttachmentError> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
         Err(e) => return Err(error("read", dir)(e)),
     };
-    let mut paths = vec![];
+    let mut names = vec![];
     for entry in entries {
         let entry = entry.map_err(error("read", dir))?;
-        let path = entry.path();
-        let ours = entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes());
-        if ours && path.extension() == Some(OsStr::new("json")) {
-            paths.push(path);
-        }
+        names.extend(entry.file_name().into_string());
     }
-    paths.sort();
-    Ok(paths)
+    Ok(names)
+}
+
+fn paths(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>, AttachmentError> {
+    let mut names = names(dir)?;
+    names.retain(|name| name.starts_with(prefix) && name.ends_with(".json"));
+    names.sort();
+    Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
 /// Opens a lock's file, which is made when it is not there.

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::*;
 
 fn attachment(container: &str, ifname: &str) -> Attachment {
@@ -128,20 +130,92 @@ fn one_at_a_time_per_container() {
 fn a_lock_that_is_removed_is_held_by_nobody_else() {
     let state = tempfile::tempdir().unwrap();
     let records = Attachments::in_state_dir(state.path());
-    let counter = std::sync::atomic::AtomicU32::new(0);
+    let counter = AtomicU32::new(0);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for round in 0..40 {
                     let locked = records.lock("a", Duration::from_secs(30)).unwrap().unwrap();
-                    assert_eq!(counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                    assert_eq!(counter.fetch_add(1, Ordering::SeqCst), 0);
                     std::thread::yield_now();
-                    counter.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    counter.fetch_sub(1, Ordering::SeqCst);
                     if round % 2 == 0 { locked.finish() } else { drop(locked) }
                 }
             });
         }
     });
+}
+
+#[test]
+fn what_a_killed_add_leaves_before_its_record_is_swept() {
+    let state = tempfile::tempdir().unwrap();
+    let records = Attachments::in_state_dir(state.path());
+    assert_eq!(records.sweep().unwrap(), 0, "no directory");
+    let lock = |container: &str| records.lock(container, Duration::ZERO).unwrap().unwrap();
+    // A pod, one with a `_` in its name, and one whose name begins like another's.
+    for container in ["pod", "a_b", "pod2"] {
+        drop(lock(container));
+        records.store(&attachment(container, "eth0")).unwrap();
+    }
+    std::fs::write(records.dir().join("pod_eth1.json.new"), "{").unwrap();
+    let mut expected = names(records.dir());
+    // Killed with the lock, with the record half written, and one that cannot be read any more.
+    drop(lock("killed"));
+    drop(lock("a"));
+    std::fs::write(records.dir().join("half_eth0.json.new"), "{").unwrap();
+    std::fs::write(records.dir().join("broken_eth0.json"), "{").unwrap();
+    drop(lock("broken"));
+    let held = lock("held");
+    assert_eq!(records.sweep().unwrap(), 3);
+    expected.extend(["broken.lock", "broken_eth0.json", "held.lock"].map(str::to_owned));
+    expected.sort();
+    assert_eq!(names(records.dir()), expected);
+    assert!(records.lock("held", Duration::ZERO).unwrap().is_none(), "still held");
+    drop(held);
+    assert_eq!(records.sweep().unwrap(), 1);
+    assert_eq!(records.sweep().unwrap(), 0);
+}
+
+/// Lockers that leave the file and those that remove it, and two that sweep all the time.
+#[test]
+fn a_lock_that_is_swept_is_held_by_nobody() {
+    let state = tempfile::tempdir().unwrap();
+    let records = Attachments::in_state_dir(state.path());
+    let (inside, done) = (AtomicU32::new(0), AtomicU32::new(0));
+    let mut swept = 0;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for round in 0..100 {
+                    let locked = records.lock("a", Duration::from_secs(30)).unwrap().unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    std::thread::yield_now();
+                    if round % 3 == 0 {
+                        records.store(&attachment("a", "eth0")).unwrap();
+                        std::thread::yield_now();
+                        assert!(records.load("a", "eth0").unwrap().is_some());
+                        records.remove("a", "eth0").unwrap();
+                    }
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    if round % 10 == 0 { locked.finish() } else { drop(locked) }
+                }
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        let sweepers = [0, 1].map(|_| {
+            scope.spawn(|| {
+                let mut swept = 0;
+                while done.load(Ordering::SeqCst) < 4 {
+                    swept += records.sweep().unwrap();
+                }
+                swept
+            })
+        });
+        swept = sweepers.map(|sweeper| sweeper.join().unwrap()).iter().sum();
+    });
+    assert!(swept > 0);
+    records.sweep().unwrap();
+    assert_eq!(names(records.dir()), [""; 0]);
 }
 
 #[test]

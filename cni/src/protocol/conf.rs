@@ -1,5 +1,6 @@
 //! The network configuration on standard input.
 
+mod del;
 mod read;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Dns, Success, Version};
+use super::{CniError, Dns, Success, Version};
 
 /// The `type` of our own address management.
 pub const CALICO_IPAM: &str = "calico-ipam";
@@ -75,8 +76,19 @@ pub struct NetConf {
     /// `cni.dev/valid-attachments` of GC: (container id, interface). `null` is an empty list: what
     /// Go's runtimes write when no container is left.
     pub valid_attachments: Option<Vec<(String, String)>>,
+    /// What DEL does not know, since it overlooked a mistake.
+    pub overlooked: Overlooked,
     /// The whole document.
     pub document: Map<String, Value>,
+}
+
+/// Mistakes that do not keep a DEL from what it can do without the field.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Overlooked {
+    /// `name`: without it the addresses of a pod that has no record are not found.
+    pub name: Option<CniError>,
+    /// One of those that say where the datastore is: another one is no substitute.
+    pub datastore: Option<CniError>,
 }
 
 impl NetConf {

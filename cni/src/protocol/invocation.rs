@@ -132,8 +132,8 @@ impl Invocation {
     ///
     /// # Errors
     /// Code 4 for variables: all that are missing are named together, and so are all that are
-    /// wrong. Codes 1, 2, 6 and 7 for the configuration, as [`NetConf::parse`] has them; also code
-    /// 1 for a command that its version does not have.
+    /// wrong. Codes 1, 2, 6 and 7 for the configuration, as [`NetConf::parse`] has them, for DEL only
+    /// 1 and 6; also code 1 for a command that its version does not have.
     pub fn read(env: Env<'_>, stdin: &[u8]) -> Result<Self, CniError> {
         let env = Environment::read(env)?;
         let command = env.command;
@@ -145,7 +145,10 @@ impl Invocation {
             Err(_) if command == Command::Del => Args::default(),
             Err(error) => return Err(error),
         };
-        let conf = NetConf::parse(stdin)?;
+        let conf = match NetConf::parse(stdin) {
+            Err(_) if command == Command::Del => NetConf::of_del(stdin)?,
+            conf => conf?,
+        };
         check(command, &conf)?;
         Ok(env.with(conf, args, stdin))
     }

@@ -104,9 +104,27 @@ impl Netns {
             .to_owned()
     }
 
+    /// The kernel puts an interface to work a moment after the other end of its cable, which on a busy
+    /// machine is long. What it drops until then says nothing about us.
+    fn settle(&self) {
+        let waiting = |link: &Value| {
+            let has = |flag| link["flags"].as_array().unwrap().iter().any(|f| f == flag);
+            has("UP") && has("LOWER_UP") && (link["qdisc"] == "noop" || link["operstate"] == "DOWN")
+        };
+        for _ in 0..250 {
+            if !self.list("link show").iter().any(waiting) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{:?}", self.list("link show"));
+    }
+
     /// Whether a datagram gets from here (`own`) to `there` (`to`), and an answer back, within half a
     /// second. `scope` is the interface for a link-local destination.
     pub(crate) fn reaches(&self, own: &str, there: &Self, to: &str, scope: &str) -> bool {
+        self.settle();
+        there.settle();
         let wait = Some(Duration::from_millis(500));
         let server = there.enter(|| UdpSocket::bind((served(to), 0)).unwrap());
         let mut to: SocketAddr =

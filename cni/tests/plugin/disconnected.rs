@@ -100,3 +100,37 @@ fn without_the_datastore_the_interface_goes_and_the_rest_is_remembered() {
     world.call("DEL", &conf).succeeds();
     assert_eq!(world.holdings(), [""; 0]);
 }
+
+/// Somebody edited the configuration while the pod ran, or no ADD ever took it.
+#[test]
+fn a_configuration_that_add_refuses() {
+    let Some(world) = world() else { return };
+    let good = world.conf("n", json!({}));
+    for (case, more) in [
+        ("a bad field", json!({"mtu": "wide"})),
+        ("no name", json!({"name": ""})),
+        ("a bad name", json!({"name": "a/b"})),
+        ("no node name", json!({"nodename_file": "/none", "nodename": ""})),
+        ("a bad pool", json!({"ipam": {"type": "calico-ipam", "subnet": "x"}})),
+    ] {
+        let bad = world.conf("n", more);
+        let pod = Netns::new("pod");
+        world.call("ADD", &bad).netns(pod.path()).fails(7);
+        world.call("DEL", &bad).netns(pod.path()).succeeds();
+        world.call("ADD", &good).netns(pod.path()).succeeds();
+        world.call("DEL", &bad).netns(pod.path()).succeeds();
+        assert_eq!((world.holdings(), pod.links()), (vec![], vec![]), "{case}");
+    }
+    // What says where the datastore is has no substitute: the rest goes, and the record stays.
+    let bad = world.conf("n", json!({"etcd_endpoints": "h:1"}));
+    let pod = Netns::new("pod");
+    world.call("ADD", &good).netns(pod.path()).succeeds();
+    let said = world.call("DEL", &bad).netns(pod.path()).fails(7);
+    assert!(said.contains("etcd_endpoints"), "{said}");
+    assert_eq!((world.host.links(), pod.links()), (vec![], vec![]));
+    assert_eq!(world.stored(&format!("{RESOURCES}workloadendpoints/")).len(), 1);
+    let said = std::fs::read_to_string(world.path("state/attachments").join(&world.records()[1]));
+    assert!(said.unwrap().contains(r#""stage": "deleting""#));
+    world.call("DEL", &good).succeeds();
+    assert_eq!(world.holdings(), [""; 0]);
+}

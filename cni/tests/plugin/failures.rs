@@ -54,6 +54,20 @@ fn what_cannot_be_leaves_nothing() {
     assert_eq!(pod.links(), ["eth0"]);
 }
 
+/// What etcd refuses for good is not written, so nobody has to look for it later.
+#[test]
+fn an_endpoint_that_etcd_refuses() {
+    let Some(world) = world() else { return };
+    let pod = Netns::new("pod");
+    // More than etcd takes in one request.
+    let conf = world.conf("n", json!({"labels": {"large": "x".repeat(1_700_000)}}));
+    let said = world.call("ADD", &conf).netns(pod.path()).fails(102);
+    assert!(said.contains("too large"), "{said}");
+    nothing_is_left(&world, &pod, "too large");
+    let small = world.conf("n", json!({"labels": {"small": "x"}}));
+    world.call("ADD", &small).netns(pod.path()).succeeds();
+}
+
 #[test]
 fn a_store_that_is_not_ready() {
     let Some(world) = world() else { return };

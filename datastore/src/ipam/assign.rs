@@ -10,13 +10,13 @@ use super::error::{IpamError, Shortage, Unusable};
 use super::handle::{Handle, check};
 use super::occupied::Occupied;
 use super::retry::Tries;
-use super::world::{ReadBlock, World};
+use super::world::{Listed, ReadBlock, World};
 use super::{Assigned, Ipam, Owner, PoolChoice, Request};
 use crate::layout::v3::keys;
 use crate::layout::v3::write::Malformed;
 use crate::layout::v3::write::block::{BlockDocument, BlockOwner};
 use crate::model::{AffinityState, Cidr, Family, Name};
-use crate::store::Store;
+use crate::store::{Seen, Store};
 
 /// An assignment under way.
 #[derive(Debug)]
@@ -172,8 +172,9 @@ impl<S: Store> Ipam<S> {
         }
         let pending = own.iter().filter(|(_, _, state)| *state == AffinityState::Pending);
         let pending = pending.map(|(_, block, _)| *block).collect();
-        for block in &self.still_wanted(need.family, pending).await? {
-            match self.claim(*block).await {
+        let (pending, seen) = self.still_wanted(need.family, pending).await?;
+        for block in &pending {
+            match self.claim(*block, &seen).await {
                 Ok(Claimed::Ours) => self.take_from(taking, need, *block, None, false).await?,
                 Ok(Claimed::Theirs) => 0,
                 Err(IpamError::Malformed(error)) => {
@@ -190,26 +191,26 @@ impl<S: Store> Ipam<S> {
     }
 
     /// Those of our interrupted claims that may be carried on: nobody has made a block of another
-    /// size there in between. The others are taken back.
+    /// size there in between. The others are taken back. With what was seen of the blocks.
     async fn still_wanted(
         &self,
         family: Family,
         pending: Vec<Cidr>,
-    ) -> Result<Vec<Cidr>, IpamError> {
+    ) -> Result<(Vec<Cidr>, Seen), IpamError> {
         if pending.is_empty() {
-            return Ok(pending);
+            return Ok((pending, Seen::default()));
         }
-        let listed = self.list_blocks(&keys::blocks_of(family)).await?;
-        let occupied: Occupied = listed.keys().collect();
+        let Listed { blocks, seen } = self.list_blocks(&keys::blocks_of(family)).await?;
+        let occupied: Occupied = blocks.keys().collect();
         let mut wanted = Vec::new();
         for block in pending {
-            if listed.contains_key(&block) || occupied.overlapping(&block).is_none() {
+            if blocks.contains_key(&block) || occupied.overlapping(&block).is_none() {
                 wanted.push(block);
             } else {
                 self.abandon(block).await?;
             }
         }
-        Ok(wanted)
+        Ok((wanted, seen))
     }
 
     /// Whatever there is in the cluster as of now. Answers why there is not more; `None` when
@@ -219,12 +220,15 @@ impl<S: Store> Ipam<S> {
         taking: &mut Taking<'_>,
         need: &mut Need,
     ) -> Result<Option<Shortage>, IpamError> {
-        let listed = self.list_blocks(&keys::blocks_of(need.family)).await?;
+        let Listed { blocks: listed, seen } =
+            self.list_blocks(&keys::blocks_of(need.family)).await?;
         let occupied: Arc<Occupied> = Arc::new(listed.keys().collect());
         let mut lost = false;
         let (own, others): (Vec<_>, Vec<_>) = listed
             .iter()
             .filter_map(|(cidr, read)| Some((*cidr, read.as_ref().ok()?)))
+            // What is free in one of two that overlap may be taken in the other a moment later.
+            .filter(|(cidr, _)| occupied.beside(cidr).is_none())
             .filter(|(cidr, _)| {
                 let pool = taking.world.pools.index_of(cidr);
                 pool.is_some_and(|pool| need.pools.contains(&pool))
@@ -250,7 +254,7 @@ impl<S: Store> Ipam<S> {
                 if need.left == 0 || !auto || count >= limit as usize {
                     break;
                 }
-                match self.claim(block).await? {
+                match self.claim(block, &seen).await? {
                     Claimed::Ours => {
                         count += 1;
                         let wanted = need.left;

@@ -3,30 +3,45 @@
 //! Whoever creates the block has it; an affinity only says who tries. So two hosts that want the
 //! same block both write an affinity of their own, one of them creates the block, and the other
 //! takes its affinity back. What an interrupted claim leaves is resumed by the next one.
+//!
+//! That settles two claims of one block. Two blocks of different sizes over the same addresses are
+//! two keys, and two hosts could each create one of them when they read the pool before and after its
+//! `blockSize` was changed. So a block is created on condition that nothing that could overlap it has
+//! come since the blocks were listed, and what was listed does not: whoever is later, whatever he
+//! thinks of the pool, fails, lists again and sees.
+//!
+//! A condition on the pool would be weaker, since it says nothing of blocks that other programs make;
+//! and to look afterwards and give way needs a time in which there are two. What remains is a program
+//! that comes later than we and does not look itself.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::retry::{Outcome, Tries, remove, swap};
+use super::occupied::Occupied;
+use super::retry::{Outcome, Tries, create_beside, remove, swap};
+use super::world::Listed;
 use super::{Ipam, IpamError};
 use crate::layout::Decoded;
 use crate::layout::v3::write::{Malformed, affinity, block};
 use crate::layout::v3::{self, keys};
 use crate::model::{AffinityId, AffinityState, Cidr, Update};
-use crate::store::{Store, Stored};
+use crate::store::{Seen, Store, Stored};
 
 /// Who has a block after a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claimed {
     /// This host.
     Ours,
-    /// Another host, or nobody: it is there, and we did not make it.
+    /// Another host, or nobody: it or one that overlaps it is there, and we did not make it.
     Theirs,
 }
 
 impl<S: Store> Ipam<S> {
-    /// Makes a block of this host's, unless somebody else has it. No block of another size may
-    /// share an address with it: that is for the caller to see, in a list that is as new as can be.
-    pub(super) async fn claim(&self, cidr: Cidr) -> Result<Claimed, IpamError> {
+    /// Makes a block of this host's, unless somebody else has it or has made one that overlaps it
+    /// since the blocks were listed. That none of `listed` does is for the caller to see.
+    pub(super) async fn claim(&self, cidr: Cidr, listed: &Seen) -> Result<Claimed, IpamError> {
+        // Of all that may come, only what can overlap keeps us: hosts that claim at once would keep
+        // each other from it otherwise.
+        let mut listed = listed.clone().within(keys::blocks_around(cidr));
         let (id, key) = self.claim_key(cidr);
         let mut tries = Tries::new(&key);
         loop {
@@ -46,7 +61,7 @@ impl<S: Store> Ipam<S> {
                     continue;
                 }
             }
-            match self.create_block(cidr).await? {
+            match self.create_block(cidr, &mut listed).await? {
                 Some(Claimed::Ours) if self.confirm(&id).await? => return Ok(Claimed::Ours),
                 Some(Claimed::Theirs) => {
                     self.withdraw(&id).await?;
@@ -122,16 +137,27 @@ impl<S: Store> Ipam<S> {
         Ok(outcome == Outcome::Done)
     }
 
-    /// Creates the block, or says whose it is. `None`: it changes under our hands.
-    async fn create_block(&self, cidr: Cidr) -> Result<Option<Claimed>, IpamError> {
+    /// Creates the block, or says whose the addresses are. `None`: they change under our hands;
+    /// `listed` is what there is now.
+    async fn create_block(
+        &self,
+        cidr: Cidr,
+        listed: &mut Seen,
+    ) -> Result<Option<Claimed>, IpamError> {
         let key = keys::block(cidr);
         // Higher than what an earlier block of these addresses had.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let value = block::create(cidr, &self.host, u64::try_from(now).unwrap_or(u64::MAX));
-        if swap(&self.store, &key, None, &value, |now| now == value).await? == Outcome::Done {
+        if create_beside(&self.store, &key, listed, &value).await? == Outcome::Done {
             return Ok(Some(Claimed::Ours));
         }
-        let Some(stored) = self.store.get(&key).await? else { return Ok(None) };
+        let Some(stored) = self.store.get(&key).await? else {
+            let all = keys::blocks_of(cidr.family());
+            let Listed { blocks, seen } = self.list_blocks(&all).await?;
+            let others: Occupied = blocks.keys().collect();
+            *listed = seen.within(keys::blocks_around(cidr));
+            return Ok(others.beside(&cidr).map(|_| Claimed::Theirs));
+        };
         let document = block::BlockDocument::open(cidr, &stored.value)?;
         if document.is_deleted() {
             remove(&self.store, &key, stored.revision).await?;

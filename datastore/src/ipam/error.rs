@@ -38,14 +38,15 @@ pub enum IpamError {
         block: Cidr,
     },
     /// The address is in no block, and none can be made for it: a block of another size, from
-    /// before its pool was changed, shares addresses with the one that it would be in.
-    #[error("{address} would be in block {block}, which would share addresses with block {other}")]
+    /// before its pool was changed, shares addresses with the one that it would be in. Or it is in
+    /// two such blocks.
+    #[error("{address} belongs in block {block}, which shares addresses with block {other}")]
     Overlap {
         /// The address.
         address: IpAddr,
-        /// The block that cannot be made.
+        /// The block that the address is or would be in.
         block: Cidr,
-        /// The block that is there.
+        /// The other one, which is there.
         other: Cidr,
     },
     /// No pool that this host may use has the address.

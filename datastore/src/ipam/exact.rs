@@ -6,6 +6,7 @@ use super::assign::Taking;
 use super::error::IpamError;
 use super::occupied::Occupied;
 use super::retry::Tries;
+use super::world::Listed;
 use super::{Assigned, Ipam};
 use crate::layout::v3::keys;
 use crate::layout::v3::write::block::BlockDocument;
@@ -34,10 +35,10 @@ impl<S: Store> Ipam<S> {
         let mut tries = Tries::new(keys::block(cidr));
         loop {
             // The pool may have had blocks of another size, or be new where there was another one.
-            let listed = self.list_blocks(&keys::blocks_of(cidr.family())).await?;
-            let occupied: Occupied = listed.keys().collect();
+            let Listed { blocks, seen } = self.list_blocks(&keys::blocks_of(cidr.family())).await?;
+            let occupied: Occupied = blocks.keys().collect();
             let mut around = Vec::new();
-            for (block, read) in listed {
+            for (block, read) in blocks {
                 if block.contains(address) {
                     around.push((block, read?));
                 }
@@ -53,12 +54,17 @@ impl<S: Store> Ipam<S> {
                 }
                 return Err(IpamError::Taken { address, handle: holder.handle });
             }
+            if let [(block, _), (other, _), ..] = around[..] {
+                // Another program made one of them: what is free in one may be taken in the other
+                // a moment later.
+                return Err(IpamError::Overlap { address, block, other });
+            }
             let at = around.iter().position(|(block, _)| *block == cidr).unwrap_or(0);
             let Some((cidr, read)) = around.into_iter().nth(at) else {
                 if let Some(other) = occupied.overlapping(&cidr) {
                     return Err(IpamError::Overlap { address, block: cidr, other });
                 }
-                self.claim(cidr).await?;
+                self.claim(cidr, &seen).await?;
                 tries.again().await?;
                 continue;
             };

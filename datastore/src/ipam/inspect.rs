@@ -19,7 +19,7 @@ impl<S: Store> Ipam<S> {
 
     pub(super) async fn allocations_here(&self) -> Result<Vec<Allocation>, IpamError> {
         let mut found = Vec::new();
-        for read in self.list_blocks(keys::BLOCKS_PREFIX).await?.into_values() {
+        for read in self.list_blocks(keys::BLOCKS_PREFIX).await?.blocks.into_values() {
             match read {
                 Ok(read) => {
                     let own = read.document.is_of(&self.host);

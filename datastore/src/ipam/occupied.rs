@@ -5,6 +5,7 @@
 //! a block that the pool has now.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use crate::model::Cidr;
 
@@ -19,11 +20,17 @@ pub(super) struct Occupied {
 impl Occupied {
     /// One that shares an address with `block`: itself, one around it, or one in it.
     pub(super) fn overlapping(&self, block: &Cidr) -> Option<Cidr> {
-        let shorter = self.prefix_lens.range(..=block.prefix_len());
+        self.blocks.get(block).copied().or_else(|| self.beside(block))
+    }
+
+    /// The same, but not the block itself.
+    pub(super) fn beside(&self, block: &Cidr) -> Option<Cidr> {
+        let shorter = self.prefix_lens.range(..block.prefix_len());
         let mut around = shorter.filter_map(|len| Cidr::new(block.address(), *len).ok());
         around.find(|around| self.blocks.contains(around)).or_else(|| {
             // The order is by address: the next one is inside, or none is.
-            self.blocks.range(block..).next().filter(|next| block.covers(next)).copied()
+            let mut after = self.blocks.range((Bound::Excluded(block), Bound::Unbounded));
+            after.next().filter(|next| block.covers(next)).copied()
         })
     }
 }

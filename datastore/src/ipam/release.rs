@@ -100,7 +100,7 @@ impl<S: Store> Ipam<S> {
             }
             Err(error) => {
                 tracing::warn!(%error, "looking for the addresses of a handle in every block");
-                let all = self.list_blocks(keys::BLOCKS_PREFIX).await?;
+                let all = self.list_blocks(keys::BLOCKS_PREFIX).await?.blocks;
                 (BTreeSet::new(), all.into_iter().collect())
             }
         };

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use super::IpamError;
-use crate::store::{Store, StoreError, Stored};
+use crate::store::{Seen, Store, StoreError, Stored};
 
 /// How often a write is tried while others are faster.
 pub(super) const TRIES: u32 = 100;
@@ -70,12 +70,35 @@ pub(super) async fn swap<S: Store>(
     value: &[u8],
     landed: impl Fn(&[u8]) -> bool,
 ) -> Result<Outcome, StoreError> {
+    write(store, key, read, None, value, landed).await
+}
+
+/// Writes `key` if it is absent, and nothing else under a prefix but what was seen there. A conflict
+/// is one or the other. Else as [`swap`]; nobody else ever writes the same value.
+pub(super) async fn create_beside<S: Store>(
+    store: &S,
+    key: &str,
+    seen: &Seen,
+    value: &[u8],
+) -> Result<Outcome, StoreError> {
+    write(store, key, None, Some(seen), value, |now| now == value).await
+}
+
+async fn write<S: Store>(
+    store: &S,
+    key: &str,
+    read: Option<i64>,
+    seen: Option<&Seen>,
+    value: &[u8],
+    landed: impl Fn(&[u8]) -> bool,
+) -> Result<Outcome, StoreError> {
     let mut tried = 0;
     loop {
         tried += 1;
-        let answer = match read {
-            None => store.create(key, value).await,
-            Some(revision) => store.replace(key, value, revision).await,
+        let answer = match (read, seen) {
+            (None, None) => store.create(key, value).await,
+            (None, Some(seen)) => store.create_beside(key, value, seen).await,
+            (Some(revision), _) => store.replace(key, value, revision).await,
         };
         let error = match answer {
             Ok(true) => return Ok(Outcome::Done),

@@ -5,6 +5,7 @@ mod exactly;
 mod failures;
 mod interleaved;
 mod model;
+mod outdated;
 mod plain;
 mod sizes;
 

@@ -9,7 +9,7 @@ use crate::layout::v3::write::Malformed;
 use crate::layout::v3::write::block::BlockDocument;
 use crate::layout::v3::{self, keys};
 use crate::model::{AffinityState, Cidr, IpamConfig, Labels, Update};
-use crate::store::{Store, StoreError, Stored};
+use crate::store::{Seen, Store, StoreError, Stored};
 
 /// Pools, configuration, and what this host has claimed.
 #[derive(Debug)]
@@ -26,6 +26,16 @@ pub(super) struct World {
 pub(super) struct ReadBlock {
     pub(super) document: BlockDocument,
     pub(super) revision: i64,
+}
+
+/// The blocks that there were at one moment.
+#[derive(Debug)]
+pub(super) struct Listed {
+    /// One that cannot be read is there, but gives out nothing; one that is being deleted is not
+    /// there: a claim clears it away.
+    pub(super) blocks: BTreeMap<Cidr, Result<ReadBlock, Malformed>>,
+    /// What a claim takes for granted.
+    pub(super) seen: Seen,
 }
 
 /// A block that is being deleted counts as gone.
@@ -118,19 +128,17 @@ impl<S: Store> Ipam<S> {
         Ok(read.into_iter().filter_map(|(block, found)| Some((block, found?))).collect())
     }
 
-    /// Every block of the cluster, or of one family, by the prefix of their keys. One that cannot be read is there, but gives out nothing; one
-    /// that is being deleted is not there: a claim clears it away.
-    pub(super) async fn list_blocks(
-        &self,
-        prefix: &str,
-    ) -> Result<BTreeMap<Cidr, Result<ReadBlock, Malformed>>, StoreError> {
+    /// Every block of the cluster, or of one family, by the prefix of their keys.
+    pub(super) async fn list_blocks(&self, prefix: &str) -> Result<Listed, StoreError> {
+        let listed = self.store.list(prefix).await?;
+        let seen = Seen::of(prefix, &listed);
         let mut blocks = BTreeMap::new();
-        for (key, stored) in self.store.list(prefix).await? {
+        for (key, stored) in listed {
             let Some(cidr) = keys::cidr_of_block(&key) else { continue };
             if let Some(block) = open(cidr, Some(&stored)).transpose() {
                 blocks.insert(cidr, block);
             }
         }
-        Ok(blocks)
+        Ok(Listed { blocks, seen })
     }
 }

@@ -27,7 +27,8 @@ pub enum Decoded {
     /// An object. An update without a value says that the document is well-formed but stands for
     /// no object (a workload endpoint without addresses): it counts as gone, and is no error.
     Object(Update),
-    /// An object of a kind that is known but not supported yet; counted, not an error.
+    /// An object of a kind that is known but not supported yet, or a staged policy; counted, not an
+    /// error.
     Unsupported {
         /// The kind's plural, as in the key: `bgppeers`.
         kind: String,

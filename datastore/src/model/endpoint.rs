@@ -166,6 +166,9 @@ pub struct WorkloadEndpoint {
     pub addresses: Vec<Cidr>,
     /// 1:1 NAT: (internal, external) addresses.
     pub nat: Vec<(IpAddr, IpAddr)>,
+    /// Prefixes that it may send from besides its addresses, where the settings let it. They are
+    /// no addresses of it: no route and no set of a selector has them.
+    pub spoof: Vec<Cidr>,
     /// Its profiles in the order they are asked.
     pub profiles: Vec<Name>,
     /// Its own labels, without those inherited from profiles.

@@ -22,7 +22,7 @@ pub mod selector;
 
 pub use bgp::{AsNumber, BgpConfiguration, InvalidAsNumber};
 pub use cidr::{Cidr, Family, InvalidCidr};
-pub use cluster::{ClusterInformation, FelixConfiguration};
+pub use cluster::{CalicoVersion, ClusterInformation, FelixConfiguration, InvalidVersion};
 pub use endpoint::{
     HostEndpoint, HostEndpointId, InterfaceName, InvalidInterfaceName, InvalidMac, Mac, NamedPort,
     WorkloadEndpoint, WorkloadEndpointId,

@@ -6,7 +6,8 @@ use std::fmt;
 use super::{Name, Rule, Selector};
 
 /// The place of a policy in its tier or of a tier among tiers: a finite number, lowest first.
-/// Absent (`Order::LAST`) sorts behind every number. Ties are broken by name.
+/// Absent (`Order::LAST`) sorts behind every number. Ties are broken by a text that the calculation
+/// makes of the name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Order(f64);
 
@@ -51,7 +52,7 @@ pub struct PolicyId {
 }
 
 impl fmt::Display for PolicyId {
-    /// `namespace/name` or `name`. Policies of equal order sort by this text.
+    /// `namespace/name` or `name`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
             Some(namespace) => write!(f, "{namespace}/{}", self.name),
@@ -74,9 +75,11 @@ pub enum PolicyKind {
 /// A policy: rules for the endpoints that its selector matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The tier the object names. `None` when it names none: see [`PolicyId`]; the text before the
-    /// first dot of its name is then its tier if a tier of that name exists, else `default`.
+    /// The tier that the object names in its `spec`. Which tier it is in follows from that, from
+    /// its label and from its name, and from the version of Calico.
     pub tier: Option<Name>,
+    /// The tier that its label names; read only where `spec` names none.
+    pub tier_label: Option<Name>,
     /// Its place inside the tier.
     pub order: Order,
     /// The endpoints it applies to, namespace and service accounts folded in.
@@ -93,6 +96,9 @@ pub struct Policy {
     pub kind: PolicyKind,
     /// Also applies to what a host endpoint forwards.
     pub apply_on_forward: bool,
+    /// In force on every host from the start, whether an endpoint there needs it or not: its writer
+    /// knows that one soon will.
+    pub needed_everywhere: bool,
 }
 
 /// What happens to a packet that no policy of a tier decided, when one of them governs it.

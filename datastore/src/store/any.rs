@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Store, StoreError, Stored};
+use super::{Seen, Store, StoreError, Stored};
 use crate::backend::directory::Directory;
 use crate::backend::etcd3::Etcd3;
 
@@ -35,6 +35,15 @@ impl Store for AnyStore {
 
     async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
         either!(self, store => Store::create(store, key, value))
+    }
+
+    async fn create_beside(
+        &self,
+        key: &str,
+        value: &[u8],
+        seen: &Seen,
+    ) -> Result<bool, StoreError> {
+        either!(self, store => Store::create_beside(store, key, value, seen))
     }
 
     async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {

@@ -4,11 +4,17 @@ use std::time::Duration;
 
 use crate::backend::etcd3::{Etcd3, EtcdError, Versioned};
 
-use super::{Store, StoreError, Stored};
+use super::{Refusal, Seen, Store, StoreError, Stored};
 
 fn error(operation: &'static str, key: &str) -> impl FnOnce(EtcdError) -> StoreError {
     // etcd's own chain: a gRPC status prints itself as a debugger would.
-    move |source| StoreError { operation, key: key.to_owned(), source: source.chain().into() }
+    move |source| {
+        let refused = source.is_refused() || source.is_invalid();
+        let chain = source.chain();
+        let source: Box<dyn std::error::Error + Send + Sync> =
+            if refused { Box::new(Refusal(chain)) } else { chain.into() };
+        StoreError { operation, key: key.to_owned(), source }
+    }
 }
 
 fn stored(value: Versioned) -> Stored {
@@ -27,6 +33,17 @@ impl Store for Etcd3 {
 
     async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
         Etcd3::create(self, key, value).await.map_err(error("write", key))
+    }
+
+    async fn create_beside(
+        &self,
+        key: &str,
+        value: &[u8],
+        seen: &Seen,
+    ) -> Result<bool, StoreError> {
+        // Whatever is newer than all that was seen was not there then.
+        let created = Etcd3::create_beside(self, key, value, &seen.prefixes, seen.newest).await;
+        created.map_err(error("write", key))
     }
 
     async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Store, StoreError, Stored};
+use super::{Refusal, Seen, Store, StoreError, Stored};
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -14,6 +14,7 @@ struct Inner {
     revision: i64,
     writes: Vec<String>,
     failures: u32,
+    refusals: u32,
     calls: u64,
     /// The calls from the first number to before the second fail.
     outage: (u64, u64),
@@ -31,6 +32,11 @@ impl Inner {
 
     fn check(&mut self, operation: &'static str, key: &str) -> Result<(), StoreError> {
         self.calls += 1;
+        if self.refusals > 0 {
+            self.refusals -= 1;
+            let source = Box::new(Refusal("permission denied".to_owned()));
+            return Err(StoreError { operation, key: key.to_owned(), source });
+        }
         let out = (self.outage.0..self.outage.1).contains(&self.calls);
         if self.failures == 0 && !out {
             return Ok(());
@@ -78,6 +84,11 @@ impl Memory {
     /// The next `n` calls fail.
     pub fn fail(&self, n: u32) {
         self.inner().failures = n;
+    }
+
+    /// The next `n` calls are refused.
+    pub fn refuse(&self, n: u32) {
+        self.inner().refusals = n;
     }
 
     /// After `after` more calls the next `n` fail: a store that goes away, or a caller that is killed.
@@ -151,6 +162,24 @@ impl Store for Memory {
         inner.check("write", key)?;
         inner.race(key);
         if inner.values.contains_key(key) {
+            return Ok(false);
+        }
+        inner.set(key, value);
+        inner.writes.push(key.to_owned());
+        inner.answer("write", key, true)
+    }
+
+    async fn create_beside(
+        &self,
+        key: &str,
+        value: &[u8],
+        seen: &Seen,
+    ) -> Result<bool, StoreError> {
+        let mut inner = self.inner();
+        inner.check("write", key)?;
+        inner.race(key);
+        let news = inner.values.keys().any(|there| seen.is_news(there));
+        if inner.values.contains_key(key) || news {
             return Ok(false);
         }
         inner.set(key, value);

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use calico_datastore::store::memory::Memory;
-use calico_datastore::store::{AnyStore, Store};
+use calico_datastore::store::{AnyStore, Seen, Store};
 
 use crate::contract;
 use crate::support::*;
@@ -13,6 +13,7 @@ use crate::support::*;
 async fn memory_keeps_the_contract() {
     contract::one_writer(&Memory::default()).await;
     contract::listing(&Memory::default()).await;
+    contract::beside(&Memory::default()).await;
     let store = Arc::new(Memory::default());
     contract::eight_writers(std::array::from_fn(|_| Arc::clone(&store)), 50).await;
 }
@@ -22,6 +23,8 @@ async fn a_directory_keeps_the_contract() {
     let place = Place::new();
     contract::one_writer(&place.store()).await;
     contract::listing(&AnyStore::Directory(place.store())).await;
+    contract::beside(&AnyStore::Directory(place.store())).await;
+    contract::one_of_eight(std::array::from_fn(|_| Arc::new(place.store()))).await;
     assert_eq!(files(&place.state()), [""; 0].map(std::path::PathBuf::from));
 }
 
@@ -141,6 +144,12 @@ async fn what_the_administrator_has_is_only_read() {
     let listed = store.list(&profile_key("")).await.unwrap();
     assert_eq!(listed, [(key.clone(), stored.clone())]);
     assert!(!store.create(&key, b"{}").await.unwrap());
+    let unseen = Seen { prefixes: vec![profile_key("")], ..Seen::default() };
+    let other = profile_key("other");
+    assert!(!store.create_beside(&other, b"{}", &unseen).await.unwrap(), "his is there");
+    let seen = Seen::of(&profile_key(""), &listed);
+    assert!(!store.create_beside(&key, b"{}", &seen).await.unwrap());
+    assert!(store.create_beside(&other, b"{}", &seen).await.unwrap());
     let errors = [
         store.replace(&key, b"{}", stored.revision).await.unwrap_err(),
         store.put(&key, b"{}", None).await.unwrap_err(),
@@ -148,6 +157,7 @@ async fn what_the_administrator_has_is_only_read() {
         store.delete_if(&key, stored.revision).await.unwrap_err(),
     ];
     for error in errors {
+        assert!(error.is_refused());
         assert_eq!(error.owner(), Some(&*place.admin().join("p.yaml")), "{error}");
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("p.yaml, which is only read"), "{cause}");

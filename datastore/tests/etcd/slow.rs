@@ -114,7 +114,7 @@ impl Behind {
         Some(Self { etcd, gate, reader, profiles, since })
     }
 
-    async fn is_listed(mut self) {
+    async fn ends_in_a_listing(mut self) {
         // Else the connection is given up first, for its silence.
         let took = self.since.elapsed();
         assert!(took < Duration::from_secs(5), "this machine is too slow for this test: {took:?}");
@@ -136,7 +136,7 @@ impl Behind {
 async fn a_watch_that_falls_behind_what_was_compacted_is_a_listing() {
     let Some(behind) = Behind::new().await else { return };
     behind.gate.way.send_replace(Way::Open);
-    behind.is_listed().await;
+    behind.ends_in_a_listing().await;
 }
 
 /// But there must be room to tell it. etcd before 3.4.31 and 3.5.13 otherwise takes the watch for
@@ -148,5 +148,5 @@ async fn what_etcd_leaves_out_of_a_watch_is_noticed() {
     behind.gate.way.send_replace(Way::Narrow);
     tokio::time::sleep(Duration::from_secs(2)).await;
     behind.gate.way.send_replace(Way::Open);
-    behind.is_listed().await;
+    behind.ends_in_a_listing().await;
 }

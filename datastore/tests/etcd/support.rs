@@ -58,7 +58,7 @@ fn decode(key: &str, value: &[u8]) -> Decoded {
     let json = serde_json::from_slice::<serde_json::Value>(value);
     if key == READY_KEY {
         let ready = json.is_ok_and(|json| json["spec"]["datastoreReady"] == true);
-        let info = ClusterInformation { datastore_ready: ready, guid: None };
+        let info = ClusterInformation { datastore_ready: ready, guid: None, calico_version: None };
         return Decoded::Object(Update::ClusterInformation(Some(Arc::new(info))));
     }
     if key.starts_with(&format!("{RESOURCES}bgppeers/")) {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use calico_datastore::backend::etcd3::{Etcd3, Etcd3Config, EtcdError};
 
+use calico_datastore::store::Store;
+
 use crate::contract;
 use crate::support::*;
 
@@ -35,6 +37,8 @@ async fn etcd_keeps_the_contract_of_a_store() {
     let client = etcd.client();
     contract::one_writer(&client).await;
     contract::listing(&client).await;
+    contract::beside(&client).await;
+    contract::one_of_eight(std::array::from_fn(|_| Arc::new(etcd.client()))).await;
     contract::eight_writers(std::array::from_fn(|_| Arc::new(etcd.client())), 10).await;
 }
 
@@ -86,6 +90,11 @@ fn a_configuration_that_cannot_work_is_refused_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_without_the_right_password_is_refused_and_not_retried_as_an_outage() {
     let Some(etcd) = etcd().await else { return };
+    let gone = Etcd3::new(Etcd3Config {
+        endpoints: vec!["http://127.0.0.1:1".to_owned()],
+        ..Etcd3Config::default()
+    });
+    assert!(!Store::get(&gone.unwrap(), "/a").await.unwrap_err().is_refused());
     let mut raw = etcd.raw().await;
     raw.user_add("root", "secret", None).await.unwrap();
     raw.user_grant_role("root", "root").await.unwrap();
@@ -107,6 +116,12 @@ async fn a_user_without_the_right_password_is_refused_and_not_retried_as_an_outa
     client.put(READY_KEY, READY).await.unwrap();
     let error = client.put("/other", b"x").await.unwrap_err();
     assert!(error.is_refused(), "{}", error.chain());
+    // As a store it says the same: of a right that is missing, and of a value that cannot be.
+    assert!(Store::create(&client, "/other", b"x").await.unwrap_err().is_refused());
+    let large = vec![b'x'; 1_700_000];
+    let error = Store::create(&client, "/calico/large", &large).await.unwrap_err();
+    assert!(error.is_refused(), "{:?}", error.source);
+    assert_eq!(Store::get(&client, "/calico/large").await.unwrap(), None);
     // A role over `/calico/` is enough to follow the store.
     let mut reader = Reader::start(user("felix", "pw"));
     reader.changes().await;

@@ -97,3 +97,83 @@ async fn one_address_for_one_of_many() {
     assert_eq!(won, 1);
     assert_eq!(store.list(keys::HANDLES_PREFIX).await.unwrap().len(), 1);
 }
+
+/// A cluster that comes up: each host needs a block of its own, and each block that is made changes
+/// what the others have listed.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_host_claims_at_once() {
+    let Some(etcd) = support::etcd().await else { return };
+    let store = etcd.client();
+    put_pool(&store, "p4", r#"{"cidr":"10.0.0.0/16","blockSize":26}"#).await;
+    let strict = r#"{"strict_affinity":true,"auto_allocate_blocks":true}"#;
+    store.put(keys::IPAM_CONFIG_KEY, strict.as_bytes()).await.unwrap();
+    let begun = Instant::now();
+    let clients: Vec<_> = (0..HOSTS).map(|_| etcd.client()).collect();
+    let hosts = (0..100).map(|at| {
+        let store = clients[at % HOSTS].clone();
+        tokio::spawn(async move {
+            let host = format!("host-{at}");
+            let owner = owner(&host, &format!("net.{at}"));
+            let request = Request { v4: 1, ..Request::default() };
+            ipam(&store, &host).assign(&owner, &request).await.map_err(|e| (at, e))
+        })
+    });
+    for given in join_all(hosts).await {
+        assert_eq!(given.unwrap().unwrap().len(), 1);
+    }
+    eprintln!("100 hosts claimed at once in {:?}", begun.elapsed());
+    assert_eq!(store.list(keys::BLOCKS_PREFIX).await.unwrap().len(), 100);
+    assert_eq!(held(&store).await.len(), 100);
+}
+
+/// Somebody changes the size of the blocks all the time, while hosts make their first ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_never_overlap_whatever_becomes_of_the_pool() {
+    let Some(etcd) = support::etcd().await else { return };
+    let store = etcd.client();
+    let spec = |size: u8| format!(r#"{{"cidr":"10.0.0.0/25","blockSize":{size}}}"#);
+    let clients: Vec<_> = (0..HOSTS).map(|_| etcd.client()).collect();
+    let (mut given, mut tried, mut sizes) = (0, 0, BTreeSet::new());
+    for round in 0..12 {
+        for (key, _) in store.list("/calico/ipam/v2/").await.unwrap() {
+            store.delete(&key).await.unwrap();
+        }
+        put_pool(&store, "p4", &spec(26)).await;
+        let pods = (0..3 * HOSTS).map(|pod| {
+            let (store, host) = (clients[pod % HOSTS].clone(), format!("host-{round}-{pod}"));
+            tokio::spawn(async move {
+                let owner = owner(&host, &format!("net.{pod}"));
+                let request = Request { v4: 1, ..Request::default() };
+                // Somewhere between the changes.
+                tokio::time::sleep(std::time::Duration::from_millis(pod as u64 * 2)).await;
+                ipam(&store, &host).assign(&owner, &request).await
+            })
+        });
+        let pods: Vec<_> = pods.collect();
+        for size in [29, 27, 30, 28, 26].into_iter().cycle() {
+            put_pool(&store, "p4", &spec(size)).await;
+            if pods.iter().all(tokio::task::JoinHandle::is_finished) {
+                break;
+            }
+        }
+        for pod in join_all(pods).await {
+            tried += 1;
+            match pod.unwrap() {
+                Ok(assigned) => given += assigned.len(),
+                // Beside blocks of other sizes there may be none left.
+                Err(IpamError::NoAddress { .. }) => {}
+                Err(other) => panic!("{round}: {other}"),
+            }
+        }
+        let blocks = store.list(keys::BLOCKS_PREFIX).await.unwrap();
+        let blocks: Vec<_> =
+            blocks.iter().filter_map(|(key, _)| keys::cidr_of_block(key)).collect();
+        for (at, one) in blocks.iter().enumerate() {
+            sizes.insert(one.prefix_len());
+            let other = blocks[at + 1..].iter().find(|other| other.overlaps(one));
+            assert_eq!(other, None, "{round}: {one}");
+        }
+        held(&store).await;
+    }
+    assert!(sizes.len() > 1 && given * 2 > tried, "{given} of {tried} in blocks of {sizes:?}");
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use calico_datastore::store::{Store, Stored};
+use calico_datastore::store::{Seen, Store, Stored};
 
 const PREFIX: &str = "/calico/resources/v3/projectcalico.org/profiles/";
 
@@ -83,6 +83,53 @@ pub(crate) async fn listing(store: &impl Store) {
         store.delete(&key(name)).await.unwrap();
     }
     store.delete(other).await.unwrap();
+}
+
+/// A key is made only among those that were seen.
+pub(crate) async fn beside(store: &impl Store) {
+    let (x, dx, y) = (key("b/x"), key("b/d/x"), key("b/y"));
+    let prefix = key("b/");
+    let seen = async || Seen::of(&prefix, &store.list(&prefix).await.unwrap());
+    let nothing = seen().await;
+    assert_eq!(nothing, Seen { prefixes: vec![prefix.clone()], ..Seen::default() });
+    // What is elsewhere, however new, does not matter.
+    store.put(&key("elsewhere"), b"1", None).await.unwrap();
+    assert!(store.create_beside(&x, b"1", &nothing).await.unwrap());
+    assert!(!store.create_beside(&dx, b"1", &nothing).await.unwrap(), "x has come");
+    assert_eq!(store.get(&dx).await.unwrap(), None);
+    let one = seen().await;
+    assert!(!store.create_beside(&x, b"2", &one).await.unwrap(), "created twice");
+    assert_eq!(store.get(&x).await.unwrap().unwrap().value, b"1");
+    // It is there as before, whatever it says.
+    store.put(&x, b"3", None).await.unwrap();
+    assert!(store.create_beside(&dx, b"1", &one).await.unwrap());
+    assert!(!store.create_beside(&y, b"1", &one).await.unwrap(), "d/x has come");
+    let two = seen().await;
+    assert_eq!(two.keys.len(), 2);
+    // What goes is no obstacle.
+    store.delete(&dx).await.unwrap();
+    assert!(store.create_beside(&y, b"1", &two).await.unwrap());
+    for key in [x, y, key("elsewhere")] {
+        store.delete(&key).await.unwrap();
+    }
+}
+
+/// Many at once, each on condition that it is the only one.
+pub(crate) async fn one_of_eight<S: Store + 'static>(stores: [Arc<S>; 8]) {
+    let prefix = key("one/");
+    let tasks = stores.clone().map(|store| {
+        let seen = Seen { prefixes: vec![prefix.clone()], ..Seen::default() };
+        // As many keys as writers.
+        let key = format!("{prefix}{:p}", Arc::as_ptr(&store));
+        tokio::spawn(async move { store.create_beside(&key, b"", &seen).await.unwrap() })
+    });
+    let mut made = 0;
+    for task in tasks {
+        made += usize::from(task.await.unwrap());
+    }
+    let there = stores[0].list(&prefix).await.unwrap();
+    assert_eq!((made, there.len()), (1, 1));
+    stores[0].delete(&there[0].0).await.unwrap();
 }
 
 /// Adds one to the number of a key, `times` times, as allocation does.

@@ -14,6 +14,7 @@ use crate::world::{Pair, RESOURCES};
 
 mod net;
 mod objects;
+mod order;
 mod rule;
 mod selector;
 
@@ -91,6 +92,8 @@ pub struct Evaluator {
     tiers: Vec<Tier>,
     policies: Vec<Policy>,
     profiles: BTreeMap<String, Profile>,
+    /// 29 of Calico 3.29, when somebody says whose order of policies holds.
+    version: Option<u32>,
     /// Keys that hold something else than they should, with the reason: absent objects.
     pub refused: BTreeMap<String, String>,
 }
@@ -100,6 +103,7 @@ impl Evaluator {
     pub fn new(pairs: impl IntoIterator<Item = Pair>) -> Self {
         let mut this = Self::default();
         let (mut endpoints, mut sets) = (Vec::new(), Vec::new());
+        let mut of_cluster = None;
         for (key, value) in pairs {
             let Some(path) = key.strip_prefix(RESOURCES) else { continue };
             let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -117,6 +121,10 @@ impl Evaluator {
                         ["profiles", name] => {
                             this.profiles.insert(name.to_owned(), Profile::parse(&json)?);
                         }
+                        ["clusterinformations", "default"] => {
+                            let version = json["spec"]["calicoVersion"].as_str();
+                            of_cluster = version.and_then(order::minor);
+                        }
                         ["tiers", name] => this.tiers.push(Tier::parse(&json, name)?),
                         ["globalnetworkpolicies", name] => {
                             this.policies.push(Policy::parse(&json, None, name)?);
@@ -124,6 +132,7 @@ impl Evaluator {
                         ["networkpolicies", namespace, name] => {
                             this.policies.push(Policy::parse(&json, Some(namespace), name)?);
                         }
+                        ["felixconfigurations", "default"] => this.version = order::version(&json),
                         _ => {}
                     }
                     anyhow::Ok(())
@@ -133,6 +142,7 @@ impl Evaluator {
             }
         }
         this.profiles.insert("projectcalico-default-allow".to_owned(), Profile::allow_all());
+        this.version = this.version.or(of_cluster);
         this.arrange_tiers();
         let inherit = |labels: &Labels, profiles: &[String]| {
             let mut all = labels.clone();
@@ -148,32 +158,6 @@ impl Evaluator {
         let sets = sets.into_iter().map(|s: NetworkSet| (inherit(&s.labels, &s.profiles), s));
         this.members = Members { endpoints: endpoints.collect(), sets: sets.collect() };
         this
-    }
-
-    /// Puts tiers and policies into their order, with a tier for each policy.
-    fn arrange_tiers(&mut self) {
-        if self.tiers.is_empty() {
-            self.tiers.push(Tier { order: Some(1_000_000.0), ..Tier::missing("default") });
-        }
-        for policy in &mut self.policies {
-            let before_dot = policy.name.split('.').next().unwrap_or_default();
-            let named = policy.tier.clone().or_else(|| {
-                let known = self.tiers.iter().any(|tier| tier.name == before_dot);
-                known.then(|| before_dot.to_owned())
-            });
-            policy.tier = Some(named.unwrap_or_else(|| "default".to_owned()));
-        }
-        for name in self.policies.iter().filter_map(|policy| policy.tier.clone()) {
-            if self.tiers.iter().all(|tier| tier.name != name) {
-                self.tiers.push(Tier::missing(&name));
-            }
-        }
-        let last = |order: Option<f64>| order.unwrap_or(f64::INFINITY);
-        self.tiers.sort_by(|a, b| {
-            let order = last(a.order).total_cmp(&last(b.order));
-            a.is_missing.cmp(&b.is_missing).then(order).then(a.name.cmp(&b.name))
-        });
-        self.policies.sort_by(|a, b| last(a.order).total_cmp(&last(b.order)).then(a.id.cmp(&b.id)));
     }
 
     /// The pod with this address.
@@ -239,15 +223,15 @@ impl Evaluator {
             let Some(profile) = self.profiles.get(name) else {
                 return Verdict { passes: false, reason: format!("missing profile {name}") };
             };
-            let rules = profile.rules(direction).iter().enumerate();
-            for (number, rule) in rules {
-                let action = rule.action;
-                if matches!(action, Action::Allow | Action::Deny)
-                    && rule.matches(packet, &self.members)
-                {
-                    let reason = format!("{action:?} by rule {number} of profile {name}");
-                    return Verdict { passes: action == Action::Allow, reason };
-                }
+            let mut rules = profile.rules(direction).iter().enumerate();
+            let first = rules.find(|(_, rule)| {
+                rule.action != Action::Log && rule.matches(packet, &self.members)
+            });
+            if let Some((number, rule)) = first
+                && rule.action != Action::Pass
+            {
+                let reason = format!("{:?} by rule {number} of profile {name}", rule.action);
+                return Verdict { passes: rule.action == Action::Allow, reason };
             }
         }
         Verdict { passes: false, reason: "end of profiles".to_owned() }

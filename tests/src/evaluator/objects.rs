@@ -180,8 +180,10 @@ pub struct Policy {
     pub id: String,
     /// Its name without namespace.
     pub name: String,
-    /// The tier it names.
+    /// The tier it names: in its spec, else by its label.
     pub tier: Option<String>,
+    /// It names it in its spec.
+    pub in_spec: bool,
     /// Its place in the tier; `None` is last.
     pub order: Option<f64>,
     /// Which endpoints, namespace and service accounts included.
@@ -197,7 +199,8 @@ impl Policy {
     pub(super) fn parse(json: &Value, namespace: Option<&str>, name: &str) -> Result<Self> {
         let (metadata, spec) = (&json["metadata"], &json["spec"]);
         let label = &metadata["labels"]["projectcalico.org/tier"];
-        let tier = text(&spec["tier"])?.or(text(label)?).map(str::to_owned);
+        let in_spec = text(&spec["tier"])?;
+        let tier = in_spec.or(text(label)?).map(str::to_owned);
         let own = text(&spec["selector"])?.map(Selector::parse).transpose()?;
         let accounts = text(&spec["serviceAccountSelector"])?.map(account_selector).transpose()?;
         let selector = if let Some(namespace) = namespace {
@@ -214,10 +217,12 @@ impl Policy {
             other => Err(anyhow::anyhow!("type {other:?}")),
         });
         let flag = |name: &str| spec[name].as_bool().unwrap_or(false);
+        let id = namespace.map_or_else(|| name.to_owned(), |ns| format!("{ns}/{name}"));
         Ok(Self {
-            id: namespace.map_or_else(|| name.to_owned(), |ns| format!("{ns}/{name}")),
+            id,
             name: name.to_owned(),
             tier,
+            in_spec: in_spec.is_some(),
             order: order(&spec["order"])?,
             selector: selector.unwrap_or(Selector::All),
             for_hosts: flag("doNotTrack") || flag("preDNAT"),

@@ -83,11 +83,16 @@ impl Rule {
         ensure!((protocol, ip_version) != (Some(ICMPV6), Some(4)), "ICMPv6 over IPv4");
         let source = Entity::parse(&json["source"], namespace)?;
         let destination = Entity::parse(&json["destination"], namespace)?;
-        let with_ports = [&source, &destination]
-            .into_iter()
-            .any(|side| !side.ports.is_empty() || !side.not_ports.is_empty());
+        let ports = || {
+            let sides = [&source, &destination].into_iter();
+            sides.flat_map(|side| side.ports.iter().chain(&side.not_ports))
+        };
+        // Without a protocol a name is one of a TCP port, and a number is none of anything.
+        let only_names = ports().all(|port| matches!(port, Port::Named(_)));
         ensure!(
-            !with_ports || matches!(protocol, Some(TCP | UDP | SCTP)),
+            ports().next().is_none()
+                || matches!(protocol, Some(TCP | UDP | SCTP))
+                || (protocol.is_none() && only_names),
             "ports of protocol {protocol:?}"
         );
         Ok(Self {

@@ -67,6 +67,14 @@ impl Sandbox {
         self.lock = None;
     }
 
+    /// Other plugins were installed since its ADDs: its DELs go to these.
+    pub fn hand_over(&mut self, rkt: &super::Rkt) {
+        for attached in &mut self.attached {
+            let name = attached.plugin.file_name().map(std::ffi::OsStr::to_owned);
+            attached.plugin = rkt.plugins().join(name.unwrap_or_default());
+        }
+    }
+
     /// Its address of one interface.
     ///
     /// # Errors

@@ -20,9 +20,12 @@ use crate::world::{Change, World, difference};
 mod ask;
 mod chance;
 mod lab;
+mod object;
 mod pods;
 mod rules;
 mod spoil;
+mod staged;
+mod version;
 mod world;
 
 /// Worlds of a default run.

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use calico_e2e::tutorial::HOSTS;
-use calico_e2e::world::RESOURCES;
 use serde_json::{Map, Value, json};
 
 use crate::chance::Chance;
+use crate::object::{labels, object};
 use crate::pods::{ALL_PODS, is_control};
 use crate::rules::{ACCOUNTS, LABELS, OUTER, PORT_NAMES, TCP, UDP, nets, rules, selector};
 use crate::spoil::spoil;
+use crate::staged::staged;
+use crate::version::version;
 
 /// Allowed by the control policy, whatever else there is.
 pub(crate) const ALWAYS: u16 = 4443;
@@ -24,6 +26,8 @@ const TIERS: [&str; 2] = ["alpha", "beta"];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Slot {
     Policy(usize),
+    Staged(usize),
+    Version,
     Profile(usize),
     Namespace(usize),
     Account(usize),
@@ -103,6 +107,8 @@ impl World {
     fn all_slots(&self) -> Vec<Slot> {
         let mut all = Vec::new();
         all.extend((0..9).map(Slot::Policy));
+        all.extend((0..2).map(Slot::Staged));
+        all.push(Slot::Version);
         all.extend((0..3).map(Slot::Profile));
         all.extend((0..NAMESPACES.len()).map(Slot::Namespace));
         all.extend((0..ACCOUNTS.len()).map(Slot::Account));
@@ -143,6 +149,8 @@ impl World {
     fn fill(&mut self, slot: Slot) {
         let (key, value) = match slot {
             Slot::Policy(number) => self.policy(number),
+            Slot::Version => version(&mut self.chance),
+            Slot::Staged(number) => staged(&mut self.chance, number, self.has_tiers),
             Slot::Profile(number) => self.profile(number),
             Slot::Namespace(number) => {
                 let labels = labels(&mut self.chance, &OUTER, "pcns.");
@@ -347,43 +355,6 @@ impl World {
         let name = format!("{}-cni-{}-eth0", dashes(pod.host), dashes(pod.container_id));
         object("workloadendpoints", Some(namespace), &name, labels, &spec)
     }
-}
-
-/// Labels of an object.
-fn labels<const N: usize>(
-    c: &mut Chance,
-    all: &[(&str, [&str; N])],
-    prefix: &str,
-) -> Map<String, Value> {
-    let mut labels = Map::new();
-    for (key, values) in all {
-        if c.percent(60) {
-            labels.insert(format!("{prefix}{key}"), json!(c.one(values)));
-        }
-    }
-    labels
-}
-
-fn object(
-    plural: &str,
-    namespace: Option<&str>,
-    name: &str,
-    labels: Map<String, Value>,
-    spec: &Value,
-) -> (String, String) {
-    let mut metadata = json!({ "name": name, "creationTimestamp": "2024-11-05T10:00:00Z" });
-    if !labels.is_empty() {
-        metadata["labels"] = labels.into();
-    }
-    let path = match namespace {
-        Some(namespace) => {
-            metadata["namespace"] = json!(namespace);
-            format!("{namespace}/{name}")
-        }
-        None => name.to_owned(),
-    };
-    let value = json!({ "apiVersion": "projectcalico.org/v3", "metadata": metadata, "spec": spec });
-    (format!("{RESOURCES}/{plural}/{path}"), calico_e2e::world::go_json(&value))
 }
 
 /// What leads from one state to the other.

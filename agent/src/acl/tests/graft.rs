@@ -26,6 +26,7 @@ pub(super) fn graft(old: &Update, new: &Update, pick: usize) -> Update {
                 new,
                 [
                     tier,
+                    tier_label,
                     order,
                     selector,
                     ingress,
@@ -33,14 +34,18 @@ pub(super) fn graft(old: &Update, new: &Update, pick: usize) -> Update {
                     governs_ingress,
                     governs_egress,
                     kind,
-                    apply_on_forward
+                    apply_on_forward,
+                    needed_everywhere
                 ]
             );
             Update::Policy(id.clone(), object)
         }
         (Update::WorkloadEndpoint(id, Some(old)), Update::WorkloadEndpoint(_, Some(new))) => {
-            let object =
-                one_of!(old, new, [interface, active, mac, addresses, profiles, labels, ports]);
+            let object = one_of!(
+                old,
+                new,
+                [interface, active, mac, addresses, nat, spoof, profiles, labels, ports]
+            );
             Update::WorkloadEndpoint(id.clone(), object)
         }
         (Update::HostEndpoint(id, Some(old)), Update::HostEndpoint(_, Some(new))) => {

@@ -1,7 +1,7 @@
 //! Host endpoints of this host: calculated, and apart from what the endpoints of pods need.
 
 use calico_datastore::model::{
-    HostEndpoint, Policy, PolicyKind, Rule, TierAction, Unevaluable, Update,
+    Action, HostEndpoint, Policy, PolicyKind, Profile, Rule, TierAction, Unevaluable, Update,
 };
 
 use super::make::*;
@@ -117,7 +117,7 @@ fn what_only_host_endpoints_need_is_not_among_what_is_programmed() {
     assert!(state.profiles.is_empty());
     let host = &state.host_endpoints;
     assert_eq!((host.policies.len(), host.profiles.len(), host.sets.len()), (2, 1, 2));
-    assert!(notice(&state, "Profile missing").is_some(), "it drops everything");
+    assert!(notice(&state, "Profile missing").unwrap().contains("drops everything"));
     assert_eq!(notice(&state, "HostEndpoint eth0"), None);
 
     // The member comes to both parts; what is programmed changes by nothing else.
@@ -188,4 +188,39 @@ fn rules_of_policies_and_profiles_follow_their_objects() {
     let state = bench.apply([Update::Profile("p1".into(), None), no_policy("raw")]);
     assert!(selectors(&state).is_empty());
     assert_eq!(state.host_endpoints.profiles.len(), 1, "a missing one drops everything");
+}
+
+#[test]
+fn what_only_a_host_endpoint_needs_is_told_of_as_well() {
+    let subject = "GlobalNetworkPolicy p";
+    let services = |action| Rule { unevaluable: Some(Unevaluable::Services), ..Rule::any(action) };
+    let egress = vec![Rule::any(Action::Allow), services(Action::Deny), services(Action::Allow)];
+    let mut bench = Bench::new();
+    let rules = Policy { egress, ..policy("has(role)") };
+    let state = bench.apply([put_policy("p", rules.clone())]);
+    assert_eq!(notice(&state, subject), None, "nothing here needs it");
+    let state = bench.apply([host_endpoint("role=host", "net")]);
+    let text = notice(&state, subject).unwrap();
+    // Counted from 1, as written and as verdicts count.
+    assert!(text.contains("egress rule 2 never denies") && text.contains("OPEN"), "{text}");
+    assert!(text.contains("egress rule 3 never matches"), "{text}");
+    // A pod that needs it as well, and no longer.
+    let mut pod = wep("w", "10.0.0.1");
+    pod.labels = labels("role=pod");
+    let state = bench.apply([put_wep(HOST, "w", pod)]);
+    assert_eq!(notice(&state, subject).as_deref(), Some(&*text));
+    let state = bench.apply([no_wep(HOST, "w")]);
+    assert_eq!(notice(&state, subject).as_deref(), Some(&*text));
+    // Other rules, other words.
+    let harmless = Policy { egress: vec![services(Action::Allow)], ..rules };
+    let state = bench.apply([put_policy("p", harmless)]);
+    assert!(!notice(&state, subject).unwrap().contains("OPEN"));
+    // The same for its profiles.
+    assert!(notice(&state, "Profile net").unwrap().contains("drops everything"));
+    let network = Profile { ingress: vec![services(Action::Deny)], ..network_profile("net") };
+    let state = bench.apply([put_profile("net", network)]);
+    assert!(notice(&state, "Profile net").unwrap().contains("ingress rule 1 never denies"));
+    let gone = Update::deleted(host_endpoint("", "").id());
+    let state = bench.apply([gone]);
+    assert_eq!(state.notices.len(), 0);
 }

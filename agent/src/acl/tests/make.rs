@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use calico_datastore::model::{
-    Action, EncapMode, HostEndpoint, HostEndpointId, Labels, Name, NamedPort, NetworkSet,
-    NetworkSetId, Order, Peer, Policy, PolicyId, PolicyKind, Pool, Ports, Profile, Protocol, Rule,
-    Selector, Tier, TierAction, Update, WorkloadEndpoint, WorkloadEndpointId,
+    Action, ClusterInformation, EncapMode, HostEndpoint, HostEndpointId, Labels, Name, NamedPort,
+    NetworkSet, NetworkSetId, Order, Peer, Policy, PolicyId, PolicyKind, Pool, Ports, Profile,
+    Protocol, Rule, Selector, Tier, TierAction, Update, WorkloadEndpoint, WorkloadEndpointId,
 };
 
 /// `a=x b` → labels; no `=` is an empty value.
@@ -21,7 +21,7 @@ pub(super) fn selector(text: &str) -> Selector {
     text.parse().unwrap()
 }
 
-pub(super) fn order(value: f64) -> Order {
+pub(in crate::acl) fn order(value: f64) -> Order {
     Order::new(value).unwrap()
 }
 
@@ -52,6 +52,7 @@ pub(super) fn wep(workload: &str, addresses: &str) -> WorkloadEndpoint {
         mac: None,
         addresses: addresses.split_whitespace().map(|a| a.parse().unwrap()).collect(),
         nat: Vec::new(),
+        spoof: Vec::new(),
         profiles: Vec::new(),
         labels: Labels::default(),
         ports: Vec::new(),
@@ -95,7 +96,7 @@ pub(super) fn put_netset(name: &str, nets: &str, own: &str) -> Update {
 }
 
 /// `name` or `namespace/name`.
-pub(super) fn policy_id(text: &str) -> PolicyId {
+pub(in crate::acl) fn policy_id(text: &str) -> PolicyId {
     match text.split_once('/') {
         Some((namespace, name)) => {
             PolicyId { namespace: Some(namespace.into()), name: name.into() }
@@ -104,10 +105,21 @@ pub(super) fn policy_id(text: &str) -> PolicyId {
     }
 }
 
+/// The cluster, of a version; nothing: it does not say one.
+pub(super) fn cluster(version: &str) -> Update {
+    let information = ClusterInformation {
+        datastore_ready: true,
+        guid: None,
+        calico_version: (!version.is_empty()).then(|| version.into()),
+    };
+    Update::ClusterInformation(Some(Arc::new(information)))
+}
+
 /// A policy of both directions in no tier of its own that allows everything.
-pub(super) fn policy(applies_to: &str) -> Policy {
+pub(in crate::acl) fn policy(applies_to: &str) -> Policy {
     Policy {
         tier: None,
+        tier_label: None,
         order: Order::LAST,
         selector: selector(applies_to),
         ingress: vec![Rule::any(Action::Allow)],
@@ -116,6 +128,7 @@ pub(super) fn policy(applies_to: &str) -> Policy {
         governs_egress: true,
         kind: PolicyKind::Normal,
         apply_on_forward: false,
+        needed_everywhere: false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod graft;
 mod host;
-mod make;
+pub(super) mod make;
 mod patch;
 mod properties;
 mod semantics;
@@ -48,7 +48,7 @@ impl Bench {
         updates.iter().for_each(|update| self.world.apply(update));
         self.calculator.apply(updates);
         let state = self.calculator.desired(Arc::clone(&self.settings), 0);
-        assert_same(&state, &self.world.desired(&Name::from(HOST)));
+        assert_same(&state, &self.world.desired(&Name::from(HOST), &self.settings));
         state
     }
 }

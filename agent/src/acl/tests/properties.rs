@@ -34,7 +34,7 @@ proptest! {
         // Back to nothing: whatever was counted has gone again.
         let ids: Vec<_> = bench.world.snapshot().map(|update| update.id()).collect();
         let state = bench.apply(ids.into_iter().map(Update::deleted));
-        assert!(state.has_content_of(&bench.world.desired(&Name::from(HOST))));
+        assert!(state.has_content_of(&bench.world.desired(&Name::from(HOST), &bench.settings)));
         assert!(state.endpoints.is_empty() && state.sets.is_empty() && state.notices.is_empty());
         bench.calculator.assert_nothing_left();
     }

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use calico_datastore::model::{Action, Name, Profile, Update, WorkloadEndpoint};
+use calico_datastore::model::{
+    Action, Name, Policy, PolicyKind, Profile, Update, WorkloadEndpoint,
+};
 
 use super::make::*;
 use super::show::*;
@@ -203,14 +205,42 @@ fn an_unknown_host_has_nothing() {
 }
 
 #[test]
-fn external_addresses_have_a_notice_and_the_endpoint_is_programmed_all_the_same() {
+fn external_addresses_are_part_of_an_endpoint() {
     let mut bench = Bench::new();
     let nat = vec![("10.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap())];
-    let subject = format!("WorkloadEndpoint {}", wep_id(HOST, "w"));
-    let with = WorkloadEndpoint { nat, ..wep("w", "10.0.0.1") };
+    let with = WorkloadEndpoint { nat: nat.clone(), ..wep("w", "10.0.0.1") };
     let state = bench.apply([put_wep(HOST, "w", with)]);
-    assert!(notice(&state, &subject).unwrap().contains("ipNATs"));
-    assert!(state.endpoints.contains_key(&wep_id(HOST, "w")));
+    assert_eq!(state.endpoints[&wep_id(HOST, "w")].nat, nat);
+    // Whether they are in force is a matter of the settings and of the host's other endpoints.
+    assert!(state.notices.is_empty());
     let state = bench.apply([put_wep(HOST, "w", wep("w", "10.0.0.1"))]);
-    assert!(notice(&state, &subject).is_none());
+    assert!(state.endpoints[&wep_id(HOST, "w")].nat.is_empty());
+}
+
+#[test]
+fn a_policy_that_every_host_is_to_have_is_in_force_without_an_endpoint() {
+    let mut bench = Bench::new();
+    let rules = vec![allow_from("has(b)")];
+    let hinted = Policy { needed_everywhere: true, ingress: rules, ..policy("has(a)") };
+    let plain = Policy { needed_everywhere: false, ..hinted.clone() };
+    let other = policy("has(a)");
+    let state = bench.apply([put_policy("p", hinted.clone()), put_policy("q", other)]);
+    let ids: Vec<_> = state.policies.keys().cloned().collect();
+    assert_eq!((ids, state.sets.len()), (vec![policy_id("p")], 1), "with its sets");
+    // An endpoint that needs it comes and goes.
+    let mut pod = wep("w", "10.0.0.1");
+    pod.labels = labels("a");
+    let state = bench.apply([put_wep(HOST, "w", pod)]);
+    assert_eq!(state.policies.len(), 2);
+    let state = bench.apply([no_wep(HOST, "w")]);
+    assert_eq!(state.policies.len(), 1);
+    // It no longer says so; it says so and is for hosts alone; it is gone.
+    assert!(bench.apply([put_policy("p", plain)]).policies.is_empty());
+    assert_eq!(bench.apply([put_policy("p", hinted.clone())]).policies.len(), 1);
+    let untracked = Policy { kind: PolicyKind::Untracked, ..hinted.clone() };
+    assert!(bench.apply([put_policy("p", untracked)]).policies.is_empty());
+    assert_eq!(bench.apply([put_policy("p", hinted)]).policies.len(), 1);
+    let state = bench.apply([no_policy("p"), no_policy("q")]);
+    assert!(state.policies.is_empty() && state.sets.is_empty());
+    bench.calculator.assert_nothing_left();
 }

@@ -195,7 +195,7 @@ fn a_rule_that_cannot_be_evaluated_is_left_out_and_named() {
     assert_eq!(rules.ingress[0].action, Action::Log);
     assert!(state.sets.is_empty(), "its set is of no use");
     let text = notice(&state, "GlobalNetworkPolicy p").unwrap();
-    assert!(text.contains("ingress rule 1") && text.contains("services"), "{text}");
+    assert!(text.contains("ingress rule 2 never matches") && text.contains("services"), "{text}");
     let state = bench.apply([put_policy("p", policy("all()"))]);
     assert_eq!(notice(&state, "GlobalNetworkPolicy p"), None);
 }
@@ -209,7 +209,8 @@ fn http_takes_the_force_from_an_allow_but_not_from_a_deny() {
         assert_eq!(left.len(), usize::from(action == Action::Deny), "{action:?}: {left:?}");
         let text = notice(&state, "GlobalNetworkPolicy p").unwrap();
         assert_eq!(text.contains("denies"), action == Action::Deny, "{text}");
-        assert!(text.contains("ingress rule 0") && text.contains("http"), "{text}");
+        assert!(!text.contains("OPEN"), "{text}");
+        assert!(text.contains("ingress rule 1") && text.contains("http"), "{text}");
     }
     // Services stand for a set without members: not even a Deny matches.
     let services = Rule {
@@ -219,6 +220,18 @@ fn http_takes_the_force_from_an_allow_but_not_from_a_deny() {
     };
     let (_, state) = world_with_rules(vec![services]);
     assert_eq!(state.policies[&policy_id("p")].ingress, []);
+    let text = notice(&state, "GlobalNetworkPolicy p").unwrap();
+    assert!(text.contains("never denies") && text.contains("OPEN"), "{text}");
+}
+
+#[test]
+fn a_rule_knows_its_place_in_the_policy_as_written() {
+    let services = Rule { unevaluable: Some(Unevaluable::Services), ..allow_from("has(x)") };
+    let (log, allow) = (Rule::any(Action::Log), Rule::any(Action::Allow));
+    let (_, state) = world_with_rules(vec![log, services.clone(), allow.clone(), services, allow]);
+    let rules = &state.policies[&policy_id("p")].ingress;
+    let places: Vec<_> = rules.iter().map(|rule| (rule.origin, rule.action)).collect();
+    assert_eq!(places, [(0, Action::Log), (2, Action::Allow), (4, Action::Allow)]);
 }
 
 #[test]

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use calico_datastore::model::{
-    Action, Affinity, AffinityId, AffinityState, BgpConfiguration, EncapMode, Name, Node, Peer,
-    PolicyKind, PortRange, Ports, Profile, Protocol, Rule, TierAction, Unevaluable, Update,
+    Action, Affinity, AffinityId, AffinityState, BgpConfiguration, Block, EncapMode,
+    FelixConfiguration, Name, Node, Peer, PolicyKind, PortRange, Ports, Profile, Protocol, Rule,
+    TierAction, Unevaluable, Update,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 
 use super::HOST;
 use super::make::*;
@@ -29,14 +32,19 @@ pub(super) struct Names {
     pools: &'static [&'static str],
     cidrs: &'static [&'static str],
     blocks: &'static [&'static str],
+    /// `calicoVersion` of the cluster; nothing: none.
+    versions: &'static [&'static str],
 }
+
+/// One of each generation, and one that is none.
+const VERSIONS: &[&str] = &["", "v3.20.0", "v3.29.1", "v3.32.0", "master"];
 
 /// A world so small that everything meets everything, and a failure shrinks to a few lines.
 pub(super) const SMALL: Names = Names {
     hosts: &["host-b", "host-c"],
     workloads: &["0", "1", "2", "3"],
     interfaces: &["0", "1", "2"],
-    policies: &["a", "default.a", "t1.b", "t2.c", "n/a", "t1.a", "z"],
+    policies: &["a", "default.a", "t1.b", "t2.c", "n/a", "a/n", "t1.a", "knp.default.z", "z"],
     tiers: &["default", "t1", "t2"],
     named_tiers: &["default", "t1", "t9"],
     profiles: &["p1", "p2", "projectcalico-default-allow"],
@@ -45,6 +53,7 @@ pub(super) const SMALL: Names = Names {
     pools: &["pa", "pb", "pc"],
     cidrs: &["10.0.0.0/16", "10.1.0.0/16"],
     blocks: &["10.0.0.0/26"],
+    versions: VERSIONS,
 };
 
 /// A world in which a change concerns some of what exists.
@@ -66,6 +75,9 @@ pub(super) const LARGE: Names = Names {
         "n/a",
         "n/t1.a",
         "m/a",
+        "a/m",
+        "knp.default.z",
+        "kanp.adminnetworkpolicy.z",
         "z",
     ],
     tiers: &["default", "t1", "t2", "t3"],
@@ -76,6 +88,7 @@ pub(super) const LARGE: Names = Names {
     pools: &["pa", "pb", "pc", "pd"],
     cidrs: &["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "fd00::/64"],
     blocks: &["10.0.0.0/26", "10.0.0.64/26", "fd00::/122"],
+    versions: VERSIONS,
 };
 
 const SELECTORS: &[&str] = &[
@@ -110,13 +123,20 @@ fn peer() -> impl Strategy<Value = Peer> {
             named: named.into_iter().map(Name::from).collect(),
         })
     };
-    (selectors(), selectors(), ports(), proptest::option::weighted(0.2, ports())).prop_map(
-        |(selector, not_selector, ports, not_ports)| Peer {
+    let nets = || {
+        let nets = select(&["10.0.0.0/24", "0.0.0.0/0", "fd00::/64"][..]);
+        let nets = nets.prop_map(|net| net.parse().unwrap());
+        proptest::option::weighted(0.2, nets).prop_map(Vec::from_iter)
+    };
+    let ports = (ports(), proptest::option::weighted(0.2, ports()));
+    (selectors(), selectors(), ports, nets(), nets()).prop_map(
+        |(selector, not_selector, (ports, not_ports), nets, not_nets)| Peer {
+            nets,
+            not_nets,
             selector,
             not_selector,
             ports,
             not_ports: not_ports.unwrap_or_default(),
-            ..Peer::default()
         },
     )
 }
@@ -125,7 +145,8 @@ fn rule() -> impl Strategy<Value = Rule> {
     let action = select(&[Action::Allow, Action::Deny, Action::Pass, Action::Log][..]);
     let protocol =
         proptest::option::of(select(&[Protocol::TCP, Protocol::UDP, Protocol::ICMP][..]));
-    let unevaluable = proptest::option::weighted(0.1, Just(Unevaluable::Services));
+    let unevaluable = select(&[Unevaluable::Services, Unevaluable::Http][..]);
+    let unevaluable = proptest::option::weighted(0.15, unevaluable);
     (action, protocol, peer(), peer(), unevaluable).prop_map(
         |(action, protocol, source, destination, unevaluable)| Rule {
             protocol,
@@ -149,10 +170,23 @@ fn host(names: &Names) -> impl Strategy<Value = &'static str> + use<> {
 fn workload(names: &Names) -> impl Strategy<Value = Update> + use<> {
     let place = (host(names), select(names.workloads));
     let look = (select(LABELS), select(PROFILES), select(ADDRESSES), select(PORTS));
-    let rest = (select(names.interfaces), proptest::bool::weighted(0.9));
+    let spoof = select(&["", "", "", "10.9.0.0/16", "0.0.0.0/0 ::/0 10.9.0.0/16 10.9.0.0/16"]);
+    let rest = (
+        select(names.interfaces),
+        proptest::bool::weighted(0.9),
+        proptest::option::weighted(0.2, Just("ee:ee:ee:ee:ee:ee")),
+        proptest::bool::weighted(0.15),
+        spoof,
+    );
     (place, look, rest).prop_map(|((node, id), (own, profiles, addresses, ports), rest)| {
         let mut endpoint = wep(rest.0, addresses);
         endpoint.active = rest.1;
+        endpoint.mac = rest.2.map(|mac| mac.parse().unwrap());
+        if rest.3 {
+            let internal = endpoint.addresses[0].address();
+            endpoint.nat = vec![(internal, "172.18.0.9".parse().unwrap())];
+        }
+        endpoint.spoof = rest.4.split_whitespace().map(|net| net.parse().unwrap()).collect();
         endpoint.labels = labels(own);
         endpoint.profiles = super::make::names(profiles);
         endpoint.ports = ports.iter().copied().map(port).collect();
@@ -170,17 +204,21 @@ fn policy_update(names: &Names) -> impl Strategy<Value = Update> + use<> {
     ];
     let place = (
         proptest::option::weighted(0.3, select(names.named_tiers)),
+        proptest::option::weighted(0.2, select(names.named_tiers)),
         select(&[1.0, 1.0, 2.0, f64::INFINITY][..]),
         any::<(bool, bool, bool)>(),
         select(kinds.to_vec()),
+        proptest::bool::weighted(0.15),
     );
     (select(names.policies), select(SELECTORS), place, rules(), rules()).prop_map(
-        |(id, applies_to, (tier, place, types, kind), ingress, egress)| {
+        |(id, applies_to, (tier, label, place, types, kind, everywhere), ingress, egress)| {
             let mut policy = policy(applies_to);
             policy.tier = tier.map(Name::from);
+            policy.tier_label = label.map(Name::from);
             policy.order = order(place);
             (policy.governs_ingress, policy.governs_egress, policy.apply_on_forward) = types;
             policy.kind = kind;
+            policy.needed_everywhere = everywhere;
             policy.ingress = ingress;
             policy.egress = egress;
             put_policy(id, policy)
@@ -190,9 +228,12 @@ fn policy_update(names: &Names) -> impl Strategy<Value = Update> + use<> {
 
 fn other_update(names: &Names) -> impl Strategy<Value = Update> + use<> {
     let place = (select(names.host_endpoints), host(names));
-    let heps = (place, select(ADDRESSES), select(LABELS), select(PROFILES), select(PORTS));
-    let heps = heps.prop_map(|((name, node), addresses, own, profiles, ports)| {
+    let interface = select(&[None, Some("eth0"), Some("eth1"), Some("*")][..]);
+    let looks = (select(ADDRESSES), select(LABELS), select(PROFILES), select(PORTS));
+    let heps = (place, interface, looks);
+    let heps = heps.prop_map(|((name, node), interface, (addresses, own, profiles, ports))| {
         let mut endpoint = hep(node, addresses, own);
+        endpoint.interface = interface.map(Name::from);
         endpoint.profiles = super::make::names(profiles);
         endpoint.ports = ports.iter().copied().map(port).collect();
         put_hep(name, endpoint)
@@ -234,7 +275,20 @@ fn other_update(names: &Names) -> impl Strategy<Value = Update> + use<> {
         let id = AffinityId { host: host.into(), block: block.parse().unwrap() };
         Update::Affinity(id, Some(Arc::new(Affinity { state })))
     });
-    prop_oneof![2 => heps, 1 => sets, 1 => pools, 1 => nodes, 1 => mesh, 1 => affinities]
+    let versions = select(names.versions).prop_map(cluster);
+    // What says nothing to the calculation: the settings come by another way, and which blocks are
+    // this host's, the affinities say.
+    let felix = any::<bool>().prop_map(|on| {
+        let parameters = [("Ipv6Support".into(), on.to_string().into())].into();
+        let value = FelixConfiguration { parameters };
+        Update::FelixConfiguration("default".into(), Some(Arc::new(value)))
+    });
+    let blocks = (select(names.blocks), host(names)).prop_map(|(block, host)| {
+        let cidr = block.parse().unwrap();
+        Update::Block(cidr, Some(Arc::new(Block { cidr, host: Some(host.into()) })))
+    });
+    let others = prop_oneof![felix, blocks];
+    prop_oneof![1 => others, 2 => heps, 1 => versions, 1 => sets, 1 => pools, 1 => nodes, 1 => mesh, 1 => affinities]
 }
 
 /// An object that comes, changes or goes.
@@ -255,4 +309,20 @@ pub(super) fn update(names: &Names) -> impl Strategy<Value = Update> + use<> {
     ];
     (put, proptest::bool::weighted(0.25))
         .prop_map(|(put, delete)| if delete { Update::deleted(put.id()) } else { put })
+}
+
+/// A kind that nobody draws is one about which nothing is shown.
+#[test]
+fn every_kind_is_drawn() {
+    let mut runner = TestRunner::deterministic();
+    let mut kinds = std::collections::HashSet::new();
+    for names in [&SMALL, &LARGE] {
+        let updates = update(names);
+        kinds.extend((0..2000).map(|_| {
+            let update = updates.new_tree(&mut runner).unwrap().current();
+            std::mem::discriminant(&update)
+        }));
+    }
+    // As many as `Update` has.
+    assert_eq!(kinds.len(), 13);
 }

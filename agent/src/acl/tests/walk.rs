@@ -9,7 +9,7 @@
 use std::mem::discriminant;
 use std::sync::Arc;
 
-use calico_datastore::model::{ResourceId, Update};
+use calico_datastore::model::{CalicoVersion, ResourceId, Update};
 use proptest::prelude::*;
 use proptest::strategy::{BoxedStrategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -150,6 +150,10 @@ impl Walk {
             940..960 => {
                 let mut settings = Settings::clone(&self.bench.settings);
                 settings.max_ipset_size = 1 + u32::try_from(self.dice.below(2)).unwrap();
+                // One of them says whose order holds, whatever the cluster says.
+                settings.calico_version = [None, None, Some(20), Some(30), Some(32)]
+                    [self.dice.below(5)]
+                .map(|minor| CalicoVersion { major: 3, minor });
                 self.bench.settings = Arc::new(settings);
                 self.apply(vec![]);
             }

@@ -1,10 +1,12 @@
 //! Work grows with what changed, counted in selectors evaluated.
 
-use calico_datastore::model::{Policy, Update};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use calico_datastore::model::{Cidr, NetworkSet, Policy, Update};
 
 use super::make::*;
 use super::{Calculator, HOST, Settings};
-use std::sync::Arc;
 
 /// A cluster of `groups` groups of `each` endpoints. Each group has one policy that lets in its own
 /// group; one endpoint of every tenth group is on this host.
@@ -80,4 +82,61 @@ fn a_first_snapshot_asks_each_selector_only_about_its_own_label() {
     // 40 local groups against their policy, 40 active rule selectors against their group; asked
     // about everything it would be 400 × 40 and more.
     assert!(calculator.selector_evaluations() <= 400, "{}", calculator.selector_evaluations());
+}
+
+/// A network set of `size` members that the labels `b` make a member of one set, with `change` done
+/// to its nets.
+fn netset(size: u32, labelled: &str, change: impl Fn(&mut Vec<Cidr>)) -> Update {
+    let net = |number: u32| Cidr::host(IpAddr::from(Ipv4Addr::from(0x0a00_0000 + number)));
+    let mut nets: Vec<Cidr> = (0..size).map(net).collect();
+    change(&mut nets);
+    let set = NetworkSet { nets, labels: labels(labelled), profiles: Vec::new() };
+    Update::NetworkSet(netset_id("s"), Some(Arc::new(set)))
+}
+
+#[test]
+fn one_cidr_of_a_large_network_set_costs_one_cidr() {
+    const SIZE: u32 = 100_000;
+    let settings = Arc::new(Settings::default());
+    let mut calculator = Calculator::new(HOST.into());
+    // Two sets that it is in, one that it is not in.
+    let rules = ["has(b)", "has(b) || has(c)", "has(c)"].map(allow_from).to_vec();
+    calculator.apply([
+        put_policy("p", Policy { ingress: rules, ..policy("all()") }),
+        put_wep(HOST, "w", wep("w", "192.168.0.1")),
+        netset(SIZE, "b", |_| {}),
+    ]);
+    let mut last = calculator.desired(Arc::clone(&settings), 0);
+    let other: Cidr = "10.200.0.0/16".parse().unwrap();
+    type Edit<'a> = &'a dyn Fn(&mut Vec<Cidr>);
+    let edits: [(&str, Edit<'_>, [usize; 2]); 8] = [
+        ("one in the middle is another", &|nets| nets[50_000] = other, [1, 1]),
+        ("it goes back", &|_| {}, [1, 1]),
+        ("one more at the end", &|nets| nets.push(other), [1, 0]),
+        ("one more at the beginning instead", &|nets| nets.insert(0, other), [0, 0]),
+        ("and once more", &|nets| nets.splice(0..0, [other, other]).for_each(drop), [0, 0]),
+        ("neither", &|_| {}, [0, 1]),
+        ("the last is gone", &|nets| nets.truncate(99_999), [0, 1]),
+        ("it comes back, in another order", &|nets| nets.reverse(), [1, 0]),
+    ];
+    for (what, edit, [added, removed]) in edits {
+        let update = netset(SIZE, "b", edit);
+        let before = calculator.members_touched();
+        calculator.apply([update]);
+        let state = calculator.desired(Arc::clone(&settings), 0);
+        let touched = calculator.members_touched() - before;
+        assert!(touched <= 4, "{what}: {touched} members touched for two sets");
+        let changes = state.diff(&last).sets_changed;
+        let counts: Vec<_> =
+            changes.iter().map(|(_, change)| [change.added.len(), change.removed.len()]).collect();
+        let expected = if added + removed == 0 { vec![] } else { vec![[added, removed]; 2] };
+        assert_eq!(counts, expected, "{what}");
+        last = state;
+    }
+    // Labels that bring it into another set: that one as a whole, and the others as before.
+    let before = calculator.members_touched();
+    calculator.apply([netset(SIZE, "b c", |nets| nets[0] = other)]);
+    let _ = calculator.desired(Arc::clone(&settings), 0);
+    let touched = calculator.members_touched() - before;
+    assert!((100_000..=100_006).contains(&touched), "{touched}");
 }

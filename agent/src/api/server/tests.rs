@@ -5,6 +5,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::api::client::{self, ClientError};
 use crate::desired::DesiredState;
+use crate::explain::document::Outcome;
 use crate::status::overview::{Registration, SyncState};
 use crate::status::watchdog::Silence;
 
@@ -17,6 +18,11 @@ async fn get(socket: &Path, path: &str) -> (u16, String) {
     stream.read_to_string(&mut answer).await.unwrap();
     let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
     (code, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+fn question(from: &str, to: &str, port: &str) -> Question {
+    let [from, to, port] = [from, to, port].map(str::to_owned);
+    Question { from, to, port: Some(port), ..Question::default() }
 }
 
 #[tokio::test]
@@ -55,6 +61,8 @@ async fn questions_and_answers_over_the_socket() {
         silent: silent_rx,
         kept: watch::channel(Vec::new()).1,
         mtu: watch::channel(Vec::new()).1,
+        denied: watch::channel(Vec::new()).1,
+        book: crate::denied::Book::default(),
         collector: watch::channel(Default::default()).1,
         bird_socket: dir.path().join("bird.ctl"),
         programs: None,
@@ -68,6 +76,11 @@ async fn questions_and_answers_over_the_socket() {
     assert_eq!(get(&socket, "/live").await, (200, "live\n".to_owned()));
     assert_eq!(get(&socket, "/nothing").await.0, 404);
 
+    let asked = question("203.0.113.1", "198.51.100.1", "80");
+    let error = client::explain(&socket, &asked).await.unwrap_err();
+    assert_eq!(error.to_string(), "nothing is known yet: reading the datastore");
+    assert_eq!(get(&socket, "/graph").await.0, 503);
+
     sync.send_modify(|sync| sync.complete = true);
     desired.send_replace(Some(Arc::new(DesiredState { generation: 4, ..DesiredState::default() })));
     ready.send_replace(true);
@@ -76,6 +89,22 @@ async fn questions_and_answers_over_the_socket() {
     let status = client::status(&socket).await.unwrap();
     assert_eq!((status.generation, status.state), (4, Overall::Degraded));
     assert!(status.hanging.is_empty());
+
+    let explanation = client::explain(&socket, &asked).await.unwrap();
+    assert_eq!(explanation.outcome(), Outcome::Unpoliced);
+    assert_eq!(explanation.basis.agent.as_deref(), Some("calico-01"));
+    let strange = question("we & they = 100 % ü/", "198.51.100.1", "80");
+    let error = client::explain(&socket, &strange).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(_)), "{error}");
+    assert!(
+        error.to_string().starts_with("from \"we & they = 100 % ü/\" is no address"),
+        "{error}"
+    );
+    let typed = Question { icmp_type: Some(3), icmp_code: Some(1), ..Question::default() };
+    assert_eq!(client::graph(&socket, &typed).await.unwrap().services, ["icmp 3/1"]);
+    let (code, said) = get(&socket, "/explain?from=10.0.0.1&to=10.0.0.2").await;
+    assert_eq!((code, said.as_str()), (400, "tcp needs --port"));
+    assert_eq!(get(&socket, "/explain?from=10.0.0.1&to=10.0.0.2&source_port=x").await.0, 400);
 
     // A loop that hangs: what is in force stays in force, but somebody has to do something.
     let since = std::time::Instant::now() - std::time::Duration::from_secs(31);

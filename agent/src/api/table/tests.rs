@@ -6,7 +6,7 @@ use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
 use crate::status::document::{
     CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop,
-    HostEndpointStatus, PartStatus, RejectedKey, RepairStatus, SuspectedStatus,
+    HostEndpointStatus, Instead, PartStatus, RejectedKey, RepairStatus, SuspectedStatus,
 };
 
 fn problem(subject: &str, message: &str) -> Problem {
@@ -49,6 +49,8 @@ fn document() -> StatusDocument {
             in_sync: true,
             revision: 77,
             registration: "registered with 172.18.18.101".to_owned(),
+            policy_order: "in the order of Calico 3.29 to 3.31 (ClusterInformation says v3.29.0)"
+                .to_owned(),
             ..DatastoreStatus::default()
         },
         stored: None,
@@ -103,7 +105,7 @@ fn ports_that_lead_to_pods_are_explained() {
         protocol: "udp".to_owned(),
         host_address: Some("172.18.18.101/32".to_owned()),
         from_outside: true,
-        reason: "policy dns of tier default, rule 1".to_owned(),
+        reason: "policy dns of tier default, ingress[0]".to_owned(),
         also_from: Vec::new(),
         ..denied.clone()
     };
@@ -120,9 +122,15 @@ fn a_host_in_trouble() {
     status.state = Overall::Degraded;
     status.hanging = vec![HangingLoop { name: "bird".to_owned(), seconds: 31 }];
     status.datastore.waiting = Some("etcd: no member answers".to_owned());
-    status.datastore.rejected =
-        vec![RejectedKey { key: "/k".to_owned(), reason: "spec.order: not a number".to_owned() }];
-    status.datastore.unsupported = BTreeMap::from([("bgppeers".to_owned(), 2)]);
+    status.datastore.rejected = [Instead::Absent, Instead::LastVersion, Instead::AsTheReasonSays]
+        .map(|instead| RejectedKey {
+            key: "/k".to_owned(),
+            reason: "spec.order: not a number".to_owned(),
+            instead,
+        })
+        .to_vec();
+    status.datastore.unsupported =
+        BTreeMap::from([("bgppeers".to_owned(), 2), ("stagednetworkpolicies".to_owned(), 1)]);
     status.parts[0].applied = None;
     status.parts[0].problems = vec![problem("iptables", "the kernel refused a rule")];
     status.parts[0].repairs_total = 3;

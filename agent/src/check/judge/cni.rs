@@ -1,6 +1,7 @@
 //! What the runtimes of this host need to make pods with our plugin: its programs, and network
 //! configurations that make sense here.
 
+use calico_datastore::location::{Location, without_credentials};
 use calico_datastore::model::Cidr;
 
 use crate::check::finding::{Finding, Findings, Group};
@@ -15,6 +16,8 @@ pub struct CniFacts {
     /// The networks that this host's interfaces are in. Loopback, link-local networks and single
     /// addresses are none.
     pub host: Vec<Cidr>,
+    /// The datastore that the agent uses; `None`: not known.
+    pub store: Option<Location>,
 }
 
 /// A kind of runtime: rkt, or another one that follows CNI.
@@ -47,6 +50,9 @@ pub struct Network {
     pub name: Option<String>,
     /// `ipam.subnet`, from which the pool is made.
     pub subnet: Option<String>,
+    /// The datastore that the plugin uses for it when its environment says nothing, or what it
+    /// answers instead.
+    pub store: Option<Result<Location, String>>,
 }
 
 /// Judges them.
@@ -76,7 +82,10 @@ pub fn judge(facts: &CniFacts) -> Vec<Finding> {
                 format!("is no JSON: {error}"),
                 "correct it; rkt starts no pod while a file in its directory is like that",
             ),
-            Ok(network) => judge_network(&file.path, network, &facts.host, &mut out),
+            Ok(network) => {
+                judge_network(&file.path, network, &facts.host, &mut out);
+                judge_store(&file.path, network, facts.store.as_ref(), &mut out);
+            }
         }
     }
     out.done()
@@ -106,8 +115,56 @@ fn judge_network(path: &str, network: &Network, host: &[Cidr], out: &mut Finding
     }
 }
 
+/// Agent and plugin ask their sources in another order: the environment of the agent's unit goes before
+/// `agent.toml`, and the plugin, which a runtime starts, does not even have it.
+fn judge_store(path: &str, network: &Network, agent: Option<&Location>, out: &mut Findings) {
+    // Without a name there is a finding already.
+    let Some(store) = network.store.as_ref().filter(|_| network.name.is_some()) else { return };
+    let plugin = match store {
+        Ok(plugin) => plugin,
+        Err(said) => {
+            return out.warn(path, format!("the plugin refuses it: {said}"), "correct it");
+        }
+    };
+    if let Some(agent) = agent.filter(|agent| !may_be_one(agent, plugin)) {
+        out.warn(
+            path,
+            format!(
+                "the plugin writes its pods to {}, and the agent reads {}: an ADD waits for its policy in vain",
+                plugin.describe(),
+                agent.describe()
+            ),
+            "say it once, under [datastore] in agent.toml, and nowhere else: ETCD_… and CALICO_DATASTORE of the agent's environment are not the plugin's, and what the network's configuration says goes before agent.toml",
+        );
+    }
+}
+
+/// Whether two locations can be the same store. Of etcd each may know other members: one that both
+/// know is enough.
+fn may_be_one(one: &Location, other: &Location) -> bool {
+    match (one, other) {
+        (Location::Etcd3(one), Location::Etcd3(other)) => {
+            let other: Vec<_> = other.endpoints.iter().map(|url| member(url)).collect();
+            one.endpoints.iter().any(|url| other.contains(&member(url)))
+        }
+        (Location::Directory(one), Location::Directory(other)) => one == other,
+        (Location::Etcd3(_), Location::Directory(_))
+        | (Location::Directory(_), Location::Etcd3(_)) => false,
+    }
+}
+
+/// Host and port of a URL: how it is spoken to is another question.
+fn member(url: &str) -> String {
+    let url = without_credentials(url.trim_end_matches('/'));
+    let address = url.split_once("://").map_or(url, |(_, address)| address);
+    address.replacen("localhost:", "127.0.0.1:", 1).to_ascii_lowercase()
+}
+
 #[cfg(test)]
 mod tests {
+    use calico_datastore::backend::directory::DirectoryConfig;
+    use calico_datastore::backend::etcd3::Etcd3Config;
+
     use super::*;
     use crate::check::finding::{Level, worst};
 
@@ -143,7 +200,11 @@ mod tests {
             (found[0].level, found[0].finding.clone())
         };
         let named = |subnet: Option<&str>| {
-            Ok(Network { name: Some("network1".into()), subnet: subnet.map(str::to_owned) })
+            Ok(Network {
+                name: Some("network1".into()),
+                subnet: subnet.map(str::to_owned),
+                store: None,
+            })
         };
         for (content, level, part) in [
             (named(None), Level::Ok, "network network1"),
@@ -158,5 +219,69 @@ mod tests {
             let (is, finding) = judged(content);
             assert!(is == level && finding.contains(part), "{finding}");
         }
+    }
+
+    fn etcd(endpoints: &[&str]) -> Location {
+        Location::Etcd3(Etcd3Config {
+            endpoints: endpoints.iter().map(|url| (*url).to_owned()).collect(),
+            ..Etcd3Config::default()
+        })
+    }
+
+    fn directory(admin: &str, state: &str) -> Location {
+        Location::Directory(DirectoryConfig { admin: admin.into(), state: state.into() })
+    }
+
+    #[test]
+    fn agent_and_plugin_use_one_datastore() {
+        let default = etcd(&["http://127.0.0.1:2379", "http://127.0.0.1:4001"]);
+        let usual = directory("/etc/calico/resources", "/var/lib/calico/resources");
+        let moved = directory("/etc/calico/resources", "/srv/calico/resources");
+        let cluster = etcd(&["https://a.example:2379", "https://b.example:2379"]);
+        let one = etcd(&["https://B.example:2379/"]);
+        for (agent, plugin, same) in [
+            (&etcd(&["http://localhost:2379"]), &default, true),
+            (&cluster, &one, true),
+            (&usual, &usual, true),
+            (&cluster, &default, false),
+            (&etcd(&["http://127.0.0.1:2380"]), &default, false),
+            (&usual, &default, false),
+            (&cluster, &usual, false),
+            (&usual, &moved, false),
+        ] {
+            let network = Network {
+                name: Some("n".to_owned()),
+                subnet: None,
+                store: Some(Ok(plugin.clone())),
+            };
+            let path = "/etc/rkt/net.d/10.conf".to_owned();
+            let networks = vec![NetworkFile { path: path.clone(), content: Ok(network) }];
+            let facts = CniFacts { networks, store: Some(agent.clone()), ..CniFacts::default() };
+            let found = judge(&facts);
+            assert_eq!(worst(&found) == Level::Ok, same, "{found:?}");
+            if !same {
+                let Finding { what, finding, advice, .. } = found.last().unwrap();
+                assert_eq!(*what, path);
+                for named in [agent.describe(), plugin.describe()] {
+                    assert!(finding.contains(&named), "{finding}");
+                }
+                assert!(advice.as_ref().unwrap().contains("agent.toml"));
+            }
+            // Where the agent's is not known there is nothing to compare.
+            assert_eq!(worst(&judge(&CniFacts { store: None, ..facts })), Level::Ok);
+        }
+    }
+
+    #[test]
+    fn what_the_plugin_refuses_is_said() {
+        let network = Network {
+            name: Some("n".to_owned()),
+            subnet: None,
+            store: Some(Err("\"mtu\" is not a number".to_owned())),
+        };
+        let networks = vec![NetworkFile { path: "/x.conf".to_owned(), content: Ok(network) }];
+        let found = judge(&CniFacts { networks, ..CniFacts::default() });
+        assert_eq!(worst(&found), Level::Warn);
+        assert!(found[1].finding.contains("\"mtu\" is not a number"), "{found:?}");
     }
 }

@@ -202,7 +202,7 @@ async fn network(request: &Request) -> Vec<Tried> {
 
     let sysctls = Sysctls::new(request.proc_sys.clone(), Counters::default());
     let mut errors = sysctls.forwarding(&request.families).errors;
-    errors.extend(sysctls.interface(&interface(), &request.families).errors);
+    errors.extend(sysctls.interface(&interface(), &request.families, false).errors);
     // A read-only /proc/sys is told among the rights.
     let forbidden = |error: &SysctlError| {
         use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
@@ -304,7 +304,7 @@ async fn veth() -> Result<u32, rtnetlink::Error> {
 async fn connections(request: &Request) -> Vec<Tried> {
     let conntrack = Conntrack::new(request.exec.clone(), Counters::default());
     let addresses: BTreeSet<IpAddr> = request.families.iter().copied().map(example).collect();
-    let outcome = match conntrack.forget(&addresses).await {
+    let outcome = match conntrack.forget(&addresses, &addresses).await {
         Ok(()) => Outcome::Works,
         // The missing program is told among the programs.
         Err(error) if error.is_missing() => return Vec::new(),

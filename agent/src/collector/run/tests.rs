@@ -145,6 +145,7 @@ impl Rig {
             mac: Some(edit.mac),
             addresses: vec![Cidr::host(address)],
             nat: vec![],
+            spoof: vec![],
             class: AclClass::default().id(),
         };
         self.desired.send_modify(|state| {
@@ -225,6 +226,8 @@ async fn what_is_left_behind_goes_and_what_lives_beside_it_stays() {
     rig.record(OTHER, Stage::Adding { pid: u32::MAX, started: 1 }, vec![killed]);
     let theirs = OTHER.replace('4', "5");
     let kept = rig.pod(&theirs).await;
+    // An ADD that was killed before it had written anything down.
+    drop(rig.records.lock(third, Duration::ZERO).unwrap());
     // Of others.
     let kube = rig.assign(&format!("k8s-pod-network.{GONE}"), NODE).await;
     let tunnel = rig.assign("ipip-tunnel-addr-calico-01", NODE).await;

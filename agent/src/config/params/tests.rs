@@ -1,3 +1,5 @@
+use calico_datastore::model::CalicoVersion;
+
 use super::*;
 
 #[test]
@@ -6,8 +8,15 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         // Everything that the table sets is different before.
         interface_prefixes: vec![],
         ipv6: false,
+        source_spoofing: true,
+        floating_ips: true,
         endpoint_to_host: HostAction::Accept,
         rkt_metadata_service: true,
+        denied_log: true,
+        denied_log_rate: 1,
+        denied_log_group: 1,
+        calico_version: Some(CalicoVersion { major: 1, minor: 1 }),
+        invalid_policy: InvalidPolicy::KeepLast,
         iptables_backend: IptablesBackend::Legacy,
         insert_mode: InsertMode::Append,
         filter_allow: AllowAction::Return,
@@ -20,10 +29,14 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         route_refresh: std::time::Duration::MAX,
         route_protocol: 1,
         route_source: Some([1, 1, 1, 1].into()),
+        route_source_v6: Some("::1".parse().unwrap()),
         remove_external_routes: false,
         allow_conntrack_invalid: true,
         ip_forwarding: false,
-        nat_outgoing_address: Some([1, 1, 1, 1].into()),
+        nat_outgoing_addresses: vec![[1, 1, 1, 1].into()],
+        metadata_address: None,
+        metadata_port: 1,
+        nat_port_range: Some(calico_datastore::model::PortRange::single(1)),
         nat_outgoing_interface: Some("x".to_owned()),
         mangle_allow: AllowAction::Return,
         failsafe_inbound: vec![],

@@ -5,10 +5,12 @@
 //! type. Which interface a packet came from is not among them, so an address stands for the
 //! endpoint that may use it.
 
+mod openstack;
 mod reason;
 mod rule;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,7 +20,10 @@ use calico_datastore::model::{
     Action, Cidr, Family, InterfaceName, Name, PolicyId, Protocol, TierAction, WorkloadEndpointId,
 };
 
-use self::rule::{Lengths, matches};
+pub use self::rule::{Criterion, Miss};
+use self::rule::{Lengths, miss};
+use self::trace::Trace;
+pub use self::trace::{Step, Traced};
 use super::{ActiveRule, ActiveRules, DesiredState, DirectionAcl, LocalEndpoint, SetId};
 use crate::config::{HostAction, RKT_METADATA_PORT};
 
@@ -53,17 +58,27 @@ pub enum Side {
     Destination,
 }
 
+/// Where a rule stands in its policy or profile as that is written: the path below `spec`, so it
+/// counts from 0, and rules count that were left out here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleAt {
+    /// Whose rules: a source's are `egress`, a destination's `ingress`.
+    pub side: Side,
+    /// Its place among them; see [`ActiveRule::origin`].
+    pub index: u32,
+}
+
 /// What decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// A rule of a policy, counted from 0 in its direction.
+    /// A rule of a policy.
     Policy {
         /// The tier that the policy is asked in.
         tier: Name,
         /// The policy.
         policy: PolicyId,
         /// The rule.
-        rule: usize,
+        rule: RuleAt,
     },
     /// A policy of this tier is not there; nothing passes it.
     NoSuchPolicy {
@@ -74,12 +89,12 @@ pub enum Reason {
     },
     /// No rule of this tier matched.
     EndOfTier(Name),
-    /// A rule of a profile, counted from 0 in its direction.
+    /// A rule of a profile.
     Profile {
         /// The profile.
         profile: Name,
         /// The rule.
-        rule: usize,
+        rule: RuleAt,
     },
     /// The profile is not there; nothing passes it.
     NoSuchProfile(Name),
@@ -97,17 +112,35 @@ pub enum Reason {
     Loopback,
     /// What a host with IPv6 has to hear from its endpoints.
     NeighbourDiscovery,
+    /// What a guest of OpenStack may always ask of its host.
+    OpenStack,
     /// The endpoint allows it, and `DefaultEndpointToHostAction` drops what is for the host.
     ToHost,
     /// From the host itself: policy is not asked.
     FromHost,
 }
 
+/// Whose policy is asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A pod's.
+    Workload(WorkloadEndpointId),
+}
+
+impl Subject {
+    /// The endpoint of a pod.
+    pub fn workload(&self) -> Option<&WorkloadEndpointId> {
+        match self {
+            Self::Workload(id) => Some(id),
+        }
+    }
+}
+
 /// What one endpoint's policy says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The endpoint.
-    pub endpoint: WorkloadEndpointId,
+    /// Whose policy it is.
+    pub subject: Subject,
     /// Which end of the flow it is.
     pub side: Side,
     /// False: dropped.
@@ -180,11 +213,12 @@ impl<'a> Judge<'a> {
         for (side, address) in [(Side::Source, flow.source), (Side::Destination, flow.destination)]
         {
             let mut decide = |endpoint: &WorkloadEndpointId, (allowed, reason)| {
-                out.push(Verdict { endpoint: endpoint.clone(), side, allowed, reason });
+                let subject = Subject::Workload(endpoint.clone());
+                out.push(Verdict { subject, side, allowed, reason });
             };
             let owners = self.owners(address);
             for (id, endpoint) in &owners {
-                decide(id, self.decide(endpoint, side, flow));
+                decide(id, self.decide(endpoint, side, flow, &mut ()));
             }
             if owners.is_empty() {
                 let may = |e: &LocalEndpoint| e.addresses.iter().any(|net| net.contains(address));
@@ -199,6 +233,23 @@ impl<'a> Judge<'a> {
     /// What the policy of one endpoint says about a flow from it or to it; `None` when there is no
     /// such endpoint.
     pub fn ask(&self, id: &WorkloadEndpointId, side: Side, flow: &Flow) -> Option<Verdict> {
+        self.ask_with(id, side, flow, &mut ())
+    }
+
+    /// The same, with everything that was asked on the way.
+    pub fn trace(&self, id: &WorkloadEndpointId, side: Side, flow: &Flow) -> Option<Traced<'a>> {
+        let mut steps = Vec::new();
+        let verdict = self.ask_with(id, side, flow, &mut steps)?;
+        Some(Traced { verdict, steps })
+    }
+
+    fn ask_with<T: Trace<'a>>(
+        &self,
+        id: &WorkloadEndpointId,
+        side: Side,
+        flow: &Flow,
+        trace: &mut T,
+    ) -> Option<Verdict> {
         let endpoint = self.state.endpoints.get(id)?;
         let address = match side {
             Side::Source => flow.source,
@@ -206,12 +257,31 @@ impl<'a> Judge<'a> {
         };
         let (allowed, reason) = if self.others.iter().any(|(other, _)| *other == id) {
             (false, Reason::NotInForce)
-        } else if !endpoint.addresses.iter().any(|net| net.contains(address)) {
+        } else if !self.may_use(endpoint, side, address) {
             (false, Reason::NotItsAddress)
         } else {
-            self.decide(endpoint, side, flow)
+            self.decide(endpoint, side, flow, trace)
         };
-        Some(Verdict { endpoint: id.clone(), side, allowed, reason })
+        Some(Verdict { subject: Subject::Workload(id.clone()), side, allowed, reason })
+    }
+
+    /// The endpoints of this host that [`Judge::judge`] asks about a flow from or to an address:
+    /// those in force that may use it, or else those that would.
+    pub fn endpoints_with(&self, address: IpAddr) -> Vec<&'a WorkloadEndpointId> {
+        let owners = self.owners(address);
+        if !owners.is_empty() {
+            return owners.into_iter().map(|(id, _)| id).collect();
+        }
+        let may = |e: &LocalEndpoint| e.addresses.iter().any(|net| net.contains(address));
+        self.others.iter().filter(|(_, endpoint)| may(endpoint)).map(|(id, _)| *id).collect()
+    }
+
+    /// As a source also what it may spoof. Only where the endpoint is known beforehand: such an address
+    /// alone does not say that a flow is of it.
+    fn may_use(&self, endpoint: &LocalEndpoint, side: Side, address: IpAddr) -> bool {
+        let spoof = side == Side::Source && self.state.settings.source_spoofing;
+        let listed = endpoint.spoof.iter().filter(|_| spoof);
+        endpoint.addresses.iter().chain(listed).any(|net| net.contains(address))
     }
 
     fn owners(&self, address: IpAddr) -> Owners<'a> {
@@ -221,7 +291,13 @@ impl<'a> Judge<'a> {
         owners
     }
 
-    fn decide(&self, endpoint: &LocalEndpoint, side: Side, flow: &Flow) -> (bool, Reason) {
+    fn decide<T: Trace<'a>>(
+        &self,
+        endpoint: &LocalEndpoint,
+        side: Side,
+        flow: &Flow,
+        trace: &mut T,
+    ) -> (bool, Reason) {
         let settings = &self.state.settings;
         if flow.family() == Family::V6 && !settings.ipv6 {
             return (false, Reason::FamilyOff);
@@ -234,9 +310,12 @@ impl<'a> Judge<'a> {
             if self.host.contains(&flow.source) {
                 return (true, Reason::FromHost);
             }
-            return self.walk(&class.ingress, side, flow);
+            return self.walk(&class.ingress, side, flow, trace);
         }
         let to = flow.destination;
+        if openstack::asks_its_host(settings, &endpoint.interface, flow, self.host.contains(&to)) {
+            return (true, Reason::OpenStack);
+        }
         if to.is_ipv4() && to.is_loopback() {
             return (false, Reason::Loopback);
         }
@@ -252,7 +331,7 @@ impl<'a> Judge<'a> {
         if vxlan || flow.protocol.is_some_and(|protocol| protocol.number() == IPIP) {
             return (false, Reason::Tunnel);
         }
-        let (allowed, reason) = self.walk(&class.egress, side, flow);
+        let (allowed, reason) = self.walk(&class.egress, side, flow, trace);
         let metadata = settings.rkt_metadata_service
             && flow.family() == Family::V4
             && flow.protocol == Some(Protocol::TCP)
@@ -264,30 +343,41 @@ impl<'a> Judge<'a> {
     }
 
     /// The tiers in order, then the profiles, then drop.
-    fn walk(&self, acl: &DirectionAcl, side: Side, flow: &Flow) -> (bool, Reason) {
+    fn walk<T: Trace<'a>>(
+        &self,
+        acl: &'a DirectionAcl,
+        side: Side,
+        flow: &Flow,
+        trace: &mut T,
+    ) -> (bool, Reason) {
         'tiers: for tier in &acl.tiers {
+            trace.step(Step::Tier(tier));
             for id in &tier.policies {
-                let (policy, tier) = (id.clone(), tier.tier.clone());
+                trace.step(Step::Policy(id));
                 let Some(rules) = self.state.policies.get(id) else {
+                    let (policy, tier) = (id.clone(), tier.tier.clone());
                     return (false, Reason::NoSuchPolicy { tier, policy });
                 };
-                match self.first(rules, side, flow) {
+                match self.first(rules, side, flow, trace) {
                     Some((Action::Pass, _)) => continue 'tiers,
                     Some((action, rule)) => {
+                        let (policy, tier) = (id.clone(), tier.tier.clone());
                         return (action == Action::Allow, Reason::Policy { tier, policy, rule });
                     }
                     None => {}
                 }
             }
+            trace.step(Step::EndOfTier(tier));
             if tier.default_action == TierAction::Deny {
                 return (false, Reason::EndOfTier(tier.tier.clone()));
             }
         }
         for profile in &acl.profiles {
+            trace.step(Step::Profile(profile));
             let Some(rules) = self.state.profiles.get(profile) else {
                 return (false, Reason::NoSuchProfile(profile.clone()));
             };
-            match self.first(rules, side, flow) {
+            match self.first(rules, side, flow, trace) {
                 // The rest of this profile is left out.
                 Some((Action::Pass, _)) | None => {}
                 Some((action, rule)) => {
@@ -300,15 +390,28 @@ impl<'a> Judge<'a> {
     }
 
     /// The first rule that decides.
-    fn first(&self, rules: &Arc<ActiveRules>, side: Side, flow: &Flow) -> Option<(Action, usize)> {
-        let list: &[ActiveRule] = match side {
+    fn first<T: Trace<'a>>(
+        &self,
+        rules: &'a Arc<ActiveRules>,
+        side: Side,
+        flow: &Flow,
+        trace: &mut T,
+    ) -> Option<(Action, RuleAt)> {
+        let list: &'a [ActiveRule] = match side {
             Side::Source => &rules.egress,
             Side::Destination => &rules.ingress,
         };
-        list.iter()
-            .enumerate()
-            .filter(|(_, rule)| rule.action != Action::Log)
-            .find(|(_, rule)| matches(rule, flow, self))
-            .map(|(at, rule)| (rule.action, at))
+        for rule in list {
+            // It decides nothing: only who wants to see everything asks it.
+            if rule.action == Action::Log && !T::WANTS_LOG {
+                continue;
+            }
+            let miss = miss(rule, flow, self);
+            trace.step(Step::Rule(rule, miss));
+            if miss.is_none() && rule.action != Action::Log {
+                return Some((rule.action, RuleAt { side, index: rule.origin }));
+            }
+        }
+        None
     }
 }

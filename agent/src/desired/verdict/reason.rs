@@ -2,21 +2,37 @@
 
 use std::fmt;
 
-use super::Reason;
+use super::{Reason, RuleAt, Side};
+
+impl fmt::Display for Side {
+    /// Whose rules decide: `egress` or `ingress`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "egress",
+            Self::Destination => "ingress",
+        })
+    }
+}
+
+impl fmt::Display for RuleAt {
+    /// The path below `spec`: `ingress[2]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.side, self.index)
+    }
+}
 
 impl fmt::Display for Reason {
-    /// What decided, without what it decided: `policy web of tier default, rule 2`. Rules count
-    /// from 1.
+    /// What decided, without what it decided: `policy web of tier default, ingress[1]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Policy { tier, policy, rule } => {
-                write!(f, "policy {policy} of tier {tier}, rule {}", rule + 1)
+                write!(f, "policy {policy} of tier {tier}, {rule}")
             }
             Self::NoSuchPolicy { tier, policy } => {
                 write!(f, "policy {policy} of tier {tier} does not exist")
             }
             Self::EndOfTier(tier) => write!(f, "no policy of tier {tier} allows it"),
-            Self::Profile { profile, rule } => write!(f, "profile {profile}, rule {}", rule + 1),
+            Self::Profile { profile, rule } => write!(f, "profile {profile}, {rule}"),
             Self::NoSuchProfile(profile) => write!(f, "profile {profile} does not exist"),
             Self::NothingAllows => f.write_str("no policy and no profile allows it"),
             Self::NotInForce => f.write_str("the endpoint is not in force"),
@@ -25,6 +41,7 @@ impl fmt::Display for Reason {
             Self::Tunnel => f.write_str("endpoints may not make tunnels"),
             Self::Loopback => f.write_str("loopback addresses are the host's own"),
             Self::NeighbourDiscovery => f.write_str("it is neighbour discovery"),
+            Self::OpenStack => f.write_str("OpenStack's guests may ask their host for it"),
             Self::ToHost => f.write_str("DefaultEndpointToHostAction is Drop"),
             Self::FromHost => f.write_str("it comes from the host itself"),
         }

@@ -44,23 +44,77 @@ struct End {
     protocol: Option<Protocol>,
 }
 
-pub(super) fn matches(rule: &ActiveRule, flow: &Flow, judge: &Judge<'_>) -> bool {
+/// The criterion of a side that a flow does not meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Criterion<'a> {
+    /// The address is in none of the prefixes.
+    Nets,
+    /// The address is in one of the prefixes that it must not be in.
+    NotNets,
+    /// All prefixes that it must not be in are of the other family: the rule is not there for this
+    /// one.
+    ForeignNotNets,
+    /// The set does not hold the address.
+    Set(&'a SetId),
+    /// The set holds the address, and must not.
+    NotSet(&'a SetId),
+    /// The port is none of those, by number or by name.
+    Ports,
+    /// The port is one of those that it must not be.
+    NotPorts,
+    /// The port is one that has the name which it must not have.
+    NotNamedPort(&'a SetId),
+}
+
+/// Why a rule does not match a flow: the first criterion that is not met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Miss<'a> {
+    /// The rule is for the other family.
+    Family,
+    /// Another protocol than the rule's.
+    Protocol,
+    /// The protocol that it must not be.
+    NotProtocol,
+    /// Not a message of the family's own ICMP, which alone has types.
+    NoIcmp,
+    /// Another type or code.
+    Icmp,
+    /// The type (and code) that it must not be.
+    NotIcmp,
+    /// The rule is about ports, and the protocol has none that rules can name.
+    NoPorts,
+    /// Something about where it comes from.
+    Source(Criterion<'a>),
+    /// Something about where it goes to.
+    Destination(Criterion<'a>),
+}
+
+/// The first criterion of the rule that the flow does not meet; `None`: it matches.
+pub(super) fn miss<'r>(rule: &'r ActiveRule, flow: &Flow, judge: &Judge<'_>) -> Option<Miss<'r>> {
     let family = flow.family();
-    if rule.family.is_some_and(|only| only != family) || !protocol_matches(rule, flow) {
-        return false;
+    if rule.family.is_some_and(|only| only != family) {
+        return Some(Miss::Family);
+    }
+    if let Some(miss) = protocol_miss(rule, flow) {
+        return Some(miss);
     }
     let [source, destination] = [0, 1].map(|end| End {
         address: if end == 0 { flow.source } else { flow.destination },
         port: flow.ports.map(|(from, to)| if end == 0 { from } else { to }),
         protocol: flow.protocol,
     });
-    side_matches(&rule.source, source, judge) && side_matches(&rule.destination, destination, judge)
+    side_miss(&rule.source, source, judge)
+        .map(Miss::Source)
+        .or_else(|| side_miss(&rule.destination, destination, judge).map(Miss::Destination))
 }
 
-fn protocol_matches(rule: &ActiveRule, flow: &Flow) -> bool {
+fn protocol_miss(rule: &ActiveRule, flow: &Flow) -> Option<Miss<'static>> {
     let is = |protocol: Protocol| flow.protocol == Some(protocol);
-    if rule.protocol.is_some_and(|only| !is(only)) || rule.not_protocol.is_some_and(is) {
-        return false;
+    if rule.protocol.is_some_and(|only| !is(only)) {
+        return Some(Miss::Protocol);
+    }
+    if rule.not_protocol.is_some_and(is) {
+        return Some(Miss::NotProtocol);
     }
     if rule.icmp.is_some() || rule.not_icmp.is_some() {
         // A type is one of the family's own ICMP.
@@ -68,12 +122,15 @@ fn protocol_matches(rule: &ActiveRule, flow: &Flow) -> bool {
             Family::V4 => Protocol::ICMP,
             Family::V6 => Protocol::ICMPV6,
         };
-        let Some((kind, code)) = flow.icmp.filter(|_| is(icmp)) else { return false };
+        let Some((kind, code)) = flow.icmp.filter(|_| is(icmp)) else { return Some(Miss::NoIcmp) };
         let same = |wanted: calico_datastore::model::IcmpMatch| {
             wanted.icmp_type == kind && wanted.code.is_none_or(|wanted| wanted == code)
         };
-        if rule.icmp.is_some_and(|icmp| !same(icmp)) || rule.not_icmp.is_some_and(same) {
-            return false;
+        if rule.icmp.is_some_and(|icmp| !same(icmp)) {
+            return Some(Miss::Icmp);
+        }
+        if rule.not_icmp.is_some_and(same) {
+            return Some(Miss::NotIcmp);
         }
     }
     let sides = [&rule.source, &rule.destination];
@@ -85,10 +142,10 @@ fn protocol_matches(rule: &ActiveRule, flow: &Flow) -> bool {
     // or another protocol beside it, the rule is not there at all.
     let has_ports = flow.protocol.is_some_and(Protocol::has_ports);
     let fixed = rule.protocol.is_some() || rule.icmp.is_some() || rule.not_icmp.is_some();
-    has_ports || !(by_number || (by_name && fixed))
+    (!has_ports && (by_number || (by_name && fixed))).then_some(Miss::NoPorts)
 }
 
-fn side_matches(side: &SideMatch, end: End, judge: &Judge<'_>) -> bool {
+fn side_miss<'r>(side: &'r SideMatch, end: End, judge: &Judge<'_>) -> Option<Criterion<'r>> {
     let family = Family::of(end.address);
     let within = |nets: &[Cidr]| nets.iter().any(|net| net.contains(end.address));
     // A list without any prefix of the family: the rule is not there for it.
@@ -96,31 +153,51 @@ fn side_matches(side: &SideMatch, end: End, judge: &Judge<'_>) -> bool {
     let in_ports = |ports: &[PortRange]| {
         end.port.is_some_and(|port| ports.iter().any(|p| (p.first()..=p.last()).contains(&port)))
     };
-    let named = |id: &SetId| judge.has_port(id, end.address, end.protocol, end.port);
+    let named = |id: &&SetId| judge.has_port(id, end.address, end.protocol, end.port);
+    let holds = |id: &&SetId| judge.has_address(id, end.address);
+    if !(side.nets.is_empty() || within(&side.nets)) {
+        return Some(Criterion::Nets);
+    }
+    if within(&side.not_nets) {
+        return Some(Criterion::NotNets);
+    }
+    if foreign(&side.not_nets) {
+        return Some(Criterion::ForeignNotNets);
+    }
+    if let Some(id) = side.sets.iter().find(|id| !holds(id)) {
+        return Some(Criterion::Set(id));
+    }
+    if let Some(id) = side.not_sets.iter().find(holds) {
+        return Some(Criterion::NotSet(id));
+    }
     let any_port = side.ports.is_empty() && side.named_ports.is_empty();
-    (side.nets.is_empty() || within(&side.nets))
-        && !within(&side.not_nets)
-        && !foreign(&side.not_nets)
-        && side.sets.iter().all(|id| judge.has_address(id, end.address))
-        && !side.not_sets.iter().any(|id| judge.has_address(id, end.address))
-        && (any_port || in_ports(&side.ports) || side.named_ports.iter().any(named))
-        && !in_ports(&side.not_ports)
-        && !side.not_named_ports.iter().any(named)
+    if !(any_port || in_ports(&side.ports) || side.named_ports.iter().any(|id| named(&id))) {
+        return Some(Criterion::Ports);
+    }
+    if in_ports(&side.not_ports) {
+        return Some(Criterion::NotPorts);
+    }
+    side.not_named_ports.iter().find(named).map(Criterion::NotNamedPort)
 }
 
 impl Judge<'_> {
-    /// Does a prefix of the set hold the address? One look for each length that the set has.
+    /// Does a prefix of the set hold the address?
     fn has_address(&self, id: &SetId, address: IpAddr) -> bool {
-        let (Some(set), Some(lengths)) = (self.state.sets.get(id), self.lengths.get(id)) else {
-            return false;
-        };
-        let lengths = lengths.get_or_init(|| Lengths::of(set.members.iter()));
-        lengths.family(Family::of(address)).iter().any(|len| {
-            Cidr::new(address, *len).is_ok_and(|net| set.members.contains(&Member::Net(net)))
-        })
+        self.prefix_in(id, address).is_some()
     }
 
-    fn has_port(
+    /// The shortest prefix of the set that holds the address. One look for each length that the set
+    /// has.
+    pub fn prefix_in(&self, id: &SetId, address: IpAddr) -> Option<Cidr> {
+        let (set, lengths) = (self.state.sets.get(id)?, self.lengths.get(id)?);
+        let lengths = lengths.get_or_init(|| Lengths::of(set.members.iter()));
+        let nets = lengths.family(Family::of(address)).iter();
+        nets.filter_map(|len| Cidr::new(address, *len).ok())
+            .find(|net| set.members.contains(&Member::Net(*net)))
+    }
+
+    /// Does the set hold this port of this address?
+    pub fn has_port(
         &self,
         id: &SetId,
         address: IpAddr,

@@ -25,6 +25,7 @@ fn id(n: u8) -> WorkloadEndpointId {
 
 fn any(action: Action) -> ActiveRule {
     ActiveRule {
+        origin: 0,
         action,
         family: None,
         protocol: None,
@@ -47,17 +48,25 @@ fn set(members: &[&str]) -> AddressSet {
     AddressSet { kind: SetKind::Net, selector: Arc::from("x"), members }
 }
 
+fn numbered(rules: Vec<ActiveRule>) -> Vec<ActiveRule> {
+    (0..).zip(rules).map(|(origin, rule)| ActiveRule { origin, ..rule }).collect()
+}
+
 fn policy_id(name: &str) -> PolicyId {
     PolicyId { namespace: None, name: Name::from(name) }
 }
 
+fn by_profile(name: &str, side: Side, index: u32) -> Reason {
+    Reason::Profile { profile: Name::from(name), rule: RuleAt { side, index } }
+}
+
 fn put_policy(state: &mut DesiredState, name: &str, ingress: Vec<ActiveRule>) {
-    let rules = ActiveRules { ingress, egress: Vec::new() };
+    let rules = ActiveRules { ingress: numbered(ingress), egress: Vec::new() };
     state.policies.insert(policy_id(name), Arc::new(rules));
 }
 
 fn put_profile(state: &mut DesiredState, name: &str, ingress: Vec<ActiveRule>) {
-    let rules = ActiveRules { ingress, egress: vec![any(Action::Allow)] };
+    let rules = ActiveRules { ingress: numbered(ingress), egress: vec![any(Action::Allow)] };
     state.profiles.insert(Name::from(name), Arc::new(rules));
 }
 
@@ -68,6 +77,7 @@ fn put_endpoint(state: &mut DesiredState, n: u8, class: &AclClass) {
         mac: None,
         addresses: nets(&[&format!("10.65.0.{n}"), &format!("fd65::{n}")]),
         nat: Vec::new(),
+        spoof: Vec::new(),
         class: class.id(),
     };
     state.classes.insert(class.id(), Arc::new(class.clone()));
@@ -270,9 +280,9 @@ fn tiers_then_profiles_then_nothing() {
     let by = |tier: &str, policy: &str, rule| Reason::Policy {
         tier: Name::from(tier),
         policy: policy_id(policy),
-        rule,
+        rule: RuleAt { side: Side::Destination, index: rule },
     };
-    let profile = |rule| Reason::Profile { profile: Name::from("some"), rule };
+    let profile = |index| by_profile("some", Side::Destination, index);
     let (end_deny, end_pass) = (TierAction::Deny, TierAction::Pass);
     let first = || vec![tier("t1", &["p", "q"], end_deny)];
     for (tiers, p, q, port, allowed, reason) in [
@@ -315,7 +325,7 @@ fn profiles_are_asked_in_order_and_a_missing_one_denies() {
     put_profile(&mut state, "all", vec![any(Action::Allow)]);
     let flow = tcp("198.51.100.7", "10.65.0.2", 80);
     for (profiles, allowed, reason) in [
-        (&["some", "all"][..], true, Reason::Profile { profile: Name::from("all"), rule: 0 }),
+        (&["some", "all"][..], true, by_profile("all", Side::Destination, 0)),
         (&["gone", "all"], false, Reason::NoSuchProfile(Name::from("gone"))),
         (&["some"], false, Reason::NothingAllows),
         (&[], false, Reason::NothingAllows),
@@ -328,8 +338,10 @@ fn profiles_are_asked_in_order_and_a_missing_one_denies() {
 #[test]
 fn both_ends_are_asked() {
     let mut state = state(vec![any(Action::Allow)]);
-    let all = |profile: &str| Reason::Profile { profile: Name::from(profile), rule: 0 };
-    let both = [(Side::Source, true, all("none")), (Side::Destination, true, all("some"))];
+    let both = [Side::Source, Side::Destination].map(|side| {
+        let profile = if side == Side::Source { "none" } else { "some" };
+        (side, true, by_profile(profile, side, 0))
+    });
     assert_eq!(ask(&state, v4()), both);
     let back = tcp("10.65.0.2", "10.65.0.1", 80);
     assert!(!passes(&state, back));
@@ -384,7 +396,7 @@ fn the_host_and_what_no_policy_is_asked_about() {
     assert_eq!(one(&state, tcp(HOST, "10.65.0.2", 80)), (true, Reason::FromHost));
     let to_host = tcp("10.65.0.1", HOST, 22);
     assert_eq!(one(&state, to_host), (false, Reason::ToHost));
-    let sent = Reason::Profile { profile: Name::from("none"), rule: 0 };
+    let sent = by_profile("none", Side::Source, 0);
     with(&mut state, &|settings| settings.rkt_metadata_service = true);
     assert_eq!(one(&state, to_host), (false, Reason::ToHost));
     let metadata = tcp("10.65.0.1", HOST, 18112);
@@ -437,4 +449,84 @@ fn a_large_set_is_looked_up_and_not_searched() {
         allowed += usize::from(judge.judge(&flow).iter().all(|verdict| verdict.allowed));
     }
     assert_eq!(allowed, 25_000);
+}
+
+#[test]
+fn what_an_endpoint_may_spoof_is_a_source_of_it_and_no_destination() {
+    let mut state = state(vec![any(Action::Allow)]);
+    let mut one = (*state.endpoints[&id(1)]).clone();
+    one.spoof = nets(&["10.66.0.0/16"]);
+    state.endpoints.insert(id(1), Arc::new(one));
+    let host = BTreeSet::new();
+    let asked = |state: &DesiredState, n, side, from: &str, to: &str| {
+        Judge::new(state, &host).ask(&id(n), side, &tcp(from, to, 80)).unwrap().reason
+    };
+    let (listed, own) = ("10.66.0.5", "10.65.0.2");
+    assert_eq!(asked(&state, 1, Side::Source, listed, own), Reason::NotItsAddress);
+    state.settings = Arc::new(Settings { source_spoofing: true, ..Settings::default() });
+    let egress = asked(&state, 1, Side::Source, listed, own);
+    assert_eq!(
+        egress,
+        Reason::Profile { profile: "none".into(), rule: RuleAt { side: Side::Source, index: 0 } }
+    );
+    assert_eq!(asked(&state, 2, Side::Source, listed, own), Reason::NotItsAddress);
+    assert_eq!(asked(&state, 1, Side::Destination, own, listed), Reason::NotItsAddress);
+    // A flow alone does not say who spoofs.
+    assert_eq!(Judge::new(&state, &host).judge(&tcp(listed, "198.51.100.7", 80)), []);
+}
+
+#[test]
+fn a_guest_of_openstack_may_ask_its_host_and_a_pod_may_not() {
+    let mut state = state(vec![]);
+    // Nobody may send anything.
+    let nothing = ActiveRules { ingress: Vec::new(), egress: Vec::new() };
+    state.profiles.insert(Name::from("none"), Arc::new(nothing));
+    let mut guest = (*state.endpoints[&id(1)]).clone();
+    guest.interface = "tap1".parse().unwrap();
+    state.endpoints.insert(id(1), Arc::new(guest));
+    let mut settings = Settings {
+        interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+        ..Settings::default()
+    };
+    state.settings = Arc::new(settings.clone());
+    let udp = |from: &str, to: &str, ports| Flow {
+        protocol: Some(Protocol::UDP),
+        ports: Some(ports),
+        ..tcp(from, to, 0)
+    };
+    let questions = |n: u8| {
+        let (v4, v6) = (format!("10.65.0.{n}"), format!("fd65::{n}"));
+        [
+            tcp(&v4, "127.0.0.1", 8775),
+            udp(&v4, HOST, (40_000, 53)),
+            udp(&v6, "2001:db8::1", (40_000, 53)),
+            udp(&v4, HOST, (68, 67)),
+            udp(&v6, "2001:db8::1", (546, 547)),
+        ]
+    };
+    for flow in questions(1) {
+        assert_eq!(ask(&state, flow), [(Side::Source, true, Reason::OpenStack)], "{flow:?}");
+    }
+    for flow in [
+        tcp("10.65.0.1", "127.0.0.1", 8776),
+        tcp("10.65.0.1", HOST, 53),
+        udp("10.65.0.1", HOST, (40_000, 54)),
+        udp("10.65.0.1", HOST, (69, 67)),
+        udp("10.65.0.1", HOST, (546, 547)),
+        // Not the host's name server.
+        udp("10.65.0.1", "198.51.100.7", (40_000, 53)),
+    ] {
+        assert!(!passes(&state, flow), "{flow:?}");
+    }
+    for flow in questions(2) {
+        assert!(!passes(&state, flow), "{flow:?}");
+    }
+    settings.metadata_address = None;
+    state.settings = Arc::new(settings.clone());
+    assert!(!passes(&state, questions(1)[0]));
+    settings.interface_prefixes = vec!["cali".to_owned()];
+    state.settings = Arc::new(settings);
+    for flow in questions(1) {
+        assert!(!passes(&state, flow), "{flow:?}");
+    }
 }

@@ -182,6 +182,7 @@ fn allows(
         mac: None,
         addresses: vec![Cidr::host(address)],
         nat: Vec::new(),
+        spoof: Vec::new(),
         class: class.id(),
     };
     let host = &state.host_endpoints;

@@ -5,24 +5,27 @@
 
 mod host;
 mod nat;
+mod openstack;
 mod spoof;
 mod workload;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use calico_datastore::model::{Action, Family, Name, PolicyId, TierAction};
+use calico_datastore::model::{Action, Family, InterfaceName, Name, PolicyId, TierAction};
 use imbl::OrdMap;
 
-use super::marks::{self, Marks};
+use super::marks;
 use super::names;
-use super::rules::{Style, joined, lines};
+use super::rules::{Report, Style, joined, lines};
 use super::save::Table;
 use crate::config::Settings;
 use crate::desired::{ActiveRules, ClassId, DesiredState, DirectionAcl, TierAcl};
+use crate::felix::ruleset::deny::{DeniedBy, DenyPoint};
 use crate::felix::ruleset::{Direction, Rule};
 
 pub use self::host::{FORWARD_END, Hosts};
-pub use self::nat::nat;
+pub use self::nat::{Nat, nat};
 pub use self::spoof::raw;
 pub use self::workload::filter;
 
@@ -49,45 +52,65 @@ pub fn policy(rules: &[Rule], style: &Style) -> Vec<String> {
 /// What stands in for a policy or profile that the kernel refused, or that is not there: nothing
 /// passes it.
 pub fn closed(table: Table, style: &Style) -> Vec<String> {
-    vec![style.deny_in(table).to_owned()]
+    vec![style.deny_in(table).into_owned()]
+}
+
+/// What reports a dropped packet, and drops it; `style` is that of the table. `None` when nothing is
+/// reported.
+pub fn denied(point: &DenyPoint, style: &Style) -> Option<(String, Vec<String>)> {
+    let Report { group, rate } = style.report?;
+    // The kernel counts for each rule by itself: a policy that drops much hides no other.
+    let report = format!(
+        "-m limit --limit {rate}/second --limit-burst {rate} --jump NFLOG --nflog-group {group} \
+         --nflog-prefix \"{}{}\"",
+        crate::denied::PREFIX,
+        point.tag()
+    );
+    Some((names::deny(point), vec![report, style.deny.to_string()]))
 }
 
 /// How tiers and profiles are asked.
-#[derive(Clone, Copy)]
 struct Asked<'a> {
-    marks: Marks,
-    deny: &'static str,
+    /// That of the table.
+    style: Style,
     policies: &'a OrdMap<PolicyId, Arc<ActiveRules>>,
     profiles: &'a OrdMap<Name, Arc<ActiveRules>>,
 }
 
 impl Asked<'_> {
     fn accepted(&self) -> String {
-        joined(&marks::has(self.marks.accept), "--jump RETURN")
+        joined(&marks::has(self.style.marks.accept), "--jump RETURN")
+    }
+
+    /// The target of a packet that is dropped at that place.
+    fn denied(&self, direction: Direction, place: DeniedBy) -> String {
+        self.style.at(&DenyPoint { direction, place }).deny.into_owned()
     }
 
     /// Returns with the accept bit set, drops, or goes on. The verdict's bits are clear before.
     /// `ends_drop`: a packet that no policy of a tier decides about is dropped, unless the tier says
     /// otherwise.
     fn tiers(&self, tiers: &[TierAcl], direction: Direction, ends_drop: bool) -> Vec<String> {
+        let pass = self.style.marks.pass;
         let mut chain = Vec::new();
         for (i, tier) in tiers.iter().enumerate() {
             if i > 0 {
-                chain.push(marks::clear(self.marks.pass));
+                chain.push(marks::clear(pass));
             }
             for (j, policy) in tier.policies.iter().enumerate() {
                 let jump = if self.policies.contains_key(policy) {
                     format!("--jump {}", names::policy(policy, direction))
                 } else {
-                    self.deny.to_owned()
+                    self.style.deny.to_string()
                 };
                 // Nothing has passed yet before the first one.
-                let not_passed = if j > 0 { marks::lacks(self.marks.pass) } else { String::new() };
+                let not_passed = if j > 0 { marks::lacks(pass) } else { String::new() };
                 chain.push(joined(&not_passed, &jump));
                 chain.push(self.accepted());
             }
             if ends_drop && tier.default_action == TierAction::Deny {
-                chain.push(joined(&marks::lacks(self.marks.pass), self.deny));
+                let deny = self.denied(direction, DeniedBy::EndOfTier(tier.tier.clone()));
+                chain.push(joined(&marks::lacks(pass), &deny));
             }
         }
         chain
@@ -101,7 +124,7 @@ impl Asked<'_> {
                 chain.push(format!("--jump {}", names::profile(profile, direction)));
                 chain.push(self.accepted());
             } else {
-                chain.push(self.deny.to_owned());
+                chain.push(self.style.deny.to_string());
             }
         }
         chain
@@ -116,18 +139,20 @@ pub fn class(
     style: &Style,
 ) -> Vec<String> {
     let DesiredState { policies, profiles, .. } = state;
-    let asked = Asked { marks: style.marks, deny: style.deny, policies, profiles };
+    let asked = Asked { style: style.clone(), policies, profiles };
     let mut chain = vec![marks::clear(style.marks.verdicts())];
     chain.extend(asked.tiers(&acl.tiers, direction, true));
     chain.extend(asked.profiles(&acl.profiles, direction));
-    chain.push(style.deny.to_owned());
+    chain.push(asked.denied(direction, DeniedBy::End));
     chain
 }
 
 /// The chain that finds the class of a packet's endpoint. One lookup per class: the pair of address
-/// and interface is in the set, or the rule does not apply. What is in none is dropped.
+/// and interface is in the set, or the rule does not apply. What is in none is dropped. `spoofers` are
+/// interfaces from which other addresses may come, each with its class: that of a source only.
 pub fn dispatch<'a>(
     classes: impl Iterator<Item = &'a ClassId>,
+    spoofers: Option<&BTreeMap<InterfaceName, ClassId>>,
     direction: Direction,
     family: Family,
 ) -> Vec<String> {
@@ -143,6 +168,15 @@ pub fn dispatch<'a>(
                 names::class(id, direction)
             )
         })
+        .chain(spoofers.into_iter().flatten().filter(|_| direction == Direction::Egress).map(
+            |(interface, id)| {
+                format!(
+                    "-i {interface} -m set --match-set {} src,src --goto {}",
+                    names::spoofed(family),
+                    names::class(id, direction)
+                )
+            },
+        ))
         .chain(["--jump DROP".to_owned()])
         .collect()
 }

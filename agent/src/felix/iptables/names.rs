@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::desired::{ClassId, SetId};
 use crate::felix::ruleset::Direction;
+use crate::felix::ruleset::deny::{DeniedBy, DenyPoint};
 
 /// The longest chain name that iptables takes.
 const MAX_CHAIN: usize = 28;
@@ -78,9 +79,12 @@ pub fn profile(name: &Name, direction: Direction) -> String {
     chain(prefix, name.as_str())
 }
 
-/// True for the chain of a policy or a profile.
+/// True for the chain of a policy or a profile, and for what reports packets they drop: made of what
+/// others wrote, or of what a kernel may not know.
 pub fn is_policy_or_profile(name: &str) -> bool {
-    ["cali-pi-", "cali-po-", "cali-pri-", "cali-pro-"].iter().any(|p| name.starts_with(p))
+    ["cali-pi-", "cali-po-", "cali-pri-", "cali-pro-", "cali-dp-", DENY_AT_END]
+        .iter()
+        .any(|p| name.starts_with(p))
 }
 
 /// A chain of a host endpoint.
@@ -119,6 +123,19 @@ pub fn failsafe(direction: Direction) -> String {
     }
 }
 
+/// The chain that reports what is dropped at a place, and drops it: of a policy or a profile, or
+/// where the policies of a tier, or all of them, end.
+pub fn deny(point: &DenyPoint) -> String {
+    let prefix = match point.place {
+        DeniedBy::Policy(_) | DeniedBy::Profile(_) => "cali-dp-",
+        DeniedBy::EndOfTier(_) | DeniedBy::End => DENY_AT_END,
+    };
+    format!("{prefix}{}", point.tag())
+}
+
+/// What the names of chains begin with that [`deny`] makes for ends.
+pub const DENY_AT_END: &str = "cali-de-";
+
 /// The chain of a class: `tw` to a workload, `fw` from one.
 pub fn class(id: &ClassId, direction: Direction) -> String {
     let prefix = match direction {
@@ -154,6 +171,11 @@ pub fn class_set(family: Family, id: &ClassId) -> String {
 /// The set of the (address, interface) pairs of every active endpoint of this host.
 pub fn local_endpoints(family: Family) -> String {
     set_of(family, "local-endpoints")
+}
+
+/// The set of the (prefix, interface) pairs that endpoints may send from besides their addresses.
+pub fn spoofed(family: Family) -> String {
+    set_of(family, "spoofed-sources")
 }
 
 /// The set of all pools.
@@ -205,7 +227,7 @@ mod tests {
         for family in Family::ALL {
             assert_eq!(class_set(family, &id).len(), 31);
             assert!(owns_set(&class_set(family, &id)));
-            assert!(local_endpoints(family).len() <= 31);
+            assert!(local_endpoints(family).len() <= 31 && spoofed(family).len() <= 31);
         }
         assert_eq!(class(&id, Direction::Egress).len(), 28);
         assert!(owns_chain(&class(&id, Direction::Egress)));

@@ -1,22 +1,26 @@
 //! Which chains a desired state needs, object by object: a change makes the chains of what changed
 //! again and no others.
 
+mod nat;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use calico_datastore::model::{Family, InterfaceName, Mac};
+use calico_datastore::model::{Action, Family};
 
 use super::chains::{self, Hosts};
 use super::mac;
 use super::marks::Marks;
 use super::names;
 use super::plan::{Jump, Place};
-use super::rules::Style;
+use super::rules::{Report, Style};
 use super::save::Table;
 use super::tables::FamilyTables;
 use super::uses::{Subject, Uses};
 use crate::config::{DenyAction, InsertMode, Settings};
 use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState, SetId};
+use crate::felix::endpoints::{InterfaceChanges, Interfaces};
 use crate::felix::hosts::choose::{Chosen, choose};
+use crate::felix::ruleset::deny::{self, DeniedBy, DenyPoint};
 use crate::felix::ruleset::{self, Direction};
 use crate::routes::monitor::Links;
 
@@ -34,8 +38,8 @@ pub struct Renderer {
 pub struct Scene<'a> {
     /// What should be.
     pub state: &'a DesiredState,
-    /// The Ethernet address of each interface of a pod that has one.
-    pub macs: &'a BTreeMap<InterfaceName, Mac>,
+    /// The interfaces of pods.
+    pub interfaces: &'a Interfaces,
     /// Which host endpoint is about which interface.
     pub chosen: &'a Chosen,
     /// Which policies and profiles are used where.
@@ -47,8 +51,8 @@ pub struct Scene<'a> {
 pub struct Changed<'a> {
     /// Of the desired state.
     pub diff: &'a DesiredDiff,
-    /// The Ethernet addresses.
-    pub macs: bool,
+    /// The interfaces of pods.
+    pub interfaces: &'a InterfaceChanges,
     /// The host endpoints, or their interfaces.
     pub hosts: bool,
     /// What may be used elsewhere than before.
@@ -67,9 +71,13 @@ impl Renderer {
             family,
             marks: Marks::of_mask(settings.mark_mask)?,
             deny: match settings.filter_deny {
-                DenyAction::Drop => "--jump DROP",
-                DenyAction::Reject => "--jump REJECT",
+                DenyAction::Drop => "--jump DROP".into(),
+                DenyAction::Reject => "--jump REJECT".into(),
             },
+            report: settings.denied_log.then_some(Report {
+                group: settings.denied_log_group,
+                rate: settings.denied_log_rate,
+            }),
             log_prefix: format!("{prefix}: "),
         };
         let off = family == Family::V6 && !settings.ipv6;
@@ -86,17 +94,12 @@ impl Renderer {
         chains::closed(Table::Raw, &self.style)
     }
 
-    /// Everything anew, where nothing is known of interfaces: a host endpoint that says addresses is
-    /// about none then.
-    pub fn all(
-        &self,
-        state: &DesiredState,
-        macs: &BTreeMap<InterfaceName, Mac>,
-        out: &mut FamilyTables,
-    ) {
+    /// Everything anew, where nothing is known of the host's own interfaces: a host endpoint that says
+    /// addresses is about none then.
+    pub fn all(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
         let chosen = choose(&state.host_endpoints, &Links::new(), &state.settings);
         let uses = Uses::of(state, &chosen);
-        self.scene(&Scene { state, macs, chosen: &chosen, uses: &uses }, out);
+        self.scene(&Scene { state, interfaces, chosen: &chosen, uses: &uses }, out);
     }
 
     /// Everything anew.
@@ -116,9 +119,10 @@ impl Renderer {
         for (id, class) in &state.classes {
             self.class(id, class, state, out);
         }
-        self.dispatch(state, out);
+        self.dispatch(scene, out);
         self.base(scene, out);
-        self.nat(state, out);
+        self.ends(scene, out);
+        self.nat(state, scene.interfaces.externals(), out);
     }
 
     /// Every policy and profile, or with `others` false only the closed ones. Those that name a set for
@@ -138,12 +142,12 @@ impl Renderer {
                 continue;
             }
             for (table, direction) in scene.uses.places(subject) {
-                let lines = if shut {
-                    chains::closed(table, &self.style)
+                if shut {
+                    let lines = chains::closed(table, &self.style);
+                    out.put(table, name_of(subject, direction), lines);
                 } else {
-                    self.lines(subject, rules, direction, table)
-                };
-                out.put(table, name_of(subject, direction), lines);
+                    self.rules(subject, rules, direction, table, out);
+                }
             }
         }
     }
@@ -153,7 +157,7 @@ impl Renderer {
         if self.off {
             return;
         }
-        let Changed { diff, macs, hosts, uses } = changed;
+        let Changed { diff, interfaces, hosts, uses } = changed;
         let state = scene.state;
         let policies = diff.policies.iter().chain(&diff.hosts.policies).map(|(id, _)| id.clone());
         let profiles =
@@ -174,14 +178,17 @@ impl Renderer {
                 }
             }
         }
-        if !diff.classes.is_empty() {
-            self.dispatch(state, out);
+        if !diff.classes.is_empty() || interfaces.spoofers {
+            self.dispatch(scene, out);
         }
-        if macs || hosts {
+        if interfaces.macs || interfaces.spoofers || hosts {
             self.base(scene, out);
         }
-        if diff.pools {
-            self.nat(state, out);
+        if !diff.classes.is_empty() || hosts {
+            self.ends(scene, out);
+        }
+        if diff.pools || !interfaces.moved.is_empty() {
+            self.nat(state, scene.interfaces.externals(), out);
         }
     }
 
@@ -191,29 +198,38 @@ impl Renderer {
         let places = scene.uses.places(subject);
         for table in Table::ALL {
             for direction in Direction::ALL {
-                let name = name_of(subject, direction);
                 match rules.filter(|_| places.contains(&(table, direction))) {
-                    Some(rules) => {
-                        out.put(table, name, self.lines(subject, rules, direction, table));
+                    Some(rules) => self.rules(subject, rules, direction, table, out),
+                    None => {
+                        out.remove(table, &name_of(subject, direction));
+                        out.remove(table, &names::deny(&point_of(subject, direction)));
                     }
-                    None => out.remove(table, &name),
                 }
             }
         }
     }
 
-    fn lines(
+    /// The chain of a policy or profile, and what reports the packets that it drops.
+    fn rules(
         &self,
         subject: &Subject,
         rules: &ActiveRules,
         direction: Direction,
         table: Table,
-    ) -> Vec<String> {
+        out: &mut FamilyTables,
+    ) {
         let neutral = ruleset::rules(rules, direction, self.style.family);
         let style = self.style.of(table);
-        match subject {
-            Subject::Policy(_) => chains::policy(&neutral, &style),
-            Subject::Profile(_) => chains::profile(&neutral, &style),
+        let point = point_of(subject, direction);
+        let lines = match subject {
+            Subject::Policy(_) => chains::policy(&neutral, &style.at(&point)),
+            Subject::Profile(_) => chains::profile(&neutral, &style.at(&point)),
+        };
+        out.put(table, name_of(subject, direction), lines);
+        let denies = neutral.iter().any(|rule| rule.action == Action::Deny);
+        match chains::denied(&point, &style).filter(|_| denies) {
+            Some((name, lines)) => out.put(table, name, lines),
+            None => out.remove(table, &names::deny(&point)),
         }
     }
 
@@ -230,26 +246,31 @@ impl Renderer {
         }
     }
 
-    fn dispatch(&self, state: &DesiredState, out: &mut FamilyTables) {
+    fn dispatch(&self, scene: &Scene<'_>, out: &mut FamilyTables) {
+        let family = self.style.family;
+        let spoofers = scene.interfaces.spoofers().get(&family);
         for direction in Direction::ALL {
-            let active = state.classes.iter().filter(|(_, class)| class.active).map(|(id, _)| id);
-            let lines = chains::dispatch(active, direction, self.style.family);
+            let classes = scene.state.classes.iter();
+            let active = classes.filter(|(_, class)| class.active).map(|(id, _)| id);
+            let lines = chains::dispatch(active, spoofers, direction, family);
             out.put(Table::Filter, chains::dispatch_name(direction).to_owned(), lines);
         }
     }
 
     /// What packets meet first, and all that follows from host endpoints.
     fn base(&self, scene: &Scene<'_>, out: &mut FamilyTables) {
-        let Scene { state, chosen, .. } = *scene;
+        let Scene { state, interfaces, chosen, .. } = *scene;
+        let family = self.style.family;
+        let spoofers = interfaces.spoofers().contains_key(&family);
         let hosts = Hosts { state, chosen, style: &self.style };
         let police = !chosen.is_empty();
         for table in [Table::Raw, Table::Mangle, Table::Filter] {
             let mut chains = hosts.chains(table);
             match table {
                 Table::Raw => {
-                    let tree = mac::tree(scene.macs);
+                    let tree = mac::tree(interfaces.macs());
                     let root = tree.first().map(|(name, _)| name.clone());
-                    let mut raw = chains::raw(&state.settings, self.style.family, root.as_deref());
+                    let mut raw = chains::raw(&state.settings, family, root.as_deref(), spoofers);
                     if let Some((_, first)) = raw.first_mut() {
                         hosts.prerouting(first);
                     }
@@ -257,7 +278,7 @@ impl Renderer {
                     chains.extend(tree);
                 }
                 Table::Filter => {
-                    chains.extend(chains::filter(&state.settings, &self.style, police));
+                    chains.extend(chains::filter(&state.settings, &self.style, spoofers, police));
                 }
                 Table::Mangle | Table::Nat => {}
             }
@@ -269,12 +290,40 @@ impl Renderer {
         }
     }
 
-    fn nat(&self, state: &DesiredState, out: &mut FamilyTables) {
-        let family = self.style.family;
-        let any = state.pools.iter().any(|(cidr, nat)| *nat && cidr.family() == family);
-        let chains = chains::nat(&state.settings, family, any, self.random_fully);
-        let jumps = if any { jumps(Table::Nat, &state.settings, false) } else { Vec::new() };
-        out.replace(Table::Nat, chains, jumps);
+    /// What reports packets where tiers, classes and host endpoints end, which share it.
+    fn ends(&self, scene: &Scene<'_>, out: &mut FamilyTables) {
+        let Scene { state, chosen, .. } = *scene;
+        let mut ends = [(Table::Mangle, BTreeMap::new()), (Table::Filter, BTreeMap::new())];
+        if self.style.report.is_some() {
+            let endpoints = chosen
+                .endpoints()
+                .filter_map(|(_, id)| state.host_endpoints.endpoints.get(id))
+                .map(|endpoint| &**endpoint);
+            let of_hosts = deny::ends_of_hosts(endpoints);
+            let of_pods = deny::ends(state);
+            for (table, wanted) in &mut ends {
+                let style = self.style.of(*table);
+                // What is asked before the destination is translated drops nothing where it ends.
+                let filter = *table == Table::Filter;
+                let late = of_hosts.iter().filter(|at| filter || at.direction == Direction::Egress);
+                let pods = of_pods.iter().filter(|_| filter);
+                wanted.extend(late.chain(pods).filter_map(|at| chains::denied(at, &style)));
+            }
+        }
+        for (table, wanted) in ends {
+            let left: Vec<String> = out
+                .desired(table)
+                .map(|(name, _)| name)
+                .filter(|name| name.starts_with(names::DENY_AT_END) && !wanted.contains_key(*name))
+                .map(str::to_owned)
+                .collect();
+            for name in left {
+                out.remove(table, &name);
+            }
+            for (name, lines) in wanted {
+                out.put(table, name, lines);
+            }
+        }
     }
 }
 
@@ -288,6 +337,15 @@ fn rules_of<'a>(subject: &Subject, state: &'a DesiredState) -> Option<&'a Active
     rules.map(|rules| &**rules)
 }
 
+/// Where a policy or a profile drops.
+fn point_of(subject: &Subject, direction: Direction) -> DenyPoint {
+    let place = match subject {
+        Subject::Policy(id) => DeniedBy::Policy(id.clone()),
+        Subject::Profile(name) => DeniedBy::Profile(name.clone()),
+    };
+    DenyPoint { direction, place }
+}
+
 fn name_of(subject: &Subject, direction: Direction) -> String {
     match subject {
         Subject::Policy(id) => names::policy(id, direction),
@@ -297,10 +355,10 @@ fn name_of(subject: &Subject, direction: Direction) -> String {
 
 /// Our jumps in the kernel's chains of a table; `hosts`: host endpoints are in force.
 ///
-/// Without them there is none in OUTPUT: packets of the host to its own pods are never policed. And
-/// the shared chains are entered from chains of the kernel only, so nothing of ours is reachable
-/// otherwise.
-pub fn jumps(table: Table, settings: &Settings, hosts: bool) -> Vec<Jump> {
+/// Without them there is none in OUTPUT of `filter`: packets of the host to its own pods are never
+/// policed. And the shared chains are entered from chains of the kernel only, so nothing of ours is
+/// reachable otherwise.
+fn jumps(table: Table, settings: &Settings, hosts: bool) -> Vec<Jump> {
     let place = match (settings.insert_mode, table) {
         (InsertMode::Append, _) => Place::End,
         (InsertMode::Insert, Table::Nat) => Place::Anywhere,
@@ -310,7 +368,11 @@ pub fn jumps(table: Table, settings: &Settings, hosts: bool) -> Vec<Jump> {
     let mut jumps = match table {
         Table::Raw => vec![jump("PREROUTING", "cali-PREROUTING")],
         Table::Mangle => Vec::new(),
-        Table::Nat => vec![jump("POSTROUTING", "cali-POSTROUTING")],
+        Table::Nat => vec![
+            jump("PREROUTING", "cali-PREROUTING"),
+            jump("OUTPUT", "cali-OUTPUT"),
+            jump("POSTROUTING", "cali-POSTROUTING"),
+        ],
         Table::Filter => {
             vec![jump("FORWARD", "cali-FORWARD"), jump("INPUT", "cali-INPUT")]
         }

@@ -4,6 +4,7 @@
 //! rule that needs more becomes *blocks*: each block asks one list and keeps what it found in a
 //! scratch bit of the mark, and the last rule asks the bit together with everything that fits.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use calico_datastore::model::{Action, Family, IcmpMatch, PortRange, Protocol};
@@ -13,6 +14,7 @@ use super::names;
 use super::save::Table;
 use crate::desired::SideMatch;
 use crate::felix::ruleset::Rule;
+use crate::felix::ruleset::deny::DenyPoint;
 
 /// How many slots a port list has; a range takes two.
 const PORT_SLOTS: usize = 15;
@@ -25,20 +27,40 @@ pub struct Style {
     /// Our bits of the mark.
     pub marks: Marks,
     /// The target of a denied packet.
-    pub deny: &'static str,
+    pub deny: Cow<'static, str>,
+    /// Whether denied packets are reported, and how.
+    pub report: Option<Report>,
     /// What a logged packet's line begins with, at most 29 characters.
     pub log_prefix: String,
 }
 
+/// How denied packets are reported to who reads the kernel's packet log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The NFLOG group.
+    pub group: u16,
+    /// How many a second, and at once, of each place that drops.
+    pub rate: u32,
+}
+
 impl Style {
     /// The target of a denied packet in a table: only `filter` knows how to reject.
-    pub fn deny_in(&self, table: Table) -> &'static str {
-        if table == Table::Filter { self.deny } else { "--jump DROP" }
+    pub fn deny_in(&self, table: Table) -> Cow<'static, str> {
+        if table == Table::Filter { self.deny.clone() } else { Cow::Borrowed("--jump DROP") }
     }
 
-    /// The same in a table.
+    /// The same in a table. A place ([`Style::at`]) comes after it.
     pub fn of(&self, table: Table) -> Self {
         Self { deny: self.deny_in(table), ..self.clone() }
+    }
+
+    /// The style of rules that drop at a certain place.
+    pub fn at(&self, point: &DenyPoint) -> Self {
+        let mut style = self.clone();
+        if self.report.is_some() {
+            style.deny = format!("--goto {}", names::deny(point)).into();
+        }
+        style
     }
 }
 
@@ -135,7 +157,7 @@ pub fn lines(rule: &Rule, style: &Style) -> Vec<String> {
             lines.push(joined(&rest, &marks::put(marks.pass)));
             lines.push(joined(&marks::has(marks.pass), "--jump RETURN"));
         }
-        Action::Deny => lines.push(joined(&rest, style.deny)),
+        Action::Deny => lines.push(joined(&rest, &style.deny)),
         Action::Log => {
             let log = format!("--jump LOG --log-prefix \"{}\" --log-level 5", style.log_prefix);
             lines.push(joined(&rest, &log));

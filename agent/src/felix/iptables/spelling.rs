@@ -165,6 +165,10 @@ fn option(name: &str, values: &[String]) -> Option<(String, String)> {
         "--set-xmark" => ("--set-xmark", mark(first, false)),
         "--mac-source" => ("--mac-source", first.to_ascii_lowercase()),
         "--ctstate" => ("--ctstate", sorted(first)),
+        "--limit" => ("--limit", limit(first)),
+        // What the match `limit` and NFLOG do anyway.
+        "--limit-burst" if first == "5" => return None,
+        "--nflog-group" if first == "0" => return None,
         // What REJECT does anyway.
         "--reject-with" if DEFAULT_REJECT.contains(&first) => return None,
         _ => return Some((name.to_owned(), joined)),
@@ -174,6 +178,22 @@ fn option(name: &str, values: &[String]) -> Option<(String, String)> {
 
 const DEFAULT_REJECT: [&str; 4] =
     ["icmp-port-unreachable", "port-unreach", "icmp6-port-unreachable", "port-unr"];
+
+/// A rate as the kernel keeps it: the time between two packets in units of 0.1 ms, rounded down
+/// (`XT_LIMIT_SCALE`). The tools print it back in a unit of their choice.
+fn limit(text: &str) -> String {
+    let known = text.split_once('/').and_then(|(number, unit)| {
+        let seconds: u64 = match unit.chars().next()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return None,
+        };
+        (10_000 * seconds).checked_div(number.parse().ok()?)
+    });
+    known.map_or_else(|| text.to_owned(), |period| period.to_string())
+}
 
 fn sorted(list: &str) -> String {
     let mut items: Vec<&str> = list.split(',').collect();
@@ -243,7 +263,7 @@ mod tests {
     use super::*;
 
     /// What we write, and what iptables 1.8.9 prints of it.
-    const PAIRS: [(&str, &str); 11] = [
+    const PAIRS: [(&str, &str); 13] = [
         ("--jump MARK --set-mark 0x0/0x600", "-j MARK --set-xmark 0x0/0x600"),
         (
             "-p tcp -m multiport --source-ports 80,90:100 -m set ! --match-set cali40x src --jump DROP",
@@ -278,6 +298,15 @@ mod tests {
         (
             "-m comment --comment \"cali:aaaaaaaaaaaaaaaa\" --goto cali-x",
             "-m comment --comment cali:aaaaaaaaaaaaaaaa -g cali-x",
+        ),
+        (
+            "-m limit --limit 600/second --limit-burst 600 --jump NFLOG --nflog-group 7 \
+             --nflog-prefix \"cali:x\"",
+            "-m limit --limit 625/sec --limit-burst 600 -j NFLOG --nflog-prefix cali:x --nflog-group 7",
+        ),
+        (
+            "-m limit --limit 5/second --limit-burst 5 --jump NFLOG --nflog-group 0",
+            "-m limit --limit 5/sec -j NFLOG",
         ),
     ];
 
@@ -320,6 +349,8 @@ mod tests {
             ("-j MARK --set-mark 0x1/0x1", "-j MARK --set-xmark 0x1/0x3"),
             ("-j REJECT", "-j REJECT --reject-with tcp-reset"),
             ("-i cali+ -j DROP", "-o cali+ -j DROP"),
+            ("-m limit --limit 5/sec -j NFLOG", "-m limit --limit 5/min -j NFLOG"),
+            ("-m limit --limit 5/sec -j NFLOG", "-j NFLOG"),
             ("-s 10.0.0.0/8 -d 10.1.0.0/16 -j DROP", "-d 10.0.0.0/8 -s 10.1.0.0/16 -j DROP"),
         ] {
             assert!(!same(a, b), "{a}, {b}");

@@ -13,9 +13,11 @@
 
 mod copies;
 mod isolate;
+mod moved;
 mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +50,8 @@ pub struct Outcome {
     /// Packets did not come to our rules before this, and nothing was known of that: what the first
     /// reading found had no way into chains of ours that are not empty.
     pub was_open: bool,
+    /// External addresses that led elsewhere before this, and of which nothing was known.
+    pub moved: BTreeSet<IpAddr>,
 }
 
 /// What is known of the kernel.
@@ -93,6 +97,8 @@ pub struct FamilyTables {
     keep: bool,
     /// What the first reading found let packets pass by our chains.
     open_before: bool,
+    /// External addresses that led elsewhere when the first reading found them.
+    moved_before: BTreeSet<IpAddr>,
     counters: Counters,
 }
 
@@ -112,6 +118,7 @@ impl FamilyTables {
             patience: PATIENCE,
             keep: false,
             open_before: false,
+            moved_before: BTreeSet::new(),
             counters,
         }
     }
@@ -225,7 +232,7 @@ impl FamilyTables {
         chains.into_iter().flatten().map(|(name, chain)| (name.as_str(), chain.lines.as_slice()))
     }
 
-    /// Every jump into our chains as it should be.
+    /// The jumps from the kernel's chains into them.
     pub fn desired_jumps(&self, table: Table) -> &[Jump] {
         self.tables.get(&table).map_or(&[], |state| &state.desired.jumps)
     }
@@ -288,6 +295,7 @@ impl FamilyTables {
             }
             outcome.drift = std::mem::take(&mut self.drift).into_values().collect();
             outcome.was_open = std::mem::take(&mut self.open_before);
+            outcome.moved = std::mem::take(&mut self.moved_before);
         } else if outcome.failed.iter().all(|(_, error)| error.leaves_all_as_it_was()) {
             self.forget();
         } else {

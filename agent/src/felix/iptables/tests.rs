@@ -1,5 +1,7 @@
 //! Goldens of the chains, the replay of the original's rendering, and properties of the plan.
 
+mod meaning;
+
 use std::sync::Arc;
 
 use calico_datastore::model::{
@@ -19,7 +21,8 @@ fn style(family: Family) -> Style {
         family,
         // Those of the recorded cases.
         marks: Marks { accept: 0x80, pass: 0x100, scratch0: 0x200, scratch1: 0x400 },
-        deny: "--jump DROP",
+        deny: "--jump DROP".into(),
+        report: None,
         log_prefix: "calico-packet: ".to_owned(),
     }
 }
@@ -152,6 +155,7 @@ fn what_the_original_leaves_out_is_left_out() {
     for case in filtered {
         let rule = recorded_rule(&case["rule"]);
         let active = crate::desired::ActiveRule {
+            origin: 0,
             action: rule.action,
             family: None,
             protocol: None,
@@ -290,13 +294,13 @@ fn the_chains_of_the_settings() {
     let settings = Settings { endpoint_to_host: HostAction::Accept, ..Settings::default() };
     let mut style = style(Family::V4);
     style.marks = Marks::of_mask(settings.mark_mask).unwrap();
-    insta::assert_snapshot!("filter_v4", text(chains::filter(&settings, &style, false)));
+    insta::assert_snapshot!("filter_v4", text(chains::filter(&settings, &style, false, false)));
     let rkt = Settings {
         endpoint_to_host: HostAction::Drop,
         rkt_metadata_service: true,
         ..settings.clone()
     };
-    insta::assert_snapshot!("filter_v4_rkt", text(chains::filter(&rkt, &style, false)));
+    insta::assert_snapshot!("filter_v4_rkt", text(chains::filter(&rkt, &style, false, false)));
     style.family = Family::V6;
     // The metadata service is one of IPv4.
     let settings = Settings {
@@ -306,15 +310,87 @@ fn the_chains_of_the_settings() {
         allow_conntrack_invalid: true,
         ..settings
     };
-    insta::assert_snapshot!("filter_v6", text(chains::filter(&settings, &style, false)));
-    insta::assert_snapshot!("raw_v4", text(chains::raw(&settings, Family::V4, Some("cali-mac"))));
-    insta::assert_snapshot!("raw_v6", text(chains::raw(&settings, Family::V6, None)));
-    insta::assert_snapshot!("nat_v4", text(chains::nat(&settings, Family::V4, true, true)));
+    insta::assert_snapshot!("filter_v6", text(chains::filter(&settings, &style, false, false)));
+    let spoofers = text(chains::filter(&settings, &style, true, false));
+    insta::assert_snapshot!("filter_v6_spoofers", spoofers);
+    insta::assert_snapshot!(
+        "raw_v4",
+        text(chains::raw(&settings, Family::V4, Some("cali-mac"), false))
+    );
+    for family in Family::ALL {
+        let raw = text(chains::raw(&settings, family, None, true));
+        insta::assert_snapshot!(format!("raw_{family}_spoofers"), raw);
+    }
+    insta::assert_snapshot!("raw_v6", text(chains::raw(&settings, Family::V6, None, false)));
+    let nat = |settings: &Settings, family, masquerade, external: &[(&str, &str)]| {
+        let pair = |(a, b): &(&str, &str)| (a.parse().unwrap(), b.parse().unwrap());
+        let external = external.iter().map(pair).collect();
+        text(chains::nat(&chains::Nat {
+            settings,
+            family,
+            masquerade,
+            random_fully: true,
+            external,
+        }))
+    };
+    insta::assert_snapshot!("nat_v4", nat(&settings, Family::V4, true, &[]));
+    let external =
+        [("192.0.2.7", "10.65.0.2"), ("192.0.2.8", "10.65.0.1"), ("192.0.2.9", "10.65.0.2")];
+    insta::assert_snapshot!("nat_v4_external", nat(&settings, Family::V4, true, &external));
+    let external = [("2001:db8::7", "fd65::2")];
+    insta::assert_snapshot!("nat_v6_external", nat(&settings, Family::V6, false, &external));
     let settings = Settings {
-        nat_outgoing_address: Some("fd00::1".parse().unwrap()),
+        nat_outgoing_addresses: vec!["192.0.2.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         nat_outgoing_interface: Some("eth0".to_owned()),
         ..settings
     };
-    insta::assert_snapshot!("nat_v6", text(chains::nat(&settings, Family::V6, true, true)));
-    assert!(chains::nat(&settings, Family::V4, false, true).is_empty());
+    insta::assert_snapshot!("nat_v6", nat(&settings, Family::V6, true, &[]));
+    assert_eq!(nat(&settings, Family::V4, false, &[]), "");
+    // Only interfaces of that name, and nothing of it is there without the prefix.
+    let openstack = Settings {
+        interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+        ..Settings::default()
+    };
+    for family in Family::ALL {
+        style.family = family;
+        let of_guests = |chains: Vec<(String, Vec<String>)>| {
+            let lines = chains.into_iter().flat_map(|(name, lines)| {
+                lines.into_iter().map(move |line| format!("{name} {line}"))
+            });
+            lines.filter(|line| line.contains("port ")).collect::<Vec<_>>().join("\n")
+        };
+        let all = |settings: &Settings| {
+            let nat = chains::Nat {
+                settings,
+                family,
+                masquerade: false,
+                random_fully: true,
+                external: Vec::new(),
+            };
+            of_guests(
+                [
+                    chains::raw(settings, family, None, false),
+                    chains::filter(settings, &style, false, false),
+                    chains::nat(&nat),
+                ]
+                .concat(),
+            )
+        };
+        insta::assert_snapshot!(format!("openstack_{family}"), all(&openstack));
+        assert!(all(&openstack).lines().all(|line| {
+            line.contains(" -i tap+ -p ") || line.contains("--dport 4789 --jump DROP")
+        }));
+        let without = all(&Settings::default());
+        assert!(without.lines().all(|line| line.contains("--dport 4789 --jump DROP")), "{without}");
+    }
+    let ports = Settings { nat_port_range: PortRange::new(32_768, 60_999), ..settings };
+    for family in Family::ALL {
+        insta::assert_snapshot!(format!("nat_{family}_ports"), nat(&ports, family, true, &[]));
+    }
+    let one = Settings {
+        nat_outgoing_addresses: Vec::new(),
+        nat_port_range: Some(PortRange::single(2000)),
+        ..ports
+    };
+    insta::assert_snapshot!("nat_one_port", nat(&one, Family::V4, true, &[]));
 }

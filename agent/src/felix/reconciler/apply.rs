@@ -222,7 +222,7 @@ impl Felix {
 
     /// Step 4. What could not be forgotten is tried again in the next run.
     pub(super) async fn forget_connections(&mut self, run: &mut Run) {
-        if let Err(error) = self.conntrack.forget(&self.leaving).await {
+        if let Err(error) = self.conntrack.forget(&self.leaving, &self.moved).await {
             let message = format!(
                 "connections of addresses that left are not cut: {} (package conntrack)",
                 chain(&error)
@@ -230,6 +230,7 @@ impl Felix {
             run.problem("conntrack", message);
         } else {
             self.leaving.clear();
+            self.moved.clear();
         }
     }
 
@@ -283,10 +284,17 @@ impl Felix {
         let gone = |error: &SysctlError| error.source.kind() == std::io::ErrorKind::NotFound;
         for name in interfaces {
             let Some(index) = self.links.get(&name).map(|link| link.index) else { continue };
+            let lenient = self.interfaces.is_spoofer(&name, Family::V4);
             let Parameters { corrected, errors: mut failed } =
-                self.sysctls.interface(&name, &families);
+                self.sysctls.interface(&name, &families, lenient);
             failed.retain(|error| !gone(error));
-            if self.kept.interfaces.remove(&index).as_ref() == Some(&name) {
+            let was_lenient = if lenient {
+                !self.kept.lenient.insert(name.clone())
+            } else {
+                self.kept.lenient.remove(&name)
+            };
+            let was_set = self.kept.interfaces.remove(&index).as_ref() == Some(&name);
+            if was_set && was_lenient == lenient {
                 run.drift.extend(corrected.iter().map(drift));
             }
             if failed.is_empty() {
@@ -295,6 +303,17 @@ impl Felix {
                 errors.extend(failed);
                 self.unset.insert(name);
             }
+        }
+        let interfaces = &self.interfaces;
+        self.kept.lenient.retain(|name| interfaces.is_spoofer(name, Family::V4));
+        if self.interfaces.spoofers().contains_key(&Family::V4)
+            && self.sysctls.is_strict_everywhere()
+        {
+            run.problem(
+                "sysctl net.ipv4.conf.all.rp_filter",
+                "is 1: the kernel drops what endpoints send from allowSpoofedSourcePrefixes, whatever \
+                 their interfaces say; set it to 0 or 2",
+            );
         }
         // One cause, `/proc/sys` read-only, may concern all of some thousand interfaces.
         if let Some(first) = errors.first() {

@@ -32,6 +32,7 @@ impl Felix {
             in_force.insert(family);
             run.wrote_tables |= outcome.wrote;
             run.drift.extend(outcome.drift);
+            self.moved.extend(outcome.moved);
             if outcome.was_open {
                 self.unasked.insert(family);
             }
@@ -69,6 +70,28 @@ impl Felix {
             }
         }
         in_force
+    }
+
+    /// Names the external addresses that an endpoint asks for and does not have. Its state is not
+    /// touched: a pod does not wait for them.
+    pub(super) fn tell_externals(&self, run: &mut Run) {
+        for ((id, address), why) in &self.interfaces.externals().refused {
+            run.problem(
+                format!("endpoint {id}"),
+                format!("its external address {address} is not programmed: {why}"),
+            );
+        }
+    }
+
+    /// Names the endpoints that would send from other addresses and may not.
+    pub(super) fn tell_honest(&self, run: &mut Run) {
+        for id in self.interfaces.honest() {
+            run.problem(
+                format!("endpoint {id}"),
+                "it may send from its own addresses only: it lists allowSpoofedSourcePrefixes, and \
+                 WorkloadSourceSpoofing is Disabled",
+            );
+        }
     }
 
     /// The policy or profile that a chain was made of.

@@ -114,6 +114,8 @@ pub struct Felix {
     doomed: BTreeMap<String, u32>,
     /// Addresses whose connections have to be forgotten.
     leaving: BTreeSet<IpAddr>,
+    /// External addresses whose connections have to be forgotten.
+    moved: BTreeSet<IpAddr>,
     /// Families with connections that policy was not asked about.
     unasked: BTreeSet<Family>,
     /// The tool for connections is there; `None` = not looked yet.
@@ -199,6 +201,7 @@ impl Felix {
             forwarding_failed: false,
             doomed: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            moved: BTreeSet::new(),
             unasked: BTreeSet::new(),
             conntrack_works: None,
             endpoints: OrdMap::new(),
@@ -247,6 +250,14 @@ impl Felix {
         let mut facts = self.counters.facts();
         if let Some((_, dataplane)) = &self.dataplane {
             facts.insert("dataplane".to_owned(), dataplane.to_string());
+        }
+        let externals = self.interfaces.externals();
+        if !externals.is_empty() {
+            let mut said = format!("{} in force", externals.given.len());
+            if externals.off > 0 {
+                said.push_str(&format!(", {} not: FloatingIPs is Disabled", externals.off));
+            }
+            facts.insert("external addresses".to_owned(), said);
         }
         facts
     }
@@ -333,6 +344,8 @@ impl Reconciler for Felix {
         self.follow_copies(&mut copies, &in_force, &mut run).await;
         self.shrink_sets(after, &in_force, &mut run).await;
         self.settle_copies(copies, state, &in_force, &driver, &mut run).await;
+        self.tell_externals(&mut run);
+        self.tell_honest(&mut run);
         for (set, said) in &self.incomplete {
             run.problem(format!("address set {set}"), said.clone());
         }
@@ -344,6 +357,7 @@ impl Reconciler for Felix {
         self.check_conntrack(again || check_tables, &mut run).await;
         self.ask_connections(state, in_force, &mut run).await;
         self.leaving.extend(changes.left.iter().copied());
+        self.moved.extend(changes.moved.iter().copied());
         self.forget_connections(&mut run).await;
 
         let (appeared, mut touched) = self.follow_links(&world.links);

@@ -62,13 +62,13 @@ impl Felix {
         let diff = old.as_ref().map(|old| state.diff(old));
         let (Some(old), Some(diff)) = (old, diff.filter(|diff| !diff.settings)) else {
             let before: BTreeSet<_> = self.endpoints.keys().cloned().collect();
-            let mut changes = self.interfaces.rebuild(state);
+            let mut changes = self.interfaces.rebuild(state, links);
             changes.touched.extend(before);
             self.chosen = choose(&state.host_endpoints, links, &state.settings);
             self.uses = Uses::of(state, &self.chosen);
             let scene = Scene {
                 state,
-                macs: self.interfaces.macs(),
+                interfaces: &self.interfaces,
                 chosen: &self.chosen,
                 uses: &self.uses,
             };
@@ -78,12 +78,12 @@ impl Felix {
             self.sets_known = false;
             return Rendered { changes, phases: Phases::default() };
         };
-        let changes = self.interfaces.update(&diff.endpoints, state);
+        let changes = self.interfaces.update(&diff.endpoints, state, links);
         let hosts = self.choose_hosts(state, &diff, links);
         let uses = self.uses.update(state, &diff, hosts.then_some(&self.chosen));
         let scene =
-            Scene { state, macs: self.interfaces.macs(), chosen: &self.chosen, uses: &self.uses };
-        let changed = Changed { diff: &diff, macs: changes.macs, hosts, uses: &uses };
+            Scene { state, interfaces: &self.interfaces, chosen: &self.chosen, uses: &self.uses };
+        let changed = Changed { diff: &diff, interfaces: &changes, hosts, uses: &uses };
         for one in &mut self.families {
             one.renderer.changed(&scene, changed, &mut one.tables);
         }
@@ -116,7 +116,7 @@ impl Felix {
         }
         let incomplete = &self.incomplete;
         let scene =
-            Scene { state, macs: self.interfaces.macs(), chosen: &self.chosen, uses: &self.uses };
+            Scene { state, interfaces: &self.interfaces, chosen: &self.chosen, uses: &self.uses };
         for one in self.families.iter_mut().filter(|one| !one.renderer.is_off()) {
             let family = one.family;
             let concerned = |id: &SetId| incomplete.contains_key(&names::set(family, id));

@@ -5,6 +5,7 @@
 //! that says every criterion once. There are no chains, no marks and no names of kernel objects
 //! here: nftables builds them quite differently from iptables.
 
+pub mod deny;
 mod family;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use crate::desired::{ActiveRule, SetId};
 
 fn any() -> ActiveRule {
     ActiveRule {
+        origin: 0,
         action: Action::Deny,
         family: None,
         protocol: None,

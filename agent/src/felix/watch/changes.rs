@@ -50,6 +50,8 @@ impl Touched {
 pub struct Kept {
     /// Interfaces by index.
     pub interfaces: OrdMap<u32, InterfaceName>,
+    /// Those whose sources are not checked against routes.
+    pub lenient: BTreeSet<InterfaceName>,
     /// The families that are set on them.
     pub families: Vec<Family>,
     /// Forwarding is switched on.

@@ -16,7 +16,6 @@
 mod budget;
 mod changes;
 mod legacy;
-mod netlink;
 mod nft;
 mod pace;
 mod sets;

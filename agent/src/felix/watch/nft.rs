@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use calico_datastore::model::Family;
 
 use super::changes::Touched;
-use super::netlink::{attribute, be32, messages, text};
 use super::socket::{Events, Overrun};
 use crate::exec::Children;
 use crate::felix::iptables::names::owns_chain;
 use crate::felix::iptables::save::Table;
+use crate::netlink::{attribute, be32, messages, text};
 
 /// `NFNL_SUBSYS_NFTABLES` in the upper byte of a message's type.
 const SUBSYS: u16 = 10 << 8;
@@ -168,7 +168,7 @@ fn first_pids() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::felix::watch::netlink::request;
+    use crate::netlink::request;
     use proptest::prelude::*;
 
     const IPV4: [u8; 4] = [2, 0, 0, 0];

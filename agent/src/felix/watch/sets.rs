@@ -16,9 +16,9 @@ use tracing::debug;
 
 use super::budget::{Budget, cpu_time};
 use super::changes::Grown;
-use super::netlink::{DUMP, NET_BYTE_ORDER, REQUEST, attribute, attributes, be32, request, text};
 use super::socket::Dialogue;
 use crate::felix::iptables::names::owns_set;
+use crate::netlink::{DUMP, NET_BYTE_ORDER, REQUEST, attribute, attributes, be32, request, text};
 
 /// Sets of up to so many members are compared member by member.
 const SMALL: u32 = 4096;
@@ -221,7 +221,7 @@ fn list(version: u8, name: Option<&str>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::felix::watch::netlink::messages;
+    use crate::netlink::messages;
     use proptest::prelude::*;
 
     /// An attribute with its head.

@@ -8,7 +8,7 @@ use netlink_sys::{AsyncSocket as _, Socket, SocketAddr, TokioSocket};
 use nix::sys::socket::{setsockopt, sockopt};
 use tracing::debug;
 
-use super::netlink::{self, DONE, ERROR, messages};
+use crate::netlink::{self, DONE, ERROR, messages};
 
 /// Bytes of receive buffer asked for. A transaction that writes a full host is some megabytes of
 /// events, each of which the kernel charges at twice its size.

@@ -10,9 +10,9 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use tracing::debug;
 
 use super::changes::{Kept, Touched};
-use super::netlink::{attribute, messages, u32_at};
 use super::socket::{Events, Overrun};
 use crate::felix::sysctl::Sysctls;
+use crate::netlink::{attribute, messages, u32_at};
 
 /// `RTM_NEWNETCONF` (linux/rtnetlink.h).
 const NEW: u16 = 80;
@@ -93,7 +93,7 @@ impl Parameters {
     fn look(&self, indexes: impl Iterator<Item = u32>, kept: &Kept) -> Touched {
         let mut touched = Touched::default();
         for name in indexes.filter_map(|index| kept.interfaces.get(&index)) {
-            if self.sysctls.interface_differs(name, &kept.families) {
+            if self.sysctls.interface_differs(name, &kept.families, kept.lenient.contains(name)) {
                 touched.sysctls.insert(name.clone());
             }
         }
@@ -106,7 +106,7 @@ impl Parameters {
 mod tests {
     use super::*;
     use crate::felix::counters::Counters;
-    use crate::felix::watch::netlink::request;
+    use crate::netlink::request;
     use calico_datastore::model::Family;
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
         let mut parameters = Parameters::open(sysctls);
         let name = |index: u32| format!("cali{index}").parse().unwrap();
         let interfaces = (1..=100).map(|index| (index, name(index))).collect();
-        let kept = Kept { interfaces, families: vec![Family::V4], forwarding: false };
+        let kept = Kept { interfaces, families: vec![Family::V4], ..Kept::default() };
         let file = root.path().join("net/ipv4/conf/cali77/proxy_arp");
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, "0\n").unwrap();

@@ -2,6 +2,8 @@
 
 use super::*;
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use proptest::prelude::*;
 
 use crate::desired::{AclClass, DesiredState};
@@ -12,28 +14,51 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 const INTERFACES: [&str; 4] = ["cali1", "cali2", "cali3", "other"];
 const ADDRESSES: [&str; 5] =
     ["10.65.0.2/32", "10.65.0.3/32", "10.65.0.0/26", "fd00::2/128", "fe80::2/128"];
+/// The last one may also be an own address.
+const EXTERNAL: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    IpAddr::V4(Ipv4Addr::new(10, 65, 0, 2)),
+];
 const BLOCKS: [&str; 3] = ["10.65.0.0/26", "10.65.0.2/32", "fd00::/122"];
 
 /// One step of the world.
 #[derive(Clone, Debug)]
 enum Step {
-    Endpoint { name: usize, interface: usize, addresses: Vec<usize>, mac: u8, active: bool },
+    Endpoint {
+        name: usize,
+        interface: usize,
+        addresses: Vec<usize>,
+        nat: Vec<usize>,
+        mac: u8,
+        active: bool,
+    },
     Gone(usize),
-    Link { interface: usize, index: u32, up: bool },
+    Link {
+        interface: usize,
+        index: u32,
+        up: bool,
+    },
     NoLink(usize),
     Block(usize),
     NoBlock(usize),
     Ipv6(bool),
+    FloatingIps(bool),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     let addresses = prop::collection::btree_set(0usize..5, 1..4);
+    let externals = prop::collection::btree_set(0usize..4, 0..3);
     prop_oneof![
-        4 => (0usize..3, 0usize..4, addresses, 0u8..3, prop::bool::weighted(0.8)).prop_map(
-            |(name, interface, addresses, mac, active)| Step::Endpoint {
+        4 => (
+            (0usize..3, 0usize..4), addresses, externals, 0u8..3, prop::bool::weighted(0.8)
+        ).prop_map(
+            |((name, interface), addresses, nat, mac, active)| Step::Endpoint {
                 name,
                 interface,
                 addresses: addresses.into_iter().collect(),
+                nat: nat.into_iter().collect(),
                 mac,
                 active,
             }
@@ -51,6 +76,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0usize..3).prop_map(Step::Block),
         1 => (0usize..3).prop_map(Step::NoBlock),
         1 => any::<bool>().prop_map(Step::Ipv6),
+        1 => prop::bool::weighted(0.8).prop_map(Step::FloatingIps),
     ]
 }
 
@@ -65,13 +91,14 @@ fn id(name: &str) -> WorkloadEndpointId {
 
 fn take(step: &Step, desired: &mut DesiredState, links: &mut Links) {
     match step {
-        Step::Endpoint { name, interface, addresses, mac, active } => {
+        Step::Endpoint { name, interface, addresses, nat, mac, active } => {
             let endpoint = LocalEndpoint {
                 interface: INTERFACES[*interface].parse().unwrap(),
                 active: *active,
                 mac: (*mac > 0).then(|| Mac::new([*mac; 6])),
                 addresses: addresses.iter().map(|i| ADDRESSES[*i].parse().unwrap()).collect(),
-                nat: Vec::new(),
+                nat: nat.iter().map(|i| EXTERNAL[*i]).map(|a| (a, a)).collect(),
+                spoof: Vec::new(),
                 class: AclClass::default().id(),
             };
             desired.endpoints.insert(id(NAMES[*name]), Arc::new(endpoint));
@@ -94,6 +121,11 @@ fn take(step: &Step, desired: &mut DesiredState, links: &mut Links) {
         }
         Step::Ipv6(ipv6) => {
             let settings = Settings { ipv6: *ipv6, ..(*desired.settings).clone() };
+            desired.settings = Arc::new(settings);
+        }
+        Step::FloatingIps(floating_ips) => {
+            let floating_ips = *floating_ips;
+            let settings = Settings { floating_ips, ..(*desired.settings).clone() };
             desired.settings = Arc::new(settings);
         }
     }
@@ -123,6 +155,9 @@ proptest! {
             fresh.update(&world);
             prop_assert_eq!(&fresh.claims, &intent.claims);
             prop_assert_eq!(&fresh.users, &intent.users);
+            prop_assert_eq!(&fresh.externals, &intent.externals);
+            prop_assert_eq!(&fresh.claimed, &intent.claimed);
+            prop_assert_eq!(fresh.asking, intent.asking);
 
             let scope = if stale.everything {
                 Scope::All
@@ -181,6 +216,7 @@ fn one_change_of_many_makes_little_stale() {
             mac: Some(Mac::new([2; 6])),
             addresses: vec![Cidr::host(IpAddr::V4((0x0a41_0000 + number).into()))],
             nat: Vec::new(),
+            spoof: Vec::new(),
             class: AclClass::default().id(),
         };
         desired.endpoints.insert(id(&number.to_string()), Arc::new(endpoint));

@@ -70,6 +70,7 @@ impl Routes {
         let Conflict { destination, foreign } = conflict;
         let us = match self.intent.claimants(destination).next() {
             Some(id) => format!("endpoint {id}"),
+            None if destination.is_host() => "an external address".to_owned(),
             None => "this host's block".to_owned(),
         };
         let kind = match foreign.kind {

@@ -58,6 +58,8 @@ impl Rig {
             silent: watch::channel(Vec::new()).1,
             kept: watch::channel(Vec::new()).1,
             mtu: watch::channel(Vec::new()).1,
+            denied: watch::channel(Vec::new()).1,
+            book: crate::denied::Book::default(),
             collector: watch::channel(Default::default()).1,
             bird_socket: run_dir.path().join("bird.ctl"),
             programs: None,

@@ -17,6 +17,7 @@ fn id() -> WorkloadEndpointId {
 fn allow(from: &[&str]) -> ActiveRule {
     let nets = from.iter().map(|net| net.parse().unwrap()).collect();
     ActiveRule {
+        origin: 0,
         action: Action::Allow,
         family: None,
         protocol: None,
@@ -45,11 +46,15 @@ fn state(profile: Vec<ActiveRule>, policy: Option<Vec<ActiveRule>>) -> DesiredSt
         mac: None,
         addresses: vec!["192.168.0.1/32".parse().unwrap()],
         nat: Vec::new(),
+        spoof: Vec::new(),
         class: class.id(),
     };
     state.endpoints.insert(id(), Arc::new(endpoint));
     state.classes.insert(class.id(), Arc::new(class));
-    let rules = |ingress| Arc::new(ActiveRules { ingress, egress: Vec::new() });
+    let rules = |ingress: Vec<ActiveRule>| {
+        let numbered = (0..).zip(ingress).map(|(origin, rule)| ActiveRule { origin, ..rule });
+        Arc::new(ActiveRules { ingress: numbered.collect(), egress: Vec::new() })
+    };
     state.profiles.insert("web".into(), rules(profile));
     if let Some(policy) = policy {
         state.policies.insert(open, rules(policy));
@@ -76,13 +81,13 @@ fn what_decides_is_named() {
     for (profile, policy, allowed, reason) in [
         (vec![], None, false, "no policy and no profile allows it"),
         (vec![allow(&["192.168.0.0/16"])], None, false, "no policy and no profile allows it"),
-        (vec![allow(&["0.0.0.0/0"])], None, true, "profile web, rule 1"),
+        (vec![allow(&["0.0.0.0/0"])], None, true, "profile web, ingress[0]"),
         (vec![allow(&[])], Some(vec![]), false, "no policy of tier default allows it"),
         (
             vec![],
             Some(vec![allow(&["10.0.0.0/8"]), allow(&[])]),
             true,
-            "policy open of tier default, rule 2",
+            "policy open of tier default, ingress[1]",
         ),
     ] {
         let state = state(profile, policy);

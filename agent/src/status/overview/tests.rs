@@ -1,3 +1,5 @@
+use calico_datastore::model::{PolicyId, ResourceId};
+
 use super::*;
 
 struct Rig {
@@ -12,6 +14,7 @@ struct Rig {
     silent: watch::Sender<Vec<Silence>>,
     kept: watch::Sender<Vec<Problem>>,
     mtu: watch::Sender<Vec<Problem>>,
+    denied: watch::Sender<Vec<Problem>>,
     collector: watch::Sender<CollectorState>,
 }
 
@@ -26,6 +29,7 @@ fn rig() -> Rig {
     let (silent, silent_rx) = watch::channel(Vec::new());
     let (kept, kept_rx) = watch::channel(Vec::new());
     let (mtu, mtu_rx) = watch::channel(Vec::new());
+    let (denied, denied_rx) = watch::channel(Vec::new());
     let (collector, collector_rx) = watch::channel(CollectorState::default());
     let overview = Overview {
         location: String::new(),
@@ -43,6 +47,8 @@ fn rig() -> Rig {
         silent: silent_rx,
         kept: kept_rx,
         mtu: mtu_rx,
+        denied: denied_rx,
+        book: Book::default(),
         collector: collector_rx,
         bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
         programs: None,
@@ -59,6 +65,7 @@ fn rig() -> Rig {
         silent,
         kept,
         mtu,
+        denied,
         collector,
     }
 }
@@ -88,7 +95,7 @@ fn well() -> Rig {
 fn anything_that_is_missing_degrades() {
     assert_eq!(well().overview.overall(), Overall::Ready);
     type Damage = (&'static str, fn(&Rig));
-    let damages: [Damage; 14] = [
+    let damages: [Damage; 15] = [
         ("a loop that hangs", |rig| {
             let since = Instant::now();
             rig.silent.send_modify(|all| all.push(Silence { name: "felix", since }));
@@ -101,6 +108,7 @@ fn anything_that_is_missing_degrades() {
         ("files", |rig| rig.files.send_modify(|files| files.push(problem()))),
         ("kept", |rig| rig.kept.send_modify(|kept| kept.push(problem()))),
         ("mtu", |rig| rig.mtu.send_modify(|mtu| mtu.push(problem()))),
+        ("denied", |rig| rig.denied.send_modify(|denied| denied.push(problem()))),
         ("collector", |rig| rig.collector.send_modify(|c| c.problems.push(problem()))),
         ("unregistered", |rig| drop(rig.registration.send_replace(Registration::default()))),
         ("registered badly", |rig| {
@@ -206,4 +214,17 @@ fn readers_never_stop_a_writer() {
     });
     let limit = Duration::from_secs(60);
     over.recv_timeout(limit).expect("readers and writer wait for each other");
+}
+
+#[test]
+fn what_counts_in_the_place_of_a_refused_value() {
+    let key = |name: &str| {
+        let id = PolicyId { namespace: None, name: name.into() };
+        v3::keys::key_of(&ResourceId::Policy(id)).unwrap()
+    };
+    let kept = OrdSet::unit(key("default.p"));
+    assert_eq!(instead(&key("default.p"), &kept), Instead::LastVersion);
+    assert_eq!(instead(&key("default.q"), &kept), Instead::Absent);
+    // A file of the directory store: what it said before, unless there was nothing.
+    assert_eq!(instead("/etc/calico/resources/p.yaml", &kept), Instead::AsTheReasonSays);
 }

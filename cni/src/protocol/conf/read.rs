@@ -51,13 +51,7 @@ impl NetConf {
         conf.gateway = root.parsed("gateway", "\"host\" or \"link-local\"", |text| {
             matches!(text, "host" | "link-local").then(|| text.to_owned())
         })?;
-        conf.datastore = datastore(&root)?;
-        conf.etcd_endpoints = etcd_endpoints(&root)?;
-        conf.etcd_ca = path("etcd_ca_cert_file")?;
-        conf.etcd_cert = path("etcd_cert_file")?;
-        conf.etcd_key = path("etcd_key_file")?;
-        conf.etcd_username = root.string("etcd_username")?;
-        conf.etcd_password = root.string("etcd_password")?;
+        conf.read_datastore(&root)?;
         let runtime = root.object("runtimeConfig")?;
         conf.labels = labels(&root)?;
         conf.ips = ips(&root, runtime.as_ref())?;
@@ -71,6 +65,18 @@ impl NetConf {
         Ok(conf)
     }
 
+    pub(super) fn read_datastore(&mut self, root: &Object<'_>) -> Result<(), CniError> {
+        let path = |key| Ok::<_, InvalidField>(root.text(key)?.map(PathBuf::from));
+        self.datastore = datastore(root)?;
+        self.etcd_endpoints = etcd_endpoints(root)?;
+        self.etcd_ca = path("etcd_ca_cert_file")?;
+        self.etcd_cert = path("etcd_cert_file")?;
+        self.etcd_key = path("etcd_key_file")?;
+        self.etcd_username = root.string("etcd_username")?;
+        self.etcd_password = root.string("etcd_password")?;
+        Ok(())
+    }
+
     /// What VERSION needs, which is answered whatever else stands there: who asks wants to know
     /// how to write it.
     pub(in crate::protocol) fn of_version(stdin: &[u8]) -> Self {
@@ -79,7 +85,7 @@ impl NetConf {
     }
 }
 
-fn document(stdin: &[u8]) -> Result<Map<String, Value>, CniError> {
+pub(super) fn document(stdin: &[u8]) -> Result<Map<String, Value>, CniError> {
     let bad = |msg: &str, details: String| CniError::new(Code::Decode, msg, details);
     if stdin.trim_ascii().is_empty() {
         let details = "a network configuration is expected there".to_owned();
@@ -96,7 +102,7 @@ fn document(stdin: &[u8]) -> Result<Map<String, Value>, CniError> {
     }
 }
 
-fn version(root: &Object<'_>) -> Result<Version, CniError> {
+pub(super) fn version(root: &Object<'_>) -> Result<Version, CniError> {
     let Some(text) = root.text("cniVersion")? else { return Ok(Version::default()) };
     text.parse().map_err(|_| {
         CniError::new(
@@ -107,7 +113,7 @@ fn version(root: &Object<'_>) -> Result<Version, CniError> {
     })
 }
 
-fn name(root: &Object<'_>) -> Result<String, CniError> {
+pub(super) fn name(root: &Object<'_>) -> Result<String, CniError> {
     let Some(name) = root.string("name")? else {
         let details = "a network has a name; its default profile has the same";
         return Err(CniError::new(Code::InvalidConfig, "\"name\" is missing or empty", details));
@@ -306,7 +312,7 @@ fn runtime_config(runtime: &Object<'_>) -> Result<RuntimeConfig, InvalidField> {
     Ok(RuntimeConfig { port_mappings, mac })
 }
 
-fn ipam(root: &Object<'_>, plugin: &str) -> Result<IpamConf, CniError> {
+pub(super) fn ipam(root: &Object<'_>, plugin: &str) -> Result<IpamConf, CniError> {
     let ours = IpamConf { kind: CALICO_IPAM.to_owned(), ..IpamConf::default() };
     let Some(ipam) = root.object("ipam")? else { return Ok(ours) };
     let kind = ipam.parsed("type", "the name of a plugin", |text| {

@@ -3,6 +3,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::protocol::conf::Overlooked;
 
 const ID: &str = "c89f2f35-1b7e-4a57-9d6c-0f8e2b6a4d11";
 const RKT: &str = r#"{"name":"network1","type":"calico","ipam":{"type":"calico-ipam"}}"#;
@@ -86,6 +87,62 @@ fn del_overlooks_arguments_that_cannot_be_read() {
     assert_eq!(read(&with("DEL", &[(ARGS, "IP=x")]), RKT).unwrap().args, Args::default());
     let error = read(&with("ADD", &[(ARGS, "IP=x")]), RKT).unwrap_err();
     assert_eq!((error.code, error.msg.as_str()), (4, "CNI_ARGS: \"x\" is not an address"));
+}
+
+#[test]
+fn del_overlooks_fields_that_it_does_not_need() {
+    for wrong in [
+        r#""mtu":"wide""#,
+        r#""ipam":{"type":"calico-ipam","subnet":"x"}"#,
+        r#""ipam":[]"#,
+        r#""ipam":{"type":"calico"}"#,
+        r#""gateway":5"#,
+        r#""labels":7"#,
+        r#""runtimeConfig":{"portMappings":5}"#,
+        r#""runtimeConfig":{"mac":"x"}"#,
+        r#""args":[]"#,
+        r#""nodename":5"#,
+    ] {
+        let stdin =
+            format!(r#"{{"name":"n","state_dir":"/s","etcd_endpoints":"http://h:1",{wrong}}}"#);
+        let error = read(&call("ADD"), &stdin).unwrap_err();
+        assert_eq!(error.code, 7, "{wrong}");
+        let conf = read(&call("DEL"), &stdin).unwrap().conf;
+        assert_eq!((&*conf.name, conf.state_dir), ("n", Some("/s".into())), "{wrong}");
+        assert_eq!(conf.etcd_endpoints, ["http://h:1"], "{wrong}");
+        assert!(!conf.ipam.is_delegated(), "{wrong}");
+        assert_eq!(conf.overlooked, Overlooked::default(), "{wrong}");
+    }
+    for (stdin, code) in [("", 6), ("{", 6), ("[]", 6), (r#"{"name":"n","cniVersion":"9"}"#, 1)] {
+        assert_eq!(read(&call("DEL"), stdin).unwrap_err().code, code, "{stdin:?}");
+    }
+}
+
+#[test]
+fn del_knows_what_it_does_not_know() {
+    let of = |stdin: &str| read(&call("DEL"), stdin).unwrap().conf;
+    for name in [r#""name":"","#, r#""name":"a/b","#, r#""name":5,"#, ""] {
+        let stdin = format!(r#"{{{name}"nodename":"h","ipam":{{"type":"host-local"}}}}"#);
+        let refused = read(&call("ADD"), &stdin).unwrap_err();
+        let conf = of(&stdin);
+        assert_eq!((&*conf.name, conf.nodename.as_deref()), ("", Some("h")), "{name}");
+        assert_eq!(conf.ipam.kind, "host-local", "{name}");
+        assert_eq!(conf.overlooked, Overlooked { name: Some(refused), datastore: None }, "{name}");
+    }
+    for wrong in [
+        r#""etcd_endpoints":"h:1""#,
+        r#""datastore":"sqlite""#,
+        r#""datastore_type":"kubernetes""#,
+        r#""etcd_discovery_srv":"x""#,
+        r#""etcd_password":5"#,
+    ] {
+        let stdin = format!(r#"{{"name":"n",{wrong}}}"#);
+        let refused = read(&call("ADD"), &stdin).unwrap_err();
+        let conf = of(&stdin);
+        assert_eq!(conf.name, "n", "{wrong}");
+        let expected = Overlooked { name: None, datastore: Some(refused) };
+        assert_eq!(conf.overlooked, expected, "{wrong}");
+    }
 }
 
 #[test]

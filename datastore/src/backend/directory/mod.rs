@@ -45,7 +45,7 @@ use tokio::time::timeout;
 use self::admin::Admin;
 pub use self::error::DirectoryError;
 use self::state::State;
-use crate::store::{Store, StoreError, Stored};
+use crate::store::{Seen, Store, StoreError, Stored};
 
 pub use self::admin::{FileReport, survey};
 pub use self::source::DirectorySource;
@@ -174,6 +174,26 @@ impl Store for Directory {
             }
             let turn = state.lock()?;
             if turn.revision(key)?.is_some() {
+                return Ok(false);
+            }
+            turn.write(key, &value)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn create_beside(
+        &self,
+        key: &str,
+        value: &[u8],
+        seen: &Seen,
+    ) -> Result<bool, StoreError> {
+        let (value, seen) = (value.to_vec(), seen.clone());
+        self.call("write", key, move |admin, state, key| {
+            let turn = state.lock()?;
+            let mut news = state.any(&|there| seen.is_news(there))?;
+            news |= admin.objects().keys().any(|there| seen.is_news(there));
+            if news || admin.get(key).is_some() || turn.revision(key)?.is_some() {
                 return Ok(false);
             }
             turn.write(key, &value)?;

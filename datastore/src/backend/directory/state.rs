@@ -81,6 +81,16 @@ impl State {
         Ok(found)
     }
 
+    /// Whether there is a key of some kind.
+    pub(super) fn any(&self, is: &dyn Fn(&str) -> bool) -> Result<bool, DirectoryError> {
+        let mut found = false;
+        self.walk(&mut BTreeSet::new(), &mut |path| {
+            found |= self.key_of(path).is_some_and(|key| is(&key));
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// The key of one of the files.
     pub(super) fn key_of(&self, path: &Path) -> Option<String> {
         key_of(path.strip_prefix(&self.root).ok()?)

@@ -104,7 +104,26 @@ impl Etcd3 {
     /// Creates a key. False when it exists already; it is then left as it is.
     pub async fn create(&self, key: &str, value: &[u8]) -> Result<bool, EtcdError> {
         let absent = Compare::version(key, CompareOp::Equal, 0);
-        self.when("create", key, absent, TxnOp::put(key, value, None)).await
+        self.when("create", key, [absent], TxnOp::put(key, value, None)).await
+    }
+
+    /// Creates a key. False when it exists already, or when some key that begins with one of
+    /// `prefixes` was created after the revision `newest`; nothing is written then. etcd takes 128
+    /// conditions by default.
+    pub async fn create_beside(
+        &self,
+        key: &str,
+        value: &[u8],
+        prefixes: &[String],
+        newest: i64,
+    ) -> Result<bool, EtcdError> {
+        let absent = Compare::version(key, CompareOp::Equal, 0);
+        let after = newest.saturating_add(1);
+        let none = prefixes.iter().map(|prefix| {
+            Compare::create_revision(prefix.as_str(), CompareOp::Less, after).with_prefix()
+        });
+        let conditions: Vec<Compare> = std::iter::once(absent).chain(none).collect();
+        self.when("create", key, conditions, TxnOp::put(key, value, None)).await
     }
 
     /// Overwrites a key that was last written at `mod_revision`. False when it was written or
@@ -116,7 +135,7 @@ impl Etcd3 {
         mod_revision: i64,
     ) -> Result<bool, EtcdError> {
         let same = Compare::mod_revision(key, CompareOp::Equal, mod_revision);
-        self.when("replace", key, same, TxnOp::put(key, value, None)).await
+        self.when("replace", key, [same], TxnOp::put(key, value, None)).await
     }
 
     /// Deletes a key. False when there was none.
@@ -133,17 +152,17 @@ impl Etcd3 {
     /// since.
     pub async fn delete_if(&self, key: &str, mod_revision: i64) -> Result<bool, EtcdError> {
         let same = Compare::mod_revision(key, CompareOp::Equal, mod_revision);
-        self.when("delete", key, same, TxnOp::delete(key, None)).await
+        self.when("delete", key, [same], TxnOp::delete(key, None)).await
     }
 
     async fn when(
         &self,
         op: &'static str,
         key: &str,
-        condition: Compare,
+        conditions: impl Into<Vec<Compare>>,
         then: TxnOp,
     ) -> Result<bool, EtcdError> {
-        let txn = Txn::new().when([condition]).and_then([then]);
+        let txn = Txn::new().when(conditions).and_then([then]);
         let answer: TxnResponse =
             self.call(op, key, |session| async move { session.kv().txn(txn).await }).await?;
         Ok(answer.succeeded())

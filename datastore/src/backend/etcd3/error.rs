@@ -140,6 +140,11 @@ impl EtcdError {
         }
     }
 
+    /// The store says that what it was asked for cannot be: a value that is too large, for one.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self.status(), Some((code::INVALID_ARGUMENT, _)))
+    }
+
     /// What to do about it, where that is known. `text`: what else is said.
     fn hint(&self, text: &str) -> Option<&'static str> {
         if let Self::Connect { endpoint, .. } = self

@@ -6,18 +6,25 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use super::*;
-use crate::store::{StoreError, Stored};
+use crate::store::{Seen, StoreError, Stored};
 
 /// Lets others go first, as often as its seed says.
 #[derive(Clone, Debug)]
-struct Yielding {
+pub(super) struct Yielding {
     store: Arc<Memory>,
     state: Arc<Mutex<u64>>,
+    /// The pools as they were when somebody read them, whatever became of them since.
+    pools: Option<Vec<(String, Stored)>>,
 }
 
 impl Yielding {
-    fn new(store: Arc<Memory>, seed: u64) -> Self {
-        Self { store, state: Arc::new(Mutex::new(seed)) }
+    pub(super) fn new(store: Arc<Memory>, seed: u64) -> Self {
+        Self { store, state: Arc::new(Mutex::new(seed)), pools: None }
+    }
+
+    /// The same store for somebody who read the pools just now, and goes on later.
+    pub(super) fn with_pools_of_now(&self) -> Self {
+        Self { pools: Some(run(self.store.list(keys::POOLS_PREFIX)).unwrap()), ..self.clone() }
     }
 
     async fn pause(&self) {
@@ -50,11 +57,23 @@ impl Store for Yielding {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<(String, Stored)>, StoreError> {
+        if let Some(pools) = self.pools.as_ref().filter(|_| prefix == keys::POOLS_PREFIX) {
+            return Ok(pools.clone());
+        }
         after_a_pause!(self, self.store.list(prefix))
     }
 
     async fn create(&self, key: &str, value: &[u8]) -> Result<bool, StoreError> {
         after_a_pause!(self, self.store.create(key, value))
+    }
+
+    async fn create_beside(
+        &self,
+        key: &str,
+        value: &[u8],
+        seen: &Seen,
+    ) -> Result<bool, StoreError> {
+        after_a_pause!(self, self.store.create_beside(key, value, seen))
     }
 
     async fn replace(&self, key: &str, value: &[u8], revision: i64) -> Result<bool, StoreError> {
@@ -76,7 +95,7 @@ impl Store for Yielding {
 
 const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
 
-fn on(store: &Yielding, name: &str) -> Ipam<Yielding> {
+pub(super) fn on(store: &Yielding, name: &str) -> Ipam<Yielding> {
     Ipam::new(store.clone(), Name::from(name))
 }
 

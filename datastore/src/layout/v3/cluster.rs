@@ -11,6 +11,8 @@ use crate::model::ClusterInformation;
 struct ClusterSpec<'a> {
     #[serde(borrow, default, rename = "clusterGUID")]
     cluster_guid: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    calico_version: Option<Text<'a>>,
     #[serde(default)]
     datastore_ready: Option<bool>,
 }
@@ -21,5 +23,7 @@ pub(super) fn decode(value: &[u8]) -> Result<ClusterInformation, FieldError> {
     Ok(ClusterInformation {
         datastore_ready: spec.datastore_ready.unwrap_or(false),
         guid: filled(&spec.cluster_guid).map(str::to_owned),
+        // As it is: whoever cannot read it must not take the store for not ready.
+        calico_version: filled(&spec.calico_version).map(Into::into),
     })
 }

@@ -27,6 +27,8 @@ struct WorkloadSpec<'a> {
     ports: Option<Vec<Object<port::WirePort<'a>>>>,
     #[serde(borrow, default)]
     service_account_name: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    allow_spoofed_source_prefixes: Option<Vec<Text<'a>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -68,6 +70,7 @@ fn workload(
             .transpose()?,
         nat: each("ipNATs", &spec.ip_nats, |wire| nat(wire, &addresses))?,
         addresses,
+        spoof: each("allowSpoofedSourcePrefixes", &spec.allow_spoofed_source_prefixes, net::cidr)?,
         profiles: each("profiles", &spec.profiles, |text| name(text))?,
         labels: workload_labels(metadata, spec),
         ports: port::named_ports(&spec.ports)?,

@@ -1,9 +1,13 @@
 //! Keys of the v3 layout, in both directions.
 
+mod blocks;
+
 use crate::model::{
     AffinityId, Cidr, Family, FelixConfiguration, HostEndpointId, Name, NetworkSetId, PolicyId,
     ResourceId, WorkloadEndpointId,
 };
+
+pub use blocks::{block, blocks_around, blocks_of};
 
 /// Everything that `calicoctl` manages.
 pub const RESOURCES_PREFIX: &str = "/calico/resources/v3/projectcalico.org/";
@@ -43,7 +47,8 @@ const STATUS_V1_PREFIX: &str = "/calico/felix/v1/host/";
 pub(super) enum Key {
     /// An object that the model has.
     Object(ResourceId),
-    /// A resource that the model does not have; its plural.
+    /// A resource that the model does not have, staged policies among them, which are never
+    /// enforced; its plural.
     Unsupported(String),
     /// Nothing that concerns this agent.
     Ignored,
@@ -51,16 +56,8 @@ pub(super) enum Key {
     Invalid(String),
 }
 
-/// Kinds that are never enforced or that only other components use.
-const IGNORED_KINDS: [&str; 7] = [
-    "stagednetworkpolicies",
-    "stagedglobalnetworkpolicies",
-    "stagedkubernetesnetworkpolicies",
-    "blockaffinities",
-    "ipamblocks",
-    "ipamconfigs",
-    "ipamhandles",
-];
+/// Kinds that only other components use.
+const IGNORED_KINDS: [&str; 4] = ["blockaffinities", "ipamblocks", "ipamconfigs", "ipamhandles"];
 
 /// Reads a key.
 pub(super) fn parse(key: &str) -> Key {
@@ -293,16 +290,6 @@ pub fn felix_configuration_default() -> String {
 /// The key of the FelixConfiguration of one node.
 pub fn felix_configuration_of(node: &Name) -> String {
     format!("{RESOURCES_PREFIX}felixconfigurations/{}", FelixConfiguration::name_of(node))
-}
-
-/// The key of an allocation block.
-pub fn block(cidr: Cidr) -> String {
-    format!("{BLOCKS_PREFIX}{}", block_segment(cidr))
-}
-
-/// The prefix of the allocation blocks of one family.
-pub fn blocks_of(family: Family) -> String {
-    format!("{BLOCKS_PREFIX}ipv{}/", family.number())
 }
 
 /// The block in the key of one; `None` for a key of something else.

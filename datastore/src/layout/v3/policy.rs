@@ -13,6 +13,9 @@ use crate::model::{Order, Policy, PolicyId, PolicyKind, Selector, Tier, TierActi
 /// Which tier a policy is in, for writers that do not say it in the spec.
 const TIER_LABEL: &str = "projectcalico.org/tier";
 
+/// The hint of a policy that every host is to have.
+const EVERYWHERE: &str = "AssumeNeededOnEveryNode";
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PolicySpec<'a> {
@@ -38,6 +41,8 @@ struct PolicySpec<'a> {
     pre_dnat: Option<bool>,
     #[serde(default)]
     apply_on_forward: Option<bool>,
+    #[serde(borrow, default)]
+    performance_hints: Option<Vec<Text<'a>>>,
 }
 
 pub(super) fn decode(id: &PolicyId, value: &[u8]) -> Result<Policy, FieldError> {
@@ -53,10 +58,11 @@ fn policy(
     let namespace = id.namespace.as_ref().map(|namespace| namespace.as_str());
     let kind = kind(spec, namespace.is_none())?;
     let (governs_ingress, governs_egress) = directions(spec, kind)?;
-    let tier =
-        filled(&spec.tier).or_else(|| metadata.label(TIER_LABEL).filter(|tier| !tier.is_empty()));
+    let tier = filled(&spec.tier);
+    let label = metadata.label(TIER_LABEL).filter(|label| tier.is_none() && !label.is_empty());
     Ok(Policy {
         tier: tier.map(name).transpose().at("tier")?,
+        tier_label: label.map(name).transpose().at("tier")?,
         order: order(spec.order)?,
         selector: match namespace {
             Some(namespace) => namespaced_selector(spec, namespace)?,
@@ -69,6 +75,8 @@ fn policy(
         kind,
         // The original sets it on every namespaced policy; only a global one chooses.
         apply_on_forward: namespace.is_some() || spec.apply_on_forward.unwrap_or(false),
+        // Hints that nobody knows change nothing.
+        needed_everywhere: list(&spec.performance_hints).iter().any(|hint| **hint == *EVERYWHERE),
     })
 }
 

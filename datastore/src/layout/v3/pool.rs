@@ -85,10 +85,19 @@ fn encap(mode: &Option<Text<'_>>) -> Result<EncapMode, FieldError> {
 }
 
 /// 0 stands for the default, as in Go.
+/// The sizes of blocks that a pool may have.
+pub(super) fn block_sizes(family: Family) -> std::ops::RangeInclusive<u8> {
+    match family {
+        Family::V4 => 20..=32,
+        Family::V6 => 116..=128,
+    }
+}
+
 fn block_size(size: i64, family: Family) -> Result<u8, FieldError> {
-    let (default, range) = match family {
-        Family::V4 => (26, 20..=32),
-        Family::V6 => (122, 116..=128),
+    let range = block_sizes(family);
+    let default = match family {
+        Family::V4 => 26,
+        Family::V6 => 122,
     };
     match u8::try_from(size) {
         Ok(0) => Ok(default),

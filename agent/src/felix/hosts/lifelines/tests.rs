@@ -11,6 +11,7 @@ const ETCD: &str = "192.0.2.9:2379";
 fn rule(port: u16) -> ActiveRule {
     let ports = vec![PortRange::single(port)];
     ActiveRule {
+        origin: 0,
         action: Action::Allow,
         family: None,
         protocol: Some(Protocol::TCP),

@@ -24,6 +24,7 @@ use crate::felix::iptables::names::{self, HostChain};
 use crate::felix::iptables::rules::{Style, joined};
 use crate::felix::iptables::save::Table;
 use crate::felix::ruleset::Direction;
+use crate::felix::ruleset::deny::DeniedBy;
 
 /// Most ports that one rule takes.
 const PORTS: usize = 15;
@@ -199,7 +200,7 @@ impl Hosts<'_> {
         let asked = self.asked(table);
         lines.extend(asked.tiers(tiers, direction, true));
         lines.extend(asked.profiles(&endpoint.profiles, direction));
-        lines.push(asked.deny.to_owned());
+        lines.push(asked.denied(direction, DeniedBy::End));
         lines
     }
 
@@ -255,8 +256,8 @@ impl Hosts<'_> {
     }
 
     /// The rules that let fail-safe ports pass, and that without which nobody is found on the link:
-    /// what ARP is for IPv4 no rule sees, and it must not depend on policies for IPv6. `untracked`: nothing is known of connections, so the
-    /// answers to those of the other direction pass here, too.
+    /// what ARP is for IPv4 no rule sees, and it must not depend on policies for IPv6. `untracked`:
+    /// nothing is known of connections, so the answers to those of the other direction pass here, too.
     fn failsafes(self, direction: Direction, untracked: bool) -> Vec<String> {
         let Settings { failsafe_inbound, failsafe_outbound, .. } = &*self.state.settings;
         let (own, other) = match direction {
@@ -310,12 +311,7 @@ impl Hosts<'_> {
 
     fn asked(&self, table: Table) -> Asked<'_> {
         let host = &self.state.host_endpoints;
-        Asked {
-            marks: self.style.marks,
-            deny: self.style.deny_in(table),
-            policies: &host.policies,
-            profiles: &host.profiles,
-        }
+        Asked { style: self.style.of(table), policies: &host.policies, profiles: &host.profiles }
     }
 
     /// The endpoints of one interface each.

@@ -2,18 +2,31 @@
 
 use calico_datastore::model::Family;
 
-use super::{interfaces, nd_lines};
+use super::{interfaces, nd_lines, openstack};
 use crate::config::Settings;
 use crate::felix::iptables::names;
 
 /// The router advertisement, which would give the host a default route through the pod.
 pub(super) const ROUTER_ADVERTISEMENT: u8 = 134;
 
-/// The chains of the table `raw`: who a packet from a pod says it is.
+/// Matches packets whose source the interface that they come from may not use. `spoofers`: some may
+/// use more than their own addresses.
+pub(super) fn unknown_source(family: Family, spoofers: bool) -> String {
+    let known = format!("-m set ! --match-set {} src,src", names::local_endpoints(family));
+    if spoofers {
+        format!("{known} -m set ! --match-set {} src,src", names::spoofed(family))
+    } else {
+        known
+    }
+}
+
+/// The chains of the table `raw`: who a packet from a pod says it is. `spoofers`: some may say more
+/// than who they are.
 pub fn raw(
     settings: &Settings,
     family: Family,
     mac_root: Option<&str>,
+    spoofers: bool,
 ) -> Vec<(String, Vec<String>)> {
     let known = names::local_endpoints(family);
     let mut anti_spoof = Vec::new();
@@ -21,13 +34,13 @@ pub fn raw(
     if let Some(root) = mac_root {
         anti_spoof.push(format!("--jump {root}"));
     }
-    let spoofed = format!("-m set ! --match-set {known} src,src --jump DROP");
     match family {
         Family::V4 => {
             // route_localnet is on for these interfaces, so the kernel would take them.
             anti_spoof.push("--destination 127.0.0.0/8 --jump DROP".to_owned());
             anti_spoof.push("--source 127.0.0.0/8 --jump DROP".to_owned());
-            anti_spoof.push(spoofed);
+            anti_spoof.extend(openstack::asks_for_an_address(settings, family, "--jump RETURN"));
+            anti_spoof.push(format!("{} --jump DROP", unknown_source(family, spoofers)));
         }
         Family::V6 => {
             anti_spoof.push(format!(
@@ -35,11 +48,16 @@ pub fn raw(
             ));
             // Nearly all packets end here.
             anti_spoof.push(format!("-m set --match-set {known} src,src --jump RETURN"));
+            if spoofers {
+                let spoofed = names::spoofed(family);
+                anti_spoof.push(format!("-m set --match-set {spoofed} src,src --jump RETURN"));
+            }
             // Such packets never leave the host: the sets that forwarded packets are looked up in
             // hold no such address.
             anti_spoof.extend(nd_lines("--source fe80::/10", "--jump RETURN"));
             // The unspecified address: duplicate address detection and what goes with it.
             anti_spoof.extend(nd_lines("--source ::/128", "--jump RETURN"));
+            anti_spoof.extend(openstack::asks_for_an_address(settings, family, "--jump RETURN"));
             anti_spoof.push("--jump DROP".to_owned());
         }
     }

@@ -3,7 +3,8 @@
 use calico_datastore::model::Family;
 
 use super::host::{self, FORWARD_END};
-use super::{dispatch_name, interfaces, nd_lines};
+use super::spoof::unknown_source;
+use super::{dispatch_name, interfaces, nd_lines, openstack};
 use crate::config::{AllowAction, HostAction, RKT_METADATA_PORT, Settings};
 use crate::felix::iptables::marks;
 use crate::felix::iptables::names;
@@ -41,13 +42,19 @@ fn encapsulated() -> [String; 2] {
     [format!("-p udp -m udp --dport {VXLAN_PORT} --jump DROP"), format!("-p {IPIP} --jump DROP")]
 }
 
-/// The chains of the table `filter` that follow from the settings.
+/// The chains of the table `filter` that follow from the settings. `spoofers`: some endpoints may send
+/// from more than their own addresses.
 ///
 /// With `hosts` host endpoints are in force: what is forwarded is asked for the interface that it comes
 /// in by before, and for the one that it leaves by after, and pods only say their part.
-pub fn filter(settings: &Settings, style: &Style, hosts: bool) -> Vec<(String, Vec<String>)> {
+pub fn filter(
+    settings: &Settings,
+    style: &Style,
+    spoofers: bool,
+    hosts: bool,
+) -> Vec<(String, Vec<String>)> {
     let known = names::local_endpoints(style.family);
-    let unknown_source = format!("-m set ! --match-set {known} src,src --jump DROP");
+    let unknown_source = format!("{} --jump DROP", unknown_source(style.family, spoofers));
     let clear = marks::clear(style.marks.all());
     let both = |target: &str| -> Vec<String> {
         interfaces(settings)
@@ -85,7 +92,9 @@ pub fn filter(settings: &Settings, style: &Style, hosts: bool) -> Vec<(String, V
         // Without these the pod cannot even find its host. The table raw has checked the source.
         to_host.extend(nd_lines("", "--jump ACCEPT"));
     }
+    to_host.extend(openstack::asks_for_an_address(settings, style.family, "--jump ACCEPT"));
     to_host.push(unknown_source);
+    to_host.extend(openstack::asks_its_host(settings, style.family));
     to_host.extend(connection_shortcuts(settings));
     to_host.push(clear);
     to_host.extend(encapsulated());

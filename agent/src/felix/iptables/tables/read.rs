@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::info;
 
+use super::moved::moved;
 use super::{FamilyTables, Knowledge};
 use crate::drift::Drift;
 use crate::felix::iptables::compare::compare;
@@ -108,6 +109,13 @@ impl FamilyTables {
             }
             now.recognise(state.desired.chains.iter(), &mut self.spellings);
             there.extend(now.hashes());
+            if self.knowledge == Knowledge::Nothing && *table == Table::Nat {
+                for (name, held) in &now.chains {
+                    let wanted = state.desired.chains.get(name);
+                    let lines = wanted.map_or(&[][..], |chain| &chain.lines);
+                    self.moved_before.extend(moved(name, held, lines));
+                }
+            }
             // An address translation decides about nothing.
             if self.knowledge == Knowledge::Nothing && *table != Table::Nat {
                 self.open_before |= !state.desired.jumps.iter().all(|jump| now.is_entered(jump));

@@ -10,17 +10,17 @@
 //! watch that was opened, a run of messages as long as that queue) the store is asked once whether
 //! it still remembers the revision from before. If it does, nothing can have been left out.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Messages that come like this are a queue that was full being read. Fewer than it holds, as the
-/// first of them may have been seen before.
-const QUEUE: usize = 100;
+/// A run of messages that is longer may be a queue that was full. Fewer than it holds, as the first
+/// of them may have been seen before.
+const QUEUE: u32 = 100;
 
-/// How soon they must come to be counted as one run: longer than a connection may be silent.
-const RUN: Duration = Duration::from_secs(10);
+/// What comes so soon after the message before is of the same run: longer than a connection may be
+/// silent, so a slow one makes no two runs of one queue.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// When the store is asked. One question for all that was doubted until then; etcd looks after
 /// watches that are behind every 100 ms.
@@ -29,8 +29,8 @@ const DELAY: Duration = Duration::from_secs(2);
 /// What is doubted of a watch.
 #[derive(Debug, Default)]
 pub(super) struct Doubt {
-    /// When the last messages came.
-    arrivals: VecDeque<Instant>,
+    /// When the last message came, and how many there are in its run.
+    run: Option<(Instant, u32)>,
     asked: Option<Question>,
 }
 
@@ -43,18 +43,16 @@ struct Question {
 impl Doubt {
     /// A watch was opened that takes up after a revision.
     pub(super) fn opened(&mut self, now: Instant, revision: i64) {
-        self.arrivals.clear();
+        self.run = None;
         self.doubt(now, revision);
     }
 
     /// Events up to a revision came.
     pub(super) fn came(&mut self, now: Instant, revision: i64) {
-        self.arrivals.push_back(now);
-        if self.arrivals.len() <= QUEUE {
-            return;
-        }
-        let first = self.arrivals.pop_front();
-        if first.is_some_and(|first| now.duration_since(first) <= RUN) {
+        let before = self.run.filter(|(last, _)| now.duration_since(*last) <= PAUSE);
+        let length = before.map_or(0, |(_, length)| length).saturating_add(1);
+        self.run = Some((now, length));
+        if length > QUEUE {
             self.doubt(now, revision);
         }
     }
@@ -119,10 +117,11 @@ mod tests {
     #[test]
     fn messages_that_come_one_by_one_are_none() {
         let (mut doubt, now) = (Doubt::default(), Instant::now());
-        run(&mut doubt, now, RUN / 99, 0..1_000);
+        run(&mut doubt, now, PAUSE + DELAY, 0..1_000);
         assert_eq!(doubt.revision(), None);
-        run(&mut doubt, now + RUN * 20, RUN / 101, 0..1_000);
-        assert!(doubt.revision().is_some());
+        // A queue that is read slowly.
+        run(&mut doubt, now + PAUSE * 2_000, PAUSE, 0..101);
+        assert_eq!(doubt.revision(), Some(100));
     }
 
     #[test]

@@ -171,10 +171,27 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     fields.get(name)?.as_str().filter(|text| !text.is_empty())
 }
 
+/// The same, told apart from what is there and is no text: YAML makes a number of `5`, and somebody
+/// who wrote it would look in vain for what is missing.
+fn told<'a>(
+    fields: &'a Map<String, Value>,
+    path: &str,
+    name: &str,
+) -> Result<Option<&'a str>, String> {
+    match fields.get(name) {
+        None | Some(Value::Null | Value::String(_)) => Ok(text(fields, name)),
+        Some(value @ (Value::Number(_) | Value::Bool(_))) => {
+            Err(format!("{path}{name}: must be a string: \"{value}\", in quotes, is one"))
+        }
+        Some(Value::Array(_) | Value::Object(_)) => Err(format!("{path}{name}: must be a string")),
+    }
+}
+
 /// What would be stored of a resource.
 fn stored(place: Place, mut fields: Map<String, Value>) -> Result<Manifest, String> {
-    let kind = text(&fields, "kind").ok_or("kind: is missing")?;
-    let version = text(&fields, "apiVersion").ok_or("apiVersion: is missing")?;
+    let kind = told(&fields, "", "kind")?.ok_or("kind: is missing")?;
+    let version = told(&fields, "", "apiVersion")?;
+    let version = version.ok_or("apiVersion: is missing")?;
     if version != API_VERSION {
         return Err(format!("apiVersion: {version:?} is not {API_VERSION}"));
     }
@@ -182,7 +199,8 @@ fn stored(place: Place, mut fields: Map<String, Value>) -> Result<Manifest, Stri
     let Some(Value::Object(mut metadata)) = fields.remove("metadata") else {
         return Err("metadata: is missing, or no object".to_owned());
     };
-    let given = text(&metadata, "name").ok_or("metadata.name: is missing")?.to_owned();
+    let given = told(&metadata, "metadata.", "name")?;
+    let given = given.ok_or("metadata.name: is missing")?.to_owned();
     // A policy without rules still governs something: `types` has to stand somewhere.
     if kind.is_policy() && fields.get("spec").is_none_or(Value::is_null) {
         fields.insert("spec".to_owned(), json!({}));
@@ -194,10 +212,11 @@ fn stored(place: Place, mut fields: Map<String, Value>) -> Result<Manifest, Stri
     };
     let (mut name, mut orchestrator) = (given.clone(), None);
     if let Some(spec) = &spec {
-        orchestrator = text(spec, "orchestrator").map(str::to_owned);
+        orchestrator = told(spec, "spec.", "orchestrator")?.map(str::to_owned);
     }
     if kind.is_policy() {
-        name = policy_name(&given, spec.as_ref().and_then(|spec| text(spec, "tier")));
+        let tier = spec.as_ref().map(|spec| told(spec, "spec.", "tier")).transpose()?.flatten();
+        name = policy_name(&given, tier);
         if let Some(spec) = spec {
             fill_types(spec);
         }
@@ -239,7 +258,7 @@ fn stored(place: Place, mut fields: Map<String, Value>) -> Result<Manifest, Stri
 }
 
 fn namespace(kind: &Kind, metadata: &Map<String, Value>) -> Result<Option<String>, String> {
-    let given = text(metadata, "namespace");
+    let given = told(metadata, "metadata.", "namespace")?;
     match (kind.namespaced, given) {
         (true, given) => Ok(Some(given.unwrap_or("default").to_owned())),
         (false, None) => Ok(None),

@@ -169,6 +169,36 @@ fn lists_and_documents() {
 }
 
 #[test]
+fn what_must_be_a_string_is_not_called_missing() {
+    let quoted = |path: &str, value: &str| {
+        format!("document 1 (line 1): {path}: must be a string: \"{value}\", in quotes, is one")
+    };
+    let node = "apiVersion: projectcalico.org/v3\nkind: Node\n";
+    for (text, expected) in [
+        (format!("{node}metadata: {{name: 5}}\n"), quoted("metadata.name", "5")),
+        (format!("{node}metadata: {{name: true}}\n"), quoted("metadata.name", "true")),
+        (
+            format!("{node}metadata: {{name: [x]}}\n"),
+            "document 1 (line 1): metadata.name: must be a string".to_owned(),
+        ),
+        (format!("{node}metadata: {{name: \"5\"}}\n"), String::new()),
+        (manifest("NetworkSet", "x", "  namespace: 7\n"), quoted("metadata.namespace", "7")),
+        (manifest("NetworkSet", "x", "  namespace: \"7\"\n"), String::new()),
+        (manifest("NetworkPolicy", "x", "spec: {tier: 7}\n"), quoted("spec.tier", "7")),
+        (manifest("NetworkPolicy", "x", "spec: {tier: \"7\"}\n"), String::new()),
+        ("apiVersion: 3\nkind: Node\nmetadata: {name: x}\n".to_owned(), quoted("apiVersion", "3")),
+        (
+            "apiVersion: projectcalico.org/v3\nkind: 1\nmetadata: {name: x}\n".to_owned(),
+            quoted("kind", "1"),
+        ),
+    ] {
+        let found = mistakes(&text);
+        let expected: Vec<_> = [expected].into_iter().filter(|text| !text.is_empty()).collect();
+        assert_eq!(found, expected, "{text}");
+    }
+}
+
+#[test]
 fn a_mistake_is_told_with_its_place_and_the_rest_is_good() {
     let good = manifest("Profile", "good", "");
     for (bad, expected) in [
@@ -181,7 +211,6 @@ fn a_mistake_is_told_with_its_place_and_the_rest_is_good() {
             "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {}\n",
             "metadata.name: is missing",
         ),
-        ("apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: 5}\n", "metadata.name"),
         (&manifest("BGPPeer", "a/b", ""), "metadata.name: \"a/b\" is not a name"),
         (&manifest("Node", "x", "  namespace: y\n"), "a Node has none"),
         (&manifest("NetworkSet", "x", "  namespace: ../y\n"), "metadata.namespace: "),

@@ -40,7 +40,8 @@ fn an_endpoint_of_rkt() {
         r#"{"kind":"WorkloadEndpoint","metadata":{"name":"someone-elses-name","labels":{"role":"frontend","empty":""}},
             "spec":{"node":"somewhere-else","ipNetworks":["192.168.0.0/32","fd80::1"],"profiles":["frontend","b"],
             "interfaceName":"calic89f2f35-1b","mac":"CA-FE-1D-52-BB-E1",
-            "ipNATs":[{"internalIP":"192.168.0.0","externalIP":"172.18.19.3"}],"unknown":{"a":[1]}}}"#,
+            "ipNATs":[{"internalIP":"192.168.0.0","externalIP":"172.18.19.3"}],
+            "allowSpoofedSourcePrefixes":["8.8.8.8","10.9.8.7/16","::/0"],"unknown":{"a":[1]}}}"#,
     )
     .unwrap();
     assert_eq!(endpoint.interface.as_str(), "calic89f2f35-1b");
@@ -50,6 +51,8 @@ fn an_endpoint_of_rkt() {
     assert_eq!(addresses, ["192.168.0.0/32", "fd80::1/128"]);
     assert_eq!(endpoint.profiles, ["frontend", "b"]);
     assert_eq!(endpoint.nat, [("192.168.0.0".parse().unwrap(), "172.18.19.3".parse().unwrap())]);
+    let spoof: Vec<String> = endpoint.spoof.iter().map(Cidr::to_string).collect();
+    assert_eq!(spoof, ["8.8.8.8/32", "10.9.0.0/16", "::/0"]);
     assert_eq!(endpoint.labels.get("empty"), Some(""), "an empty label is a label");
 }
 

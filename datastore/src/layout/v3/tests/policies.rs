@@ -64,7 +64,11 @@ fn the_tier_comes_from_the_spec_then_from_the_label() {
         format!(r#"{{"metadata":{{"labels":{{{label}}}}},"spec":{{{tier}}}}}"#)
     };
     let label = r#""projectcalico.org/tier":"by-label""#;
-    let tier = |text: &str| policy("globalnetworkpolicies/a.b", text).tier.clone();
+    let tier = |text: &str| {
+        let policy = policy("globalnetworkpolicies/a.b", text);
+        assert!(policy.tier.is_none() || policy.tier_label.is_none(), "{text}");
+        policy.tier.clone().or(policy.tier_label.clone())
+    };
     assert_eq!(tier(&json(r#""tier":"by-spec""#, label)).unwrap(), "by-spec");
     assert_eq!(tier(&json(r#""tier":"""#, label)).unwrap(), "by-label");
     assert_eq!(tier(&json("", label)).unwrap(), "by-label");
@@ -176,5 +180,19 @@ fn tiers() {
     {
         assert_eq!(tier(json).default_action, TierAction::Deny);
         assert_eq!(tier(json).order, Order::LAST);
+    }
+}
+
+#[test]
+fn a_hint_puts_a_policy_in_force_everywhere() {
+    let needed = |spec: &str| {
+        let json = format!(r#"{{"spec":{spec}}}"#);
+        let both = ["globalnetworkpolicies/p", "networkpolicies/n/p"];
+        both.map(|path| policy(path, &json).needed_everywhere)
+    };
+    assert_eq!(needed(r#"{"performanceHints":["AssumeNeededOnEveryNode"]}"#), [true; 2]);
+    assert_eq!(needed(r#"{"performanceHints":["Other","AssumeNeededOnEveryNode"]}"#), [true; 2]);
+    for spec in ["{}", r#"{"performanceHints":null}"#, r#"{"performanceHints":["Other"]}"#] {
+        assert_eq!(needed(spec), [false; 2], "{spec}");
     }
 }

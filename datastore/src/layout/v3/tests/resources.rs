@@ -263,6 +263,23 @@ fn a_store_is_ready_only_when_it_says_so() {
 }
 
 #[test]
+fn the_version_of_the_cluster_is_kept_as_it_is_written() {
+    for (json, expected) in [
+        (r#"{"spec":{"datastoreReady":true,"calicoVersion":"v3.29.0"}}"#, Some("v3.29.0")),
+        // Not a version, and no reason to take the store for not ready.
+        (r#"{"spec":{"datastoreReady":true,"calicoVersion":"master"}}"#, Some("master")),
+        (r#"{"spec":{"datastoreReady":true,"calicoVersion":""}}"#, None),
+        (r#"{"spec":{"datastoreReady":true}}"#, None),
+    ] {
+        let Update::ClusterInformation(Some(info)) = accepted("clusterinformations/default", json)
+        else {
+            panic!("{json}")
+        };
+        assert_eq!((info.datastore_ready, info.calico_version.as_deref()), (true, expected));
+    }
+}
+
+#[test]
 fn profiles_keep_labels_with_empty_values() {
     let json = r#"{"spec":{"ingress":[{"action":"Allow","source":{"selector":"has(frontend)"},"destination":{}}],
         "egress":null,"labelsToApply":{"frontend":"","null":null,"pcns.env":"prod"}}}"#;

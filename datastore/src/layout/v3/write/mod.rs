@@ -9,6 +9,7 @@
 //! agent's decision and not made here; keys are in [`keys`](super::keys).
 
 pub mod affinity;
+mod birth;
 pub mod block;
 pub mod cluster;
 pub mod endpoint;
@@ -23,17 +24,10 @@ mod tests;
 
 use serde_json::{Map, Value, json};
 
+pub use birth::Birth;
+
 /// The bytes to write for one object; `None`: what is stored says the same.
 pub type Change = Option<Vec<u8>>;
-
-/// What a new object needs and a pure function cannot make.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Birth {
-    /// A random UUID (version 4).
-    pub uid: String,
-    /// Now, RFC 3339.
-    pub timestamp: String,
-}
 
 /// A stored value is not a JSON object of the shape it should have, so nothing can be changed in
 /// it without losing what somebody meant.

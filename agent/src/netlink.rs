@@ -3,49 +3,49 @@
 
 /// `nlmsghdr` (netlink(7)) without its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
+pub(crate) struct Header {
     /// `nlmsg_type`.
-    pub(super) kind: u16,
+    pub(crate) kind: u16,
     /// `nlmsg_pid`: the port of the sender.
-    pub(super) port: u32,
+    pub(crate) port: u32,
 }
 
 /// `NLMSG_ERROR`.
-pub(super) const ERROR: u16 = 2;
+pub(crate) const ERROR: u16 = 2;
 /// `NLMSG_DONE`.
-pub(super) const DONE: u16 = 3;
+pub(crate) const DONE: u16 = 3;
 /// Size of `nlmsghdr`.
 const HEADER: usize = 16;
 /// `NLM_F_REQUEST | NLM_F_ACK`.
-pub(super) const REQUEST: u16 = 1 | 4;
+pub(crate) const REQUEST: u16 = 1 | 4;
 /// `NLM_F_DUMP`.
-pub(super) const DUMP: u16 = 0x300;
+pub(crate) const DUMP: u16 = 0x300;
 /// `NLA_TYPE_MASK`: the rest says nested, and in which byte order.
 const TYPE_MASK: u16 = 0x3fff;
 /// `NLA_F_NESTED` is the sender's to set; only we need `NLA_F_NET_BYTEORDER`.
-pub(super) const NET_BYTE_ORDER: u16 = 1 << 14;
+pub(crate) const NET_BYTE_ORDER: u16 = 1 << 14;
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 /// An attribute's value in network byte order.
-pub(super) fn be32(value: &[u8]) -> Option<u32> {
+pub(crate) fn be32(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }
 
 /// An attribute's value that ends in NUL.
-pub(super) fn text(value: &[u8]) -> Option<&str> {
+pub(crate) fn text(value: &[u8]) -> Option<&str> {
     let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
     std::str::from_utf8(&value[..end]).ok()
 }
 
 /// The messages of one datagram with what follows their header.
-pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = u32_at(rest, 0)? as usize;
@@ -57,7 +57,7 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = (Header, &[u8])>
 }
 
 /// Attributes: type and value.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(rest, 0)?);
@@ -69,12 +69,12 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The first attribute of that type.
-pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
 /// A request: `header` is what the protocol puts before the attributes, a multiple of four long.
-pub(super) fn request(
+pub(crate) fn request(
     kind: u16,
     flags: u16,
     header: &[u8],

@@ -1,0 +1,132 @@
+//! What a refused value counts as: nothing, or the last version that could be read.
+//!
+//! Of the four kinds that policy is made of: policies, tiers, profiles and network sets. A policy
+//! that were kept while its tier or its set is gone would mean something else than it did. An
+//! endpoint is never kept: whose an address is has to be known, not remembered.
+//!
+//! Pure. What is in force follows from the objects, from what is refused, and from the mode of now;
+//! when the mode comes, before or after, does not matter.
+
+use std::collections::HashMap;
+
+use calico_datastore::layout::Rejection;
+use calico_datastore::model::{ResourceId, Update};
+use imbl::OrdSet;
+
+use crate::config::InvalidPolicy;
+
+/// A version of an object that could be read.
+#[derive(Debug)]
+struct Version {
+    update: Update,
+    /// It is what the store holds. False: the store holds a value that was refused.
+    current: bool,
+}
+
+/// The last versions, and what is refused.
+#[derive(Debug, Default)]
+pub(super) struct LastGood {
+    mode: InvalidPolicy,
+    versions: HashMap<ResourceId, Version>,
+    /// Refused objects by their keys.
+    refused: HashMap<String, ResourceId>,
+    /// The same, the other way round.
+    keys: HashMap<ResourceId, String>,
+}
+
+impl LastGood {
+    /// Takes a batch: the updates that are to be applied in the place of these.
+    pub(super) fn take(
+        &mut self,
+        updates: Vec<Update>,
+        rejections: &[Rejection],
+        accepted: &[String],
+    ) -> Vec<Update> {
+        for Rejection { key, id, .. } in rejections {
+            if let Some(id) = id.as_ref().filter(|id| is_policy(id)) {
+                self.refused.insert(key.clone(), id.clone());
+                self.keys.insert(id.clone(), key.clone());
+            }
+        }
+        let mut applied = Vec::with_capacity(updates.len());
+        for update in updates {
+            let id = update.id();
+            if !is_policy(&id) || self.note(id, &update) {
+                applied.push(update);
+            }
+        }
+        for key in accepted {
+            let Some(id) = self.refused.remove(key) else { continue };
+            self.keys.remove(&id);
+            if self.versions.get(&id).is_some_and(|version| !version.current) {
+                self.versions.remove(&id);
+                if self.mode == InvalidPolicy::KeepLast {
+                    applied.push(Update::deleted(id));
+                }
+            }
+        }
+        applied
+    }
+
+    /// Another mode holds: the updates that follow from it.
+    pub(super) fn set_mode(&mut self, mode: InvalidPolicy) -> Vec<Update> {
+        if std::mem::replace(&mut self.mode, mode) == mode {
+            return Vec::new();
+        }
+        let refused = self.versions.iter().filter(|(_, version)| !version.current);
+        let updates = refused.map(|(id, version)| match mode {
+            InvalidPolicy::Absent => Update::deleted(id.clone()),
+            InvalidPolicy::KeepLast => version.update.clone(),
+        });
+        updates.collect()
+    }
+
+    /// The keys of refused values whose last version is in force.
+    pub(super) fn kept(&self) -> OrdSet<String> {
+        if self.mode == InvalidPolicy::Absent {
+            return OrdSet::new();
+        }
+        let kept = self.refused.iter().filter(|(_, id)| self.versions.contains_key(id));
+        kept.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// True when the last version of a refused object is in force.
+    pub(super) fn keeps(&self, id: &ResourceId) -> bool {
+        self.mode == InvalidPolicy::KeepLast
+            && self.keys.contains_key(id)
+            && self.versions.contains_key(id)
+    }
+
+    /// Remembers an update. True when it is to be applied.
+    fn note(&mut self, id: ResourceId, update: &Update) -> bool {
+        if *update != Update::deleted(id.clone()) {
+            self.versions.insert(id, Version { update: update.clone(), current: true });
+            return true;
+        }
+        if !self.keys.contains_key(&id) {
+            self.versions.remove(&id);
+            return true;
+        }
+        match self.versions.get_mut(&id) {
+            Some(version) => {
+                version.current = false;
+                self.mode == InvalidPolicy::Absent
+            }
+            None => true,
+        }
+    }
+}
+
+/// True of the kinds that policy is made of.
+fn is_policy(id: &ResourceId) -> bool {
+    matches!(
+        id,
+        ResourceId::Policy(_)
+            | ResourceId::Tier(_)
+            | ResourceId::Profile(_)
+            | ResourceId::NetworkSet(_)
+    )
+}
+
+#[cfg(test)]
+pub(super) mod tests;

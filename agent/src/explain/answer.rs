@@ -1,0 +1,437 @@
+//! The answer to a question: both sides asked, and the way to each verdict written down. Pure.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use calico_datastore::model::{Family, Name, Protocol};
+
+use super::directory::{Directory, Known, Peer, PeerError, short};
+use super::document::{Answer, Basis, End, EndKind, Explanation, Outcome, RuleAsked, SideAnswer};
+use super::network;
+use super::question::{CLIENT_PORT, Packet, Port, Question, QuestionError};
+use super::way::Writer;
+use super::words;
+use crate::desired::verdict::{Flow, Judge, Side, Traced};
+use crate::desired::{DesiredState, Member};
+
+/// What should be in force on one host.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The state.
+    pub state: Arc<DesiredState>,
+    /// The addresses of the host itself.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// Everything that an answer depends on.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// Who is who.
+    pub directory: Directory,
+    /// The hosts whose policy is known.
+    pub places: BTreeMap<Name, Place>,
+    /// What it was all calculated from.
+    pub basis: Basis,
+    /// What may make it different in reality.
+    pub notes: Vec<String>,
+}
+
+/// It cannot be answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExplainError {
+    /// It cannot be meant.
+    #[error(transparent)]
+    Question(#[from] QuestionError),
+    /// Who sends is not known.
+    #[error("from {0}")]
+    From(PeerError),
+    /// Who is sent to is not known.
+    #[error("to {0}")]
+    To(PeerError),
+    /// They have no address in common.
+    #[error("{from} and {to} have no family of addresses in common{}", of(*only))]
+    Families {
+        /// Who sends.
+        from: String,
+        /// Who is sent to.
+        to: String,
+        /// The only family of the protocol.
+        only: Option<Family>,
+    },
+    /// Two networks.
+    #[error("only one of the two may be a network: ask about an address of the other")]
+    TwoNetworks,
+    /// Nobody knows the port of that name.
+    #[error("no {protocol} port of {peer} is known by the name {name}: ask about its number")]
+    PortName {
+        /// The name.
+        name: Name,
+        /// The protocol.
+        protocol: Protocol,
+        /// Whose it would be.
+        peer: String,
+    },
+}
+
+fn of(only: Option<Family>) -> String {
+    only.map_or_else(String::new, |family| format!(" for a protocol of {family}"))
+}
+
+/// The two peers of a question.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    from: Peer,
+    to: Peer,
+}
+
+impl Peers {
+    /// Finds them.
+    ///
+    /// # Errors
+    /// When one is not known, or not the only one of that name.
+    pub fn find(question: &Question, directory: &Directory) -> Result<Self, ExplainError> {
+        let from = directory.find(&question.from).map_err(ExplainError::From)?;
+        let to = directory.find(&question.to).map_err(ExplainError::To)?;
+        if matches!((&from, &to), (Peer::Network(_), Peer::Network(_))) {
+            return Err(ExplainError::TwoNetworks);
+        }
+        Ok(Self { from, to })
+    }
+
+    /// The hosts whose policy is asked.
+    pub fn hosts(&self, directory: &Directory) -> BTreeSet<Name> {
+        let both = [&self.from, &self.to].into_iter();
+        let pods = both.flat_map(|peer| pods_of(peer, directory));
+        pods.map(|pod| pod.id.node.clone()).collect()
+    }
+}
+
+fn pods_of<'a>(peer: &'a Peer, directory: &'a Directory) -> Vec<&'a Known> {
+    match peer {
+        Peer::Pod(pod) => vec![pod],
+        Peer::Address(address) => directory.pods_with(*address).collect(),
+        Peer::Host(..) | Peer::Network(_) | Peer::Outside => Vec::new(),
+    }
+}
+
+/// Answers the question.
+///
+/// # Errors
+/// When it cannot be meant, or a peer is not known.
+pub fn explain(question: &Question, world: &World) -> Result<Explanation, ExplainError> {
+    let packet = question.packet()?;
+    let peers = Peers::find(question, &world.directory)?;
+    let judges = world
+        .places
+        .iter()
+        .map(|(node, place)| (node, (&*place.state, Judge::new(&place.state, &place.addresses))));
+    let asking = Asking {
+        question,
+        packet,
+        peers: &peers,
+        world,
+        judges: judges.collect(),
+        too_many: Cell::new(false),
+    };
+    let mut answers = Vec::new();
+    for family in Family::ALL.into_iter().filter(|family| asking.packet.is_of(*family)) {
+        answers.extend(asking.family(family)?);
+    }
+    if answers.is_empty() {
+        let only = matches!(asking.packet, Packet::Icmp { only: Some(_), .. });
+        let (from, to) = (question.from.clone(), question.to.clone());
+        return Err(ExplainError::Families { from, to, only: only.then_some(Family::V6) });
+    }
+    let mut notes = world.notes.clone();
+    notes.extend(asking.notes(&answers));
+    Ok(Explanation { basis: world.basis.clone(), answers, notes })
+}
+
+/// The policy of one host, ready to be asked.
+type Asked<'a> = (&'a DesiredState, Judge<'a>);
+
+struct Asking<'a> {
+    question: &'a Question,
+    packet: Packet,
+    peers: &'a Peers,
+    world: &'a World,
+    judges: BTreeMap<&'a Name, Asked<'a>>,
+    /// A network has more parts than were looked at.
+    too_many: Cell<bool>,
+}
+
+impl<'a> Asking<'a> {
+    /// The answers for one family: none when one of the peers has no address of it.
+    fn family(&self, family: Family) -> Result<Vec<Answer>, ExplainError> {
+        let Peers { from, to } = self.peers;
+        let (source, destination) =
+            (Directory::address(from, family), Directory::address(to, family));
+        let (Some(source), Some(destination)) = (source, destination) else {
+            return Ok(Vec::new());
+        };
+        let (net, other) = match (from, to) {
+            (Peer::Network(net), other) | (other, Peer::Network(net)) => (*net, other),
+            _ => return Ok(vec![self.answer(source, destination)?]),
+        };
+        let concerned = pods_of(other, &self.world.directory);
+        let nodes = concerned.iter().filter_map(|pod| self.world.places.get(&pod.id.node));
+        let mut parts = Vec::new();
+        let (found, more) = network::parts(net, nodes);
+        self.too_many.set(self.too_many.get() || more);
+        for (prefix, address) in found {
+            let answer = match from {
+                Peer::Network(_) => self.answer(address, destination)?,
+                _ => self.answer(source, address)?,
+            };
+            parts.push((prefix, answer));
+        }
+        Ok(network::grouped(parts, matches!(from, Peer::Network(_))))
+    }
+
+    fn answer(&self, source: IpAddr, destination: IpAddr) -> Result<Answer, ExplainError> {
+        let flow = self.flow(source, destination)?;
+        let ends = [
+            (&self.peers.from, source, Side::Source),
+            (&self.peers.to, destination, Side::Destination),
+        ];
+        let [from, to] = ends.map(|(peer, address, side)| self.end(peer, address, side, &flow));
+        let icmp = flow.icmp;
+        let mut sides = Vec::new();
+        let (outcome, because);
+        if from.pods.len() == 1 && from.pods == to.pods {
+            (outcome, because) =
+                (Outcome::Unpoliced, "a pod reaches itself without asking its host".to_owned());
+        } else {
+            for (end, side) in [(&from, Side::Source), (&to, Side::Destination)] {
+                sides.extend(end.pods.iter().map(|pod| self.side(pod, side, &flow)));
+                sides.extend(end.unknown.clone());
+            }
+            (outcome, because) = conclusion(&sides);
+        }
+        let protocol = words::protocol(flow.protocol);
+        Ok(Answer { outcome, because, protocol, icmp, from: from.end, to: to.end, sides })
+    }
+
+    fn flow(&self, source: IpAddr, destination: IpAddr) -> Result<Flow, ExplainError> {
+        let family = Family::of(source);
+        let flow = Flow { source, destination, protocol: None, ports: None, icmp: None };
+        Ok(match &self.packet {
+            Packet::Ports { protocol, to, from } => {
+                let to = match to {
+                    Port::Number(number) => *number,
+                    Port::Name(name) => self.port(*protocol, name, destination)?,
+                };
+                let ports = Some((from.unwrap_or(CLIENT_PORT), to));
+                Flow { protocol: Some(*protocol), ports, ..flow }
+            }
+            Packet::Icmp { kind, code, .. } => {
+                let (protocol, icmp) = Packet::icmp(family, *kind, *code);
+                Flow { protocol: Some(protocol), icmp: Some(icmp), ..flow }
+            }
+            Packet::Other(protocol) => Flow { protocol: Some(*protocol), ..flow },
+        })
+    }
+
+    /// The port that the destination calls so: as its endpoint says, or a set of a rule.
+    fn port(
+        &self,
+        protocol: Protocol,
+        name: &Name,
+        destination: IpAddr,
+    ) -> Result<u16, ExplainError> {
+        let pods = pods_of(&self.peers.to, &self.world.directory);
+        if let Some(port) = Directory::port(&pods, protocol, name) {
+            return Ok(port);
+        }
+        let end = format!("; {protocol}; {name}");
+        let sets = self.judges.values().flat_map(|(state, _)| state.sets.values());
+        let mut called =
+            sets.filter(|set| set.selector.ends_with(&end)).flat_map(|set| &set.members);
+        let found = called.find_map(|member| match member {
+            Member::Port(address, of, port) if (*address, *of) == (destination, protocol) => {
+                Some(*port)
+            }
+            _ => None,
+        });
+        found.ok_or_else(|| ExplainError::PortName {
+            name: name.clone(),
+            protocol,
+            peer: self.question.to.clone(),
+        })
+    }
+
+    fn end(&self, peer: &Peer, address: IpAddr, side: Side, flow: &Flow) -> FoundEnd<'_> {
+        let directory = &self.world.directory;
+        let port = flow.ports.map(|(from, to)| if side == Side::Source { from } else { to });
+        let port =
+            port.filter(|_| side == Side::Destination || self.question.source_port.is_some());
+        let mut end = End {
+            kind: EndKind::Address,
+            name: None,
+            node: None,
+            address,
+            networks: Vec::new(),
+            port,
+        };
+        let named = |end: &mut End, pod: &Known| {
+            end.kind = EndKind::Pod;
+            (end.name, end.node) = (Some(short(&pod.id)), Some(pod.id.node.to_string()));
+        };
+        let mut found = FoundEnd { end: end.clone(), pods: Vec::new(), unknown: None };
+        match peer {
+            Peer::Pod(pod) => {
+                named(&mut end, pod);
+                // The directory's: it lives as long as the answer.
+                found.pods = directory.pods.iter().filter(|known| known.id == pod.id).collect();
+            }
+            Peer::Host(name, _) => {
+                (end.kind, end.node) = (EndKind::Host, Some(name.to_string()));
+            }
+            Peer::Address(_) | Peer::Network(_) | Peer::Outside => {
+                found.pods = self.pods_at(address);
+                if matches!(peer, Peer::Network(_)) {
+                    // What the pods inside say is another question.
+                    found.pods.clear();
+                } else if let Some(pod) = found.pods.first() {
+                    named(&mut end, pod);
+                } else if let Some(host) = directory.host_with(address) {
+                    (end.kind, end.node) = (EndKind::Host, Some(host.to_string()));
+                } else if directory.may_be_a_pod(address) {
+                    found.unknown = Some(elsewhere(address, side));
+                }
+            }
+        }
+        FoundEnd { end, ..found }
+    }
+
+    /// The pods that are asked about an address: on each host those in force, or else the others.
+    fn pods_at(&self, address: IpAddr) -> Vec<&Known> {
+        let asked: BTreeSet<_> =
+            self.judges.values().flat_map(|(_, judge)| judge.endpoints_with(address)).collect();
+        let pods = self.world.directory.pods_with(address);
+        let counts =
+            |pod: &&Known| !self.judges.contains_key(&pod.id.node) || asked.contains(&pod.id);
+        pods.filter(counts).collect()
+    }
+
+    fn side(&self, pod: &Known, side: Side, flow: &Flow) -> SideAnswer {
+        let answer = SideAnswer {
+            side: side.to_string(),
+            endpoint: pod.id.on_host(),
+            interface: Some(pod.interface.clone()),
+            node: Some(pod.id.node.to_string()),
+            allowed: None,
+            reason: format!("its host {} is not known here", pod.id.node),
+            tiers: Vec::new(),
+            profiles: Vec::new(),
+        };
+        let Some((state, judge)) = self.judges.get(&pod.id.node) else { return answer };
+        let Some(Traced { verdict, steps }) = judge.trace(&pod.id, side, flow) else {
+            let reason = "the endpoint is not in force: another one has its interface".to_owned();
+            return SideAnswer { allowed: Some(false), reason, ..answer };
+        };
+        let writer = Writer { state, judge, flow, side };
+        let (tiers, profiles) = writer.steps(&steps);
+        let (allowed, reason) = (Some(verdict.allowed), verdict.reason.to_string());
+        SideAnswer { allowed, reason, tiers, profiles, ..answer }
+    }
+
+    /// What the state has to say about what was asked: rules that are left out.
+    fn notices(&self, answers: &[Answer]) -> BTreeSet<String> {
+        let mut said = BTreeSet::new();
+        for side in answers.iter().flat_map(|answer| &answer.sides) {
+            let host = side.node.as_deref().and_then(|node| self.judges.get(&Name::from(node)));
+            let Some((state, _)) = host else { continue };
+            let policies = side.tiers.iter().flat_map(|tier| &tier.policies);
+            let asked = policies.chain(&side.profiles).map(|asked| asked.name.as_str());
+            // The end of a subject is the object's name; one has at most as many as there are kinds.
+            for name in asked {
+                let about = state.notices.iter().filter(|(subject, _)| {
+                    subject.split_once(' ').is_some_and(|(_, called)| called == name)
+                });
+                said.extend(about.map(|(subject, message)| format!("{subject}: {message}")));
+            }
+        }
+        said
+    }
+
+    fn notes(&self, answers: &[Answer]) -> Vec<String> {
+        let mut notes: Vec<String> = self.notices(answers).into_iter().collect();
+        let rules = answers.iter().flat_map(|answer| &answer.sides).flat_map(|side| {
+            let policies = side.tiers.iter().flat_map(|tier| &tier.policies);
+            policies.chain(&side.profiles).flat_map(|policy| &policy.rules)
+        });
+        let source_port = |rule: &RuleAsked| {
+            let from = rule.text.split(" to ").next().unwrap_or_default();
+            from.contains("port ")
+        };
+        if matches!(self.packet, Packet::Ports { from: None, .. }) && rules.clone().any(source_port)
+        {
+            notes.push(format!(
+                "rules look at the source's port, which was taken to be {CLIENT_PORT}: say it with \
+                 --source-port"
+            ));
+        }
+        for (node, (state, _)) in &self.judges {
+            let ids = state.host_endpoints.endpoints.keys();
+            let names: Vec<_> = ids.map(|id| id.name.as_str()).collect();
+            if !names.is_empty() {
+                let names = names.join(", ");
+                notes.push(format!("host endpoints of {node} are not asked here: {names}"));
+            }
+        }
+        if self.too_many.get() {
+            notes.push(format!(
+                "the network has more than {} parts, which were looked at: ask about a smaller one",
+                network::MOST
+            ));
+        }
+        if [&self.peers.from, &self.peers.to].into_iter().any(|p| matches!(p, Peer::Network(_))) {
+            notes.push(
+                "of a network the policy of the other side is asked, not that of pods inside it; \
+                        of prefixes that hold an address the longest counts"
+                    .to_owned(),
+            );
+        }
+        notes
+    }
+}
+
+struct FoundEnd<'a> {
+    end: End,
+    pods: Vec<&'a Known>,
+    /// The side of somebody who is not known.
+    unknown: Option<SideAnswer>,
+}
+
+fn elsewhere(address: IpAddr, side: Side) -> SideAnswer {
+    SideAnswer {
+        side: side.to_string(),
+        endpoint: address.to_string(),
+        interface: None,
+        node: None,
+        allowed: None,
+        reason: format!(
+            "{address} is no pod of this host; if it is one of another host, its policy is asked \
+             there: --offline calculates both sides from the datastore"
+        ),
+        tiers: Vec::new(),
+        profiles: Vec::new(),
+    }
+}
+
+fn conclusion(sides: &[SideAnswer]) -> (Outcome, String) {
+    let said = |side: &SideAnswer| format!("{}: {}", side.side, side.reason);
+    if let Some(side) = sides.iter().find(|side| side.allowed == Some(false)) {
+        return (Outcome::Denied, said(side));
+    }
+    if let Some(side) = sides.iter().find(|side| side.allowed.is_none()) {
+        return (Outcome::Unknown, said(side));
+    }
+    if sides.is_empty() {
+        return (Outcome::Unpoliced, "neither end is a pod: no policy is asked".to_owned());
+    }
+    (Outcome::Allowed, sides.iter().map(said).collect::<Vec<_>>().join("; "))
+}

@@ -1,0 +1,28 @@
+//! `calico-agent explain`: what policy says about a packet between two peers, and why.
+//!
+//! The answer is made of the same values that the dataplane is programmed from, by the same code
+//! that decides which connections are cut ([`crate::desired::verdict`]): on a running agent of what
+//! should be in force on its host, offline of one snapshot of the datastore, for every host that is
+//! concerned, with changes that nobody has applied yet.
+//!
+//! It is about the first packet of a connection as policy sees it: answers of established
+//! connections always pass, and what others translate or drop (`nat`, the host's own rules, routes
+//! that are missing) is not known here.
+
+mod answer;
+mod directory;
+pub mod document;
+pub mod graph;
+mod network;
+pub mod offline;
+mod question;
+pub mod render;
+pub mod running;
+#[cfg(test)]
+mod tests;
+mod way;
+mod words;
+
+pub use answer::{ExplainError, Peers, Place, World, explain};
+pub use directory::{Directory, Known, Peer, PeerError};
+pub use question::{Question, QuestionError};

@@ -1,0 +1,5 @@
+mod answers;
+mod names;
+mod properties;
+mod words;
+pub(crate) mod world;

@@ -1,0 +1,17 @@
+//! Whose order of policies holds.
+
+use calico_e2e::world::{RESOURCES, go_json};
+use serde_json::json;
+
+use crate::chance::Chance;
+
+/// The settings of all hosts, with a version of Calico or without one.
+pub(crate) fn version(c: &mut Chance) -> (String, String) {
+    let mut metadata = json!({ "name": "default" });
+    let version = *c.one(&["", "3.20", "3.30", "3.30", "3.32", "3.32"]);
+    if !version.is_empty() {
+        metadata["annotations"] = json!({ "config.projectcalico.org/CalicoVersion": version });
+    }
+    let value = json!({ "apiVersion": "projectcalico.org/v3", "metadata": metadata, "spec": {} });
+    (format!("{RESOURCES}/felixconfigurations/default"), go_json(&value))
+}
