@@ -128,6 +128,21 @@ impl<S: Store> Ipam<S> {
         Ok(read.into_iter().filter_map(|(block, found)| Some((block, found?))).collect())
     }
 
+    /// The blocks of other sizes that share addresses with this one. Asks only for what can.
+    pub(super) async fn blocks_beside(&self, block: Cidr) -> Result<Vec<Cidr>, StoreError> {
+        let reads = keys::blocks_around(block).into_iter().map(|prefix| async move {
+            // A whole key is read as one: that is less work for the store.
+            if let Some(larger) = keys::cidr_of_block(&prefix) {
+                let read = self.read_blocks([larger]).await?;
+                return Ok(read.into_iter().map(|(cidr, _)| cidr).collect());
+            }
+            let Listed { blocks, .. } = self.list_blocks(&prefix).await?;
+            Ok::<Vec<Cidr>, StoreError>(blocks.into_keys().collect())
+        });
+        let near = futures::future::try_join_all(reads).await?.into_iter().flatten();
+        Ok(near.filter(|other| *other != block && other.overlaps(&block)).collect())
+    }
+
     /// Every block of the cluster, or of one family, by the prefix of their keys.
     pub(super) async fn list_blocks(&self, prefix: &str) -> Result<Listed, StoreError> {
         let listed = self.store.list(prefix).await?;
