@@ -107,7 +107,7 @@ impl Netns {
     /// The kernel puts an interface to work a moment after the other end of its cable, which on a busy
     /// machine is long. What it drops until then says nothing about us.
     fn settle(&self) {
-        let waiting = |link: &serde_json::Value| {
+        let waiting = |link: &Value| {
             let has = |flag| link["flags"].as_array().unwrap().iter().any(|f| f == flag);
             has("UP") && has("LOWER_UP") && (link["qdisc"] == "noop" || link["operstate"] == "DOWN")
         };
