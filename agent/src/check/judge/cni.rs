@@ -135,14 +135,14 @@ fn judge_store(path: &str, network: &Network, agent: Option<&Location>, out: &mu
         Sameness::Different => ": an ADD waits for its policy in vain",
     };
     out.warn(
-            path,
-            format!(
-                "the plugin writes its pods to {}, and the agent reads {}{then}",
-                plugin.describe(),
-                agent.describe()
-            ),
-            "say it once, under [datastore] in agent.toml, and nowhere else: ETCD_… and CALICO_DATASTORE of the agent's environment are not the plugin's, and what the network's configuration says goes before agent.toml",
-        );
+        path,
+        format!(
+            "the plugin writes its pods to {}, and the agent reads {}{then}",
+            plugin.describe(),
+            agent.describe()
+        ),
+        "say it once, under [datastore] in agent.toml, and nowhere else: ETCD_… and CALICO_DATASTORE of the agent's environment are not the plugin's, and what the network's configuration says goes before agent.toml",
+    );
 }
 
 /// Whether two locations are the same store.
