@@ -161,22 +161,13 @@ impl<S: Store> Ipam<S> {
         own.sort_by_key(|(rank, block, _)| (*rank, *block));
         let confirmed = own.iter().filter(|(_, _, state)| *state == AffinityState::Confirmed);
         let confirmed: Vec<Cidr> = confirmed.map(|(_, block, _)| *block).collect();
-        // What overlaps is looked for while the blocks are read: most hosts need only the first.
-        let first = confirmed.first().copied();
-        let (blocks, mut beside_first) = tokio::try_join!(self.read_blocks(confirmed), async {
-            let Some(first) = first else { return Ok(None) };
-            Ok(Some((first, self.blocks_beside(first).await?)))
-        })?;
+        // What overlaps is looked for while the blocks are read: no further time to the store.
+        let (blocks, near) =
+            tokio::try_join!(self.read_blocks(confirmed.clone()), self.blocks_beside(&confirmed))?;
         for (block, read) in blocks {
             match read {
                 Ok(read) if read.document.is_of(&self.host) => {
-                    if read.document.free().next().is_none() {
-                        continue;
-                    }
-                    let beside = match beside_first.take_if(|(first, _)| *first == block) {
-                        Some((_, beside)) => beside,
-                        None => self.blocks_beside(block).await?,
-                    };
+                    let beside = beside(&block, &near);
                     self.take_unshared(taking, need, block, Some(read), beside).await?;
                 }
                 Ok(_) => {}
@@ -220,8 +211,7 @@ impl<S: Store> Ipam<S> {
         let Listed { blocks, seen } = self.list_blocks(&keys::blocks_of(family)).await?;
         let mut wanted = Vec::new();
         for block in pending {
-            let beside = blocks.keys().filter(|other| **other != block && other.overlaps(&block));
-            let beside: Vec<Cidr> = beside.copied().collect();
+            let beside = beside(&block, blocks.keys());
             if blocks.contains_key(&block) || beside.is_empty() {
                 wanted.push((block, beside));
             } else {
@@ -400,6 +390,11 @@ impl Need {
         tracing::warn!(%error, "a block of this host is left out");
         self.malformed.get_or_insert(error);
     }
+}
+
+/// Those of `all` that share addresses with a block, but not the block itself.
+fn beside<'a>(block: &Cidr, all: impl IntoIterator<Item = &'a Cidr>) -> Vec<Cidr> {
+    all.into_iter().filter(|other| *other != block && other.overlaps(block)).copied().collect()
 }
 
 /// The same list from a place that depends on the host: hosts that borrow should not all begin
