@@ -1,8 +1,7 @@
 //! GlobalNetworkPolicy, and what becomes of it in the calculation and in the chains of iptables.
 #![no_main]
 
-use std::collections::BTreeMap;
-
+use calico_agent::felix::endpoints::Interfaces;
 use calico_agent::felix::iptables::render::Renderer;
 use calico_agent::felix::iptables::save::Table;
 use calico_agent::felix::iptables::tables::FamilyTables;
@@ -18,7 +17,7 @@ libfuzzer_sys::fuzz_target!(|value: &[u8]| {
     for family in [Family::V4, Family::V6] {
         let renderer = Renderer::new(&state.settings, family, true).expect("a mask with bits");
         let mut tables = FamilyTables::new(family, Default::default());
-        renderer.all(&state, &BTreeMap::new(), &mut tables);
+        renderer.all(&state, &Interfaces::default(), &mut tables);
         for (chain, lines) in Table::ALL.into_iter().flat_map(|table| tables.desired(table)) {
             assert!((1..=28).contains(&chain.len()), "{chain}");
             for line in lines {
