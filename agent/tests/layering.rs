@@ -23,8 +23,14 @@ const SPELLED: &[(&str, &str)] = &[
 /// Sources that read or write JSON outside of their tests: the agent's own answers on its socket,
 /// the policy that it keeps on disk in a format of its own, the files that tell the CNI plugin what is
 /// programmed, and the network configurations of this host.
-const JSON: &[&str] =
-    &["api/client.rs", "check/probe/cni.rs", "main.rs", "status/files.rs", "stored/format.rs"];
+const JSON: &[&str] = &[
+    "api/client.rs",
+    "api/server.rs",
+    "check/probe/cni.rs",
+    "main.rs",
+    "status/files.rs",
+    "stored/format.rs",
+];
 
 /// Everything in a source that belongs into the datastore crate: line and what is wrong. Comment
 /// lines may name keys: they explain.

@@ -11,7 +11,7 @@ use calico_datastore::model::{Family, Name};
 use calico_datastore::store::AnyStore;
 
 use crate::attachment::Attachments;
-use crate::container::{handle, list};
+use crate::container::{handle, list, lock};
 use crate::directories::Directories;
 use crate::protocol::{CniError, Code, Command, Invocation, Ip, Success};
 use crate::{addresses, datastore, failure, pool, status};
@@ -26,8 +26,17 @@ pub(crate) async fn run(call: &Invocation) -> Result<Option<Success>, CniError> 
     let store = datastore::open_ready(&call.conf).await?;
     let ipam = Ipam::new(store.clone(), Name::from(&*node));
     match call.command {
-        Command::Add => add(call, &store, &ipam, &node).await.map(Some),
-        Command::Del => del(call, &dirs, &ipam).await.map(|()| None),
+        Command::Add | Command::Del => {
+            // Nothing is recorded, so only this says that somebody is at work on the container.
+            let records = Attachments::in_state_dir(&dirs.state);
+            let locked = lock(&records, call)?;
+            let done = match call.command {
+                Command::Add => add(call, &store, &ipam, &node).await.map(Some),
+                _ => del(call, &records, &ipam).await.map(|()| None),
+            };
+            records.unlock(locked, &call.container_id);
+            done
+        }
         Command::Check => check(call, &ipam).await.map(|()| None),
         Command::Gc => gc(call, &dirs, &ipam, &node).await.map(|()| None),
         Command::Status | Command::Version => Ok(None),
@@ -79,14 +88,18 @@ fn holdings(handle: &str) -> String {
     format!("the addresses of {handle} cannot be read")
 }
 
-async fn del(call: &Invocation, dirs: &Directories, ipam: &Ipam<AnyStore>) -> Result<(), CniError> {
+async fn del(
+    call: &Invocation,
+    records: &Attachments,
+    ipam: &Ipam<AnyStore>,
+) -> Result<(), CniError> {
     // Nothing is recorded here: by the name they are found, or not at all.
     if let Some(error) = &call.conf.overlooked.name {
         return Err(error.clone());
     }
     let handle = handle(&call.conf.name, &call.container_id);
     // Those of an interface that `calico` itself made have the same handle.
-    let records = list(&Attachments::in_state_dir(&dirs.state))?;
+    let records = list(records)?;
     let others = records.iter().filter(|a| a.handle == handle && a.ifname != call.ifname);
     let kept: Vec<_> = others.flat_map(|a| a.addresses.iter().copied()).collect();
     let msg = format!("the addresses of {handle} cannot be given back");
@@ -167,7 +180,9 @@ pub(crate) async fn release_unknown(
                 continue;
             }
         };
-        // Under the lock no ADD begins. One that was killed has a record before it has addresses.
+        // Under the lock no ADD begins. One of `calico` that was killed has a record before it has
+        // addresses; one of `calico-ipam` that ended since `valid` was told has none, and only the
+        // runtime, which may call nothing beside GC, keeps it from that.
         if !has_record(records, handle) {
             match ipam.release_handle(handle).await {
                 Ok(addresses) => tracing::info!(handle, ?addresses, "given back"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use calico_datastore::ipam::Ipam;
 use calico_datastore::layout::v3::write::endpoint as layout;
 use calico_datastore::layout::v3::{id_of, keys};
-use calico_datastore::model::{Name, ResourceId};
+use calico_datastore::model::{InterfaceName, Name, ResourceId, WorkloadEndpointId};
 use calico_datastore::store::{AnyStore, Store};
 
 use crate::attachment::{Attachment, Attachments, Stage};
@@ -42,8 +42,8 @@ pub(crate) async fn gc(call: &Invocation) -> Result<(), CniError> {
     };
     match unwanted(&store, call, &node, &all, &valid).await {
         Ok(unwanted) => {
-            for (_, (record, remains)) in unwanted {
-                note(remove(&store, &records, record, &remains).await);
+            for (place, thing) in unwanted {
+                note(remove(&store, &records, &place, &thing).await);
             }
         }
         Err(error) => note(Err(error)),
@@ -69,7 +69,37 @@ pub(crate) async fn gc(call: &Invocation) -> Result<(), CniError> {
     first.map_or(Ok(()), Err)
 }
 
-type Unwanted<'a> = BTreeMap<(String, String), (Option<&'a Attachment>, Remains)>;
+/// A container and its interface.
+type Place = (String, String);
+
+/// By place.
+type Unwanted<'a> = BTreeMap<Place, Thing<'a>>;
+
+/// What was found of an attachment that nobody has any more.
+enum Thing<'a> {
+    Record(&'a Attachment),
+    /// Without a record: its id, the host side as the datastore names it, and its handle.
+    Endpoint(WorkloadEndpointId, Option<InterfaceName>, String),
+}
+
+impl<'a> Thing<'a> {
+    fn record(&self) -> Option<&'a Attachment> {
+        match self {
+            Self::Record(record) => Some(record),
+            Self::Endpoint(..) => None,
+        }
+    }
+
+    /// `all`: the records of this host. They say what is others', so they are to be those of now.
+    fn remains(&self, all: &[Attachment]) -> Remains {
+        match self {
+            Self::Record(record) => Remains::of_record(record, all),
+            Self::Endpoint(id, interface, handle) => {
+                Remains::of_endpoint(id.clone(), interface.clone(), handle.clone(), all)
+            }
+        }
+    }
+}
 
 /// What the network has on this host, in records and in the datastore, for nobody.
 async fn unwanted<'a>(
@@ -84,7 +114,7 @@ async fn unwanted<'a>(
     for record in all.iter().filter(|a| a.network == *network && !a.stage.is_at_work()) {
         let place = (record.container_id.clone(), record.ifname.clone());
         if !valid.contains(&(&*place.0, &*place.1)) {
-            unwanted.insert(place, (Some(record), Remains::of_record(record, all)));
+            unwanted.insert(place, Thing::Record(record));
         }
     }
     let prefix = keys::workload_endpoints_of(node, layout::ORCHESTRATOR, layout::NAMESPACE);
@@ -100,8 +130,7 @@ async fn unwanted<'a>(
         let ours = id.node == *node && id.orchestrator == *layout::ORCHESTRATOR;
         if ours && of_network && !recorded && !valid.contains(&(&*place.0, &*place.1)) {
             let handle = handle(network, &place.0);
-            let remains = Remains::of_endpoint(id, held.interface, handle, all);
-            unwanted.insert(place, (None, remains));
+            unwanted.insert(place, Thing::Endpoint(id, held.interface, handle));
         }
     }
     Ok(unwanted)
@@ -110,33 +139,45 @@ async fn unwanted<'a>(
 async fn remove(
     store: &AnyStore,
     records: &Attachments,
-    record: Option<&Attachment>,
-    remains: &Remains,
+    (container, ifname): &Place,
+    thing: &Thing<'_>,
 ) -> Result<(), CniError> {
-    let container = container_of(&remains.endpoint);
-    let msg = format!("{} cannot be removed", remains.endpoint);
+    let msg = format!("{ifname} of the container {container} cannot be removed");
     let locked = records.lock(container, Duration::ZERO);
     // Somebody is at work on it: then it is not forgotten.
     let Some(locked) = locked.map_err(|error| failure::attachment(msg.clone(), &error))? else {
         return Ok(());
     };
+    let removed = remove_locked(store, records, (container, ifname), thing, &msg).await;
+    records.unlock(locked, container);
+    removed
+}
+
+async fn remove_locked(
+    store: &AnyStore,
+    records: &Attachments,
+    (container, ifname): (&str, &str),
+    thing: &Thing<'_>,
+    msg: &str,
+) -> Result<(), CniError> {
     // Under the lock nobody changes it any more; before, somebody may have.
-    let now = records.load(container, remains.endpoint.endpoint.as_str());
-    if now.map_err(|error| failure::attachment(msg.clone(), &error))?.as_ref() != record {
-        records.unlock(locked, container);
+    let now = records.load(container, ifname);
+    let now = now.map_err(|error| failure::attachment(msg, &error))?;
+    if now.as_ref() != thing.record() {
         return Ok(());
     }
-    let removed = teardown(store, remains).await;
-    let failed = failure::teardown(&msg, &removed);
+    // Another container may have got the name of its interface since it was listed.
+    let remains = thing.remains(&list(records)?);
+    let removed = teardown(store, &remains).await;
+    let failed = failure::teardown(msg, &removed);
     tracing::info!(endpoint = %remains.endpoint, failed = failed.is_some(), "collected");
-    let kept = match (record, &failed) {
+    let kept = match (thing.record(), &failed) {
         (None, _) => Ok(()),
         (Some(record), None) => records.remove(&record.container_id, &record.ifname),
         (Some(record), Some(_)) => {
             records.store(&Attachment { stage: Stage::Deleting, ..record.clone() })
         }
     };
-    records.unlock(locked, container);
     kept.map_err(|error| failure::attachment(msg, &error))?;
     failed.map_or(Ok(()), Err)
 }

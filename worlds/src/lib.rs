@@ -3,7 +3,7 @@
 //! A [`World`] is the keys and values of a datastore in the v3 layout, drawn from a seed and the same
 //! for the same seed. [`World::questions`] asks its local endpoints about packets whose addresses,
 //! ports and types are those that the world names, or lie just beside. Where two that should agree
-//! do not, [`shrink`] makes the world small, and a [`Case`] keeps it as a file. [`Coverage`] counts
+//! do not, [`shrink()`] makes the world small, and a [`Case`] keeps it as a file. [`Coverage`] counts
 //! how often each feature of the language decided.
 
 mod aim;

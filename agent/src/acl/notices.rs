@@ -93,7 +93,7 @@ const RULES_MAX: usize = 5;
 /// as the object has them.
 pub(super) fn of_rules(ingress: &[Rule], egress: &[Rule]) -> Option<String> {
     let of = |direction, rules: &[Rule]| -> Vec<String> {
-        let numbered = (1..).zip(rules);
+        let numbered = (0..).zip(rules);
         numbered.filter_map(|(number, rule)| of_rule(direction, number, rule)).collect()
     };
     let problems = [of("ingress", ingress), of("egress", egress)].concat();
@@ -119,6 +119,6 @@ fn of_rule(direction: &str, number: usize, rule: &Rule) -> Option<String> {
         Unevaluable::Http => "http",
     };
     Some(format!(
-        "{direction} rule {number} {then}: its criterion `{criterion}` cannot be evaluated on this host"
+        "{direction}[{number}] {then}: its criterion `{criterion}` cannot be evaluated on this host"
     ))
 }

@@ -227,23 +227,36 @@ pub(super) fn without_record(dir: &Path) -> Result<BTreeSet<String>, AttachmentE
         if let Some(container) = name.strip_suffix(".lock") {
             left.insert(container.to_owned());
         } else if let Some((container, rest)) = name.split_once('_') {
-            let whole = rest.ends_with(".json");
-            if whole || rest.ends_with(NEW) {
-                let names = if whole { &mut recorded } else { &mut left };
-                names.insert(container.to_owned());
+            if is_begun(dir, &name)? {
+                left.insert(container.to_owned());
+            } else if rest.ends_with(".json") {
+                recorded.insert(container.to_owned());
             }
         }
     }
     Ok(&left - &recorded)
 }
 
+/// Whether a file is a record without a text: being written, or after a power cut (see [`load`]).
+fn is_begun(dir: &Path, name: &str) -> Result<bool, AttachmentError> {
+    if !name.ends_with(".json") {
+        return Ok(name.ends_with(NEW));
+    }
+    let path = dir.join(name);
+    match std::fs::symlink_metadata(&path) {
+        Ok(file) => Ok(file.is_file() && file.len() == 0),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(error("read", &path)(e)),
+    }
+}
+
 /// Removes the records of a container that were only begun.
 pub(super) fn remove_begun(dir: &Path, container: &str) -> Result<(), AttachmentError> {
-    let begun = |name: &String| {
-        let rest = name.strip_prefix(container).and_then(|rest| rest.strip_prefix('_'));
-        rest.is_some_and(|rest| rest.ends_with(NEW))
-    };
-    for name in names(dir)?.iter().filter(|name| begun(name)) {
+    let own = |name: &String| name.strip_prefix(container).is_some_and(|r| r.starts_with('_'));
+    for name in names(dir)?.iter().filter(|name| own(name)) {
+        if !is_begun(dir, name)? {
+            continue;
+        }
         let path = dir.join(name);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(error("remove", &path)(e)),

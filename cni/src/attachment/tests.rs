@@ -163,10 +163,15 @@ fn what_a_killed_add_leaves_before_its_record_is_swept() {
     drop(lock("killed"));
     drop(lock("a"));
     std::fs::write(records.dir().join("half_eth0.json.new"), "{").unwrap();
+    // The power was cut; the second of these has another record, which is whole.
+    std::fs::write(records.dir().join("empty_eth0.json"), "").unwrap();
+    drop(lock("empty"));
+    std::fs::write(records.dir().join("pod2_eth1.json"), "").unwrap();
+    expected.push("pod2_eth1.json".to_owned());
     std::fs::write(records.dir().join("broken_eth0.json"), "{").unwrap();
     drop(lock("broken"));
     let held = lock("held");
-    assert_eq!(records.sweep().unwrap(), 3);
+    assert_eq!(records.sweep().unwrap(), 4);
     expected.extend(["broken.lock", "broken_eth0.json", "held.lock"].map(str::to_owned));
     expected.sort();
     assert_eq!(names(records.dir()), expected);

@@ -1,7 +1,9 @@
 //! CHECK, GC, STATUS, VERSION, and the binary as `calico-ipam`.
 
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
+use calico_cni::attachment::Attachments;
 use serde_json::{Value, json};
 
 use crate::world::{Netns, OTHER, POD, RESOURCES, world};
@@ -132,4 +134,29 @@ fn as_calico_ipam_it_only_gives_addresses() {
     call("DEL", &conf).succeeds();
     assert!(call("CHECK", &conf).fails(105).contains("192.168.7.7"));
     assert_eq!(world.holdings().into_iter().filter(|h| h.contains('#')).count(), 0);
+}
+
+/// Who cleans up holds a container's lock: no address is given or taken beside him.
+#[test]
+fn as_calico_ipam_it_waits_for_the_lock_of_the_container() {
+    let Some(world) = world() else { return };
+    let program = world.path("bin/calico-ipam");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_calico"), &program).unwrap();
+    let conf = world.conf("n", json!({"cniVersion": "0.4.0", "type": "bridge"}));
+    let records = Attachments::in_state_dir(&world.path("state"));
+    let handles = || world.stored("/calico/ipam/v2/handle/").len();
+    for (command, before, after) in [("ADD", 0, 1), ("DEL", 1, 0)] {
+        let held = records.lock(POD, Duration::ZERO).unwrap().unwrap();
+        let call = world.call(command, &conf).program(&program).netns("/var/run/netns/none");
+        let child = call.spawn();
+        // Another container's is another one.
+        world.call(command, &conf).program(&program).container(OTHER).netns("/x").succeeds();
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(handles(), before + after, "{command}");
+        drop(held);
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        assert_eq!(handles(), 2 * after, "{command}");
+    }
+    assert_eq!(world.records(), [""; 0], "no lock stays");
 }

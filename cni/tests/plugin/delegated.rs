@@ -71,3 +71,47 @@ fn without_the_datastore_it_takes_back_all_the_same() {
     assert!(told(&world)[0].starts_with(&format!("DEL {POD} eth0")), "it was not told");
     assert!(pod.links().is_empty());
 }
+
+/// While GC is at work on one container, another one gets the name of an interface that the next one
+/// had: it keeps it.
+#[test]
+fn gc_leaves_an_interface_to_who_has_its_name_by_then() {
+    let Some(world) = world() else { return };
+    let conf = |more| world.conf("n", more);
+    let given = conf(json!({"cniVersion": "1.1.0", "ipam": {"type": "give"}}));
+    let own = conf(json!({"cniVersion": "1.1.0"}));
+    plugin(&world, r#"echo '{"cniVersion":"1.1.0","ips":[{"address":"10.77.0.5/24"}]}'"#);
+    let pods = [Netns::new("pod"), Netns::new("pod")];
+    world.call("ADD", &given).container("a-first").netns(pods[0].path()).succeeds();
+    world.call("ADD", &own).container(POD).netns(pods[1].path()).succeeds();
+    let record = world.path(&format!("state/attachments/{POD}_eth0.json"));
+    let record = std::fs::read_to_string(record).unwrap();
+    let name = "calic89f2f35-1b";
+    assert!(record.contains(name), "{record}");
+    // Its namespace goes, and its interface with it; another one comes with that name.
+    drop(pods);
+    while world.host.links().contains(&name.to_owned()) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let other = Netns::new("twin");
+    world.host.ip(&format!("link add {name} type veth peer name eth0 netns {}", other.0));
+    let twin = POD.replace("-0f8e2b6a4d11", "-0f8e2b6a4d12");
+    let prepared = world.path("twin.json");
+    std::fs::write(&prepared, record.replace(POD, &twin)).unwrap();
+    let place = world.path(&format!("state/attachments/{twin}_eth0.json"));
+    // The first one's addresses are taken back: the moment in which that happens.
+    let script =
+        format!("#!/bin/sh\ncat >/dev/null\ncp {} {}\n", prepared.display(), place.display());
+    std::fs::write(world.path("bin/give"), script).unwrap();
+    let mut gc = own;
+    gc["cni.dev/valid-attachments"] = json!([{"containerID": twin, "ifname": "eth0"}]);
+    world.call("GC", &gc).succeeds();
+    assert_eq!(world.records(), [format!("{twin}_eth0.json")]);
+    assert_eq!(world.host.links(), [name]);
+    assert!(world.stored(&format!("{RESOURCES}workloadendpoints/")).is_empty());
+    // Without the twin nobody has it.
+    std::fs::remove_file(&place).unwrap();
+    std::fs::write(world.path(&format!("state/attachments/{POD}_eth0.json")), record).unwrap();
+    world.call("GC", &gc).succeeds();
+    assert_eq!(world.host.links(), [""; 0]);
+}

@@ -37,6 +37,9 @@ struct Need {
     pools: Vec<usize>,
     /// A block of this host that could not be read.
     malformed: Option<Malformed>,
+    /// The blocks that overlap the one that is taken from: made by other programs, or before blocks
+    /// were made on condition that there are none.
+    shared: Vec<Cidr>,
 }
 
 impl<S: Store> Ipam<S> {
@@ -117,7 +120,7 @@ impl<S: Store> Ipam<S> {
         choices: &[PoolChoice],
     ) -> Result<(), IpamError> {
         let pools = taking.world.pools.choose(family, choices)?;
-        let mut need = Need { family, left, pools, malformed: None };
+        let mut need = Need { family, left, pools, malformed: None, shared: Vec::new() };
         self.give_up_unusable(taking, family).await;
         self.take_from_own(taking, &mut need).await?;
         let mut tries = Tries::new(keys::BLOCKS_PREFIX);
@@ -158,10 +161,14 @@ impl<S: Store> Ipam<S> {
         own.sort_by_key(|(rank, block, _)| (*rank, *block));
         let confirmed = own.iter().filter(|(_, _, state)| *state == AffinityState::Confirmed);
         let confirmed: Vec<Cidr> = confirmed.map(|(_, block, _)| *block).collect();
-        for (block, read) in self.read_blocks(confirmed).await? {
+        // What overlaps is looked for while the blocks are read: no further time to the store.
+        let (blocks, near) =
+            tokio::try_join!(self.read_blocks(confirmed.clone()), self.blocks_beside(&confirmed))?;
+        for (block, read) in blocks {
             match read {
                 Ok(read) if read.document.is_of(&self.host) => {
-                    self.take_from(taking, need, block, Some(read), false).await?;
+                    let beside = beside(&block, &near);
+                    self.take_unshared(taking, need, block, Some(read), beside).await?;
                 }
                 Ok(_) => {}
                 Err(error) => need.remember(error),
@@ -173,9 +180,9 @@ impl<S: Store> Ipam<S> {
         let pending = own.iter().filter(|(_, _, state)| *state == AffinityState::Pending);
         let pending = pending.map(|(_, block, _)| *block).collect();
         let (pending, seen) = self.still_wanted(need.family, pending).await?;
-        for block in &pending {
-            match self.claim(*block, &seen).await {
-                Ok(Claimed::Ours) => self.take_from(taking, need, *block, None, false).await?,
+        for (block, beside) in pending {
+            match self.claim(block, &seen).await {
+                Ok(Claimed::Ours) => self.take_unshared(taking, need, block, None, beside).await?,
                 Ok(Claimed::Theirs) => 0,
                 Err(IpamError::Malformed(error)) => {
                     need.remember(error);
@@ -190,22 +197,23 @@ impl<S: Store> Ipam<S> {
         Ok(())
     }
 
-    /// Those of our interrupted claims that may be carried on: nobody has made a block of another
-    /// size there in between. The others are taken back. With what was seen of the blocks.
+    /// Those of our interrupted claims that may be carried on: the block is there, or nobody has made
+    /// one of another size there in between. The others are taken back. Each with the blocks that
+    /// overlap it, and with what was seen of all.
     async fn still_wanted(
         &self,
         family: Family,
         pending: Vec<Cidr>,
-    ) -> Result<(Vec<Cidr>, Seen), IpamError> {
+    ) -> Result<(Vec<(Cidr, Vec<Cidr>)>, Seen), IpamError> {
         if pending.is_empty() {
-            return Ok((pending, Seen::default()));
+            return Ok((Vec::new(), Seen::default()));
         }
         let Listed { blocks, seen } = self.list_blocks(&keys::blocks_of(family)).await?;
-        let occupied: Occupied = blocks.keys().collect();
         let mut wanted = Vec::new();
         for block in pending {
-            if blocks.contains_key(&block) || occupied.overlapping(&block).is_none() {
-                wanted.push(block);
+            let beside = beside(&block, blocks.keys());
+            if blocks.contains_key(&block) || beside.is_empty() {
+                wanted.push((block, beside));
             } else {
                 self.abandon(block).await?;
             }
@@ -308,6 +316,25 @@ impl<S: Store> Ipam<S> {
         Ok(taken < hoped)
     }
 
+    /// Takes what is needed from a block of this host; returns how many addresses it gave. One that
+    /// is in another block too may be taken there a moment later, or long since.
+    async fn take_unshared(
+        &self,
+        taking: &mut Taking<'_>,
+        need: &mut Need,
+        cidr: Cidr,
+        known: Option<ReadBlock>,
+        beside: Vec<Cidr>,
+    ) -> Result<usize, IpamError> {
+        if !beside.is_empty() {
+            tracing::warn!(block = %cidr, ?beside, "blocks overlap: what is in both is not given");
+        }
+        need.shared = beside;
+        let taken = self.take_from(taking, need, cidr, known, false).await;
+        need.shared.clear();
+        taken
+    }
+
     /// Takes what is needed from a block; returns how many addresses it gave.
     async fn take_from(
         &self,
@@ -323,7 +350,9 @@ impl<S: Store> Ipam<S> {
         };
         let reserved = &taking.world.reserved;
         let choose = |block: &BlockDocument| {
+            let shared = |address: &IpAddr| need.shared.iter().any(|cidr| cidr.contains(*address));
             let free = block.free().filter(|address| !reserved.contains(*address));
+            let free = free.filter(|address| !shared(address));
             let allowed = borrowed || block.is_of(&self.host);
             if allowed { free.take(need.left).collect() } else { Vec::new() }
         };
@@ -361,6 +390,11 @@ impl Need {
         tracing::warn!(%error, "a block of this host is left out");
         self.malformed.get_or_insert(error);
     }
+}
+
+/// Those of `all` that share addresses with a block, but not the block itself.
+fn beside<'a>(block: &Cidr, all: impl IntoIterator<Item = &'a Cidr>) -> Vec<Cidr> {
+    all.into_iter().filter(|other| *other != block && other.overlaps(block)).copied().collect()
 }
 
 /// The same list from a place that depends on the host: hosts that borrow should not all begin

@@ -107,6 +107,9 @@ async fn write<S: Store>(
             Err(error) => Some(error),
         };
         match (store.get(key).await, error) {
+            // It is not the key that kept us, but what has come beside it: that stays as it is,
+            // however often the same is tried.
+            (Ok(None), None) if seen.is_some() => return Ok(Outcome::Conflict),
             (Ok(now), error) if revision(&now) == read => {
                 if let Some(error) = error.filter(|_| tried >= UNSURE_TRIES) {
                     return Err(error);

@@ -1,6 +1,6 @@
 //! What an assignment has to know before it begins, read in one go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::pools::{Pools, Reserved};
 use super::{Ipam, IpamError};
@@ -126,6 +126,29 @@ impl<S: Store> Ipam<S> {
         });
         let read = futures::future::try_join_all(reads).await?;
         Ok(read.into_iter().filter_map(|(block, found)| Some((block, found?))).collect())
+    }
+
+    /// The blocks that share addresses with one of these and are another one. Asks only for what
+    /// can, all at once, and for nothing twice: the blocks of a host are often side by side.
+    pub(super) async fn blocks_beside(&self, these: &[Cidr]) -> Result<Vec<Cidr>, StoreError> {
+        let around: BTreeSet<String> =
+            these.iter().flat_map(|block| keys::blocks_around(*block)).collect();
+        let reads = around.into_iter().map(|prefix| async move {
+            if keys::cidr_of_block(&prefix).is_none() {
+                return self.store.list(&prefix).await;
+            }
+            // A whole key is read as one: that is less work for the store.
+            let stored = self.store.get(&prefix).await?;
+            Ok(stored.map(|stored| (prefix, stored)).into_iter().collect())
+        });
+        let near = futures::future::try_join_all(reads).await?.into_iter().flatten();
+        let beside = near.filter_map(|(key, stored)| {
+            let cidr = keys::cidr_of_block(&key)?;
+            let beside = these.iter().any(|block| *block != cidr && block.overlaps(&cidr));
+            // Few are, so the others are not even parsed. One that cannot be read is there.
+            (beside && !matches!(open(cidr, Some(&stored)), Ok(None))).then_some(cidr)
+        });
+        Ok(beside.collect())
     }
 
     /// Every block of the cluster, or of one family, by the prefix of their keys.

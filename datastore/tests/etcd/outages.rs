@@ -153,3 +153,29 @@ async fn every_call_is_bounded_in_time() {
     etcd.signal(Signal::SIGCONT);
     assert_eq!(client.get("/a").await.unwrap().unwrap().value, b"1");
 }
+
+/// Whatever ends a watch that was good for a while, the failures from before it are forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_is_due_after_a_good_watch_comes_at_once() {
+    let Some((mut etcd, mut reader, expected)) = world().await else { return };
+    etcd.crash();
+    reader.waiting().await;
+    // Until the pauses have grown to their longest.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    etcd.restart().await;
+    reader.watching().await;
+    // As long as that: a server that works.
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    assert_eq!(reader.listings(), 1);
+    let writer = etcd.client();
+    let begun = Instant::now();
+    writer.delete(READY_KEY).await.unwrap();
+    writer.put(READY_KEY, READY).await.unwrap();
+    let listed = reader.status.wait_for(|status| status.listings == 2);
+    tokio::time::timeout(LONG, listed).await.expect("not listed again").unwrap();
+    let took = begun.elapsed();
+    eprintln!("listed again after {took:?}");
+    // The longest pause is 1.5 to 3 s.
+    assert!(took < Duration::from_millis(1_400), "{took:?}");
+    assert_eq!(reader.profiles(), expected);
+}

@@ -202,7 +202,7 @@ fn what_only_a_host_endpoint_needs_is_told_of_as_well() {
     let state = bench.apply([host_endpoint("role=host", "net")]);
     let text = notice(&state, subject).unwrap();
     // Counted from 1, as written and as verdicts count.
-    assert!(text.contains("egress rule 2 never denies") && text.contains("OPEN"), "{text}");
+    assert!(text.contains("egress[1] never denies") && text.contains("OPEN"), "{text}");
     assert!(text.contains("egress rule 3 never matches"), "{text}");
     // A pod that needs it as well, and no longer.
     let mut pod = wep("w", "10.0.0.1");
@@ -219,7 +219,7 @@ fn what_only_a_host_endpoint_needs_is_told_of_as_well() {
     assert!(notice(&state, "Profile net").unwrap().contains("drops everything"));
     let network = Profile { ingress: vec![services(Action::Deny)], ..network_profile("net") };
     let state = bench.apply([put_profile("net", network)]);
-    assert!(notice(&state, "Profile net").unwrap().contains("ingress rule 1 never denies"));
+    assert!(notice(&state, "Profile net").unwrap().contains("ingress[0] never denies"));
     let gone = Update::deleted(host_endpoint("", "").id());
     let state = bench.apply([gone]);
     assert_eq!(state.notices.len(), 0);

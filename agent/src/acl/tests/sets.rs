@@ -195,7 +195,7 @@ fn a_rule_that_cannot_be_evaluated_is_left_out_and_named() {
     assert_eq!(rules.ingress[0].action, Action::Log);
     assert!(state.sets.is_empty(), "its set is of no use");
     let text = notice(&state, "GlobalNetworkPolicy p").unwrap();
-    assert!(text.contains("ingress rule 2 never matches") && text.contains("services"), "{text}");
+    assert!(text.contains("ingress[1] never matches") && text.contains("services"), "{text}");
     let state = bench.apply([put_policy("p", policy("all()"))]);
     assert_eq!(notice(&state, "GlobalNetworkPolicy p"), None);
 }
@@ -210,7 +210,7 @@ fn http_takes_the_force_from_an_allow_but_not_from_a_deny() {
         let text = notice(&state, "GlobalNetworkPolicy p").unwrap();
         assert_eq!(text.contains("denies"), action == Action::Deny, "{text}");
         assert!(!text.contains("OPEN"), "{text}");
-        assert!(text.contains("ingress rule 1") && text.contains("http"), "{text}");
+        assert!(text.contains("ingress[0] ") && text.contains("http"), "{text}");
     }
     // Services stand for a set without members: not even a Deny matches.
     let services = Rule {

@@ -126,31 +126,60 @@ fn judge_store(path: &str, network: &Network, agent: Option<&Location>, out: &mu
             return out.warn(path, format!("the plugin refuses it: {said}"), "correct it");
         }
     };
-    if let Some(agent) = agent.filter(|agent| !may_be_one(agent, plugin)) {
-        out.warn(
-            path,
-            format!(
-                "the plugin writes its pods to {}, and the agent reads {}: an ADD waits for its policy in vain",
-                plugin.describe(),
-                agent.describe()
-            ),
-            "say it once, under [datastore] in agent.toml, and nowhere else: ETCD_… and CALICO_DATASTORE of the agent's environment are not the plugin's, and what the network's configuration says goes before agent.toml",
-        );
+    let Some(agent) = agent else { return };
+    let then = match compare(agent, plugin) {
+        Sameness::Same => return,
+        Sameness::Unknown => {
+            ", and no member is in both: unless these are members of one cluster, an ADD waits for its policy in vain"
+        }
+        Sameness::Different => ": an ADD waits for its policy in vain",
+    };
+    out.warn(
+        path,
+        format!(
+            "the plugin writes its pods to {}, and the agent reads {}{then}",
+            plugin.describe(),
+            agent.describe()
+        ),
+        "say it once, under [datastore] in agent.toml, and nowhere else: ETCD_… and CALICO_DATASTORE of the agent's environment are not the plugin's, and what the network's configuration says goes before agent.toml",
+    );
+}
+
+/// Whether two locations are the same store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sameness {
+    Same,
+    Different,
+    /// Nothing they say tells.
+    Unknown,
+}
+
+/// Of etcd each may know other members of a cluster, or the same ones by other names: one that both
+/// know is enough, and without one nothing is certain, unless one of them is always this host itself.
+fn compare(one: &Location, other: &Location) -> Sameness {
+    let certain = |same| if same { Sameness::Same } else { Sameness::Different };
+    match (one, other) {
+        (Location::Etcd3(one), Location::Etcd3(other)) => {
+            let [one, other] = [one, other]
+                .map(|etcd| etcd.endpoints.iter().map(|url| member(url)).collect::<Vec<String>>());
+            let local = |members: &[String]| members.iter().all(|member| is_loopback(member));
+            if one.iter().any(|member| other.contains(member)) {
+                Sameness::Same
+            } else if local(&one) || local(&other) {
+                Sameness::Different
+            } else {
+                Sameness::Unknown
+            }
+        }
+        (Location::Directory(one), Location::Directory(other)) => certain(one == other),
+        (Location::Etcd3(_), Location::Directory(_))
+        | (Location::Directory(_), Location::Etcd3(_)) => Sameness::Different,
     }
 }
 
-/// Whether two locations can be the same store. Of etcd each may know other members: one that both
-/// know is enough.
-fn may_be_one(one: &Location, other: &Location) -> bool {
-    match (one, other) {
-        (Location::Etcd3(one), Location::Etcd3(other)) => {
-            let other: Vec<_> = other.endpoints.iter().map(|url| member(url)).collect();
-            one.endpoints.iter().any(|url| other.contains(&member(url)))
-        }
-        (Location::Directory(one), Location::Directory(other)) => one == other,
-        (Location::Etcd3(_), Location::Directory(_))
-        | (Location::Directory(_), Location::Etcd3(_)) => false,
-    }
+/// Whether a [`member`] is this host, whichever host that is.
+fn is_loopback(member: &str) -> bool {
+    member.starts_with("127.") || member.starts_with("[::1]")
 }
 
 /// Host and port of a URL: how it is spoken to is another question.
@@ -269,6 +298,28 @@ mod tests {
             }
             // Where the agent's is not known there is nothing to compare.
             assert_eq!(worst(&judge(&CniFacts { store: None, ..facts })), Level::Ok);
+        }
+    }
+
+    /// The same cluster by a name and by an address, or by two of its members.
+    #[test]
+    fn other_members_may_be_of_one_cluster() {
+        let named = etcd(&["https://etcd1.example:2379"]);
+        let said = |plugin: &Location| {
+            let store = Some(Ok(plugin.clone()));
+            let network = Network { name: Some("n".to_owned()), subnet: None, store };
+            let path = "/etc/rkt/net.d/10.conf".to_owned();
+            let networks = vec![NetworkFile { path, content: Ok(network) }];
+            let store = Some(named.clone());
+            let found = judge(&CniFacts { networks, store, ..CniFacts::default() });
+            assert_eq!(worst(&found), Level::Warn);
+            found.last().unwrap().finding.clone()
+        };
+        for other in ["https://10.0.0.5:2379", "https://etcd2.example:2379"] {
+            assert!(said(&etcd(&[other])).contains("unless these are members of one cluster"));
+        }
+        for other in ["http://127.0.0.1:2379", "http://localhost:2379", "http://[::1]:2379"] {
+            assert!(!said(&etcd(&[other])).contains("unless"), "{other}");
         }
     }
 

@@ -43,7 +43,7 @@ const HASH: usize = 16;
 pub struct Tag(String);
 
 impl Tag {
-    /// `i` or `o` for the direction, and [`HASH`] characters of `A-Za-z0-9_-`.
+    /// `i` or `o` for the direction, and 16 characters of `A-Za-z0-9_-`.
     pub fn as_str(&self) -> &str {
         &self.0
     }

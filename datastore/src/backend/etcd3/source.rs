@@ -275,6 +275,23 @@ impl Follower {
         let open = Watch::open(&self.client, &self.span, from.revision + 1);
         let (mut watch, first) = self.feed.during(&mut self.syncer, open).await?;
         let opened = Instant::now();
+        let ended = self.listen(&mut watch, first, opened, from).await;
+        // Whatever ended it: this was a server that works. One that takes every watch and drops it
+        // at once is none, and the pauses go on growing.
+        if opened.elapsed() >= BACKOFF_CAP {
+            self.backoff.reset();
+        }
+        ended
+    }
+
+    /// Applies what an open watch tells, until something ends it.
+    async fn listen(
+        &mut self,
+        watch: &mut Watch,
+        first: Heard,
+        opened: Instant,
+        from: Stamp,
+    ) -> Result<std::convert::Infallible, End> {
         self.doubt.opened(opened, from.revision);
         if self.feed.resume() {
             self.syncer.announce();
@@ -303,11 +320,6 @@ impl Follower {
             heard = match self.feed.during(&mut self.syncer, next).await {
                 Some(Ok(heard)) => Some(heard),
                 Some(Err(error)) => {
-                    // A server that takes every watch and drops it at once is not a server that
-                    // works: the pauses go on growing.
-                    if opened.elapsed() >= BACKOFF_CAP {
-                        self.backoff.reset();
-                    }
                     watch.failed(&self.client, &error).await;
                     return Err(error.into());
                 }

@@ -82,6 +82,13 @@ fn the_first_assignment_of_a_host() {
     at_every_call(small, assign, check_assignment);
 }
 
+/// The claims of one pass were all listed before: for the second one the first one's block is news.
+#[test]
+fn an_assignment_that_claims_several_blocks() {
+    let assign = |store: &Arc<Memory>| run(host(store, "a").assign(&owner("a", "net.1"), &v4(9)));
+    at_every_call(small, assign, check_assignment);
+}
+
 #[test]
 fn an_assignment_from_several_blocks_some_of_them_borrowed() {
     let make = || {

@@ -129,3 +129,45 @@ fn blocks_that_overlap_give_nothing_to_others() {
     assert_eq!(addresses(&beside), [ip("10.1.0.1")], "which is in one of them only");
     check_rest(&store);
 }
+
+/// A block of a host, made by a program that did not look; or only begun.
+fn made(store: &Memory, name: &str, block: &str, state: &str) {
+    let (name, block) = (Name::from(name), cidr(block));
+    let value = crate::layout::v3::write::block::create(block, &name, 1);
+    put(store, &keys::block(block), std::str::from_utf8(&value).unwrap());
+    let state = format!(r#"{{"state":"{state}"}}"#);
+    put(store, &keys::affinity(&name, block), &state);
+}
+
+/// The same for those who have them: what is in one of them only is given, and the rest comes from
+/// elsewhere.
+#[test]
+fn blocks_that_overlap_give_what_they_have_alone() {
+    for state in ["confirmed", "pending"] {
+        for (size, more) in [(26, 64), (28, 16)] {
+            let store = cluster(&[]);
+            let spec = format!(r#"{{"cidr":"10.1.0.0/25","blockSize":{size}}}"#);
+            let (key, value) = pool("p", &spec);
+            put(&store, &key, &value);
+            made(&store, "y", POOL, state);
+            made(&store, "z", "10.1.0.16/28", state);
+            let shared = cidr("10.1.0.16/28");
+            let take = |name: &str, count: usize| {
+                let owner = owner(name, &format!("net.{name}"));
+                run(host(&store, name).assign(&owner, &v4(count))).unwrap()
+            };
+            let z = take("z", 1);
+            assert!(cidr("10.1.0.64/26").contains(z[0].address), "{z:?}");
+            let y = take("y", 48);
+            let alone = |given: &Assigned| {
+                cidr(POOL).contains(given.address) && !shared.contains(given.address)
+            };
+            assert!(y.iter().all(alone), "{y:?}");
+            // More of them than are left of its own.
+            let y = take("y", more - 1);
+            assert!(y.iter().all(|given| cidr("10.1.0.64/26").contains(given.address)), "{y:?}");
+            assert_eq!(held(&store).len(), 48 + more);
+            check_rest(&store);
+        }
+    }
+}

@@ -193,3 +193,15 @@ fn what_a_claim_costs() {
     // The same, but the block comes from a second list of the blocks.
     assert_eq!(store.calls() - before, 14);
 }
+
+#[test]
+fn what_an_address_of_an_own_block_costs() {
+    let store = cluster(&[pool(POOL, r#"{"cidr":"10.1.2.0/24"}"#)]);
+    let ipam = host(&store, "a");
+    run(ipam.assign(&owner("a", "net.1"), &v4(1))).unwrap();
+    let before = store.calls();
+    run(ipam.assign(&owner("a", "net.2"), &v4(1))).unwrap();
+    // Six reads at once; at once the block, the /24 that it is in, and the /20, /21 and /22 that
+    // begin elsewhere; the handle, the block.
+    assert_eq!(store.calls() - before, 6 + 5 + 2);
+}

@@ -84,7 +84,6 @@ fn encap(mode: &Option<Text<'_>>) -> Result<EncapMode, FieldError> {
     }
 }
 
-/// 0 stands for the default, as in Go.
 /// The sizes of blocks that a pool may have.
 pub(super) fn block_sizes(family: Family) -> std::ops::RangeInclusive<u8> {
     match family {
@@ -93,6 +92,7 @@ pub(super) fn block_sizes(family: Family) -> std::ops::RangeInclusive<u8> {
     }
 }
 
+/// 0 stands for the default, as in Go.
 fn block_size(size: i64, family: Family) -> Result<u8, FieldError> {
     let range = block_sizes(family);
     let default = match family {
