@@ -89,7 +89,7 @@ pub(super) fn of_profile(name: &Name, stored: Option<&Profile>) -> Option<String
 /// How many rules of one object are named.
 const RULES_MAX: usize = 5;
 
-/// About rules with a criterion that this host cannot evaluate. They count from 1 in their direction,
+/// About rules with a criterion that this host cannot evaluate. They count from 0 in their direction,
 /// as the object has them.
 pub(super) fn of_rules(ingress: &[Rule], egress: &[Rule]) -> Option<String> {
     let of = |direction, rules: &[Rule]| -> Vec<String> {
