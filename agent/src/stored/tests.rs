@@ -184,13 +184,10 @@ fn older() -> DesiredState {
         egress: numbered(&rules.egress),
     };
     let endpoints = state.endpoints.iter().map(|(id, one)| (id.clone(), Arc::new(endpoint(one))));
+    let endpoints = endpoints.collect();
     let policies = state.policies.iter().map(|(id, all)| (id.clone(), Arc::new(rules(all))));
-    DesiredState {
-        endpoints: endpoints.collect(),
-        policies: policies.collect(),
-        host_endpoints: HostEndpoints::default(),
-        ..state.clone()
-    }
+    let policies = policies.collect();
+    DesiredState { endpoints, policies, host_endpoints: HostEndpoints::default(), ..state }
 }
 
 fn draft(state: DesiredState) -> Draft {

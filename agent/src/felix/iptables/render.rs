@@ -293,7 +293,8 @@ impl Renderer {
     /// What reports packets where tiers, classes and host endpoints end, which share it.
     fn ends(&self, scene: &Scene<'_>, out: &mut FamilyTables) {
         let Scene { state, chosen, .. } = *scene;
-        let mut ends = [(Table::Mangle, BTreeMap::new()), (Table::Filter, BTreeMap::new())];
+        let mut ends: [(Table, BTreeMap<String, Vec<String>>); 2] =
+            [(Table::Mangle, BTreeMap::new()), (Table::Filter, BTreeMap::new())];
         if self.style.report.is_some() {
             let endpoints = chosen
                 .endpoints()
