@@ -343,10 +343,17 @@ fn a_host_with_a_runtime() -> Result<()> {
         Said::of(&command.env("PROGRAMS", programs).input(network))
     };
     let both = "calico calico-ipam";
-    let conf = |subnet: &str| {
-        format!(r#"{{"name":"network1","type":"calico","ipam":{{"type":"calico-ipam"{subnet}}}}}"#)
+    let with = |store: &str, subnet: &str| {
+        format!(
+            r#"{{"name":"network1","type":"calico"{store},"ipam":{{"type":"calico-ipam"{subnet}}}}}"#
+        )
     };
+    let store = format!(r#","etcd_endpoints":"{}""#, host.etcd());
+    let conf = |subnet: &str| with(&store, subnet);
     ask(&conf(""), both)?.nothing()?;
+    // The agent was told on its command line, which the plugin does not see.
+    ask(&with("", ""), both)?
+        .only("warn cni /etc/rkt/net.d/10-calico-network1.conf", "an ADD waits for its policy")?;
     ask(&conf(r#","subnet":"192.168.0.0/16""#), both)?.nothing()?;
     ask(&conf(""), "calico")?.only("warn cni plugin: calico-ipam is not in", "/usr/lib/rkt")?;
     ask(&conf(r#","subnet":"172.18.0.0/16""#), both)?

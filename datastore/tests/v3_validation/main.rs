@@ -186,5 +186,5 @@ fn cases_of_the_api() {
     assert!(wrong.is_empty(), "{}: {wrong:#?}", wrong.len());
     let listed: BTreeSet<&str> = TOLERATED.iter().flat_map(|(_, names)| *names).copied().collect();
     assert_eq!(tolerated, listed, "an entry that no case needs any more");
-    assert_eq!((taken, refused, allowed, inexpressible), (178, 73, 119, 2));
+    assert_eq!((taken, refused, allowed, inexpressible), (178, 74, 118, 2));
 }

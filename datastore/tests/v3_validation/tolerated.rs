@@ -33,7 +33,6 @@ pub(crate) const TOLERATED: &[(&str, &[&str])] = &[
             "should reject IP pool with invalid namespaceSelector (global)",
             "should reject Rule with invalid annotations",
             "should reject WorkloadEndpointSpec with a port with an invalid host IP (m)",
-            "should reject WorkloadEndpointSpec with an invalid source spoofing config (m)",
             "should reject a node mesh BGP password if node to node mesh is disabled",
             "should reject a node mesh max restart time if node to node mesh is disabled",
             "should reject invalid BGP clusterIPs: x.x.x.x",

@@ -21,9 +21,6 @@ impl Evaluator {
         if self.version.is_some_and(|version| version < 29) {
             self.tiers.clear();
         }
-        if self.tiers.is_empty() {
-            self.tiers.push(Tier { order: Some(1_000_000.0), ..Tier::missing("default") });
-        }
         for policy in &mut self.policies {
             let before_dot = policy.name.split_once('.').map(|(tier, _)| tier.to_owned());
             let named = match self.version {

@@ -1,5 +1,6 @@
 //! A cluster with traffic, a policy that is switched to and fro, and what each fault has cost.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -54,13 +55,22 @@ pub(crate) enum Meanwhile {
     Stands,
 }
 
-/// The policy that is switched: what `backend-2` takes from `frontend-2`.
+/// The policy that is switched: what `backend-2` takes from `frontend-2`. No two are equal: a write
+/// that is repeated because its answer was lost has to be a change again, or nobody would ever have
+/// its revision in force.
 pub(crate) fn switch(open: bool) -> Pair {
+    static NUMBER: AtomicU16 = AtomicU16::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let action = if open { "Allow" } else { "Deny" };
+    let nobody =
+        Entity { nets: vec![format!("203.0.113.{}/32", number % 256)], ..Entity::default() };
     let spec = NetworkPolicy {
         tier: Some("default".to_owned()),
         order: Some(10),
-        ingress: vec![Rule::new(action).from(Entity::selector("role == 'frontend'"))],
+        ingress: vec![
+            Rule::new(action).from(Entity::selector("role == 'frontend'")),
+            Rule::new("Deny").from(nobody),
+        ],
         selector: "role == 'backend'".to_owned() + BACKEND_2,
         types: vec!["Ingress".to_owned()],
         ..NetworkPolicy::default()
@@ -158,10 +168,8 @@ impl Lab {
 
     /// Switches the policy over; repeated until somebody takes it.
     pub(crate) fn flip(&mut self, limit: Duration) -> Result<i64> {
-        let pair = switch(!self.open);
-        let etcd = &self.cluster.etcd;
-        let revision =
-            wait::until("write", limit, || etcd.put_all(std::slice::from_ref(&pair)).map(Some))?;
+        let (etcd, open) = (&self.cluster.etcd, !self.open);
+        let revision = wait::until("write", limit, || etcd.put_all(&[switch(open)]).map(Some))?;
         self.open = !self.open;
         Ok(revision)
     }

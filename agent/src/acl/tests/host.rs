@@ -201,7 +201,7 @@ fn what_only_a_host_endpoint_needs_is_told_of_as_well() {
     assert_eq!(notice(&state, subject), None, "nothing here needs it");
     let state = bench.apply([host_endpoint("role=host", "net")]);
     let text = notice(&state, subject).unwrap();
-    // Named as verdicts name them.
+    // By its place in the policy as written, as verdicts say it.
     assert!(text.contains("egress[1] never denies") && text.contains("OPEN"), "{text}");
     assert!(text.contains("egress[2] never matches"), "{text}");
     // A pod that needs it as well, and no longer.

@@ -239,6 +239,6 @@ fn a_notice_is_short_however_many_rules_it_is_about() {
     let services = Rule { unevaluable: Some(Unevaluable::Services), ..allow_from("has(x)") };
     let (_, state) = world_with_rules(vec![services; 2_000]);
     let text = notice(&state, "GlobalNetworkPolicy p").unwrap();
-    assert!(text.contains("rule 4 ") && text.ends_with("; and 1995 more"), "{text}");
+    assert!(text.contains("ingress[4] ") && text.ends_with("; and 1995 more"), "{text}");
     assert!(text.len() < 1_000, "{}", text.len());
 }
