@@ -404,6 +404,7 @@ impl Reconciler for Felix {
             given: Some(state.generation),
             endpoints: self.endpoints.clone(),
             hosts,
+            externals: Some(self.interfaces.share_externals()),
             in_force: self.in_force.clone(),
             problems: run.problems,
             facts: self.facts(),
