@@ -42,8 +42,7 @@ fn cluster(label: &str, flavour: Flavour) -> Result<Cluster> {
     let cluster = Cluster::tutorial(label, flavour)?;
     cluster.put_and_wait(&[policy()])?;
     let (at, [v4, v6]) = (cluster.hosts[0].spec, FLOATING);
-    let routes =
-        format!("route add {v4}/32 via {}\nroute add {v6}/128 via {}\n", at.v4, at.v6);
+    let routes = format!("route add {v4}/32 via {}\nroute add {v6}/128 via {}\n", at.v4, at.v6);
     cluster.outside().ip(&routes)?;
     cluster.hosts[1].ns().ip(&routes)?;
     Ok(cluster)
@@ -61,7 +60,13 @@ fn give(cluster: &Cluster, pod: &str, has: bool) -> Result<()> {
 }
 
 /// A question from a site and its answer; silence is listened for.
-fn ask(cluster: &Cluster, from: &str, to: IpAddr, service: Service, limit: Duration) -> Result<Answer> {
+fn ask(
+    cluster: &Cluster,
+    from: &str,
+    to: IpAddr,
+    service: Service,
+    limit: Duration,
+) -> Result<Answer> {
     ask_from(cluster.netns(from)?.name(), to, service, limit)
 }
 
@@ -161,7 +166,12 @@ fn nothing_is_left(cluster: &Cluster, talkers: &[Talker], flavour: &str) -> Resu
         }
     }
     for talker in talkers {
-        ensure!(!talker.is_answered(2), "{} goes on with {}", talker.socket.local_addr()?, talker.to);
+        ensure!(
+            !talker.is_answered(2),
+            "{} goes on with {}",
+            talker.socket.local_addr()?,
+            talker.to
+        );
     }
     let ns = cluster.hosts[0].ns();
     for (family, to) in ["-4", "-6"].into_iter().zip(FLOATING) {
@@ -174,7 +184,7 @@ fn nothing_is_left(cluster: &Cluster, talkers: &[Talker], flavour: &str) -> Resu
         ensure!(!rules.contains(&to) && !rules.contains("cali-fip"), "{rules}");
         let list = ["-L", "-f", if family == "-4" { "ipv4" } else { "ipv6" }];
         let connections = ns.command("conntrack").args(list).run()?;
-        ensure!(!connections.contains(&format!("src={to} ")), "{connections}");
+        ensure!(!connections.contains(&format!("dst={to} ")), "{connections}");
     }
     // By its own address the pod is as before.
     let pod = cluster.pod(POD)?.spec;
@@ -204,17 +214,16 @@ fn is_told(cluster: &Cluster) -> Result<()> {
 
     let from = cluster.pod("frontend-1")?.spec.container_id;
     for to in FLOATING {
-        for offline in ["", "--offline"] {
+        for offline in [false, true] {
             for (port, code, outcome) in [(HTTP, 0, "ALLOWED"), (OTHER, 6, "DENIED")] {
-                let words = format!("--from {from} --to {to} --port {port} {offline}");
-                let words: Vec<&str> = words.split_whitespace().collect();
-                let output = host.explain(&words)?;
+                let words = format!("--from {from} --to {to} --port {port}");
+                let output = host.explain(offline, &words)?;
                 let line = output.stdout.lines().next().unwrap_or_default();
                 let leads = format!("eth0 ({to} → ");
                 let right = output.status.code() == Some(code)
                     && line.starts_with(outcome)
                     && line.contains(&leads);
-                ensure!(right, "{words:?}: {} {}", output.stdout, output.stderr);
+                ensure!(right, "{words}: {} {}", output.stdout, output.stderr);
             }
         }
     }
