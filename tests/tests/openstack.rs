@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use calico_e2e::cluster::Cluster;
+use calico_e2e::cluster::{Cluster, OUTSIDE_V4};
 use calico_e2e::host::Flavour;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from, shout};
 use calico_e2e::server::Server;
@@ -51,6 +51,8 @@ fn cluster(label: &str, flavour: Flavour) -> Result<Cluster> {
     cluster.etcd.put_all(&pairs)?;
     cluster.hosts[0].env.push(("FELIX_DEFAULTENDPOINTTOHOSTACTION".into(), "Drop".into()));
     cluster.hosts[0].env.push(("FELIX_INTERFACEPREFIX".into(), "cali,tap".into()));
+    // What is for nobody is not refused for want of a route.
+    cluster.hosts[0].ns().ip(&format!("route add default via {OUTSIDE_V4}\n"))?;
     cluster.start_agents(flavour)?;
     for spec in [pod, guest] {
         let host = &cluster.hosts[0];
