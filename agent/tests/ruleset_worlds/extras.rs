@@ -96,7 +96,7 @@ impl<'a> Held<'a> {
     }
 
     /// From outside to an external address.
-    fn from_outside(&mut self, external: IpAddr, packet: Packet) -> Result<(), String> {
+    fn asked_from_outside(&mut self, external: IpAddr, packet: Packet) -> Result<(), String> {
         let Some((id, internal)) = self.externals.get(&external).cloned() else { return Ok(()) };
         let led = Packet { destination: internal, ..packet };
         let expected = self.says(&id, Direction::Ingress, led);
@@ -125,7 +125,7 @@ impl<'a> Held<'a> {
     }
 
     /// From an endpoint of the host, which may be the one behind it.
-    fn from_inside(
+    fn asked_from_inside(
         &mut self,
         from: &WorkloadEndpointId,
         external: IpAddr,
@@ -199,12 +199,14 @@ fn difference(world: &World, seed: u64, tally: &mut Tally) -> Result<(), String>
             match question.direction {
                 // Only a question about the endpoint itself has ports that it may be about.
                 Direction::Ingress if *owner == question.endpoint => {
-                    held.from_outside(*external, packet)?;
+                    held.asked_from_outside(*external, packet)?;
                     let itself = Packet { source: *internal, ..packet };
-                    held.from_inside(owner, *external, itself)?;
+                    held.asked_from_inside(owner, *external, itself)?;
                 }
                 Direction::Ingress => {}
-                Direction::Egress => held.from_inside(&question.endpoint, *external, packet)?,
+                Direction::Egress => {
+                    held.asked_from_inside(&question.endpoint, *external, packet)?
+                }
             }
         }
     }

@@ -41,7 +41,7 @@ fn who_lists_a_source_is_asked_about_it() {
     let mut honest = state.clone();
     honest.settings = Arc::default();
     assert_eq!(suspects(&honest, tcp("10.66.0.5", "10.65.0.2", 81)), []);
-    let mut down = state.clone();
+    let mut down = state;
     let mut endpoint = (*down.endpoints[&id(1)]).clone();
     endpoint.active = false;
     down.endpoints.insert(id(1), Arc::new(endpoint));
