@@ -30,14 +30,7 @@ fn manifests(floating: bool) -> String {
         assert_eq!(text.matches(from).count(), 1, "{from}");
         text = text.replace(from, to);
     }
-    text + "
----
-apiVersion: projectcalico.org/v3
-kind: GlobalNetworkPolicy
-metadata: {name: security.not-by-external}
-spec: {tier: security, order: 5, selector: role == 'frontend', types: [Egress],
-  egress: [{action: Deny, destination: {nets: [203.0.113.0/24]}}, {action: Pass}]}
-"
+    text + include_str!("external.yaml")
 }
 
 fn ask(world: &World, text: &str) -> Explanation {
