@@ -10,7 +10,7 @@ use calico_datastore::model::{Action, PortRange, Protocol};
 
 use crate::holes::{cut, echo};
 use crate::host::{Host, Pod, dial, each_flavour, receiver};
-use crate::nat::{EXTERNAL, give, lead_to, outside, world};
+use crate::nat::{EXTERNAL, OUTSIDE, give, lead_to, outside, world};
 use crate::netns::{Netns, sh};
 use crate::spoofing::{FOREIGN, LISTED, addresses, spoofing_world};
 use crate::world::*;
@@ -234,5 +234,38 @@ fn who_went_by_an_external_address_while_it_was_not_translated_is_led_there_agai
         let goes_on = |one: &&Asker| one.to.port() == 5000;
         assert!(older.iter().filter(goes_on).all(Asker::is_answered));
         assert!(!older.iter().filter(|one| !goes_on(one)).any(Asker::is_answered));
+    });
+}
+
+#[test]
+fn who_left_without_another_address_while_it_was_not_translated_gets_one_again() {
+    each_flavour(|host, flavour| {
+        let (a, _b, mut state) = world(host, flavour);
+        let outside = outside();
+        // Nothing comes back to a pod's own address.
+        outside.sh("ip route del default; ip -6 route del default");
+        outside.run(|| echo(5000));
+        for pool in ["10.65.0.0/16", "fd65::/64"] {
+            state.pools.insert(pool.parse().unwrap(), true);
+        }
+        host.apply(&state, Wake::Start);
+        let asker = |to: &'static str| Asker::new(a.netns.run(move || any_port(to)), to, 5000);
+        let older = OUTSIDE.map(asker);
+        assert!(older.iter().all(Asker::is_answered));
+        let before = cut(&host.run(&state, Wake::Retry));
+        for restart in [false, true] {
+            if restart {
+                host.restart();
+            }
+            flush(host, &["nat"]);
+            let late = OUTSIDE.map(asker);
+            assert!(!late.iter().any(Asker::is_answered), "they go out as what they are");
+            let report = host.run(&state, if restart { Wake::Start } else { Wake::Retry });
+            assert_eq!(report.problems, []);
+            let base = if restart { 0 } else { before };
+            assert_eq!(cut(&report), base + 2, "{:?}", report.drift);
+            assert!(late.iter().all(Asker::is_answered), "the same ones");
+            assert!(older.iter().all(Asker::is_answered), "the others go on");
+        }
     });
 }

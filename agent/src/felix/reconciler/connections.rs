@@ -50,6 +50,22 @@ fn is_misled(one: &Connection, externals: &Externals) -> bool {
     to != target.internal || (from == to && one.reply.destination == from)
 }
 
+/// A connection that should leave a pool under another address, does so under the pod's, and gets no
+/// answer: the way back leads nowhere. Which interface it leaves by is not known, so nothing is said
+/// where that matters.
+fn is_bare(one: &Connection, state: &DesiredState, host: &BTreeSet<IpAddr>) -> bool {
+    let flow = one.flow();
+    let in_pool = |address: IpAddr, wanted: fn(bool) -> bool| {
+        state.pools.iter().any(|(pool, nat)| wanted(*nat) && pool.contains(address))
+    };
+    !one.replied
+        && one.reply.destination == flow.source
+        && state.settings.nat_outgoing_interface.is_none()
+        && in_pool(flow.source, |nat| nat)
+        && !in_pool(flow.destination, |_| true)
+        && ![flow.source, flow.destination].iter().any(|address| host.contains(address))
+}
+
 impl Felix {
     /// Notes which families have connections that were not asked. A set is of either family, as far
     /// as its name tells.
@@ -64,7 +80,8 @@ impl Felix {
     }
 
     /// Asks policy about the connections of the families that were noted, and cuts those that it
-    /// denies, and those that no external address led. `in_force`: packets meet our rules again; until then it would be in vain.
+    /// denies, and those whose address should have been translated. `in_force`: packets meet our
+    /// rules again; until then it would be in vain.
     pub(super) async fn ask_connections(
         &mut self,
         state: &DesiredState,
@@ -77,8 +94,11 @@ impl Felix {
         let families = self.family_list();
         self.unasked.retain(|family| families.contains(family) && !state.endpoints.is_empty());
         let externals = self.interfaces.externals();
+        let masquerades =
+            |family: Family| state.pools.iter().any(|(pool, nat)| *nat && pool.family() == family);
         self.untranslated.retain(|family| {
-            families.contains(family) && externals.pairs(*family).next().is_some()
+            let any = externals.pairs(*family).next().is_some() || masquerades(*family);
+            any && families.contains(family)
         });
         let doubted: BTreeSet<Family> = self.unasked.union(&self.untranslated).copied().collect();
         if doubted.is_empty() {
@@ -93,7 +113,7 @@ impl Felix {
         };
         let judge = Judge::new(state, &host);
         for family in doubted {
-            match self.cut_denied(family, &judge, run).await {
+            match self.cut_denied(family, &judge, &host, state, run).await {
                 Ok(true) => {
                     self.unasked.remove(&family);
                     self.untranslated.remove(&family);
@@ -116,6 +136,8 @@ impl Felix {
         &mut self,
         family: Family,
         judge: &Judge<'_>,
+        host: &BTreeSet<IpAddr>,
+        state: &DesiredState,
         run: &mut Run,
     ) -> Result<bool, ExecError> {
         let (connections, bad) = self.conntrack.list(family).await?;
@@ -135,7 +157,7 @@ impl Felix {
                     verdicts.extend(judge.judge(&flow));
                     verdicts.extend(judge.ask_spoofers(&flow));
                 }
-                if is_misled(one, externals) {
+                if is_misled(one, externals) || is_bare(one, state, host) {
                     misled += 1;
                     denied.insert(one);
                 } else if let Some(verdict) = verdicts.iter().find(|verdict| !verdict.allowed) {
@@ -169,7 +191,7 @@ impl Felix {
             let why = if misled == 0 {
                 "that policy denies"
             } else {
-                "that policy denies or that went by their external address"
+                "that policy denies or whose address was not translated"
             };
             info!(%family, "connections cut: {count} {why} ({first}{more})");
         }
@@ -271,5 +293,40 @@ mod tests {
             let one = crate::felix::conntrack::parse(&line).unwrap();
             assert_eq!(is_misled(&one, &externals), misled, "{line}");
         }
+    }
+
+    #[test]
+    fn who_left_a_pool_as_itself_and_got_no_answer_is_bare() {
+        let mut state = DesiredState::default();
+        for (pool, nat) in [("10.65.0.0/24", true), ("10.66.0.0/24", false)] {
+            state.pools.insert(pool.parse().unwrap(), nat);
+        }
+        let host = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
+        let bare = |from: &str, to: &str, back_to: &str, flag: &str, state: &DesiredState| {
+            let line = format!(
+                "ipv4 2 udp 17 29 src={from} dst={to} sport=9 dport=53 {flag} src={to} \
+                 dst={back_to} sport=53 dport=9 use=1"
+            );
+            is_bare(&crate::felix::conntrack::parse(&line).unwrap(), state, &host)
+        };
+        let (pod, far) = ("10.65.0.2", "198.51.100.2");
+        for (from, to, back_to, flag, expected) in [
+            (pod, far, pod, "[UNREPLIED]", true),
+            (pod, far, pod, "[ASSURED]", false),
+            (pod, far, "192.0.2.1", "[UNREPLIED]", false),
+            (pod, "10.65.0.3", pod, "[UNREPLIED]", false),
+            (pod, "10.66.0.3", pod, "[UNREPLIED]", false),
+            (pod, "192.0.2.1", pod, "[UNREPLIED]", false),
+            ("10.66.0.2", far, "10.66.0.2", "[UNREPLIED]", false),
+            ("192.0.2.1", far, "192.0.2.1", "[UNREPLIED]", false),
+        ] {
+            assert_eq!(bare(from, to, back_to, flag, &state), expected, "{from} {to} {flag}");
+        }
+        let settings = crate::config::Settings {
+            nat_outgoing_interface: Some("eth0".to_owned()),
+            ..crate::config::Settings::default()
+        };
+        state.settings = std::sync::Arc::new(settings);
+        assert!(!bare(pod, far, pod, "[UNREPLIED]", &state), "by which interface?");
     }
 }
