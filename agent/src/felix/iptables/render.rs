@@ -78,6 +78,7 @@ impl Renderer {
                 group: settings.denied_log_group,
                 rate: settings.denied_log_rate,
             }),
+            counted: settings.endpoint_counters,
             log_prefix: format!("{prefix}: "),
         };
         let off = family == Family::V6 && !settings.ipv6;
@@ -91,7 +92,7 @@ impl Renderer {
 
     /// What stands in for a chain that the kernel refuses, in any table.
     pub fn closed(&self) -> Vec<String> {
-        chains::closed(Table::Raw, &self.style)
+        vec!["--jump DROP".to_owned()]
     }
 
     /// Everything anew, where nothing is known of the host's own interfaces: a host endpoint that says
@@ -143,7 +144,7 @@ impl Renderer {
             }
             for (table, direction) in scene.uses.places(subject) {
                 if shut {
-                    let lines = chains::closed(table, &self.style);
+                    let lines = chains::closed(direction, &self.style.of(table));
                     out.put(table, name_of(subject, direction), lines);
                 } else {
                     self.rules(subject, rules, direction, table, out);
@@ -252,7 +253,7 @@ impl Renderer {
         for direction in Direction::ALL {
             let classes = scene.state.classes.iter();
             let active = classes.filter(|(_, class)| class.active).map(|(id, _)| id);
-            let lines = chains::dispatch(active, spoofers, direction, family);
+            let lines = chains::dispatch(active, spoofers, direction, &self.style);
             out.put(Table::Filter, chains::dispatch_name(direction).to_owned(), lines);
         }
     }

@@ -331,6 +331,7 @@ fn growth(commands: &[Command], refused: Option<&[Refused]>) -> Grown {
     for command in commands {
         let by = match command {
             Command::Add(..) => Some(1),
+            Command::Count(..) => Some(0),
             Command::Delete(..) => Some(-1),
             Command::Create(..) | Command::Destroy(_) | Command::Swap(..) => None,
         };

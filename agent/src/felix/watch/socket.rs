@@ -89,14 +89,14 @@ impl Events {
 /// Asks and reads the answer. The kernel answers netlink within the call, and makes the next part
 /// of a list when the one before is read: nothing here waits.
 #[derive(Debug)]
-pub(super) struct Dialogue {
+pub(in crate::felix) struct Dialogue {
     socket: Socket,
     buffer: Vec<u8>,
 }
 
 impl Dialogue {
     /// A socket in the network namespace of the calling thread.
-    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+    pub(in crate::felix) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -105,7 +105,7 @@ impl Dialogue {
     }
 
     /// Sends `request` and hands every message of the answer to `read`.
-    pub(super) fn ask(&mut self, request: &[u8], mut read: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(in crate::felix) fn ask(&mut self, request: &[u8], mut read: impl FnMut(&[u8])) -> io::Result<()> {
         self.socket.send(request, 0)?;
         loop {
             self.buffer.clear();
