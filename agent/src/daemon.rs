@@ -28,6 +28,7 @@ use crate::config::{Flags, Local, set_locally};
 use crate::denied;
 use crate::exec::Exec;
 use crate::felix::hosts::lifelines;
+use crate::felix::tally::Tally;
 use crate::felix::watch::Watch;
 use crate::felix::{self, Felix};
 use crate::lock::{self, LockError};
@@ -381,6 +382,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         collector,
         bird_socket: paths.bird_socket(),
         programs: Some(Exec::new(ASKED_LIMIT)),
+        tally: Some(Tally::default()),
     });
     let (states_tx, states) = watch::channel(None);
     let (hosts_tx, hosts) = watch::channel(HostStates::new());

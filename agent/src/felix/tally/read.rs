@@ -61,7 +61,7 @@ fn counted(entry: &[u8]) -> Option<(InterfaceName, Cidr, Counts)> {
         _ => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
     };
     let net = match attribute(entry, member::LENGTH) {
-        Some(length) => Cidr::new(address, *length.first()?)?,
+        Some(length) => Cidr::new(address, *length.first()?).ok()?,
         None => Cidr::host(address),
     };
     Some((interface, net, counts))
