@@ -280,6 +280,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let bird_steps = bird_exec.steps();
     let bird = Bird::new(paths.bird_config(), paths.bird_socket(), bird_exec);
     let touched = felix.changes().notify();
+    let tally = Tally::new(felix.changes());
     let heartbeat = watchdog.register("watch");
     tasks.spawn("watch", async move { watch.run(heartbeat).await });
     let parts = vec![
@@ -382,7 +383,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         collector,
         bird_socket: paths.bird_socket(),
         programs: Some(Exec::new(ASKED_LIMIT)),
-        tally: Some(Tally::default()),
+        tally: Some(tally),
     });
     let (states_tx, states) = watch::channel(None);
     let (hosts_tx, hosts) = watch::channel(HostStates::new());

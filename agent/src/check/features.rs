@@ -60,7 +60,9 @@ pub fn features(
     }
     if settings.endpoint_counters {
         let line = format!("{in_set} ! --update-counters -j DROP");
-        add(Table::Raw, "set ! --update-counters", Need::Always, line);
+        for table in [Table::Raw, Table::Filter] {
+            add(table, "set ! --update-counters", Need::Always, line.clone());
+        }
     }
     let mac = "-i cali+ -m mac ! --mac-source 02:00:00:00:00:01 -j DROP";
     add(Table::Raw, "mac", Need::For("checking the Ethernet address of a pod"), mac.into());

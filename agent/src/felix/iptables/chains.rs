@@ -172,9 +172,11 @@ pub fn dispatch<'a>(
         })
         .chain(spoofers.into_iter().flatten().filter(|_| direction == Direction::Egress).map(
             |(interface, id)| {
+                // It was counted in this set before.
                 format!(
-                    "-i {interface} -m set --match-set {} src,src --goto {}",
+                    "-i {interface} -m set --match-set {} src,src{} --goto {}",
                     names::spoofed(family),
+                    spoof::uncounted(style.counted),
                     names::class(id, direction)
                 )
             },

@@ -18,7 +18,7 @@ pub(super) fn unknown_source(family: Family, spoofers: bool, quiet: bool) -> Str
 }
 
 /// What a lookup in a set that counts ends with, where it is not to count.
-fn uncounted(quiet: bool) -> &'static str {
+pub(super) fn uncounted(quiet: bool) -> &'static str {
     if quiet { " ! --update-counters" } else { "" }
 }
 
