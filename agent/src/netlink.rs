@@ -114,7 +114,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let header = [2, 0, 0, 0];
-        let mut one = request(0x0a06, REQUEST, &header, &[(1, b"filter\0"), (2 | 1 << 15, b"abcd")]);
+        let mut one =
+            request(0x0a06, REQUEST, &header, &[(1, b"filter\0"), (2 | 1 << 15, b"abcd")]);
         let first = one.clone();
         number(&mut one, 7);
         let two = [first, one].concat();

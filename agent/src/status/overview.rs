@@ -298,11 +298,8 @@ impl Overview {
     /// The whole document. Asks BIRD for its sessions, and reads the ports that others forward and the
     /// packets that were counted.
     pub async fn document(&self) -> StatusDocument {
-        let (sessions, (forwarded_ports, forwarded_ports_error), (tallies, counters_error)) = tokio::join!(
-            bird::sessions(&self.bird_socket),
-            self.forwarded_ports(),
-            self.tallies()
-        );
+        let (sessions, (forwarded_ports, forwarded_ports_error), (tallies, counters_error)) =
+            tokio::join!(bird::sessions(&self.bird_socket), self.forwarded_ports(), self.tallies());
         let (bgp, bgp_error) = match sessions {
             Ok(sessions) => (sessions, None),
             Err(error) => (Vec::new(), Some(crate::telemetry::chain(&error))),

@@ -216,7 +216,12 @@ fn each_endpoint_has_its_own_counts_although_chains_are_shared() {
         host.apply(&state, Wake::Desired);
         all(host, &state);
         from_pod(&pods[2], pods[1].both(), 90, 1);
-        expect(host, &state, &pods[1], [counted[1][0] + 1, counted[1][1], counted[1][2], counted[1][3]]);
+        expect(
+            host,
+            &state,
+            &pods[1],
+            [counted[1][0] + 1, counted[1][1], counted[1][2], counted[1][3]],
+        );
         let mut gone = next(&state);
         gone.endpoints.remove(&id(&pods[1]));
         host.apply(&gone, Wake::Desired);
@@ -316,7 +321,10 @@ fn counting_is_switched_on_and_off_without_a_gap() {
         settings(&mut state, |s| s.endpoint_counters = false);
         host.apply(&state, Wake::Start);
         assert_eq!(read(host, &state, a), None);
-        assert!(!sh("ipset save; iptables-legacy-save; iptables-nft-save 2> /dev/null").contains("counters"));
+        assert!(
+            !sh("ipset save; iptables-legacy-save; iptables-nft-save 2> /dev/null")
+                .contains("counters")
+        );
 
         // A datagram each millisecond to each family, all of which have to come through.
         let stop = Arc::new(AtomicBool::new(false));
@@ -386,7 +394,9 @@ fn no_number_gets_smaller_while_the_agent_runs() {
         from_pod(c, a.both(), 80, 4);
         from_pod(c, a.both(), 81, 3);
         expect_with(&tally, host, &state, a, [4, 3, 0, 0]);
-        sh("for f in 4 6; do ipset flush cali${f}0local-receivers; ipset flush cali${f}0denied-to; done");
+        sh(
+            "for f in 4 6; do ipset flush cali${f}0local-receivers; ipset flush cali${f}0denied-to; done",
+        );
         assert_eq!(host.apply(&state, Wake::Retry).drift.len(), 4);
         from_pod(c, a.both(), 80, 1);
         from_pod(c, a.both(), 81, 1);

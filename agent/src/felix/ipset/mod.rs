@@ -6,9 +6,9 @@ mod compare;
 mod driver;
 mod plan;
 pub mod save;
-pub(in crate::felix) mod wire;
 #[cfg(test)]
 mod tests;
+pub(in crate::felix) mod wire;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -13,8 +13,8 @@ use super::marks::{self, Marks};
 use super::names;
 use super::save::Table;
 use crate::desired::SideMatch;
-use crate::felix::ruleset::{Direction, Rule};
 use crate::felix::ruleset::deny::DenyPoint;
+use crate::felix::ruleset::{Direction, Rule};
 
 /// How many slots a port list has; a range takes two.
 const PORT_SLOTS: usize = 15;

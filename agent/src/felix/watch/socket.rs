@@ -107,7 +107,11 @@ impl Dialogue {
     }
 
     /// Sends `request` and hands every message of the answer to `read`.
-    pub(in crate::felix) fn ask(&mut self, request: &[u8], mut read: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(in crate::felix) fn ask(
+        &mut self,
+        request: &[u8],
+        mut read: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         let mut request = request.to_vec();
         self.sequence = self.sequence.wrapping_add(1);
         netlink::number(&mut request, self.sequence);
