@@ -76,6 +76,8 @@ fn each_criterion_and_what_it_does_not_mean() {
         ("-m set ! --match-set web dst,dst", &[&udp, &ping, &gre, &other], &[&tcp]),
         ("-m set --match-set ifs src,src", &[&tcp], &[&other]),
         ("-m set --match-set ifs src,dst", &[], &[&tcp]),
+        ("-m set --match-set ifs src,src ! --update-counters", &[&tcp], &[&other]),
+        ("-m set ! --match-set ifs src,src ! --update-counters", &[&other], &[&tcp]),
         ("-m mac --mac-source 02:00:00:00:00:01", &[&tcp], &[]),
         ("-m mac ! --mac-source 02:00:00:00:00:01", &[], &[&tcp]),
         ("-m addrtype --dst-type LOCAL -m comment --comment \"a ! b\"", &[&tcp], &[&other]),
