@@ -43,7 +43,7 @@ fn each_criterion_and_what_it_does_not_mean() {
         destination: "11.0.0.2".parse().unwrap(),
         ..tcp.clone().into_interface("eth0")
     };
-    let cases: [(&str, &[&Packet], &[&Packet]); 31] = [
+    let cases: [(&str, &[&Packet], &[&Packet]); 33] = [
         ("", &[&tcp, &udp, &ping, &gre, &other], &[]),
         ("-i cali1", &[&tcp], &[&other]),
         ("-i cali+", &[&tcp], &[&other]),

@@ -87,6 +87,18 @@ pub fn is_policy_or_profile(name: &str) -> bool {
         .any(|p| name.starts_with(p))
 }
 
+/// Which way the packets of such a chain go.
+pub fn direction(name: &str) -> Option<Direction> {
+    let starts = |all: [&str; 4]| all.iter().any(|prefix| name.starts_with(prefix));
+    if starts(["cali-pi-", "cali-pri-", "cali-dp-i", "cali-de-i"]) {
+        Some(Direction::Ingress)
+    } else if starts(["cali-po-", "cali-pro-", "cali-dp-o", "cali-de-o"]) {
+        Some(Direction::Egress)
+    } else {
+        None
+    }
+}
+
 /// A chain of a host endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostChain {
@@ -256,6 +268,21 @@ mod tests {
             let name = profile(&Name::from(odd), Direction::Ingress);
             assert!(name.starts_with("cali-pri-_") && name.len() == 28, "{name}");
         }
+    }
+
+    #[test]
+    fn a_chain_tells_its_direction() {
+        for way in Direction::ALL {
+            for place in
+                [DeniedBy::Policy(global("a")), DeniedBy::Profile("a".into()), DeniedBy::End]
+            {
+                assert_eq!(direction(&deny(&DenyPoint { direction: way, place })), Some(way));
+            }
+            assert_eq!(direction(&policy(&global("a"), way)), Some(way));
+            assert_eq!(direction(&profile(&Name::from("a"), way)), Some(way));
+            assert!(is_policy_or_profile(&policy(&global("a"), way)));
+        }
+        assert_eq!(direction("cali-FORWARD"), None);
     }
 
     #[test]

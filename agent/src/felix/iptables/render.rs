@@ -3,6 +3,7 @@
 
 mod nat;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use calico_datastore::model::{Action, Family};
@@ -90,9 +91,11 @@ impl Renderer {
         self.off
     }
 
-    /// What stands in for a chain that the kernel refuses, in any table.
-    pub fn closed(&self) -> Vec<String> {
-        vec!["--jump DROP".to_owned()]
+    /// What stands in for a chain that the kernel refuses.
+    pub fn closed(&self, table: Table, chain: &str) -> Vec<String> {
+        let style = self.style.of(table);
+        let drop = names::direction(chain).map(|direction| style.drops(direction));
+        vec![drop.map_or_else(|| "--jump DROP".to_owned(), Cow::into_owned)]
     }
 
     /// Everything anew, where nothing is known of the host's own interfaces: a host endpoint that says
