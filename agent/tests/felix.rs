@@ -16,6 +16,8 @@ mod churn;
 mod connections;
 #[path = "felix/contention.rs"]
 mod contention;
+#[path = "felix/counters.rs"]
+mod counters;
 #[path = "felix/denied.rs"]
 mod denied;
 #[path = "felix/disk.rs"]

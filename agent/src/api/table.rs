@@ -1,5 +1,7 @@
 //! The status document as text for a terminal.
 
+mod counters;
+
 use std::fmt::Write as _;
 
 use crate::reconcile::EndpointState;
@@ -88,6 +90,8 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         ]
     });
     table(out, ["INTERFACE", "ADDRESSES", "STATE", "POLICY", "ENDPOINT", ""], rows)?;
+
+    counters::write(out, status)?;
 
     host_endpoints(out, status)?;
 

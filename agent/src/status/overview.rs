@@ -17,6 +17,7 @@ use crate::desired::{DesiredState, Externals, LocalEndpoint, Origin};
 use crate::drift::Repair;
 use crate::exec::Exec;
 use crate::felix::iptables::forwarded::read as read_forwarded;
+use crate::felix::tally::{Tallies, Tally};
 use crate::reconcile::{EndpointState, HostStates, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
@@ -130,6 +131,8 @@ pub struct Overview {
     pub bird_socket: PathBuf,
     /// Starts what reads the ports that others forward; `None`: they are not looked at.
     pub programs: Option<Exec>,
+    /// Reads what was counted for endpoints; `None`: that is not looked at.
+    pub tally: Option<Tally>,
 }
 
 impl Overview {
@@ -286,10 +289,23 @@ impl Overview {
         }
     }
 
-    /// The whole document. Asks BIRD for its sessions, and reads the ports that others forward.
+    /// The packets of endpoints, and why they are not known.
+    async fn tallies(&self) -> (Tallies, Option<String>) {
+        let desired = self.desired.borrow().clone();
+        let (Some(tally), Some(desired)) = (&self.tally, desired) else {
+            return (Tallies::new(), None);
+        };
+        match tally.ask(&desired).await {
+            Ok(tallies) => (tallies, None),
+            Err(error) => (Tallies::new(), Some(format!("cannot read the address sets: {error}"))),
+        }
+    }
+
+    /// The whole document. Asks BIRD for its sessions, and reads the ports that others forward and the
+    /// packets that were counted.
     pub async fn document(&self) -> StatusDocument {
-        let (sessions, (forwarded_ports, forwarded_ports_error)) =
-            tokio::join!(bird::sessions(&self.bird_socket), self.forwarded_ports());
+        let (sessions, (forwarded_ports, forwarded_ports_error), (tallies, counters_error)) =
+            tokio::join!(bird::sessions(&self.bird_socket), self.forwarded_ports(), self.tallies());
         let (bgp, bgp_error) = match sessions {
             Ok(sessions) => (sessions, None),
             Err(error) => (Vec::new(), Some(crate::telemetry::chain(&error))),
@@ -325,6 +341,7 @@ impl Overview {
                 .iter()
                 .map(|(id, endpoint)| EndpointStatus {
                     external_addresses: external_addresses(id, externals.as_deref()),
+                    counters: tallies.get(id).copied(),
                     ..self.endpoint(desired, id, endpoint)
                 })
                 .collect();
@@ -373,6 +390,7 @@ impl Overview {
                 })
                 .collect(),
             endpoints,
+            counters_error,
             host_endpoints,
             forwarded_ports,
             forwarded_ports_error,
@@ -412,6 +430,7 @@ impl Overview {
                 .map(|class| class.ingress.profiles.iter().map(ToString::to_string).collect())
                 .unwrap_or_default(),
             state: self.endpoint_state(id),
+            counters: None,
         }
     }
 }

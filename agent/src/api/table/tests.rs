@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::drift::Change;
+use crate::felix::tally::{Counts, EndpointCounters, Traffic};
 use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
 use crate::status::document::{
@@ -28,6 +29,7 @@ fn endpoint(workload: &str, interface: &str, state: EndpointState) -> EndpointSt
         policies: texts(["default/default.frontend"]),
         profiles: texts(["frontend"]),
         state,
+        counters: None,
     }
 }
 
@@ -64,6 +66,7 @@ fn document() -> StatusDocument {
             part("bird", Some(5), &[]),
         ],
         endpoints: vec![endpoint("a", "cali1", EndpointState::Up)],
+        counters_error: None,
         host_endpoints: vec![],
         forwarded_ports: Vec::new(),
         forwarded_ports_error: None,
@@ -85,6 +88,23 @@ fn document() -> StatusDocument {
 #[test]
 fn a_host_that_is_well() {
     insta::assert_snapshot!(render(&document()));
+}
+
+#[test]
+fn packets_of_endpoints_are_told() {
+    let counts = |packets, bytes| Counts { packets, bytes };
+    let mut status = document();
+    status.endpoints.push(endpoint("b", "cali2", EndpointState::Up));
+    // Only that of the second is known.
+    status.endpoints[1].counters = Some(EndpointCounters {
+        ingress: Traffic { allowed: counts(12_345, 18_000_000), denied: counts(3, 180) },
+        egress: Traffic { allowed: counts(1, 1024), denied: counts(0, 0) },
+    });
+    insta::assert_snapshot!(render(&status));
+    status.counters_error = Some("cannot read the address sets: broken".to_owned());
+    let text = render(&status);
+    assert!(text.contains("\npackets     cannot read the address sets: broken\n"), "{text}");
+    assert!(!text.contains("PACKETS OF"), "{text}");
 }
 
 #[test]

@@ -107,6 +107,9 @@ pub struct FamilyTables {
     counters: Counters,
 }
 
+/// What a chain of a table says instead, by its name, that the kernel refuses.
+pub type Closed<'a> = &'a (dyn Fn(Table, &str) -> Vec<String> + Sync);
+
 /// Long enough for hundreds of refused chains, and short against any watchdog.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -243,8 +246,9 @@ impl FamilyTables {
         self.tables.get(&table).map_or(&[], |state| &state.desired.jumps)
     }
 
-    /// Reads the kernel if needed and writes what differs.
-    pub async fn apply(&mut self, driver: &Driver, closed: &[String]) -> Outcome {
+    /// Reads the kernel if needed and writes what differs. `closed`: what a chain says instead that the
+    /// kernel refuses.
+    pub async fn apply(&mut self, driver: &Driver, closed: Closed<'_>) -> Outcome {
         let mut outcome = Outcome::default();
         let mut look = Look::default();
         if self.knowledge != Knowledge::Sure {

@@ -52,6 +52,7 @@ fn rig() -> Rig {
         collector: collector_rx,
         bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
         programs: None,
+        tally: None,
     };
     Rig {
         overview,
