@@ -26,6 +26,8 @@ mod disk;
 mod economy;
 #[path = "felix/holes.rs"]
 mod holes;
+#[path = "felix/holes_nat.rs"]
+mod holes_nat;
 #[path = "felix/host.rs"]
 mod host;
 #[path = "felix/hosts.rs"]

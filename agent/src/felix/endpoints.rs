@@ -22,7 +22,7 @@ pub struct Interfaces {
     claims: BTreeMap<InterfaceName, BTreeSet<WorkloadEndpointId>>,
     owners: BTreeMap<InterfaceName, (WorkloadEndpointId, Arc<LocalEndpoint>)>,
     macs: BTreeMap<InterfaceName, Mac>,
-    externals: Externals,
+    externals: Arc<Externals>,
     /// They were decided at least once.
     decided: bool,
     /// Endpoints may send from the prefixes that they list.
@@ -70,6 +70,11 @@ impl Interfaces {
     /// The external addresses of all endpoints.
     pub fn externals(&self) -> &Externals {
         &self.externals
+    }
+
+    /// The same, to be kept.
+    pub fn share_externals(&self) -> Arc<Externals> {
+        Arc::clone(&self.externals)
     }
 
     /// The interfaces from which more than the endpoint's own addresses may come. A family without any
@@ -193,7 +198,8 @@ impl Interfaces {
             return BTreeSet::new();
         }
         let is_up = |name: &InterfaceName| links.get(name).is_some_and(|link| link.up);
-        let old = std::mem::replace(&mut self.externals, Externals::of(state, is_up));
+        let new = Arc::new(Externals::of(state, is_up));
+        let old = std::mem::replace(&mut self.externals, new);
         old.moved(&self.externals)
     }
 

@@ -234,6 +234,9 @@ pub struct EndpointStatus {
     pub interface: String,
     /// Its addresses.
     pub addresses: Vec<String>,
+    /// Its external addresses that are in force. What it asks for and does not have is a problem.
+    #[serde(default)]
+    pub external_addresses: Vec<ExternalAddressStatus>,
     /// The first characters of its ACL class, as in the chain names.
     pub class: String,
     /// The policies that govern it, in order: `tier/policy`.
@@ -245,6 +248,15 @@ pub struct EndpointStatus {
     /// Its packets; absent while they are not counted.
     #[serde(default)]
     pub counters: Option<EndpointCounters>,
+}
+
+/// An external address of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalAddressStatus {
+    /// By this address it is reached.
+    pub address: IpAddr,
+    /// The endpoint's own address behind it, which policy sees.
+    pub leads_to: IpAddr,
 }
 
 /// One host endpoint.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::collector::CollectorState;
 use crate::denied::Book;
-use crate::desired::{DesiredState, LocalEndpoint, Origin};
+use crate::desired::{DesiredState, Externals, LocalEndpoint, Origin};
 use crate::drift::Repair;
 use crate::exec::Exec;
 use crate::felix::iptables::forwarded::read as read_forwarded;
@@ -22,8 +22,9 @@ use crate::reconcile::{EndpointState, HostStates, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
-    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, Instead,
-    Overall, PartStatus, RejectedKey, RepairStatus, StatusDocument, StoredStatus, SuspectedStatus,
+    CollectorStatus, DatastoreStatus, EndpointStatus, ExternalAddressStatus, ForwardedPortStatus,
+    HangingLoop, Instead, Overall, PartStatus, RejectedKey, RepairStatus, StatusDocument,
+    StoredStatus, SuspectedStatus,
 };
 use crate::status::forwarded::explain;
 use crate::status::watchdog::Silence;
@@ -265,6 +266,11 @@ impl Overview {
         states.reduce(worst).unwrap_or(EndpointState::Up)
     }
 
+    /// Where external addresses lead; `None`: no part has said so.
+    pub fn externals(&self) -> Option<Arc<Externals>> {
+        self.parts.iter().find_map(|part| part.report.borrow().as_ref()?.externals.clone())
+    }
+
     /// What became of the host endpoints.
     fn host_states(&self) -> HostStates {
         let reports = self.reports().into_iter().filter_map(|(_, report)| report);
@@ -329,11 +335,13 @@ impl Overview {
                 subject: subject.to_string(),
                 message: message.to_string(),
             }));
+            let externals = self.externals();
             endpoints = desired
                 .endpoints
                 .iter()
                 .map(|(id, endpoint)| EndpointStatus {
                     counters: tallies.get(id).copied(),
+                    external_addresses: external_addresses(id, externals.as_deref()),
                     ..self.endpoint(desired, id, endpoint)
                 })
                 .collect();
@@ -415,6 +423,7 @@ impl Overview {
             endpoint: id.on_host(),
             interface: endpoint.interface.to_string(),
             addresses: endpoint.addresses.iter().map(ToString::to_string).collect(),
+            external_addresses: Vec::new(),
             class: endpoint.class.as_str().chars().take(12).collect(),
             policies,
             profiles: class
@@ -424,6 +433,21 @@ impl Overview {
             counters: None,
         }
     }
+}
+
+/// Those of an endpoint that are in force.
+fn external_addresses(
+    id: &WorkloadEndpointId,
+    externals: Option<&Externals>,
+) -> Vec<ExternalAddressStatus> {
+    let given = externals.into_iter().flat_map(|externals| &externals.given);
+    given
+        .filter(|(_, target)| target.endpoint == *id)
+        .map(|(address, target)| ExternalAddressStatus {
+            address: *address,
+            leads_to: target.internal,
+        })
+        .collect()
 }
 
 /// What counts in the place of a refused value.

@@ -139,7 +139,7 @@ fn list(state: &mut DesiredState, pod: &Pod, prefixes: &[&str]) {
 
 /// Two pods with addresses that are not theirs, 10.66.0.5 and 10.67.0.5 and their like, and a policy:
 /// UDP to port 5000 only. The first lists the first prefix of each family.
-fn spoofing_world(
+pub(crate) fn spoofing_world(
     host: &mut Host,
     flavour: calico_agent::config::IptablesBackend,
 ) -> (Pod, Pod, DesiredState) {
@@ -183,12 +183,12 @@ fn zip(from: [IpAddr; 2], to: [IpAddr; 2]) -> [(IpAddr, IpAddr); 2] {
     [(from[0], to[0]), (from[1], to[1])]
 }
 
-fn addresses(both: [&str; 2]) -> [IpAddr; 2] {
+pub(crate) fn addresses(both: [&str; 2]) -> [IpAddr; 2] {
     both.map(|one| one.parse().unwrap())
 }
 
-const LISTED: [&str; 2] = ["10.66.0.5", "fd66::5"];
-const FOREIGN: [&str; 2] = ["10.67.0.5", "fd67::5"];
+pub(crate) const LISTED: [&str; 2] = ["10.66.0.5", "fd66::5"];
+pub(crate) const FOREIGN: [&str; 2] = ["10.67.0.5", "fd67::5"];
 
 #[test]
 fn what_an_endpoint_lists_it_may_send_from_and_nobody_else() {

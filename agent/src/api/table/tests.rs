@@ -6,8 +6,9 @@ use crate::felix::tally::{Counts, EndpointCounters, Traffic};
 use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
 use crate::status::document::{
-    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop,
-    HostEndpointStatus, Instead, PartStatus, RejectedKey, RepairStatus, SuspectedStatus,
+    CollectorStatus, DatastoreStatus, EndpointStatus, ExternalAddressStatus, ForwardedPortStatus,
+    HangingLoop, HostEndpointStatus, Instead, PartStatus, RejectedKey, RepairStatus,
+    SuspectedStatus,
 };
 
 fn problem(subject: &str, message: &str) -> Problem {
@@ -23,6 +24,7 @@ fn endpoint(workload: &str, interface: &str, state: EndpointState) -> EndpointSt
         endpoint: format!("cni/default/{workload}/eth0"),
         interface: interface.to_owned(),
         addresses: texts(["192.168.0.1/32", "fd80::1/128"]),
+        external_addresses: Vec::new(),
         class: "0123456789ab".to_owned(),
         policies: texts(["default/default.frontend"]),
         profiles: texts(["frontend"]),
@@ -216,6 +218,19 @@ fn durations_are_read_at_a_glance() {
     let expected =
         ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "23 h 59 min", "1 d 0 h", "1 d 3 h"];
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn external_addresses_stand_beside_the_own() {
+    let mut status = document();
+    let leads_to = "192.168.0.1".parse().unwrap();
+    assert!(!render(&status).contains("external"));
+    status.endpoints[0].external_addresses = ["203.0.113.7", "203.0.113.8"]
+        .map(|one| ExternalAddressStatus { address: one.parse().unwrap(), leads_to })
+        .to_vec();
+    let text = render(&status);
+    let said = " 192.168.0.1/32 fd80::1/128 (external 203.0.113.7 203.0.113.8)  up ";
+    assert_eq!(text.matches(said).count(), 1, "{text}");
 }
 
 #[test]
