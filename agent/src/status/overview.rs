@@ -340,8 +340,8 @@ impl Overview {
                 .endpoints
                 .iter()
                 .map(|(id, endpoint)| EndpointStatus {
-                    counters: tallies.get(id).copied(),
                     external_addresses: external_addresses(id, externals.as_deref()),
+                    counters: tallies.get(id).copied(),
                     ..self.endpoint(desired, id, endpoint)
                 })
                 .collect();
