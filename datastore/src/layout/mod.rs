@@ -4,9 +4,11 @@
 //! typed [`Rejection`] and counts as absent.
 
 mod status_file;
+pub mod v1;
 pub mod v3;
 
 pub use status_file::endpoint_status_file_name;
+pub use v1::Part;
 
 use crate::model::{ResourceId, Update};
 
@@ -27,6 +29,9 @@ pub enum Decoded {
     /// An object. An update without a value says that the document is well-formed but stands for
     /// no object (a workload endpoint without addresses): it counts as gone, and is no error.
     Object(Update),
+    /// A part of an object that several keys describe together. What the object is follows from all
+    /// parts that are stored: [`Part`].
+    Part(Part),
     /// An object of a kind that is known but not supported yet, or a staged policy; counted, not an
     /// error.
     Unsupported {
