@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calico_datastore::backend::etcd3::{EtcdError, SourceStatus};
+use calico_datastore::backend::etcd3::SourceStatus;
 use calico_datastore::backend::{AnySource, SyncEvent};
-use calico_datastore::location::{DEFAULT_ENDPOINT, Location};
+use calico_datastore::location::{DEFAULT_ENDPOINT, Location, OpenError};
 use calico_datastore::store::AnyStore;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -92,7 +92,7 @@ pub enum DaemonError {
     Dataplane(#[source] felix::ProbeError),
     /// etcd's configuration cannot work.
     #[error("cannot use the datastore configuration")]
-    Datastore(#[source] EtcdError),
+    Datastore(#[source] OpenError),
     /// The socket cannot be opened.
     #[error("cannot answer questions")]
     Server(#[source] ServerError),
@@ -313,12 +313,17 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let (problems_tx, problems) = watch::channel(Vec::new());
     let (kept_tx, kept) = watch::channel(kept);
     let (flush, flush_rx) = mpsc::channel(1);
+    let mut config = local.collector.clone();
+    if let AnyStore::Etcd2(_) = client {
+        // What is left behind there, another plugin wrote: its addresses are not ours to release.
+        config.interval = Duration::ZERO;
+    }
     let looking = collector::run::Place {
         node: node.clone(),
         boot: boot.clone(),
         state_dir: paths.state_dir.clone(),
         proc: PathBuf::from(PROC),
-        config: local.collector.clone(),
+        config,
     };
     let place = keeper::Place {
         file: paths.stored_policy(),
@@ -389,7 +394,9 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     tasks.spawn("log level", follow_log_level(logs, settings.clone()));
     // On a host by itself nobody reads them; `status` and the endpoint files tell the same.
     if !alone {
-        let reporting = report::Inputs { settings, states, heartbeat: watchdog.register("report") };
+        let reports = client.reports();
+        let heartbeat = watchdog.register("report");
+        let reporting = report::Inputs { reports, settings, states, heartbeat };
         tasks.spawn("report", report::run(client, node, overview.started.into(), reporting));
     }
     tasks.spawn("socket", {
@@ -427,6 +434,10 @@ fn announce_store(location: &Location) {
         Location::Etcd3(config) if config.endpoints == [DEFAULT_ENDPOINT] => tracing::info!(
             etcd = DEFAULT_ENDPOINT,
             "etcd is looked for here; ETCD_ENDPOINTS says where"
+        ),
+        Location::Etcd2(_) => tracing::info!(
+            "the datastore is etcd's v2 API, in the layout of Calico up to 2.6: this host is not \
+             registered there, and what rkt leaves behind is not collected"
         ),
         Location::Etcd3(_) => {}
     }
@@ -516,6 +527,14 @@ async fn registration_task(
             Vec::new()
         }
     };
+    if let AnyStore::Etcd2(_) = client {
+        // What a Node is there is many keys, which calico/node has written; only reports are ours.
+        let text = "left as it is: in the v1 layout calicoctl registers hosts".to_owned();
+        result.send_replace(Registration { text, done: true, problems: Vec::new() });
+        // Nothing is left to do until the source ends, and the agent with it.
+        while read.changed().await.is_ok() {}
+        return;
+    }
     loop {
         // The first listing is that of the store in which we register for the first time.
         let known = read.borrow_and_update().listings.max(1);

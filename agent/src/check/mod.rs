@@ -123,6 +123,14 @@ async fn look_at_store(location: &Location) -> (Vec<Finding>, bool) {
             let found = judge::etcd::judge(&members, problem.as_deref());
             (found, members.iter().any(is_ready))
         }
+        Location::Etcd2(config) => {
+            let (members, problem) = probe::etcd2::probe(config).await;
+            let is_ready = |member: &judge::etcd::Member| {
+                member.answer.as_ref().is_ok_and(|answer| answer.ready == Some(true))
+            };
+            let found = judge::etcd::judge(&members, problem.as_deref());
+            (found, members.iter().any(is_ready))
+        }
         Location::Directory(config) => {
             let facts = probe::directory::probe(config).await;
             (judge::directory::judge(&facts), facts.is_readable())

@@ -3,14 +3,21 @@
 //! The only code in the project that knows keys and JSON. A value that does not parse becomes a
 //! typed [`Rejection`] and counts as absent.
 
+mod reports;
 mod status_file;
 pub mod v1;
 pub mod v3;
 
+pub use reports::Reports;
 pub use status_file::endpoint_status_file_name;
 pub use v1::Part;
 
 use crate::model::{ResourceId, Update};
+
+/// Whether this is a key of an etcd, of whatever layout, and not the name of a file.
+pub fn is_key(text: &str) -> bool {
+    v3::LAYOUT.contains(text) || v1::LAYOUT.contains(text)
+}
 
 /// A key whose value was refused. The object counts as absent until the key changes.
 #[derive(Clone, Debug, PartialEq, Eq)]

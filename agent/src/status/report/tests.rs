@@ -1,6 +1,7 @@
 use super::*;
 use crate::reconcile::EndpointState;
 use crate::status::systemd::Watchdog;
+use calico_datastore::layout::v3::keys as layout;
 use calico_datastore::model::WorkloadEndpointId;
 use calico_datastore::store::memory::Memory;
 
@@ -29,8 +30,9 @@ fn start(settings: Settings, store: Memory) -> Running {
     let (settings, settings_rx) = watch::channel(Arc::new(settings));
     let (states, states_rx) = watch::channel(None);
     let mut watchdog = Watchdog::new();
-    let inputs =
-        Inputs { settings: settings_rx, states: states_rx, heartbeat: watchdog.register("status") };
+    let heartbeat = watchdog.register("status");
+    let reports = Reports::V3;
+    let inputs = Inputs { reports, settings: settings_rx, states: states_rx, heartbeat };
     tokio::spawn(run(store.clone(), "calico-01".into(), Instant::now(), inputs));
     Running { store, settings, states, _watchdog: watchdog }
 }
