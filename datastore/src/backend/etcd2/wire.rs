@@ -131,6 +131,10 @@ pub fn parse(body: &[u8]) -> Result<Answer, serde_json::Error> {
         #[serde(default)]
         node: Option<Node>,
     }
+    // A derived struct would fill its fields from an array by position.
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(serde::de::Error::custom("is no object"));
+    }
     // etcd nests as deep as keys have segments; nobody has 128 of them.
     let both: Both = serde_json::from_slice(body)?;
     Ok(match (both.action, both.node) {
