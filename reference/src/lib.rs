@@ -5,8 +5,8 @@
 //! their text, so that an error in the agent's own evaluation is found. Every question walks
 //! through every object: it is written for being compared with the documentation line by line.
 //!
-//! What it leaves out on purpose: connection tracking (it is asked about the first packet of a
-//! connection), routing, and whatever is not policy (anti-spoofing, tunnels of the host).
+//! What it leaves out on purpose: connection tracking (who asks says what it knows of a packet),
+//! routing, and whatever is not policy (anti-spoofing, tunnels of the host).
 //!
 //! ```
 //! use calico_reference::{Direction, Packet, Reference};
@@ -30,6 +30,6 @@ mod verdict;
 
 pub use host::{Failsafe, Hook, Interface};
 pub use packet::{Direction, Packet};
-pub use path::{Host, Place, Step, Subject, Walk};
+pub use path::{Host, Known, Passage, Place, Step, Subject, Walk};
 pub use store::Reference;
 pub use verdict::{Reason, Verdict};

@@ -11,6 +11,7 @@
 mod crafted;
 mod elements;
 mod frame;
+mod hosts;
 mod mutants;
 mod subject;
 

@@ -8,7 +8,7 @@ use calico_agent::acl::Calculator;
 use calico_agent::config::{AllowAction, DenyAction, HostAction, Settings};
 use calico_agent::desired::{DesiredState, HostEndpoints, LocalEndpoint};
 use calico_agent::felix::rendered::{Rendered, rendered};
-use calico_agent::routes::monitor::Link;
+use calico_agent::routes::monitor::{Link, Links};
 use calico_datastore::model::{Family, Mac, Name, Update, WorkloadEndpointId};
 use calico_reference::Direction;
 use calico_ruleset::{Host, Outcome, Packet, Ruleset, State};
@@ -53,7 +53,7 @@ pub(crate) fn settings(seed: u64) -> Arc<Settings> {
     })
 }
 
-fn of(family: Family) -> calico_ruleset::Family {
+pub(crate) fn of(family: Family) -> calico_ruleset::Family {
     match family {
         Family::V4 => calico_ruleset::Family::V4,
         Family::V6 => calico_ruleset::Family::V6,
@@ -77,8 +77,24 @@ impl Subject {
         let mut calculator = Calculator::new(node.clone());
         calculator.apply(updates);
         let mut state = DesiredState::clone(&calculator.desired(settings, 1));
-        // The questions are about pods alone.
+        // The questions are about pods alone: those about hosts are in `hosts.rs`.
         state.host_endpoints = HostEndpoints::default();
+        Self::with(state, Links::new())
+    }
+
+    /// The same with its host endpoints in force on these interfaces.
+    pub(crate) fn with_hosts(
+        node: &Name,
+        updates: Vec<Update>,
+        settings: Arc<Settings>,
+        links: Links,
+    ) -> Self {
+        let mut calculator = Calculator::new(node.clone());
+        calculator.apply(updates);
+        Self::with(DesiredState::clone(&calculator.desired(settings, 1)), links)
+    }
+
+    fn with(mut state: DesiredState, links: Links) -> Self {
         // What no world draws: addresses of frames, and pools.
         let ids: Vec<WorkloadEndpointId> = state.endpoints.keys().cloned().collect();
         for (n, id) in ids.iter().enumerate().step_by(2) {
@@ -89,17 +105,17 @@ impl Subject {
         for (pool, masquerade) in POOLS {
             state.pools.insert(pool.parse().unwrap(), masquerade);
         }
-        Self::of(Arc::new(state))
+        Self::of(Arc::new(state), links)
     }
 
-    fn of(state: Arc<DesiredState>) -> Self {
+    fn of(state: Arc<DesiredState>, mut links: Links) -> Self {
         // Every endpoint's interface is there and up.
         let interfaces = state.endpoints.values().map(|one| one.interface.clone());
-        let links = interfaces
+        let of_pods = interfaces
             .zip(1..)
             .map(|(name, index)| (name, Link { index, up: true, ..Link::default() }));
-        let world =
-            calico_agent::reconcile::World { desired: Arc::clone(&state), links: links.collect() };
+        links.extend(of_pods);
+        let world = calico_agent::reconcile::World { desired: Arc::clone(&state), links };
         let texts = Family::ALL.map(|family| rendered(&world, family).unwrap());
         let rulesets = Family::ALL.map(|family| {
             let text = &texts[place(family)];
