@@ -11,14 +11,15 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use calico_agent::config::{AllowAction, Failsafe, HostAction, InterfacePattern, Settings};
+use calico_agent::felix::rendered::Rendered;
 use calico_agent::routes::monitor::{Link, Links};
-use calico_datastore::model::{Family, Update};
-use calico_reference::{Host, Known, Passage, Place, Reference, Walk};
+use calico_datastore::model::{Cidr, Family, InterfaceName, Update};
+use calico_reference::{Hook, Host, Known, Passage, Place, Reason, Reference, Walk};
 use calico_ruleset::{Outcome, Packet, Ruleset, State};
 use calico_worlds::{HostCase, HostCoverage, Trip, World, shrink};
 
-use crate::number;
-use crate::subject::{Subject, place, read, settings, told};
+use crate::subject::{Flight, Subject, place, read, settings, told};
+use crate::{hosts_crafted, number};
 
 /// Trips of each world.
 const TRIPS: usize = 60;
@@ -73,7 +74,9 @@ pub(crate) struct Machine {
     /// As the reference knows it.
     host: Host,
     /// All of its addresses.
-    addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// All of its interfaces.
+    links: Vec<InterfaceName>,
     reference: Reference,
 }
 
@@ -83,7 +86,8 @@ impl Machine {
         let (settings, known) = set_up(seed, host);
         let subject = Subject::with_hosts(&world.node, updates, settings, links(host));
         let addresses = host.interfaces.iter().flat_map(|one| one.addresses.clone()).collect();
-        Self { subject, host: known, addresses, reference }
+        let links = host.interfaces.iter().map(|one| one.name.clone()).collect();
+        Self { subject, host: known, addresses, links, reference }
     }
 
     /// What the reference says; `None` when it cannot say.
@@ -102,8 +106,13 @@ impl Machine {
             passage.known = Known::New;
         }
         let walk = reference.follow(host, &passage);
-        if walk.untracked && passage.translated.is_some() {
-            return None;
+        if passage.translated.is_some() {
+            if walk.untracked {
+                return None;
+            }
+            if let Some(decided) = self.before_translation(&passage, &walk) {
+                return decided.map(|allowed| (allowed, walk));
+            }
         }
         let host_takes =
             settings.endpoint_to_host != HostAction::Drop || passage.known == Known::Answered;
@@ -111,8 +120,32 @@ impl Machine {
         Some((walk.allowed && taken, walk))
     }
 
-    /// The packet as it comes, and the host that it comes to.
-    pub(crate) fn flight(&self, passage: &Passage) -> (Packet, calico_ruleset::Host) {
+    /// What the host sends to an address that is translated has another way before: it is asked in raw
+    /// for the interface that it would leave by. `Some(None)`: it cannot be said what comes of it.
+    fn before_translation(&self, passage: &Passage, walk: &Walk) -> Option<Option<bool>> {
+        let Place::Interface(name) = passage.to.clone() else { return None };
+        if passage.from != Place::Local {
+            return None;
+        }
+        let raw = |walk: &Walk| {
+            let step = walk.steps.first().filter(|step| step.hook == Some(Hook::Untracked))?;
+            let silent = matches!(step.verdict.reason, Reason::NotAsked | Reason::Failsafe);
+            (!silent).then_some(step.verdict.allowed)
+        };
+        let other = self.links.iter().find(|one| **one != name)?;
+        let first = Passage { to: Place::Interface(other.clone()), ..passage.clone() };
+        match (raw(&self.reference.follow(&self.host, &first)), raw(walk)) {
+            (None, None) => None,
+            // It is not tracked, and so not translated.
+            (Some(true), _) => Some(None),
+            (Some(false), _) => Some(Some(false)),
+            // What is said of the other interface nobody asks.
+            (None, Some(_)) => Some(None),
+        }
+    }
+
+    /// The packet as it comes, and the host that it comes to; `None` when a pod is not there.
+    pub(crate) fn flight(&self, passage: &Passage) -> Option<Flight> {
         let state = match passage.known {
             Known::New => State::New,
             Known::Answered => State::Established,
@@ -122,7 +155,7 @@ impl Machine {
         let packet = match &passage.from {
             Place::Local => packet,
             Place::Interface(name) => packet.into_interface(name.as_str()),
-            Place::Workload(id) => self.subject.ends()[id].send(packet),
+            Place::Workload(id) => self.subject.ends().get(id)?.send(packet),
         };
         let mut host = calico_ruleset::Host::default();
         for address in &self.addresses {
@@ -131,12 +164,20 @@ impl Machine {
         let everyone = if packet.source.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
         match &passage.to {
             Place::Local => {}
-            Place::Interface(name) => drop(host.route(everyone, name.as_str()).unwrap()),
+            Place::Interface(name) => {
+                host.route(everyone, name.as_str()).unwrap();
+                // Before it is translated it would leave by the other one.
+                let other = self.links.iter().find(|one| *one != name);
+                if let (Some(other), Some(_)) = (other, passage.translated) {
+                    let one = Cidr::host(passage.packet.destination).to_string();
+                    host.route(&one, other.as_str()).unwrap();
+                }
+            }
             Place::Workload(id) => {
-                host.route(everyone, &self.subject.ends()[id].interface).unwrap();
+                host.route(everyone, &self.subject.ends().get(id)?.interface).unwrap();
             }
         }
-        (packet, host)
+        Some((packet, host))
     }
 
     fn trace(&self, ruleset: &Ruleset, outcome: &Outcome) -> String {
@@ -159,7 +200,8 @@ fn translations(trips: &mut Vec<Trip>) -> [String; 2] {
         let mut text = "*nat\n".to_owned();
         for (from, to) in all.iter().filter(|(from, _)| Family::of(**from) == family) {
             for chain in ["PREROUTING", "OUTPUT"] {
-                writeln!(text, "-A {chain} -d {from} -j DNAT --to-destination {to}").unwrap();
+                writeln!(text, "-A {chain} --destination {from} --jump DNAT --to-destination {to}")
+                    .unwrap();
             }
         }
         text + "COMMIT\n"
@@ -167,13 +209,14 @@ fn translations(trips: &mut Vec<Trip>) -> [String; 2] {
     Family::ALL.map(text)
 }
 
-/// The rulesets of a machine beside those that translate.
-pub(crate) fn rulesets(machine: &Machine, trips: &mut Vec<Trip>) -> [Ruleset; 2] {
+/// The texts of a machine, with rules of others that translate behind them.
+pub(crate) fn texts(machine: &Machine, trips: &mut Vec<Trip>) -> [Rendered; 2] {
     let others = translations(trips);
     Family::ALL.map(|family| {
         let mut text = machine.subject.texts[place(family)].clone();
         text.tables += &others[place(family)];
-        read(family, &text).unwrap_or_else(|error| panic!("{error}\n{}", text.tables))
+        text.tables += &crate::hosts_frame::translations(machine, family);
+        text
     })
 }
 
@@ -187,21 +230,21 @@ fn difference(
     counts: &mut [u64; 2],
 ) -> Option<(Trip, String)> {
     let machine = Machine::new(world, updates, seed, host);
-    let rulesets = rulesets(&machine, &mut trips);
+    let texts = texts(&machine, &mut trips);
+    let rulesets = Family::ALL.map(|family| {
+        let text = &texts[place(family)];
+        read(family, text).unwrap_or_else(|error| panic!("{error}\n{}", text.tables))
+    });
     for Trip(passage) in trips {
-        let known = |place: &Place| match place {
-            Place::Workload(id) => machine.subject.ends().contains_key(id),
-            _ => true,
-        };
-        if !known(&passage.from) || !known(&passage.to) {
-            continue;
-        }
+        let Some((packet, host)) = machine.flight(&passage) else { continue };
         let Some((passes, walk)) = machine.expected(&passage) else { continue };
         let ruleset = &rulesets[place(passage.packet.family())];
-        let (packet, host) = machine.flight(&passage);
         let outcome = ruleset.walk(&host, &packet).unwrap();
         counts[usize::from(passes)] += 1;
         let untracked = !passes || outcome.untracked == walk.untracked;
+        // Marks of others, in our bits too, say nothing.
+        let marked = ruleset.walk(&host, &Packet { mark: u32::MAX, ..packet }).unwrap();
+        assert_eq!(marked.fate, outcome.fate, "marked: {}", Trip(passage));
         if outcome.fate.passed() != passes || !untracked {
             let trace = machine.trace(ruleset, &outcome);
             let told = format!("reference: {passes}, {walk:#?}\n{trace}");
@@ -289,6 +332,22 @@ fn host_endpoints_of_worlds_that_nobody_saw() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let first = number("CALICO_SEED", now % 1_000_000 * 100_000);
     play_all(first, number("CALICO_HOST_WORLDS", 1000), false);
+}
+
+#[test]
+fn hosts_made_by_hand_are_answered_alike() {
+    let (world, host) = (hosts_crafted::world(), hosts_crafted::host());
+    let trips = hosts_crafted::trips(&world, &host);
+    let mut counts = [0, 0];
+    for seed in 0..12 {
+        let trips = trips.clone();
+        let found = difference(&world, world.updates(), &host, trips, seed, &mut counts);
+        if let Some((trip, told)) = found {
+            panic!("settings of {seed}: {trip}\n{told}");
+        }
+    }
+    println!("dropped and passed: {counts:?}");
+    assert!(counts.iter().all(|n| *n > 5000), "{counts:?}");
 }
 
 #[test]

@@ -12,6 +12,9 @@ mod crafted;
 mod elements;
 mod frame;
 mod hosts;
+mod hosts_crafted;
+mod hosts_frame;
+mod hosts_mutants;
 mod mutants;
 mod subject;
 

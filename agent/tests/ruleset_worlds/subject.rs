@@ -149,31 +149,29 @@ impl Subject {
     /// What the ruleset says at the endpoint's own end: everybody else is behind the uplink. `None`
     /// when the packet is for no single other host.
     pub(crate) fn ask(&self, question: &Question) -> Option<Outcome> {
-        self.ask_of(question, self.ruleset(question.packet.family()))
+        let (packet, host) = self.flight(question)?;
+        Some(self.ruleset(question.packet.family()).walk(&host, &packet).unwrap())
     }
 
-    /// The same of another ruleset.
-    pub(crate) fn ask_of(&self, question: &Question, ruleset: &Ruleset) -> Option<Outcome> {
+    /// The packet of a question, and the host that it comes to.
+    pub(crate) fn flight(&self, question: &Question) -> Option<Flight> {
         let own = self.ends.get(&question.endpoint)?;
         let packet = told(&question.packet);
         match question.direction {
-            Direction::Ingress => through(ruleset, &packet.into_interface(UPLINK), &own.interface),
-            Direction::Egress => through(ruleset, &own.send(packet), UPLINK),
+            Direction::Ingress => through(packet.into_interface(UPLINK), &own.interface),
+            Direction::Egress => through(own.send(packet), UPLINK),
         }
     }
 
     /// A packet from one endpoint of this host to another: the question to that one, and what becomes
     /// of it.
     pub(crate) fn between(&self, question: &Question) -> Option<(Question, Outcome)> {
-        self.between_of(question, self.ruleset(question.packet.family()))
+        let (other, (packet, host)) = self.flight_between(question)?;
+        Some((other, self.ruleset(question.packet.family()).walk(&host, &packet).unwrap()))
     }
 
-    /// The same of another ruleset.
-    pub(crate) fn between_of(
-        &self,
-        question: &Question,
-        ruleset: &Ruleset,
-    ) -> Option<(Question, Outcome)> {
+    /// Such a packet, and the host that it comes to.
+    pub(crate) fn flight_between(&self, question: &Question) -> Option<(Question, Flight)> {
         if question.direction == Direction::Ingress {
             return None;
         }
@@ -183,13 +181,13 @@ impl Subject {
         };
         let (other, end) = self.ends.iter().find(|(id, _)| holds(id))?;
         let own = self.ends.get(&question.endpoint)?;
-        let outcome = through(ruleset, &own.send(told(&question.packet)), &end.interface)?;
+        let flight = through(own.send(told(&question.packet)), &end.interface)?;
         let other = Question {
             endpoint: other.clone(),
             direction: Direction::Ingress,
             packet: question.packet,
         };
-        Some((other, outcome))
+        Some((other, flight))
     }
 
     /// What was decided, for people.
@@ -214,8 +212,11 @@ impl End {
     }
 }
 
+/// A packet, and the host that it comes to.
+pub(crate) type Flight = (Packet, Host);
+
 /// A packet that goes out by an interface, whoever it is for; `None` when it is for no single host.
-pub(crate) fn through(ruleset: &Ruleset, packet: &Packet, to: &str) -> Option<Outcome> {
+fn through(packet: Packet, to: &str) -> Option<Flight> {
     let destination = packet.destination;
     let several = destination.is_multicast() || destination == IpAddr::from([255; 4]);
     if several || destination.is_loopback() {
@@ -223,7 +224,7 @@ pub(crate) fn through(ruleset: &Ruleset, packet: &Packet, to: &str) -> Option<Ou
     }
     let mut host = Host::default();
     host.route(if destination.is_ipv4() { "0.0.0.0/0" } else { "::/0" }, to).unwrap();
-    Some(ruleset.walk(&host, packet).unwrap())
+    Some((packet, host))
 }
 
 /// The same packet in the interpreter's words.

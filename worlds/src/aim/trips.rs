@@ -104,7 +104,7 @@ impl Aim {
         let (to, destination) = end(to, c)?;
         let mut packet = self.between(c, source, destination);
         if c.percent(15) {
-            near_failsafe(&mut packet, host, c);
+            near_failsafe(&mut packet, host, &from, &to, c);
         }
         let known = match c.below(20) {
             0..=13 => Known::New,
@@ -136,8 +136,8 @@ fn before_translation(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Gives a packet the port of a fail-safe one, at either end.
-fn near_failsafe(packet: &mut Packet, host: &Host, c: &mut Chance) {
+/// Gives a packet the port of a fail-safe one, at either end, and mostly its peer.
+fn near_failsafe(packet: &mut Packet, host: &Host, from: &Place, to: &Place, c: &mut Chance) {
     let all: Vec<&Failsafe> = host.failsafe_in.iter().chain(&host.failsafe_out).collect();
     if all.is_empty() {
         return;
@@ -147,4 +147,11 @@ fn near_failsafe(packet: &mut Packet, host: &Host, c: &mut Chance) {
     packet.icmp = None;
     let other = *c.one(&super::PORTS);
     packet.ports = Some(if c.percent(70) { (other, one.port) } else { (one.port, other) });
+    let family = Family::of(packet.source);
+    let peer = one.net.filter(|net| net.family() == family && c.percent(70));
+    match (peer.and_then(|net| net.nth(1)), from, to) {
+        (Some(peer), Place::Interface(_), _) => packet.source = peer,
+        (Some(peer), Place::Local, Place::Interface(_)) => packet.destination = peer,
+        _ => {}
+    }
 }

@@ -78,17 +78,39 @@ impl Drawing {
             let name = format!("{}{number}", c.one(&["a", "z"]));
             self.put("hostendpoints", None, &name, labels, &spec);
         }
+        // In some worlds all of them are asked at the same hook: so several are, one after the other.
+        let all_of = match self.chance.below(8) {
+            0 => Some(Kind::Untracked),
+            1 => Some(Kind::PreDnat),
+            2 => Some(Kind::Forward),
+            _ => None,
+        };
         for number in 0..2 + self.chance.below(5) {
             let c = &mut self.chance;
+            let kind = all_of.unwrap_or(match c.below(20) {
+                0..=5 => Kind::Normal,
+                6..=11 => Kind::Forward,
+                12..=16 => Kind::Untracked,
+                _ => Kind::PreDnat,
+            });
             let tier = if has_tiers { *c.one(&policies::TIERS) } else { policies::TIERS[0] };
             let name = format!("{tier}.{}{number}", c.one(&["f", "q"]));
-            let spec = policy(c, tier);
+            let spec = policy(c, tier, kind);
             self.put("globalnetworkpolicies", None, &name, Map::new(), &spec);
         }
     }
 }
 
-fn policy(c: &mut Chance, tier: &str) -> Value {
+/// What a policy of a host endpoint is about.
+#[derive(Clone, Copy)]
+enum Kind {
+    Normal,
+    Forward,
+    Untracked,
+    PreDnat,
+}
+
+fn policy(c: &mut Chance, tier: &str, kind: Kind) -> Value {
     let mut spec = json!({ "tier": tier });
     if c.percent(80) {
         spec["order"] = c.one(&[json!(10), json!(10), json!(10.5), json!(-3)]).clone();
@@ -102,14 +124,14 @@ fn policy(c: &mut Chance, tier: &str) -> Value {
     for direction in ["ingress", "egress"] {
         spec[direction] = rules::rules(c, Some(false), 4).into();
     }
-    match c.below(20) {
-        0..=5 => {}
-        6..=11 => spec["applyOnForward"] = json!(true),
-        12..=16 => {
+    match kind {
+        Kind::Normal => {}
+        Kind::Forward => spec["applyOnForward"] = json!(true),
+        Kind::Untracked => {
             spec["applyOnForward"] = json!(true);
             spec["doNotTrack"] = json!(true);
         }
-        _ => {
+        Kind::PreDnat => {
             spec["applyOnForward"] = json!(true);
             spec["preDNAT"] = json!(true);
             spec["types"] = json!(["Ingress"]);

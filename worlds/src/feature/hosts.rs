@@ -31,38 +31,38 @@ const fn feature(
 }
 
 pub(crate) const FEATURES: &[HostFeature] = &[
-    feature("host endpoints", 1350, |u, _| {
+    feature("host endpoints", 1360, |u, _| {
         u.retain(|update| !matches!(update, Update::HostEndpoint(..)));
     }),
-    feature("an interface by its name", 350, |u, _| {
+    feature("an interface by its name", 360, |u, _| {
         retain(u, |e| e.interface.as_ref().is_none_or(|name| *name == *"*"));
     }),
-    feature("an interface by its address", 95, |u, _| retain(u, |e| e.interface.is_some())),
+    feature("an interface by its address", 100, |u, _| retain(u, |e| e.interface.is_some())),
     feature("all interfaces", 320, |u, _| {
         retain(u, |e| e.interface.as_ref().is_none_or(|name| *name != *"*"));
     }),
-    feature("a name before an address", 30, |u, host| {
+    feature("a name before an address", 25, |u, host| {
         let by_name = |e: &HostEndpoint| e.interface.as_ref().is_some_and(|name| *name != *"*");
         rivals_lose(u, host, by_name, |e| e.interface.is_none());
     }),
-    feature("a name or an address before all", 55, |u, host| {
+    feature("a name or an address before all", 45, |u, host| {
         let all = |e: &HostEndpoint| e.interface.as_ref().is_some_and(|name| *name == *"*");
         rivals_lose(u, host, |e| !all(e), all);
     }),
-    feature("the lowest name of rivals", 95, |u, host| {
+    feature("the lowest name of rivals", 75, |u, host| {
         rivals_lose(u, host, |e| e.interface.is_some(), |e| e.interface.is_some());
     }),
-    feature("normal policies", 990, |u, _| of_kind_gone(u, PolicyKind::Normal)),
-    feature("applyOnForward", 290, |u, _| each_policy(u, |p| p.apply_on_forward = false)),
-    feature("without applyOnForward nothing is asked of what passes", 150, |u, _| {
+    feature("normal policies", 910, |u, _| of_kind_gone(u, PolicyKind::Normal)),
+    feature("applyOnForward", 270, |u, _| each_policy(u, |p| p.apply_on_forward = false)),
+    feature("without applyOnForward nothing is asked of what passes", 130, |u, _| {
         each_policy(u, |p| p.apply_on_forward = true);
     }),
     feature("doNotTrack", 180, |u, _| of_kind_gone(u, PolicyKind::Untracked)),
-    feature("preDNAT", 70, |u, _| of_kind_gone(u, PolicyKind::PreDnat)),
-    feature("doNotTrack is not normal", 340, |u, _| kind(u, PolicyKind::Untracked)),
-    feature("preDNAT is not normal", 100, |u, _| kind(u, PolicyKind::PreDnat)),
-    feature("the end of early tiers drops nothing", 650, early_ends),
-    feature("defaultAction of tiers", 430, |u, _| {
+    feature("preDNAT", 85, |u, _| of_kind_gone(u, PolicyKind::PreDnat)),
+    feature("doNotTrack is not normal", 360, |u, _| kind(u, PolicyKind::Untracked)),
+    feature("preDNAT is not normal", 110, |u, _| kind(u, PolicyKind::PreDnat)),
+    feature("the end of early tiers drops nothing", 580, early_ends),
+    feature("defaultAction of tiers", 370, |u, _| {
         each_tier(u, |tier| {
             tier.default_action = match tier.default_action {
                 TierAction::Pass => TierAction::Deny,
@@ -71,8 +71,8 @@ pub(crate) const FEATURES: &[HostFeature] = &[
         });
     }),
     feature("profiles of host endpoints", 100, |u, _| each_host(u, |e| e.profiles.clear())),
-    feature("order of their profiles", 15, |u, _| each_host(u, |e| e.profiles.reverse())),
-    feature("their missing profiles", 8, |u, _| {
+    feature("order of their profiles", 20, |u, _| each_host(u, |e| e.profiles.reverse())),
+    feature("their missing profiles", 10, |u, _| {
         let name = |update: &Update| match update {
             Update::Profile(name, Some(_)) => Some(name.clone()),
             _ => None,
@@ -81,13 +81,13 @@ pub(crate) const FEATURES: &[HostFeature] = &[
         let there = |name: &Name| stored.contains(name) || *name == *Profile::DEFAULT_ALLOW;
         each_host(u, |e| e.profiles.retain(there));
     }),
-    feature("fail-safe ports inbound", 75, |_, host| host.failsafe_in.clear()),
+    feature("fail-safe ports inbound", 65, |_, host| host.failsafe_in.clear()),
     feature("fail-safe ports outbound", 55, |_, host| host.failsafe_out.clear()),
     feature("peers of fail-safe ports", 20, |_, host| {
         let lists = host.failsafe_in.iter_mut().chain(&mut host.failsafe_out);
         lists.for_each(|one| one.net = None);
     }),
-    feature("protocols of fail-safe ports", 70, |_, host| {
+    feature("protocols of fail-safe ports", 65, |_, host| {
         let lists = host.failsafe_in.iter_mut().chain(&mut host.failsafe_out);
         lists.for_each(|one| one.protocol = Protocol::TCP);
     }),
