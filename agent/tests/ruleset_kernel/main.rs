@@ -15,7 +15,10 @@
 mod draw;
 #[path = "../felix/host.rs"]
 mod host;
+mod hosts;
 mod live;
+#[path = "../felix/machines.rs"]
+mod machines;
 #[path = "../felix/netns.rs"]
 mod netns;
 mod random;

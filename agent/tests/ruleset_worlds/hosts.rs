@@ -98,7 +98,7 @@ impl Machine {
             (matches!(passage.from, Place::Workload(_)), matches!(passage.to, Place::Workload(_)));
         if subject.is_off(passage.packet.family()) {
             // Nothing is policed then, and nothing passes from or to pods but from their own host.
-            let passes = !from_pod && !(to_pod && passage.from != Place::Local);
+            let passes = !from_pod && (!to_pod || passage.from == Place::Local);
             return Some((passes, Walk::default()));
         }
         let mut passage = passage.clone();

@@ -15,7 +15,7 @@ const KINDS: [(&str, u16); 4] =
 /// What is allowed at the end: from this port, and to some of the outside.
 const FRIEND: u16 = 77;
 
-fn object(plural: &str, name: &str, labels: Value, spec: Value) -> (String, Value) {
+fn object(plural: &str, name: &str, labels: &Value, spec: &Value) -> (String, Value) {
     let key = format!("/calico/resources/v3/projectcalico.org/{plural}/{name}");
     let name = name.rsplit('/').next().unwrap_or(name);
     (key, json!({ "metadata": { "name": name, "labels": labels }, "spec": spec }))
@@ -39,7 +39,7 @@ fn policy(kind: &str, tier: &str, name: &str, selector: &str, rules: &[Value]) -
         }
         _ => {}
     }
-    object("globalnetworkpolicies", &format!("{tier}.{kind}-{name}"), json!({}), spec)
+    object("globalnetworkpolicies", &format!("{tier}.{kind}-{name}"), &json!({}), &spec)
 }
 
 /// The world.
@@ -47,7 +47,7 @@ pub(crate) fn world() -> World {
     let mut objects: BTreeMap<String, Value> = BTreeMap::new();
     for (tier, order, action) in [("alpha", 1, "Pass"), ("beta", 2, "Deny")] {
         let spec = json!({ "order": order, "defaultAction": action });
-        objects.extend([object("tiers", tier, json!({}), spec)]);
+        objects.extend([object("tiers", tier, &json!({}), &spec)]);
     }
     for (kind, port) in KINDS {
         let mut put = |tier: &str, name: &str, selector: &str, rules: &[Value]| {
@@ -71,18 +71,18 @@ pub(crate) fn world() -> World {
         put("alpha", "d", "has(named)", &of(&[("Deny", 12), ("Allow", 13)]));
     }
     let open = json!({ "ingress": [{ "action": "Allow" }], "egress": [{ "action": "Allow" }] });
-    objects.extend([object("profiles", "open", json!({}), open)]);
+    objects.extend([object("profiles", "open", &json!({}), &open)]);
     let host = |name: &str, interface: &str| {
         let labels = json!({ "host": "", name: "" });
         let spec = json!({ "node": "near", "interfaceName": interface });
-        object("hostendpoints", name, labels, spec)
+        object("hostendpoints", name, &labels, &spec)
     };
     objects.extend([host("star", "*"), host("named", "eth0")]);
     let pod = json!({
         "orchestrator": "cni", "node": "near", "endpoint": "eth0", "profiles": ["open"],
         "ipNetworks": ["10.65.0.1/32", "fd65::1/128"], "interfaceName": "cali1",
     });
-    objects.extend([object("workloadendpoints", "default/near-cni-p1-eth0", json!({}), pod)]);
+    objects.extend([object("workloadendpoints", "default/near-cni-p1-eth0", &json!({}), &pod)]);
     World { node: Name::from("near"), objects }
 }
 

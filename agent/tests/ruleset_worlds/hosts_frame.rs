@@ -132,3 +132,36 @@ fn what_is_around_the_policy_of_hosts_is_as_documented() {
     }
     assert!(count[0] >= worlds && count[1] > 50 * worlds, "{count:?}");
 }
+
+#[test]
+fn a_packet_of_no_connection_is_dropped_though_a_pre_dnat_policy_allows_it() {
+    let object = |plural: &str, name: &str, spec: serde_json::Value| {
+        let key = format!("/calico/resources/v3/projectcalico.org/{plural}/{name}");
+        (key, serde_json::json!({ "metadata": { "name": name }, "spec": spec }))
+    };
+    let policy = serde_json::json!({
+        "selector": "all()", "types": ["Ingress"], "preDNAT": true, "applyOnForward": true,
+        "ingress": [{ "action": "Allow", "protocol": "TCP" }],
+    });
+    let endpoint = serde_json::json!({ "node": "near", "interfaceName": "eth0" });
+    let objects =
+        [object("globalnetworkpolicies", "early", policy), object("hostendpoints", "h", endpoint)];
+    let world = World { node: "near".into(), objects: objects.into_iter().collect() };
+    // Settings with which packets of no connection are dropped (0), and are let through (5).
+    for (seed, dropped) in [(0, true), (5, false)] {
+        let machine = Machine::new(&world, world.updates(), seed, &World::host(0));
+        assert_eq!(machine.subject.state.settings.allow_conntrack_invalid, !dropped);
+        for (family, far) in [(Family::V4, "198.51.100.7"), (Family::V6, "2001:db8:7::7")] {
+            let ruleset = &machine.subject.rulesets[place(family)];
+            let own = machine.addresses.iter().find(|ip| Family::of(**ip) == family).unwrap();
+            let mut host = calico_ruleset::Host::default();
+            host.address(*own);
+            let passes = |state: State| {
+                let packet = Packet::tcp(ip(far), *own, 40_000, 81).with_state(state);
+                ruleset.walk(&host, &packet.into_interface("eth0")).unwrap().fate.passed()
+            };
+            assert!(passes(State::New) && passes(State::Established));
+            assert_eq!(passes(State::Invalid), !dropped);
+        }
+    }
+}
