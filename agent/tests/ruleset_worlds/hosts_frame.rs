@@ -82,6 +82,11 @@ pub(crate) fn frames(machine: &Machine, family: Family) -> Vec<Probe> {
         put("to a pod", Packet::tcp(own, address, 40_000, 81), "eth0", true);
         // Before they are translated they would leave by an interface that nobody governs.
         put("to a pod, translated", Packet::tcp(own, FOR_POD[at(v4)], 40_000, 81), "lo", true);
+        // Nobody is at that address, whatever was known of it.
+        for state in [State::New, State::Established] {
+            let to = Packet::tcp(far, ip(OTHER[at(v4)]), 40_000, 81).with_state(state);
+            put("to nobody", to.into_interface("eth0"), &end.interface, false);
+        }
         for to in [own, far] {
             let spoofed = end.send(Packet::tcp(ip(OTHER[at(v4)]), to, 40_000, 81));
             put("spoofed", spoofed, "eth0", false);

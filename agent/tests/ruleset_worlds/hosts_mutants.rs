@@ -35,6 +35,8 @@ const EQUIVALENT: &Equivalent = &[
     (Later, "raw cali-PREROUTING: --jump MARK", CLEARED),
     (Later, "raw cali-PREROUTING: --jump cali-from-host-endpoint", CLEARED),
     (Later, "raw host: --jump cali-failsafe", CLEARED),
+    (LeftOut, "filter cali-FORWARD: -i cali+ -m set !", TWICE),
+    (Later, "filter cali-FORWARD: -o cali+ -m set !", CLEARED),
     (LeftOut, "filter cali-OUTPUT: -o cali+", TWICE),
     (LeftOut, "mangle cali-POSTROUTING: -o cali+", TWICE),
     (LeftOut, "filter cali-to-host-endpoint: -o cali+", TWICE),
@@ -100,7 +102,7 @@ const EQUIVALENT: &Equivalent = &[
     (Later, "filter cali-FORWARD: -m mark --mark 0x0/0x10000", BOTH),
     (Later, "filter cali-FORWARD: -i cali+", BOTH),
     (Target, "filter cali-FORWARD: -i cali+", BOTH),
-    (Target, "filter cali-FORWARD: -o cali+", BOTH),
+    (Target, "filter cali-FORWARD: -o cali+ --goto", BOTH),
 ];
 
 const CLEARED: &str = "every bit gets a value again before it is asked";
@@ -115,7 +117,8 @@ const BOTH: &str = "both are asked, in any order, and what is asked twice is ans
 /// Lines of chains that are there for hosts.
 fn is_of_hosts(line: &Line) -> bool {
     let chain = kind_of_chain(&line.chain);
-    let of_pods = ["rules", "class", "mac", "cali-anti-spoof", "cali-wl-"];
+    let of_pods =
+        ["rules", "class", "mac", "cali-anti-spoof", "cali-wl-", "cali-drop-wl", "cali-reject-wl"];
     line.kind().split(' ').next() != Some("nat")
         && !of_pods.iter().any(|one| chain.starts_with(one))
 }

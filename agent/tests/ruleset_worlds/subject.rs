@@ -47,6 +47,7 @@ pub(crate) fn settings(seed: u64) -> Arc<Settings> {
         filter_allow: if every(5) { AllowAction::Return } else { AllowAction::Accept },
         filter_deny: if every(4) { DenyAction::Reject } else { DenyAction::Drop },
         allow_conntrack_invalid: every(6),
+        endpoint_counters: !every(7),
         ipv6: !every(11),
         mark_mask: if every(9) { 0x8000_0a02 } else { 0xffff_0000 },
         ..Settings::default()
@@ -158,8 +159,8 @@ impl Subject {
         let own = self.ends.get(&question.endpoint)?;
         let packet = told(&question.packet);
         match question.direction {
-            Direction::Ingress => through(packet.into_interface(UPLINK), &own.interface),
-            Direction::Egress => through(own.send(packet), UPLINK),
+            Direction::Ingress => flight_by(packet.into_interface(UPLINK), &own.interface),
+            Direction::Egress => flight_by(own.send(packet), UPLINK),
         }
     }
 
@@ -181,7 +182,7 @@ impl Subject {
         };
         let (other, end) = self.ends.iter().find(|(id, _)| holds(id))?;
         let own = self.ends.get(&question.endpoint)?;
-        let flight = through(own.send(told(&question.packet)), &end.interface)?;
+        let flight = flight_by(own.send(told(&question.packet)), &end.interface)?;
         let other = Question {
             endpoint: other.clone(),
             direction: Direction::Ingress,
@@ -216,7 +217,7 @@ impl End {
 pub(crate) type Flight = (Packet, Host);
 
 /// A packet that goes out by an interface, whoever it is for; `None` when it is for no single host.
-fn through(packet: Packet, to: &str) -> Option<Flight> {
+fn flight_by(packet: Packet, to: &str) -> Option<Flight> {
     let destination = packet.destination;
     let several = destination.is_multicast() || destination == IpAddr::from([255; 4]);
     if several || destination.is_loopback() {
@@ -225,6 +226,12 @@ fn through(packet: Packet, to: &str) -> Option<Flight> {
     let mut host = Host::default();
     host.route(if destination.is_ipv4() { "0.0.0.0/0" } else { "::/0" }, to).unwrap();
     Some((packet, host))
+}
+
+/// What becomes of such a packet.
+pub(crate) fn through(ruleset: &Ruleset, packet: &Packet, to: &str) -> Option<Outcome> {
+    let (packet, host) = flight_by(packet.clone(), to)?;
+    Some(ruleset.walk(&host, &packet).unwrap())
 }
 
 /// The same packet in the interpreter's words.

@@ -1,6 +1,7 @@
 //! Draws a world.
 
 mod endpoints;
+pub(crate) mod extras;
 mod hosts;
 mod policies;
 mod rules;
