@@ -4,7 +4,8 @@
 //! for the same seed. [`World::questions`] asks its local endpoints about packets whose addresses,
 //! ports and types are those that the world names, or lie just beside. Where two that should agree
 //! do not, [`shrink()`] makes the world small, and a [`Case`] keeps it as a file. [`Coverage`] counts
-//! how often each feature of the language decided.
+//! how often each feature of the language decided. [`World::with_hosts`] is about hosts whose own
+//! interfaces are policed, with [`World::host`], [`World::trips_of`], [`HostCase`] and [`HostCoverage`].
 
 mod aim;
 mod case;

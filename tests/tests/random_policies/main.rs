@@ -1,5 +1,6 @@
 //! Random worlds, changed step by step, and real packets: what passes must be what an independent
-//! evaluator ([`calico_e2e::evaluator`]) reads in the datastore.
+//! evaluator ([`calico_e2e::evaluator`]) reads in the datastore for pods, and what the reference says of
+//! the whole way where hosts police their uplinks.
 //!
 //! Each world comes from a seed, which is printed with every mismatch. `CALICO_SEED=<seed>` plays
 //! one world again; `CALICO_ROUNDS=<n>` plays n worlds.

@@ -183,3 +183,52 @@ fn early_ends(updates: &mut Vec<Update>, _: &mut Host) {
     }
     updates.extend(last.into_iter().map(|(id, p)| Update::Policy(id, Some(Arc::new(p)))));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trip::Trip;
+    use crate::world::World;
+
+    /// Does somebody who is blind to the feature let another packet pass?
+    fn is_wrong(feature: &HostFeature, world: &World, host: &Host, Trip(trip): &Trip) -> bool {
+        let (updates, mut other) = (world.updates(), host.clone());
+        let mut changed = updates.clone();
+        (feature.blind)(&mut changed, &mut other);
+        let passes =
+            |updates: &[Update], host: &Host| Reference::new(updates).follow(host, trip).allowed;
+        passes(&updates, host) != passes(&changed, &other)
+    }
+
+    #[test]
+    fn an_error_about_hosts_is_found_and_its_world_is_small() {
+        for feature in FEATURES {
+            let found = (0..400).find_map(|seed| {
+                let (world, host) = (World::with_hosts(seed), World::host(seed));
+                let (updates, mut other) = (world.updates(), host.clone());
+                let mut changed = updates.clone();
+                (feature.blind)(&mut changed, &mut other);
+                if changed == updates && other == host {
+                    return None;
+                }
+                let (right, wrong) = (Reference::new(&updates), Reference::new(&changed));
+                let mut trips = world.trips_of(&updates, &host, seed, 60).into_iter();
+                let trip = trips.find(|Trip(trip)| {
+                    right.follow(&host, trip).allowed != wrong.follow(&other, trip).allowed
+                })?;
+                Some((world, host, trip))
+            });
+            let (world, host, trip) =
+                found.unwrap_or_else(|| panic!("{}: not found", feature.name));
+            let small = crate::shrink(&world, |world| is_wrong(feature, world, &host, &trip));
+            let count = small.objects.len();
+            assert!(is_wrong(feature, &small, &host, &trip), "{}", feature.name);
+            assert!(count <= 5, "{}: {count} objects\n{trip}\n{:#?}", feature.name, small.objects);
+            for key in small.objects.keys() {
+                let mut less = small.clone();
+                less.objects.remove(key);
+                assert!(!is_wrong(feature, &less, &host, &trip), "{}: {key}", feature.name);
+            }
+        }
+    }
+}
