@@ -83,17 +83,7 @@ impl Reference {
     ) -> Option<Verdict> {
         let endpoint = self.hosts.get(id)?;
         let labels = self.labels(&endpoint.labels, &endpoint.profiles);
-        let of_hook = |policy: &Policy| {
-            let policy = &policy.object;
-            match hook {
-                Hook::Untracked => policy.kind == PolicyKind::Untracked,
-                Hook::PreDnat => {
-                    policy.kind == PolicyKind::PreDnat && direction == Direction::Ingress
-                }
-                Hook::Normal => policy.kind == PolicyKind::Normal,
-                Hook::Forward => policy.kind == PolicyKind::Normal && policy.apply_on_forward,
-            }
-        };
+        let of_hook = |policy: &Policy| is_of(policy, hook, direction);
         // The tables `raw` and `mangle` never drop at an end.
         let ends = matches!(hook, Hook::Normal | Hook::Forward);
         let tiers = self.ask_tiers(&labels, of_hook, ends, direction, packet);
@@ -102,5 +92,31 @@ impl Reference {
             (_, Hook::Normal) => self.ask_profiles(&endpoint.profiles, direction, packet),
             _ => Verdict::allow(Reason::NotAsked),
         })
+    }
+
+    /// Is anything asked of a host endpoint at a hook? What the host itself receives and sends always
+    /// is.
+    pub(crate) fn asks(&self, id: &HostEndpointId, hook: Hook, direction: Direction) -> bool {
+        let Some(endpoint) = self.hosts.get(id) else { return false };
+        let labels = self.labels(&endpoint.labels, &endpoint.profiles);
+        let governs = |policy: &Policy| match direction {
+            Direction::Ingress => policy.object.governs_ingress,
+            Direction::Egress => policy.object.governs_egress,
+        };
+        hook == Hook::Normal
+            || self.policies.values().any(|policy| {
+                is_of(policy, hook, direction) && governs(policy) && policy.selector.holds(&labels)
+            })
+    }
+}
+
+/// Is the policy one that is asked at this hook?
+fn is_of(policy: &Policy, hook: Hook, direction: Direction) -> bool {
+    let policy = &policy.object;
+    match hook {
+        Hook::Untracked => policy.kind == PolicyKind::Untracked,
+        Hook::PreDnat => policy.kind == PolicyKind::PreDnat && direction == Direction::Ingress,
+        Hook::Normal => policy.kind == PolicyKind::Normal,
+        Hook::Forward => policy.kind == PolicyKind::Normal && policy.apply_on_forward,
     }
 }

@@ -5,9 +5,9 @@
 //! their text, so that an error in the agent's own evaluation is found. Every question walks
 //! through every object: it is written for being compared with the documentation line by line.
 //!
-//! What it leaves out on purpose: connection tracking (it is asked about the first packet of a
-//! connection), routing, and whatever is not policy (tunnels of the host). What an endpoint may send
-//! from, and by which other addresses it is reached, is in.
+//! What it leaves out on purpose: connection tracking (who asks says what it knows of a packet),
+//! routing, and whatever is not policy (tunnels of the host). What an endpoint may send from, and by
+//! which other addresses it is reached, is in.
 //!
 //! ```
 //! use calico_reference::{Direction, Packet, Reference};
@@ -33,6 +33,6 @@ mod verdict;
 pub use extras::Owner;
 pub use host::{Failsafe, Hook, Interface};
 pub use packet::{Direction, Packet};
-pub use path::{Host, Place, Step, Subject, Walk};
+pub use path::{Host, Known, Passage, Place, Step, Subject, Walk};
 pub use store::Reference;
 pub use verdict::{Reason, Verdict};

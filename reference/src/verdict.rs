@@ -37,6 +37,10 @@ pub enum Reason {
     NotItsAddress,
     /// A workload wraps packets of its own for a tunnel: dropped.
     Tunnel,
+    /// Of a connection that was let through: accepted.
+    Answered,
+    /// Of no connection, nor the first of one: dropped.
+    Invalid,
     /// A failsafe port of the host: accepted.
     Failsafe,
     /// Nothing of the kind that is asked for says anything: what is forwarded, untracked or before
@@ -57,6 +61,8 @@ impl fmt::Display for Reason {
             Self::Inactive => f.write_str("the endpoint is down"),
             Self::NotItsAddress => f.write_str("not the endpoint's address"),
             Self::Tunnel => f.write_str("a tunnel of a workload"),
+            Self::Answered => f.write_str("of a connection that was let through"),
+            Self::Invalid => f.write_str("of no connection"),
             Self::Failsafe => f.write_str("a failsafe port"),
             Self::NotAsked => f.write_str("no policy is about it"),
         }

@@ -5,7 +5,8 @@
 use calico_datastore::layout::{Decoded, v3};
 use calico_datastore::model::{Name, Protocol, Update, WorkloadEndpointId};
 use calico_reference::{
-    Direction, Failsafe, Hook, Host, Interface, Packet, Place, Reason, Reference, Subject, Walk,
+    Direction, Failsafe, Hook, Host, Interface, Known, Packet, Passage, Place, Reason, Reference,
+    Subject, Walk,
 };
 
 fn object(path: &str, spec: &str) -> Update {
@@ -58,6 +59,17 @@ fn place(text: &str) -> Place {
 }
 
 fn walk(objects: &[Update], from: &str, to: &str, ports: (u16, u16)) -> Walk {
+    follow(objects, from, to, ports, Known::New, None)
+}
+
+fn follow(
+    objects: &[Update],
+    from: &str,
+    to: &str,
+    ports: (u16, u16),
+    known: Known,
+    translated: Option<&str>,
+) -> Walk {
     let mut all = vec![
         object("hostendpoints/h", HOST),
         object("workloadendpoints/default/n-cni-p-eth0", POD),
@@ -70,7 +82,9 @@ fn walk(objects: &[Update], from: &str, to: &str, ports: (u16, u16)) -> Walk {
     };
     let (source, destination) = (address(from, "198.51.100.1"), address(to, "198.51.100.2"));
     let packet = Packet::tcp(source, ports.0, destination, ports.1);
-    Reference::new(&all).walk(&host(), &place(from), &place(to), &packet)
+    let translated = translated.map(|address| address.parse().unwrap());
+    let passage = Passage { from: place(from), to: place(to), known, packet, translated };
+    Reference::new(&all).follow(&host(), &passage)
 }
 
 /// Whether it arrives, and what was asked: `hook` or `pod`, with `<` for ingress and `>` for egress.
@@ -88,6 +102,8 @@ fn short(walk: &Walk) -> String {
             let why = match &step.verdict.reason {
                 Reason::Failsafe => "!",
                 Reason::NotAsked => "~",
+                Reason::Answered => "=",
+                Reason::Invalid => "?",
                 _ if step.verdict.allowed => "+",
                 _ => "-",
             };
@@ -202,4 +218,89 @@ fn a_hook_asks_failsafes_nowhere_else() {
     let packet = Packet::tcp("198.51.100.1".parse().unwrap(), 5, "172.18.0.1".parse().unwrap(), 22);
     let verdict = reference.host(&id, Hook::Normal, Direction::Ingress, &packet).unwrap();
     assert_eq!((verdict.allowed, verdict.reason), (false, Reason::NothingAllows));
+}
+
+/// A policy with the same rules each way, or the way in only where it is asked before translation.
+fn with_rules(more: &str, rules: &str) -> Update {
+    let egress = if more.contains("preDNAT") { "[]" } else { rules };
+    let types = if more.contains("preDNAT") { r#""Ingress""# } else { r#""Ingress","Egress""# };
+    let spec = format!(
+        r#"{{"applyOnForward":true,{more}"types":[{types}],"selector":"at == 'edge'",
+        "ingress":{rules},"egress":{egress}}}"#
+    );
+    policy("a", &spec)
+}
+
+#[test]
+fn what_is_known_of_a_connection_counts_behind_raw() {
+    let of = |known: Known, objects: &[Update], from: &str, to: &str, ports: (u16, u16)| {
+        short(&follow(objects, from, to, ports, known, None))
+    };
+    let deny = |more: &str| {
+        let rules = r#"[{"action":"Deny","protocol":"TCP","destination":{"ports":[80]}},
+            {"action":"Allow","protocol":"TCP","destination":{"ports":[90]}}]"#;
+        with_rules(more, rules)
+    };
+    // Nothing is asked of an answer, and nothing of what belongs to nothing is asked further.
+    assert_eq!(
+        of(Known::Answered, &[], "eth0", "host", (80, 5)),
+        "yes Untracked<~ PreDnat<~ Normal<="
+    );
+    assert_eq!(
+        of(Known::Nothing, &[], "eth0", "host", (5, 22)),
+        "no Untracked<! PreDnat<! Normal<?"
+    );
+    assert_eq!(
+        of(Known::Answered, &[deny("")], "eth0", "pod", (5, 80)),
+        "yes Untracked<~ PreDnat<~ Forward<= pod<="
+    );
+    assert_eq!(
+        of(Known::Nothing, &[deny("")], "eth0", "eth1", (5, 90)),
+        "no Untracked<~ PreDnat<~ Forward<?"
+    );
+    assert_eq!(
+        of(Known::Nothing, &[], "eth0", "eth1", (5, 90)),
+        "yes Untracked<~ PreDnat<~ Forward<~"
+    );
+    assert_eq!(of(Known::Nothing, &[], "pod", "eth0", (5, 90)), "no pod>?");
+    assert_eq!(of(Known::Answered, &[], "pod", "eth0", (5, 90)), "yes pod>= Forward>~");
+    // Before translation the same: what is allowed there no later hook asks.
+    let early = [deny(r#""preDNAT":true,"#)];
+    assert_eq!(
+        of(Known::Answered, &early, "eth0", "host", (5, 80)),
+        "yes Untracked<~ PreDnat<= Normal<="
+    );
+    assert_eq!(of(Known::Nothing, &early, "eth0", "host", (5, 90)), "no Untracked<~ PreDnat<?");
+    // In raw nothing is known yet, and of what is allowed there nothing ever is.
+    let raw = [deny(r#""doNotTrack":true,"#)];
+    assert_eq!(of(Known::Answered, &raw, "eth0", "host", (5, 80)), "no Untracked<-");
+    assert_eq!(of(Known::Nothing, &raw, "eth0", "host", (5, 90)), "yes Untracked<+ untracked");
+    assert_eq!(of(Known::Answered, &raw, "host", "eth0", (5, 80)), "no Untracked>-");
+    assert_eq!(
+        of(Known::Answered, &raw, "eth0", "pod", (5, 90)),
+        "yes Untracked<+ pod<+ untracked"
+    );
+}
+
+#[test]
+fn a_translated_destination_is_what_later_hooks_see() {
+    let rule = |net: &str| format!(r#"[{{"action":"Allow","destination":{{"nets":["{net}"]}}}}]"#);
+    let about = |more: &str, net: &str| [with_rules(more, &rule(net))];
+    let to = |objects: &[Update], from: &str, to: &str, address: &str| {
+        short(&follow(objects, from, to, (5, 80), Known::New, Some(address)))
+    };
+    let (before, after) = ("198.51.100.2/32", "192.0.2.9/32");
+    for (net, hooks) in [
+        (before, ["PreDnat<+", "Untracked<~ PreDnat<~ Forward<-"]),
+        (after, ["PreDnat<~ Forward<~", "Untracked<~ PreDnat<~ Forward<+"]),
+    ] {
+        let early = to(&about(r#""preDNAT":true,"#, net), "eth0", "eth1", "192.0.2.9");
+        assert_eq!(early, format!("yes Untracked<~ {}", hooks[0]));
+        let late = to(&about("", net), "eth0", "eth1", "192.0.2.9");
+        assert!(late.ends_with(hooks[1]), "{late}");
+        let out = to(&about("", net), "host", "eth0", "192.0.2.9");
+        let sign =
+            if net == after { "yes Untracked>~ Normal>+" } else { "no Untracked>~ Normal>-" };
+        assert_eq!(out, sign);
+    }
 }

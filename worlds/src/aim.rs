@@ -1,5 +1,7 @@
 //! Packets whose addresses, ports and types are those that a world names, or lie just beside.
 
+mod trips;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use calico_datastore::model::{

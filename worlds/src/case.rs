@@ -1,5 +1,7 @@
 //! A world with questions, as a file.
 
+mod hosts;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -8,6 +10,8 @@ use serde_json::{Map, Value, json};
 
 use crate::question::Question;
 use crate::world::World;
+
+pub use self::hosts::HostCase;
 
 /// A world that somebody judged wrongly once, and about what.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,18 +78,26 @@ impl Case {
     /// # Errors
     /// When the directory or a file cannot be read, or a file is no case.
     pub fn read_all(directory: &Path) -> Result<BTreeMap<String, Self>, NotACase> {
-        let failed = |error: std::io::Error| NotACase(format!("{}: {error}", directory.display()));
-        let mut all = BTreeMap::new();
-        for entry in std::fs::read_dir(directory).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                let named = |what: String| NotACase(format!("{}: {what}", path.display()));
-                let text = std::fs::read_to_string(&path).map_err(|e| named(e.to_string()))?;
-                let case = Self::from_text(&text).map_err(|error| named(error.0))?;
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                all.insert(name, case);
-            }
-        }
-        Ok(all)
+        files(directory, Self::from_text)
     }
+}
+
+/// Every `*.json` of a directory, read.
+fn files<T>(
+    directory: &Path,
+    read: impl Fn(&str) -> Result<T, NotACase>,
+) -> Result<BTreeMap<String, T>, NotACase> {
+    let failed = |error: std::io::Error| NotACase(format!("{}: {error}", directory.display()));
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let named = |what: String| NotACase(format!("{}: {what}", path.display()));
+            let text = std::fs::read_to_string(&path).map_err(|e| named(e.to_string()))?;
+            let case = read(&text).map_err(|error| named(error.0))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            all.insert(name, case);
+        }
+    }
+    Ok(all)
 }

@@ -1,5 +1,7 @@
 //! How often each feature decided.
 
+mod hosts;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -9,6 +11,8 @@ use calico_reference::{Reason, Reference, Verdict};
 use crate::feature::features;
 use crate::question::Question;
 use crate::world::World;
+
+pub use self::hosts::HostCoverage;
 
 /// A tally over many worlds.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,6 @@
 //! A packet, and who is asked about it.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use calico_datastore::model::{Name, WorkloadEndpointId};
@@ -19,21 +18,15 @@ pub struct Question {
 }
 
 impl fmt::Display for Question {
-    /// `ingress n1 cni default/p1 eth0: 6 10.0.0.1 40000 > 10.0.0.2 80`, with `type.code` in place of
-    /// ports for ICMP and `-` where there are neither. It reads back.
+    /// `ingress n1 cni default/p1 eth0: 6 10.0.0.1 40000 > 10.0.0.2 80`. It reads back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let WorkloadEndpointId { node, orchestrator, workload, endpoint } = &self.endpoint;
         let direction = match self.direction {
             Direction::Ingress => "ingress",
             Direction::Egress => "egress",
         };
-        let Packet { source, destination, protocol, ports, icmp } = self.packet;
-        write!(f, "{direction} {node} {orchestrator} {workload} {endpoint}: {protocol} ")?;
-        match (ports, icmp) {
-            (Some((from, to)), _) => write!(f, "{source} {from} > {destination} {to}"),
-            (None, Some((kind, code))) => write!(f, "{source} {kind}.{code} > {destination}"),
-            (None, None) => write!(f, "{source} - > {destination}"),
-        }
+        let packet = crate::packet::Text(&self.packet);
+        write!(f, "{direction} {node} {orchestrator} {workload} {endpoint}: {packet}")
     }
 }
 
@@ -60,20 +53,7 @@ fn read(text: &str) -> Option<Question> {
         workload: name()?,
         endpoint: name()?,
     };
-    let mut words = packet.split(' ');
-    let protocol = words.next()?.parse().ok()?;
-    let source: IpAddr = words.next()?.parse().ok()?;
-    let what = words.next()?;
-    words.next().filter(|arrow| *arrow == ">")?;
-    let destination: IpAddr = words.next()?.parse().ok()?;
-    let (mut ports, mut icmp) = (None, None);
-    match (words.next(), what.split_once('.')) {
-        (Some(to), _) => ports = Some((what.parse().ok()?, to.parse().ok()?)),
-        (None, Some((kind, code))) => icmp = Some((kind.parse().ok()?, code.parse().ok()?)),
-        (None, None) if what == "-" => {}
-        (None, None) => return None,
-    }
-    let packet = Packet { source, destination, protocol, ports, icmp };
+    let packet = crate::packet::read(packet)?;
     Some(Question { endpoint, direction, packet })
 }
 

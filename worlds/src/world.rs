@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use calico_datastore::layout::{Decoded, v3};
 use calico_datastore::model::{Name, Update};
-use calico_reference::{Packet, Reference};
+use calico_reference::{Host, Packet, Reference};
 use serde_json::Value;
 
 use crate::aim::Aim;
 use crate::chance::Chance;
 use crate::draw;
 use crate::question::Question;
+use crate::trip::Trip;
 
 /// The objects of a datastore, and the node from which they are looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +27,17 @@ impl World {
     /// two nodes, of both families. A few objects do not parse, a few are only named.
     pub fn random(seed: u64) -> Self {
         draw::world(seed)
+    }
+
+    /// The same with more host endpoints on [`World::node`], of every kind, and with policies about
+    /// them: for hosts that are asked about [`World::trips_of`].
+    pub fn with_hosts(seed: u64) -> Self {
+        draw::world_with_hosts(seed)
+    }
+
+    /// The host of a seed: the interfaces that host endpoints mean, and fail-safe ports.
+    pub fn host(seed: u64) -> Host {
+        draw::host(seed)
     }
 
     /// The same with what its endpoints may do beside policy: send from prefixes that they list, be
@@ -76,5 +88,11 @@ impl World {
     /// [`World::questions`] for whoever has decoded it already.
     pub fn questions_of(&self, updates: &[Update], seed: u64, count: usize) -> Vec<Question> {
         Aim::new(updates).questions(&self.node, &mut Chance::new(seed), count)
+    }
+
+    /// Packets from and to the host, its pods and the outside: new ones, and others. The same for
+    /// the same seed.
+    pub fn trips_of(&self, updates: &[Update], host: &Host, seed: u64, count: usize) -> Vec<Trip> {
+        Aim::new(updates).trips(host, &mut Chance::new(seed), count)
     }
 }

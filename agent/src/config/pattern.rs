@@ -28,7 +28,7 @@ impl InterfacePattern {
 
     /// Names and, between slashes, regular expressions, with commas between; `None` when one is
     /// neither. Empty: none.
-    pub(super) fn list(text: &str) -> Option<Vec<Self>> {
+    pub fn list(text: &str) -> Option<Vec<Self>> {
         let one = |part: &str| {
             let pattern = part.strip_prefix('/').and_then(|rest| rest.strip_suffix('/'));
             match pattern {

@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use calico_agent::desired::{DesiredState, Member};
+use calico_agent::desired::{DesiredState, LocalHostEndpoint, Member};
 use calico_agent::felix::rendered::rendered;
 use calico_agent::reconcile::{Wake, World};
 use calico_datastore::model::{Action, Cidr, Family, Protocol, TierAction};
 use calico_ruleset::{Fate, Host as Machine, Outcome, Packet, Ruleset, State};
 
 use crate::host::{Host, each_flavour};
+use crate::machines::{allow_all, both, host_policy, on, one_tier, put};
 use crate::netns::sh;
 use crate::world::*;
 
@@ -58,8 +59,33 @@ fn state(
     {
         state.pools.insert(pool.parse::<Cidr>().unwrap(), masquerade);
     }
+    police(&mut state);
     assert!(state.sets.values().all(|set| set.members.iter().all(|m| matches!(m, Member::Net(_)))));
     state
+}
+
+/// A host endpoint on the interface to the outside, with policies at every hook, and one of all others.
+fn police(state: &mut DesiredState) {
+    let each = |action, port| vec![tcp(action, &[port]), any(Action::Pass)];
+    for (name, action, port) in [
+        ("raw", Action::Allow, 80),
+        ("early", Action::Deny, 81),
+        ("own", Action::Allow, 200),
+        ("through", Action::Deny, 209),
+    ] {
+        host_policy(state, name, each(action, port), each(action, port));
+    }
+    allow_all(state);
+    let endpoint = LocalHostEndpoint {
+        untracked: both("raw"),
+        pre_dnat: one_tier("early"),
+        normal: both("own"),
+        forward: both("through"),
+        profiles: vec!["all".into()],
+        ..on("eth9")
+    };
+    put(state, "out", endpoint);
+    put(state, "rest", LocalHostEndpoint { normal: both("own"), ..on("*") });
 }
 
 /// Packets between pods, the host and the outside, in every state.

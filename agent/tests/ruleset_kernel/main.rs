@@ -1,6 +1,7 @@
 //! The interpreter of rulesets against the kernel: rulesets at random are loaded, packets are sent,
 //! and every rule must have counted the packets that the interpreter says it matches. Then the tables
-//! of a running Felix: what the tools print of them means what was rendered.
+//! of a running Felix: what the tools print of them means what was rendered. And what is rendered for the
+//! host endpoints of random worlds, rule by rule.
 //!
 //! `CALICO_RULESETS` = how many rulesets of each family and flavour (20).
 
@@ -15,7 +16,10 @@
 mod draw;
 #[path = "../felix/host.rs"]
 mod host;
+mod hosts;
 mod live;
+#[path = "../felix/machines.rs"]
+mod machines;
 #[path = "../felix/netns.rs"]
 mod netns;
 mod random;

@@ -14,13 +14,13 @@ use crate::wire;
 pub(crate) type Counts = BTreeMap<(String, String, usize), u64>;
 
 /// Two pods that take everything and answer nothing.
-struct Place<'a> {
+pub(crate) struct Place<'a> {
     host: &'a mut Host,
     pods: [Pod; 2],
 }
 
 impl<'a> Place<'a> {
-    fn new(host: &'a mut Host) -> Self {
+    pub(crate) fn new(host: &'a mut Host) -> Self {
         // Set when they are made.
         sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
              sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0");
@@ -59,11 +59,16 @@ impl<'a> Place<'a> {
 
     /// Loads a ruleset in place of any other.
     fn load(&self, lab: &Lab, tables: &str) {
+        self.load_with(lab, tables, &lab.sets());
+    }
+
+    /// The same with sets of its own.
+    pub(crate) fn load_with(&self, lab: &Lab, tables: &str, sets: &str) {
         let empty = "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n";
         for lab in &LABS {
             sh(&format!("{} <<'END'\n{empty}END", self.tool(lab, "restore")));
         }
-        sh(&format!("ipset destroy; ipset restore <<'END'\n{}END", lab.sets()));
+        sh(&format!("ipset destroy; ipset restore <<'END'\n{sets}END"));
         sh(&format!("{} <<'END'\n{tables}END", self.tool(lab, "restore")));
         sh("sysctl -qw net.netfilter.nf_conntrack_checksum=0; conntrack -F 2> /dev/null");
     }
@@ -78,7 +83,12 @@ impl<'a> Place<'a> {
 
     /// Sends packets to a ruleset that was just loaded: what the tool prints then, and how many came
     /// to pod 2.
-    fn send(&self, lab: &Lab, from_pod: &[Packet], from_host: &[Packet]) -> (String, u64) {
+    pub(crate) fn send(
+        &self,
+        lab: &Lab,
+        from_pod: &[Packet],
+        from_host: &[Packet],
+    ) -> (String, u64) {
         let before = self.arrived(lab);
         let packets = from_pod.to_vec();
         self.pods[0].netns.run(move || wire::send(&packets));
@@ -128,7 +138,11 @@ fn machine(lab: &Lab) -> Machine {
 }
 
 /// What the interpreter expects: counters, packets to pod 2, and how many passed and did not.
-fn expected(ruleset: &Ruleset, lab: &Lab, packets: &[&Packet]) -> (Counts, u64, [usize; 2]) {
+pub(crate) fn expected(
+    ruleset: &Ruleset,
+    lab: &Lab,
+    packets: &[&Packet],
+) -> (Counts, u64, [usize; 2]) {
     let machine = machine(lab);
     let (mut counts, mut arrive, mut fates) = (Counts::new(), 0, [0, 0]);
     for packet in packets {

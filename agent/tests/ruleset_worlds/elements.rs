@@ -5,6 +5,8 @@ use std::fmt;
 /// A line: a rule, or anything else when there is no chain.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
+    /// Its table, and a space, where kinds tell tables apart.
+    table: String,
     pub(crate) chain: String,
     /// Each criterion with its match, the target last; or all of what is no rule.
     pub(crate) elements: Vec<String>,
@@ -32,6 +34,18 @@ impl Line {
         text.lines().map(Self::new).collect()
     }
 
+    /// The same with kinds of each table by itself.
+    pub(crate) fn all_by_table(text: &str) -> Vec<Self> {
+        let mut table = String::new();
+        let mut one = |line: &str| {
+            if let Some(name) = line.strip_prefix('*') {
+                table = format!("{name} ");
+            }
+            Self { table: table.clone(), ..Self::new(line) }
+        };
+        text.lines().map(&mut one).collect()
+    }
+
     pub(crate) fn text(lines: &[Self]) -> String {
         lines.iter().map(|line| format!("{line}\n")).collect()
     }
@@ -39,7 +53,8 @@ impl Line {
     fn new(line: &str) -> Self {
         let Some((chain, rest)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' '))
         else {
-            return Self { chain: String::new(), elements: vec![line.to_owned()] };
+            let (table, chain) = (String::new(), String::new());
+            return Self { table, chain, elements: vec![line.to_owned()] };
         };
         let mut elements: Vec<String> = Vec::new();
         let mut not = false;
@@ -63,7 +78,7 @@ impl Line {
             not = false;
             last.push_str(word);
         }
-        Self { chain: chain.to_owned(), elements }
+        Self { table: String::new(), chain: chain.to_owned(), elements }
     }
 
     /// No rule.
@@ -84,12 +99,12 @@ impl Line {
             chain != RULES || !self.is_criterion(*at) || text.starts_with("-m mark")
         });
         let kinds: Vec<String> = elements.map(|(at, _)| self.bare(at)).collect();
-        format!("{chain}: {}", kinds.join(" "))
+        format!("{}{chain}: {}", self.table, kinds.join(" "))
     }
 
     /// The kind of one element, in chains like this.
     pub(crate) fn kind_of(&self, element: usize) -> String {
-        format!("{}: {}", kind_of_chain(&self.chain), self.bare(element))
+        format!("{}{}: {}", self.table, kind_of_chain(&self.chain), self.bare(element))
     }
 
     /// An element without names, numbers and family.
@@ -111,8 +126,13 @@ impl Line {
                 "--goto" if drops(word) => return "--jump DROP".to_owned(),
                 "--jump" | "--goto" => kind_of_chain(word),
                 "--source-ports" | "--destination-ports" | "--mac-source" => "*".to_owned(),
-                "--source" | "--destination" | "-p" if chain == RULES => "*".to_owned(),
+                "--source" | "--destination" | "-p" if chain == RULES || is_failsafe(&chain) => {
+                    "*".to_owned()
+                }
                 "-i" if chain == "mac" => "*".to_owned(),
+                // Whose interface it is does not matter.
+                "-i" | "-o" if word.starts_with("eth") => "eth*".to_owned(),
+                "--icmp-type" | "--icmpv6-type" if is_failsafe(&chain) => "*".to_owned(),
                 "--icmp-type" | "--icmpv6-type" if chain == RULES => {
                     if word.contains('/') { "*/*" } else { "*" }.to_owned()
                 }
@@ -121,6 +141,24 @@ impl Line {
             before = word;
         }
         kind.join(" ")
+    }
+
+    /// No packet tells which of the two comes first: both do the same, or they are about different
+    /// interfaces.
+    pub(crate) fn commutes(&self, other: &Self) -> bool {
+        let ends = |line: &Self| {
+            line.elements.last().is_some_and(|target| {
+                ["--jump ACCEPT", "--jump DROP", "--jump RETURN"].contains(&target.as_str())
+            })
+        };
+        let interface = |line: &Self| {
+            line.elements
+                .first()
+                .filter(|one| one.starts_with("-i ") || one.starts_with("-o "))
+                .cloned()
+        };
+        let same = ends(self) && self.elements.last() == other.elements.last();
+        same || matches!((interface(self), interface(other)), (Some(a), Some(b)) if a != b && a[..2] == b[..2])
     }
 
     pub(crate) fn negate(&mut self, element: usize) -> bool {
@@ -194,11 +232,19 @@ pub(crate) fn kind_of_chain(name: &str) -> String {
         RULES.to_owned()
     } else if starts(&["cali-tw-", "cali-fw-"]) {
         "class".to_owned()
+    } else if starts(&["cali-fh-", "cali-th-"]) {
+        "host".to_owned()
+    } else if starts(&["cali-fhfw-", "cali-thfw-"]) {
+        "host-forward".to_owned()
     } else if starts(&["cali-mac"]) {
         "mac".to_owned()
     } else {
         name.replace("from-wl", "wl").replace("to-wl", "wl")
     }
+}
+
+fn is_failsafe(chain: &str) -> bool {
+    chain.starts_with("cali-failsafe")
 }
 
 /// The chains of policies and profiles.

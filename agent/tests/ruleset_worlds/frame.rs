@@ -19,7 +19,7 @@ use crate::{allowed, crafted, number};
 pub(crate) struct Probe {
     pub(crate) what: &'static str,
     pub(crate) packet: Packet,
-    host: Host,
+    pub(crate) host: Host,
     pub(crate) passes: bool,
 }
 

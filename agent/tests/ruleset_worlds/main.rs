@@ -2,6 +2,8 @@
 //! the reference says of it. And broken rulesets are found so. Worlds that failed once are kept in
 //! `tests/worlds/`, and a new one is made small and written there.
 //!
+//! Hosts that police their own interfaces are in `hosts.rs` and the files named after it.
+//!
 //! `CALICO_RULESET_WORLDS` = how many worlds (2000), `CALICO_SEED` = the first one; `CALICO_MUTANTS` =
 //! how many worlds are broken (60);
 //! `CALICO_FRAMES` = in how many worlds everything around policy is asked (60).
@@ -12,6 +14,10 @@ mod crafted;
 mod elements;
 mod extras;
 mod frame;
+mod hosts;
+mod hosts_crafted;
+mod hosts_frame;
+mod hosts_mutants;
 mod mutants;
 mod subject;
 

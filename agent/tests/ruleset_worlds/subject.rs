@@ -8,7 +8,7 @@ use calico_agent::acl::Calculator;
 use calico_agent::config::{AllowAction, DenyAction, HostAction, Settings};
 use calico_agent::desired::{DesiredState, HostEndpoints, LocalEndpoint};
 use calico_agent::felix::rendered::{Rendered, rendered};
-use calico_agent::routes::monitor::Link;
+use calico_agent::routes::monitor::{Link, Links};
 use calico_datastore::model::{Family, Mac, Name, Update, WorkloadEndpointId};
 use calico_reference::Direction;
 use calico_ruleset::{Host, Outcome, Packet, Ruleset, State};
@@ -54,7 +54,7 @@ pub(crate) fn settings(seed: u64) -> Arc<Settings> {
     })
 }
 
-fn of(family: Family) -> calico_ruleset::Family {
+pub(crate) fn of(family: Family) -> calico_ruleset::Family {
     match family {
         Family::V4 => calico_ruleset::Family::V4,
         Family::V6 => calico_ruleset::Family::V6,
@@ -78,8 +78,24 @@ impl Subject {
         let mut calculator = Calculator::new(node.clone());
         calculator.apply(updates);
         let mut state = DesiredState::clone(&calculator.desired(settings, 1));
-        // The questions are about pods alone.
+        // The questions are about pods alone: those about hosts are in `hosts.rs`.
         state.host_endpoints = HostEndpoints::default();
+        Self::with(state, Links::new())
+    }
+
+    /// The same with its host endpoints in force on these interfaces.
+    pub(crate) fn with_hosts(
+        node: &Name,
+        updates: Vec<Update>,
+        settings: Arc<Settings>,
+        links: Links,
+    ) -> Self {
+        let mut calculator = Calculator::new(node.clone());
+        calculator.apply(updates);
+        Self::with(DesiredState::clone(&calculator.desired(settings, 1)), links)
+    }
+
+    fn with(mut state: DesiredState, links: Links) -> Self {
         // What no world draws: addresses of frames, and pools.
         let ids: Vec<WorkloadEndpointId> = state.endpoints.keys().cloned().collect();
         for (n, id) in ids.iter().enumerate().step_by(2) {
@@ -90,17 +106,17 @@ impl Subject {
         for (pool, masquerade) in POOLS {
             state.pools.insert(pool.parse().unwrap(), masquerade);
         }
-        Self::of(Arc::new(state))
+        Self::of(Arc::new(state), links)
     }
 
-    fn of(state: Arc<DesiredState>) -> Self {
+    fn of(state: Arc<DesiredState>, mut links: Links) -> Self {
         // Every endpoint's interface is there and up.
         let interfaces = state.endpoints.values().map(|one| one.interface.clone());
-        let links = interfaces
+        let of_pods = interfaces
             .zip(1..)
             .map(|(name, index)| (name, Link { index, up: true, ..Link::default() }));
-        let world =
-            calico_agent::reconcile::World { desired: Arc::clone(&state), links: links.collect() };
+        links.extend(of_pods);
+        let world = calico_agent::reconcile::World { desired: Arc::clone(&state), links };
         let texts = Family::ALL.map(|family| rendered(&world, family).unwrap());
         let rulesets = Family::ALL.map(|family| {
             let text = &texts[place(family)];
@@ -134,31 +150,29 @@ impl Subject {
     /// What the ruleset says at the endpoint's own end: everybody else is behind the uplink. `None`
     /// when the packet is for no single other host.
     pub(crate) fn ask(&self, question: &Question) -> Option<Outcome> {
-        self.ask_of(question, self.ruleset(question.packet.family()))
+        let (packet, host) = self.flight(question)?;
+        Some(self.ruleset(question.packet.family()).walk(&host, &packet).unwrap())
     }
 
-    /// The same of another ruleset.
-    pub(crate) fn ask_of(&self, question: &Question, ruleset: &Ruleset) -> Option<Outcome> {
+    /// The packet of a question, and the host that it comes to.
+    pub(crate) fn flight(&self, question: &Question) -> Option<Flight> {
         let own = self.ends.get(&question.endpoint)?;
         let packet = told(&question.packet);
         match question.direction {
-            Direction::Ingress => through(ruleset, &packet.into_interface(UPLINK), &own.interface),
-            Direction::Egress => through(ruleset, &own.send(packet), UPLINK),
+            Direction::Ingress => flight_by(packet.into_interface(UPLINK), &own.interface),
+            Direction::Egress => flight_by(own.send(packet), UPLINK),
         }
     }
 
     /// A packet from one endpoint of this host to another: the question to that one, and what becomes
     /// of it.
     pub(crate) fn between(&self, question: &Question) -> Option<(Question, Outcome)> {
-        self.between_of(question, self.ruleset(question.packet.family()))
+        let (other, (packet, host)) = self.flight_between(question)?;
+        Some((other, self.ruleset(question.packet.family()).walk(&host, &packet).unwrap()))
     }
 
-    /// The same of another ruleset.
-    pub(crate) fn between_of(
-        &self,
-        question: &Question,
-        ruleset: &Ruleset,
-    ) -> Option<(Question, Outcome)> {
+    /// Such a packet, and the host that it comes to.
+    pub(crate) fn flight_between(&self, question: &Question) -> Option<(Question, Flight)> {
         if question.direction == Direction::Ingress {
             return None;
         }
@@ -168,13 +182,13 @@ impl Subject {
         };
         let (other, end) = self.ends.iter().find(|(id, _)| holds(id))?;
         let own = self.ends.get(&question.endpoint)?;
-        let outcome = through(ruleset, &own.send(told(&question.packet)), &end.interface)?;
+        let flight = flight_by(own.send(told(&question.packet)), &end.interface)?;
         let other = Question {
             endpoint: other.clone(),
             direction: Direction::Ingress,
             packet: question.packet,
         };
-        Some((other, outcome))
+        Some((other, flight))
     }
 
     /// What was decided, for people.
@@ -199,8 +213,11 @@ impl End {
     }
 }
 
+/// A packet, and the host that it comes to.
+pub(crate) type Flight = (Packet, Host);
+
 /// A packet that goes out by an interface, whoever it is for; `None` when it is for no single host.
-pub(crate) fn through(ruleset: &Ruleset, packet: &Packet, to: &str) -> Option<Outcome> {
+fn flight_by(packet: Packet, to: &str) -> Option<Flight> {
     let destination = packet.destination;
     let several = destination.is_multicast() || destination == IpAddr::from([255; 4]);
     if several || destination.is_loopback() {
@@ -208,7 +225,13 @@ pub(crate) fn through(ruleset: &Ruleset, packet: &Packet, to: &str) -> Option<Ou
     }
     let mut host = Host::default();
     host.route(if destination.is_ipv4() { "0.0.0.0/0" } else { "::/0" }, to).unwrap();
-    Some(ruleset.walk(&host, packet).unwrap())
+    Some((packet, host))
+}
+
+/// What becomes of such a packet.
+pub(crate) fn through(ruleset: &Ruleset, packet: &Packet, to: &str) -> Option<Outcome> {
+    let (packet, host) = flight_by(packet.clone(), to)?;
+    Some(ruleset.walk(&host, &packet).unwrap())
 }
 
 /// The same packet in the interpreter's words.

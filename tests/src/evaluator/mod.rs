@@ -2,8 +2,8 @@
 //! no line with the agent, to be compared with what packets really do.
 //!
 //! It is written for being read beside Calico's documentation, not for speed: every question walks
-//! through every object. It knows the v3 layout only, and workload endpoints only: host endpoints,
-//! untracked and pre-DNAT policies are not enforced by this version of the agent.
+//! through every object. It knows the v3 layout only, and what it means for workload endpoints only: of
+//! host endpoints the crate `calico-reference` tells.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

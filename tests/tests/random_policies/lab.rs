@@ -18,6 +18,7 @@ use crate::ask::{Call, Patience, ask_all};
 use crate::chance::Chance;
 use crate::pods::ALL_PODS;
 use crate::rules::{SOURCES, TCP, UDP};
+use crate::ways::{Expected, Ways};
 use crate::world::{ALWAYS, Change, NEVER};
 
 /// How long silence is listened to: at least, after the last expected answer, at most.
@@ -66,7 +67,7 @@ pub(crate) struct Mismatch {
 }
 
 /// What came out of one matrix.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     /// Questions that passed as they should.
     pub(crate) passed: usize,
@@ -74,6 +75,10 @@ pub(crate) struct Tally {
     pub(crate) dropped: usize,
     /// Questions that passed only when asked again.
     pub(crate) slow: usize,
+    /// Questions that passed if it were not for host endpoints.
+    pub(crate) closed: usize,
+    /// What host endpoints said.
+    pub(crate) told: BTreeMap<String, usize>,
 }
 
 impl Lab {
@@ -154,11 +159,15 @@ impl Lab {
             }
         }
         while all.len() < count {
-            let from =
-                if chance.percent(75) { *chance.one(&pods) } else { chance.one(&self.sites) };
-            let to = if chance.percent(80) { *chance.one(&pods) } else { chance.one(&self.sites) };
-            let is_pod = |site: &Site| pods.iter().any(|pod| pod.name == site.name);
-            if from.name == to.name || !(is_pod(from) || is_pod(to)) {
+            let mut site = |pod| {
+                if chance.percent(pod) { *chance.one(&pods) } else { chance.one(&self.sites) }
+            };
+            let (from, to) = match site(65) {
+                // Hosts and the outside ask each other, too.
+                from if !pods.iter().any(|pod| pod.name == from.name) => (from, site(35)),
+                from => (from, site(80)),
+            };
+            if from.name == to.name {
                 continue;
             }
             all.push(Question {
@@ -186,11 +195,22 @@ impl Lab {
     pub(crate) fn check(
         &mut self,
         evaluator: &Evaluator,
+        ways: &Ways,
         questions: &[Question],
     ) -> Result<(Tally, Vec<Mismatch>)> {
         let (mut tally, mut wrong) = (Tally::default(), Vec::new());
-        let judged: Vec<(&Question, Call, bool, String)> =
-            questions.iter().map(|q| self.judge(evaluator, q)).collect::<Result<_>>()?;
+        let mut judged: Vec<(&Question, Call, bool, String)> = Vec::new();
+        for question in questions {
+            if let Some((call, expected)) = self.judge(evaluator, ways, question)? {
+                if expected.pods_pass != expected.passes {
+                    tally.closed += 1;
+                }
+                for what in expected.told {
+                    *tally.told.entry(what).or_default() += 1;
+                }
+                judged.push((question, call, expected.passes, expected.reason));
+            }
+        }
         let calls: Vec<Call> = judged.iter().map(|(_, call, ..)| call.clone()).collect();
         let answers = ask_all(&calls, PATIENCE)?;
         let mut again = Vec::new();
@@ -205,7 +225,10 @@ impl Lab {
         // An answer may be late on a busy machine; a packet that should be dropped never passes.
         let calls: Vec<Call> = again
             .iter()
-            .map(|(question, ..)| Ok(self.judge(evaluator, question)?.1))
+            .map(|(question, ..)| {
+                let again = self.judge(evaluator, ways, question)?;
+                Ok(again.context("another answer the second time")?.0)
+            })
             .collect::<Result<_>>()?;
         let second = ask_all(&calls, LONG)?;
         for (((question, passes, reason, answer), call), second) in
@@ -227,11 +250,13 @@ impl Lab {
         Ok((tally, wrong))
     }
 
-    fn judge<'q>(
+    /// What is to be asked, and what should come of it; `None` when nobody can say.
+    fn judge(
         &mut self,
         evaluator: &Evaluator,
-        question: &'q Question,
-    ) -> Result<(&'q Question, Call, bool, String)> {
+        ways: &Ways,
+        question: &Question,
+    ) -> Result<Option<(Call, Expected)>> {
         let Question { from, to, family, service, .. } = question;
         let counter = self.ports.entry((from.netns.clone(), question.sources)).or_insert(0);
         *counter = (*counter + 1) % 5_000;
@@ -268,13 +293,29 @@ impl Lab {
             }
             None => {}
         }
+        let packet = calico_reference::Packet {
+            source,
+            destination: target,
+            protocol,
+            ports: port.map(|port| (source_port, port)),
+            icmp,
+        };
+        let Some(mut expected) = ways.expect(from, to, &packet)? else { return Ok(None) };
         let reason = reasons.join("; ");
+        // Two writings of what policy means for pods.
+        ensure!(
+            passes == expected.pods_pass,
+            "{} → {} {service}: the evaluator says {passes}: {reason}; the reference {expected:?}",
+            from.name,
+            to.name
+        );
+        expected.reason = format!("{reason}; with host endpoints: {}", expected.reason);
         if let Some(control) = question.control {
-            ensure!(passes == control, "the evaluator is wrong about a control: {reason}");
+            ensure!(expected.passes == control, "wrong about a control: {}", expected.reason);
         }
-        let netns = from.netns.clone();
-        let call = Call { netns, to: target, service: *service, source_port, expected: passes };
-        Ok((question, call, passes, reason))
+        let (netns, expect) = (from.netns.clone(), expected.passes);
+        let call = Call { netns, to: target, service: *service, source_port, expected: expect };
+        Ok(Some((call, expected)))
     }
 
     /// The chains of the class that an address belongs to, and those that they jump to.

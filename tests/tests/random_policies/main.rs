@@ -1,5 +1,6 @@
 //! Random worlds, changed step by step, and real packets: what passes must be what an independent
-//! evaluator ([`calico_e2e::evaluator`]) reads in the datastore.
+//! evaluator ([`calico_e2e::evaluator`]) reads in the datastore for pods, and what the reference says of
+//! the whole way where hosts police their uplinks.
 //!
 //! Each world comes from a seed, which is printed with every mismatch. `CALICO_SEED=<seed>` plays
 //! one world again; `CALICO_ROUNDS=<n>` plays n worlds.
@@ -15,10 +16,12 @@ use calico_e2e::run;
 
 use crate::chance::Chance;
 use crate::lab::{Lab, Mismatch};
+use crate::ways::Ways;
 use crate::world::{Change, World, difference};
 
 mod ask;
 mod chance;
+mod hosts;
 mod lab;
 mod object;
 mod pods;
@@ -26,6 +29,7 @@ mod rules;
 mod spoil;
 mod staged;
 mod version;
+mod ways;
 mod world;
 
 /// Worlds of a default run.
@@ -53,6 +57,7 @@ fn play(label: &str, flavour: Flavour) -> Result<()> {
     let first = fixed.unwrap_or(now.as_millis() as u64 % 1_000_000_000);
     let mut lab = Lab::new(label, flavour)?;
     let (mut objects, mut asked, mut passed, mut slow) = (BTreeMap::new(), 0, 0, 0);
+    let (mut closed, mut told) = (0, BTreeMap::<String, usize>::new());
     let mut reports = Vec::new();
     let start = Instant::now();
     let mut steps = 0;
@@ -67,13 +72,18 @@ fn play(label: &str, flavour: Flavour) -> Result<()> {
                 lab.wait_for_routes()?;
             }
             let evaluator = Evaluator::new(objects.clone());
+            let ways = Ways::new(&objects)?;
             let questions = lab.questions(&mut chance, QUESTIONS);
             let (tally, wrong) = lab
-                .check(&evaluator, &questions)
+                .check(&evaluator, &ways, &questions)
                 .with_context(|| format!("CALICO_SEED={seed}, step {step}"))?;
             asked += questions.len();
             passed += tally.passed;
             slow += tally.slow;
+            closed += tally.closed;
+            for (what, count) in tally.told {
+                *told.entry(what).or_default() += count;
+            }
             steps += 1;
             for mismatch in wrong {
                 let what = format!("CALICO_SEED={seed}, step {step}, {flavour:?}");
@@ -97,6 +107,11 @@ fn play(label: &str, flavour: Flavour) -> Result<()> {
         reports.len(),
         start.elapsed()
     );
+    println!("{closed} closed by host endpoints, which said: {told:#?}");
+    let lacking = hosts::lacking(closed, &told);
+    if fixed.is_none() && rounds >= ROUNDS && reports.is_empty() && !lacking.is_empty() {
+        bail!("host endpoints decided too seldom: {lacking:?}");
+    }
     if !reports.is_empty() {
         bail!("{} mismatches:\n{}", reports.len(), reports.join("\n"));
     }

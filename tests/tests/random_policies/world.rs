@@ -6,6 +6,7 @@ use calico_e2e::tutorial::HOSTS;
 use serde_json::{Map, Value, json};
 
 use crate::chance::Chance;
+use crate::hosts;
 use crate::object::{labels, object};
 use crate::pods::{ALL_PODS, is_control};
 use crate::rules::{ACCOUNTS, LABELS, OUTER, PORT_NAMES, TCP, UDP, nets, rules, selector};
@@ -34,6 +35,8 @@ enum Slot {
     Tier(usize),
     Set(usize),
     HostEndpoint,
+    Uplink(usize),
+    HostPolicy(usize),
     Pod(usize),
 }
 
@@ -115,6 +118,8 @@ impl World {
         all.extend((0..4).map(Slot::Set));
         all.extend((0..ALL_PODS.len()).map(Slot::Pod));
         all.push(Slot::HostEndpoint);
+        all.extend((0..hosts::ENDPOINTS).map(Slot::Uplink));
+        all.extend((0..hosts::POLICIES).map(Slot::HostPolicy));
         if self.has_tiers {
             all.extend((0..TIERS.len() + 1).map(Slot::Tier));
         }
@@ -131,6 +136,7 @@ impl World {
         let spec = json!({
             "tier": tier, "order": -1_000_000.5, "selector": "control == 'yes'",
             "types": ["Ingress", "Egress"], "ingress": rules, "egress": rules,
+            "applyOnForward": true,
         });
         let (key, value) =
             object("globalnetworkpolicies", None, &format!("{tier}.control"), Map::new(), &spec);
@@ -166,16 +172,28 @@ impl World {
             Slot::Tier(number) => self.tier(number),
             Slot::Set(number) => self.set(number),
             Slot::HostEndpoint => {
-                let labels = labels(&mut self.chance, &LABELS, "");
+                let mut labels = labels(&mut self.chance, &LABELS, "");
+                labels.insert("control".into(), json!("yes"));
                 let ips: Vec<String> = HOSTS
                     .iter()
                     .flat_map(|host| [host.v4.to_string(), host.v6.to_string()])
                     .filter(|_| self.chance.percent(60))
                     .chain(["172.18.18.33".to_owned()])
                     .collect();
-                let spec =
-                    json!({ "node": "calico-01", "expectedIPs": ips, "ports": self.ports() });
+                let spec = json!({
+                    "node": "calico-01", "expectedIPs": ips, "ports": self.ports(),
+                    "profiles": profiles(&mut self.chance),
+                });
                 object("hostendpoints", None, "wire", labels, &spec)
+            }
+            Slot::Uplink(number) => {
+                let (ports, profiles) = (self.ports(), profiles(&mut self.chance));
+                hosts::endpoint(&mut self.chance, number, &profiles, &ports)
+            }
+            Slot::HostPolicy(number) => {
+                let tiers = ["alpha", "beta", "default"];
+                let tier = if self.has_tiers { *self.chance.one(&tiers) } else { "default" };
+                hosts::policy(&mut self.chance, number, tier)
             }
             Slot::Pod(number) => self.pod(number),
         };
@@ -235,6 +253,9 @@ impl World {
             spec.insert((*c.one(&["doNotTrack", "preDNAT"])).into(), json!(true));
             spec.remove("egress");
             spec.insert("types".into(), json!(["Ingress"]));
+            hosts::leave_control_alone(&mut spec);
+        } else if global && c.percent(12) {
+            spec.insert("applyOnForward".into(), json!(true));
         }
         let mut spec = Value::Object(spec);
         let broken = c.percent(6) && spoil(c, &mut spec);
@@ -324,15 +345,7 @@ impl World {
             // Only the namespace's profile may say such a thing.
             labels.insert("pcns.stage".into(), json!("prod"));
         }
-        let mut profiles: Vec<String> =
-            c.some(&PROFILES, 0, 2).into_iter().map(str::to_owned).collect();
-        if c.percent(70) {
-            profiles.retain(|name| name != "never-made");
-        }
-        if c.percent(60) {
-            let at = c.below(profiles.len() + 1);
-            profiles.insert(at, "projectcalico-default-allow".to_owned());
-        }
+        let mut profiles = profiles(c);
         profiles.push(format!("kns.{namespace}"));
         let mut networks = vec![format!("{}/32", pod.v4), format!("{}/128", pod.v6)];
         if is_control(number) {
@@ -355,6 +368,20 @@ impl World {
         let name = format!("{}-cni-{}-eth0", dashes(pod.host), dashes(pod.container_id));
         object("workloadendpoints", Some(namespace), &name, labels, &spec)
     }
+}
+
+/// Profiles of an endpoint.
+fn profiles(c: &mut Chance) -> Vec<String> {
+    let mut profiles: Vec<String> =
+        c.some(&PROFILES, 0, 2).into_iter().map(str::to_owned).collect();
+    if c.percent(70) {
+        profiles.retain(|name| name != "never-made");
+    }
+    if c.percent(60) {
+        let at = c.below(profiles.len() + 1);
+        profiles.insert(at, "projectcalico-default-allow".to_owned());
+    }
+    profiles
 }
 
 /// What leads from one state to the other.

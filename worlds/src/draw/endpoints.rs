@@ -82,7 +82,7 @@ impl Drawing {
     }
 }
 
-fn profiles(c: &mut Chance) -> Vec<String> {
+pub(super) fn profiles(c: &mut Chance) -> Vec<String> {
     let mut profiles: Vec<String> = c.some(&PROFILES, 0, 2).into_iter().map(String::from).collect();
     if c.percent(75) {
         profiles.retain(|name| name != "never-made");

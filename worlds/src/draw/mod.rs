@@ -2,6 +2,7 @@
 
 mod endpoints;
 pub(crate) mod extras;
+mod hosts;
 mod policies;
 mod rules;
 mod selectors;
@@ -14,6 +15,8 @@ use serde_json::{Map, Value, json};
 use crate::chance::Chance;
 use crate::world::World;
 
+pub(crate) use self::hosts::host;
+
 /// The node whose endpoints are asked, and the other one.
 const NODES: [&str; 2] = ["near", "far"];
 const NAMESPACES: [&str; 2] = ["default", "shop"];
@@ -24,6 +27,17 @@ const DEFAULT_ALLOW: &str = "projectcalico-default-allow";
 
 /// The world of a seed.
 pub(crate) fn world(seed: u64) -> World {
+    drawn(seed).0.world()
+}
+
+/// The world of a seed with more host endpoints, and policies about them.
+pub(crate) fn world_with_hosts(seed: u64) -> World {
+    let (mut drawing, has_tiers) = drawn(seed);
+    drawing.police(has_tiers);
+    drawing.world()
+}
+
+fn drawn(seed: u64) -> (Drawing, bool) {
     let mut drawing = Drawing { chance: Chance::new(seed), objects: BTreeMap::new() };
     drawing.outer_profiles();
     drawing.profiles();
@@ -44,7 +58,7 @@ pub(crate) fn world(seed: u64) -> World {
         };
         drawing.policy(number, tier);
     }
-    World { node: Name::from(NODES[0]), objects: drawing.objects }
+    (drawing, has_tiers)
 }
 
 /// A world in the making.
@@ -54,6 +68,10 @@ struct Drawing {
 }
 
 impl Drawing {
+    fn world(self) -> World {
+        World { node: Name::from(NODES[0]), objects: self.objects }
+    }
+
     fn put(
         &mut self,
         plural: &str,

@@ -6,6 +6,7 @@
 //! which a test has to find.
 
 mod criteria;
+mod hosts;
 mod order;
 mod outer;
 mod subjects;
@@ -16,6 +17,8 @@ use calico_datastore::layout::{Decoded, v3};
 use calico_datastore::model::{Policy, Profile, Rule, Update};
 
 use crate::world::World;
+
+pub(crate) use self::hosts::FEATURES as HOST_FEATURES;
 
 /// How a world is made blind to something.
 #[derive(Clone, Copy, Debug)]

@@ -117,7 +117,9 @@ impl Hosts<'_> {
         if self.any(has_pre_dnat) {
             let direction = Direction::Ingress;
             for (name, endpoint) in self.endpoints().filter(|(_, e)| has_pre_dnat(e)) {
-                let mut lines = vec![format!("--jump {}", names::failsafe(direction))];
+                // What is allowed here is not asked again: no later chain drops what belongs to nothing.
+                let mut lines: Vec<String> = self.invalid("--jump DROP").into_iter().collect();
+                lines.push(format!("--jump {}", names::failsafe(direction)));
                 lines.push(marks::clear(marks.verdicts()));
                 lines.extend(self.asked(Table::Mangle).tiers(&endpoint.pre_dnat, direction, false));
                 out.push((names::host(HostChain::Own(direction), name), lines));
