@@ -18,6 +18,8 @@ mod connections;
 mod contention;
 #[path = "felix/counters.rs"]
 mod counters;
+#[path = "felix/counters_cost.rs"]
+mod counters_cost;
 #[path = "felix/denied.rs"]
 mod denied;
 #[path = "felix/disk.rs"]

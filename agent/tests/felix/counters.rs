@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use calico_agent::config::{DenyAction, HostAction, IptablesBackend};
 use calico_agent::desired::{DesiredState, HostTiers, LocalHostEndpoint};
@@ -17,7 +17,7 @@ use crate::netns::{Netns, sh};
 use crate::world::*;
 
 /// Bytes of a datagram without headers, and with those of IPv4 and IPv6 together.
-const PAYLOAD: usize = 100;
+pub(crate) const PAYLOAD: usize = 100;
 const BOTH: u64 = 128 + 148;
 
 /// In both families: in allowed, in denied, out allowed, out denied.
@@ -120,7 +120,7 @@ fn world(host: &mut Host, flavour: IptablesBackend) -> ([Pod; 3], DesiredState) 
 }
 
 /// The same, and nobody says that nobody listens: an ICMP error is a packet, too.
-fn quiet_world(host: &mut Host, flavour: IptablesBackend) -> ([Pod; 3], DesiredState) {
+pub(crate) fn quiet_world(host: &mut Host, flavour: IptablesBackend) -> ([Pod; 3], DesiredState) {
     let (pods, state) = world(host, flavour);
     for pod in &pods {
         listen(&pod.netns, &[80, 90]);
@@ -402,66 +402,5 @@ fn no_number_gets_smaller_while_the_agent_runs() {
         from_pod(c, a.both(), 81, 1);
         expect(host, &state, a, [1, 1, 0, 0]);
         expect_with(&tally, host, &state, a, [5, 4, 0, 0]);
-    });
-}
-
-/// What counting costs a packet: a stream of datagrams from one pod to another, with and without, in
-/// turn.
-#[test]
-#[ignore = "measures; run by itself: CALICO_STREAM seconds for each"]
-fn what_counting_costs() {
-    let seconds = std::env::var("CALICO_STREAM").ok().and_then(|text| text.parse().ok());
-    let length = Duration::from_secs_f64(seconds.unwrap_or(1.0));
-    each_flavour(move |host, flavour| {
-        let (pods, mut state) = quiet_world(host, flavour);
-        let [a, _, c] = &pods;
-        let mut best = [[f64::MAX; 2]; 2];
-        for round in 0..10 {
-            let counters = round % 2 == 1;
-            settings(&mut state, |s| s.endpoint_counters = counters);
-            state = next(&state);
-            host.apply(&state, Wake::Retry);
-            for (kind, port) in [80, 81].into_iter().enumerate() {
-                let to = a.v4();
-                let from = c.v4();
-                let each = c.netns.run(move || {
-                    let socket = receiver(SocketAddr::new(from, 0));
-                    let (begin, mut least) = (Instant::now(), f64::MAX);
-                    // The least of many short times: others are at work on this machine, too.
-                    while begin.elapsed() < length {
-                        let begin = Instant::now();
-                        for _ in 0..500 {
-                            let _ = socket.send_to(&[0; PAYLOAD], (to, port));
-                        }
-                        least = least.min(begin.elapsed().as_nanos() as f64 / 500.0);
-                    }
-                    least
-                });
-                let best = &mut best[kind][usize::from(counters)];
-                *best = best.min(each);
-            }
-        }
-        // And what an answer costs.
-        let mut many = next(&state);
-        for n in 0..1000_u16 {
-            let one = calico_agent::desired::LocalEndpoint {
-                interface: format!("calimany{n}").parse().unwrap(),
-                addresses: vec![
-                    format!("10.66.{}.{}/32", n / 250, n % 250).parse().unwrap(),
-                    format!("fd66::{n:x}/128").parse().unwrap(),
-                ],
-                ..calico_agent::desired::LocalEndpoint::clone(&state.endpoints[&id(a)])
-            };
-            let mut id = id(a);
-            id.workload = format!("default/many{n}").into();
-            many.endpoints.insert(id, Arc::new(one));
-        }
-        host.apply(&many, Wake::Desired);
-        let begin = Instant::now();
-        assert_eq!(host.block_on(Tally::default().ask(&many)).unwrap().len(), 1003);
-        println!("{flavour:?}: 1003 endpoints read in {:?}", begin.elapsed());
-        for (kind, [without, with]) in ["of a connection", "denied"].into_iter().zip(best) {
-            println!("{flavour:?}, {kind}: {without:.0} ns a packet, counted {with:.0} ns");
-        }
     });
 }

@@ -240,6 +240,15 @@ fn own_changes_and_what_is_not_ours_wake_nobody() {
         );
         sh(&foreign);
         world.is_quiet("what is not ours");
-        let _ = &world.a;
+        // What the kernel counts in sets of ours: of what passes, and of what does not.
+        world.b.serve(80);
+        let counted = || sh("ipset save | grep packets | sort");
+        let before = counted();
+        for to in world.b.both() {
+            assert!(world.a.reaches(to, 80));
+            assert!(!world.a.reaches_from(crate::host::v4(1), crate::host::v4(9), 80));
+        }
+        world.is_quiet("packets");
+        assert_ne!(counted(), before);
     });
 }
