@@ -10,13 +10,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use calico_datastore::model::{Cidr, InterfaceName, Mac, Name, WorkloadEndpointId};
+use calico_datastore::model::{Cidr, HostEndpointId, InterfaceName, Mac, Name, WorkloadEndpointId};
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::desired::{DesiredState, LocalEndpoint};
+use crate::desired::{DesiredState, Externals, LocalEndpoint};
 use crate::drift::{Drift, Repairs};
 use crate::routes::monitor::Links;
 use crate::status::systemd::Heartbeat;
@@ -99,6 +99,18 @@ impl Programmed {
     }
 }
 
+/// What became of one host endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostState {
+    /// The interfaces that it is about and that are there.
+    pub interfaces: Vec<InterfaceName>,
+    /// Whether it is in force.
+    pub state: EndpointState,
+}
+
+/// The host endpoints of this host.
+pub type HostStates = BTreeMap<HostEndpointId, HostState>;
+
 /// What is in force of each endpoint that is up.
 pub type InForce = OrdMap<WorkloadEndpointId, Arc<Programmed>>;
 
@@ -121,6 +133,10 @@ pub struct Report {
     pub given: Option<u64>,
     /// The endpoints it cares for. Empty when it cares for none (BIRD).
     pub endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
+    /// The host endpoints, of the part that cares for them.
+    pub hosts: HostStates,
+    /// Where external addresses lead, of the part that leads them.
+    pub externals: Option<Arc<Externals>>,
     /// What those that are up were when they were programmed: of the desired state of this run or
     /// of an earlier one that says the same of them, never of a newer one.
     pub in_force: InForce,

@@ -16,6 +16,8 @@ mod churn;
 mod connections;
 #[path = "felix/contention.rs"]
 mod contention;
+#[path = "felix/counters.rs"]
+mod counters;
 #[path = "felix/denied.rs"]
 mod denied;
 #[path = "felix/disk.rs"]
@@ -24,10 +26,20 @@ mod disk;
 mod economy;
 #[path = "felix/holes.rs"]
 mod holes;
+#[path = "felix/holes_nat.rs"]
+mod holes_nat;
 #[path = "felix/host.rs"]
 mod host;
+#[path = "felix/hosts.rs"]
+mod hosts;
+#[path = "felix/hosts_change.rs"]
+mod hosts_change;
+#[path = "felix/large_sets.rs"]
+mod large_sets;
 #[path = "felix/leftovers.rs"]
 mod leftovers;
+#[path = "felix/machines.rs"]
+mod machines;
 #[path = "felix/nat.rs"]
 mod nat;
 #[path = "felix/neighbours.rs"]

@@ -66,6 +66,40 @@ fn events_about_nothing_publish_nothing() {
 }
 
 #[test]
+fn addresses_are_those_of_their_interface_and_what_is_said_again_is_no_news() {
+    in_namespace(|| async {
+        pod("eth0").await;
+        ip("addr add 192.0.2.7/24 dev eth0").await;
+        let mut monitor = start().await;
+        let name: InterfaceName = "eth0".parse().unwrap();
+        let shown = |links: &calico_agent::routes::monitor::Links| -> Vec<String> {
+            let link = links.get(&name);
+            link.into_iter().flat_map(|link| &link.addresses).map(ToString::to_string).collect()
+        };
+        // One that was there before, and none of the link alone (fe80::).
+        assert_eq!(shown(&monitor.links.borrow()), ["192.0.2.7"]);
+        ip("-6 addr add 2001:db8::7/64 dev eth0 nodad").await;
+        ip("addr add 192.0.2.9 peer 192.0.2.10 dev eth0").await;
+        let all = ["192.0.2.7", "192.0.2.9", "2001:db8::7"];
+        monitor.links.wait_for(|links| shown(links) == all).await.unwrap();
+        ip("link set eth0 name eth1").await;
+        let other: InterfaceName = "eth1".parse().unwrap();
+        let moved = monitor.links.wait_for(|links| links.contains_key(&other)).await.unwrap();
+        assert_eq!(moved[&other].addresses.len(), 3, "a rename takes none away");
+        drop(moved);
+        ip("link set eth1 name eth0").await;
+        monitor.links.wait_for(|links| shown(links) == all).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        monitor.links.mark_unchanged();
+        ip("addr change 192.0.2.7/24 dev eth0 valid_lft 500 preferred_lft 500").await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!monitor.links.has_changed().unwrap(), "only its lifetime is another");
+        ip("addr del 192.0.2.7/24 dev eth0").await;
+        monitor.links.wait_for(|links| shown(links) == all[1..]).await.unwrap();
+    });
+}
+
+#[test]
 fn only_what_concerns_us_wakes() {
     in_namespace(|| async {
         pod("cali1").await;

@@ -77,6 +77,14 @@ impl Location {
         }
     }
 
+    /// The URLs of etcd's members that were given; none for files.
+    pub fn servers(&self) -> &[String] {
+        match self {
+            Self::Etcd3(config) | Self::Etcd2(config) => &config.endpoints,
+            Self::Directory(_) => &[],
+        }
+    }
+
     /// A handle to the store. Nothing is asked yet, nothing made.
     ///
     /// # Errors

@@ -237,14 +237,10 @@ impl Calculator {
             }
             None => self.sets.remove(&item),
         }
-        let ours = endpoint.filter(|endpoint| endpoint.node == self.node);
-        match ours {
+        match endpoint.filter(|endpoint| endpoint.node == self.node) {
             Some(endpoint) => self.host.put(id, endpoint, &mut self.policies),
             None => self.host.remove(id, &mut self.policies, &mut self.next.host_endpoints),
         }
-        let subject = ResourceId::HostEndpoint(id.clone()).to_string();
-        let notice = ours.and_then(|_| notices::of_host_endpoint());
-        notices::set(&mut self.next.notices, &subject, notice);
     }
 
     fn set_workload_endpoint(

@@ -1,7 +1,6 @@
 //! The host endpoints of this host: which policies, profiles and sets they need.
 //!
-//! A host
-//! endpoint meets policies in the same match index as the endpoints of pods; what it needs is
+//! A host endpoint meets policies in the same match index as the endpoints of pods; what it needs is
 //! counted and published apart from what they need.
 
 use std::collections::{BTreeSet, HashMap};

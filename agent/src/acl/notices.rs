@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use calico_datastore::model::{
-    Action, CalicoVersion, EncapMode, Name, Policy, PolicyKind, Pool, Profile, Rule, Unevaluable,
+    Action, CalicoVersion, EncapMode, Name, Policy, Pool, Profile, Rule, Unevaluable,
     WorkloadEndpointId,
 };
 
@@ -30,11 +30,9 @@ pub(super) fn set(notices: &mut Notices, subject: &str, message: Option<String>)
     }
 }
 
-/// About a policy. `tier` is the one that it is in, when an endpoint of this host needs it.
-pub(super) fn of_policy(policy: &Policy, tier: Option<&Name>) -> Option<String> {
-    let rules = || of_rules(&policy.ingress, &policy.egress);
-    let texts =
-        [of_kind(policy), tier.and_then(|tier| of_tier(policy, tier)), tier.and_then(|_| rules())];
+/// About a policy that an endpoint of this host needs, and that is in `tier`.
+pub(super) fn of_policy(policy: &Policy, tier: &Name) -> Option<String> {
+    let texts = [of_tier(policy, tier), of_rules(&policy.ingress, &policy.egress)];
     let texts: Vec<String> = texts.into_iter().flatten().collect();
     (!texts.is_empty()).then(|| texts.join("; "))
 }
@@ -57,16 +55,6 @@ pub(super) fn of_version(version: &str) -> Option<String> {
     })
 }
 
-/// About a policy that is not for workload endpoints.
-fn of_kind(policy: &Policy) -> Option<String> {
-    let field = match policy.kind {
-        PolicyKind::Normal => return None,
-        PolicyKind::Untracked => "doNotTrack",
-        PolicyKind::PreDnat => "preDNAT",
-    };
-    Some(format!("{field} policies are for host endpoints, which are not yet enforced"))
-}
-
 /// About a pool that is not used as it says.
 pub(super) fn of_pool(pool: &Pool, shadowed_by: Option<&Name>) -> Option<String> {
     if let Some(winner) = shadowed_by {
@@ -79,11 +67,6 @@ pub(super) fn of_pool(pool: &Pool, shadowed_by: Option<&Name>) -> Option<String>
         _ => "IPIP and VXLAN",
     };
     Some(format!("{overlay} between hosts is not yet programmed; its routes are used as they are"))
-}
-
-/// About a host endpoint of this host.
-pub(super) fn of_host_endpoint() -> Option<String> {
-    Some("host endpoints are not yet enforced: its interface is not policed".to_owned())
 }
 
 /// About an endpoint whose interface another one has.
@@ -106,7 +89,7 @@ pub(super) fn of_profile(name: &Name, stored: Option<&Profile>) -> Option<String
 /// How many rules of one object are named.
 const RULES_MAX: usize = 5;
 
-/// About rules with a criterion that this host cannot evaluate. They count from 1 in their direction,
+/// About rules with a criterion that this host cannot evaluate. They count from 0 in their direction,
 /// as the object has them.
 pub(super) fn of_rules(ingress: &[Rule], egress: &[Rule]) -> Option<String> {
     let of = |direction, rules: &[Rule]| -> Vec<String> {

@@ -173,7 +173,7 @@ impl World {
     fn needed_policy(&self, id: &PolicyId, version: Minor) -> Option<String> {
         let policy = self.policies()[id];
         let tier = self.tier_and_text(id, policy, version).0;
-        notices::of_policy(policy, Some(&Name::from(tier)))
+        notices::of_policy(policy, &Name::from(tier))
     }
 
     /// The tiers of the policies that match labels and that `applies` says yes to.
@@ -346,11 +346,6 @@ impl World {
         };
         let mut needed = BTreeMap::new();
         notice(ResourceId::ClusterInformation, unheard);
-        for update in self.0.values() {
-            if let Update::Policy(_, Some(policy)) = update {
-                notice(update.id(), notices::of_policy(policy, None));
-            }
-        }
 
         let local = self.local(node);
         for (&id, &endpoint) in &local {
@@ -426,9 +421,6 @@ impl World {
                 }
                 Update::Policy(id, Some(policy)) if policy.kind != PolicyKind::Normal => {
                     assert!(!state.policies.contains_key(id));
-                }
-                Update::HostEndpoint(_, Some(endpoint)) if endpoint.node == *node => {
-                    notice(update.id(), notices::of_host_endpoint());
                 }
                 Update::Affinity(id, Some(affinity))
                     if id.host == *node && affinity.state == AffinityState::Confirmed =>

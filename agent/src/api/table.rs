@@ -1,9 +1,13 @@
 //! The status document as text for a terminal.
 
+mod counters;
+
 use std::fmt::Write as _;
 
 use crate::reconcile::EndpointState;
-use crate::status::document::{ForwardedPortStatus, Instead, Overall, StatusDocument};
+use crate::status::document::{
+    EndpointStatus, ForwardedPortStatus, Instead, Overall, StatusDocument,
+};
 
 /// Renders the document.
 pub fn render(status: &StatusDocument) -> String {
@@ -78,7 +82,7 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         acl.extend(endpoint.profiles.iter().map(|profile| format!("profile {profile}")));
         [
             endpoint.interface.clone(),
-            endpoint.addresses.join(" "),
+            addresses(endpoint),
             state.to_owned(),
             if acl.is_empty() { "(drop all)".to_owned() } else { acl.join(", ") },
             endpoint.endpoint.clone(),
@@ -86,6 +90,10 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         ]
     });
     table(out, ["INTERFACE", "ADDRESSES", "STATE", "POLICY", "ENDPOINT", ""], rows)?;
+
+    counters::write(out, status)?;
+
+    host_endpoints(out, status)?;
 
     if let Some(error) = &status.forwarded_ports_error {
         writeln!(out)?;
@@ -179,6 +187,43 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         writeln!(out, "{:<11} {kind}: {count} in the store, {why}", "ignored")?;
     }
     Ok(())
+}
+
+/// Its own, and by which others it is reached.
+fn addresses(endpoint: &EndpointStatus) -> String {
+    let own = endpoint.addresses.join(" ");
+    if endpoint.external_addresses.is_empty() {
+        return own;
+    }
+    let external: Vec<_> =
+        endpoint.external_addresses.iter().map(|one| one.address.to_string()).collect();
+    format!("{own} (external {})", external.join(" "))
+}
+
+/// Those of this host, when it has any.
+fn host_endpoints(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
+    if status.host_endpoints.is_empty() {
+        return Ok(());
+    }
+    let rows = status.host_endpoints.iter().map(|endpoint| {
+        let (state, reason) = match &endpoint.state {
+            EndpointState::Up => ("up", String::new()),
+            EndpointState::Down(reason) => ("down", reason.clone()),
+            EndpointState::Error(reason) => ("error", reason.clone()),
+        };
+        let mut acl = endpoint.policies.clone();
+        acl.extend(endpoint.profiles.iter().map(|profile| format!("profile {profile}")));
+        [
+            endpoint.endpoint.clone(),
+            endpoint.about.clone(),
+            endpoint.interfaces.join(" "),
+            state.to_owned(),
+            if acl.is_empty() { "(drop all)".to_owned() } else { acl.join(", ") },
+            reason,
+        ]
+    });
+    writeln!(out)?;
+    table(out, ["HOST ENDPOINT", "ABOUT", "INTERFACES", "STATE", "POLICY", ""], rows)
 }
 
 /// `port 8080 (tcp) of this host leads to … port 80: from outside denied, …`.

@@ -58,6 +58,12 @@ pub fn features(
         add(table, "set", Need::Always, format!("{in_set} -j DROP"));
         add(table, icmp_name, Need::Always, format!("{icmp} -j RETURN"));
     }
+    if settings.endpoint_counters {
+        let line = format!("{in_set} ! --update-counters -j DROP");
+        for table in [Table::Raw, Table::Filter] {
+            add(table, "set ! --update-counters", Need::Always, line.clone());
+        }
+    }
     let mac = "-i cali+ -m mac ! --mac-source 02:00:00:00:00:01 -j DROP";
     add(Table::Raw, "mac", Need::For("checking the Ethernet address of a pod"), mac.into());
     let filter = |name, need, line: &str| (Table::Filter, name, need, line.to_owned());
@@ -80,6 +86,24 @@ pub fn features(
     for (table, name, need, line) in always {
         add(table, name, need, line);
     }
+    let hosts = Need::For("host endpoints");
+    for (table, name, line) in [
+        (Table::Raw, "CT", "-j CT --notrack"),
+        (Table::Raw, "MARK", "-j MARK --set-mark 0x10000/0x10000"),
+        (Table::Raw, "mark", "-m mark --mark 0x0/0x10000 -j RETURN"),
+        (Table::Raw, "multiport", "-p tcp -m multiport --destination-ports 80 -j RETURN"),
+        (Table::Raw, "LOG", "-j LOG --log-prefix \"check: \" --log-level 5"),
+        (Table::Mangle, "comment", "-m comment --comment \"cali:x\" -j RETURN"),
+        (Table::Mangle, "conntrack", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+        (Table::Mangle, "MARK", "-j MARK --set-mark 0x10000/0x10000"),
+        (Table::Mangle, "mark", "-m mark --mark 0x0/0x10000 -j RETURN"),
+        (Table::Mangle, "multiport", "-p tcp -m multiport --destination-ports 80 -j RETURN"),
+        (Table::Mangle, "LOG", "-j LOG --log-prefix \"check: \" --log-level 5"),
+    ] {
+        add(table, name, hosts, line.into());
+    }
+    add(Table::Mangle, "set", hosts, format!("{in_set} -j DROP"));
+    add(Table::Mangle, icmp_name, hosts, format!("{icmp} -j RETURN"));
     if settings.rkt_metadata_service && family == Family::V4 {
         let line = format!("-p tcp -m tcp --dport {RKT_METADATA_PORT} -j ACCEPT");
         add(Table::Filter, "tcp", Need::Always, line);
@@ -89,6 +113,11 @@ pub fn features(
         let line = "-m limit --limit 10/second -j NFLOG --nflog-group 5 --nflog-prefix \"cali:x\"";
         add(Table::Filter, "limit", need, "-m limit --limit 10/second -j RETURN".into());
         add(Table::Filter, "NFLOG", need, line.into());
+        let need = Need::For("reporting packets that host endpoints deny early (DeniedLog)");
+        for table in [Table::Raw, Table::Mangle] {
+            add(table, "limit", need, "-m limit --limit 10/second -j RETURN".into());
+            add(table, "NFLOG", need, line.into());
+        }
     }
     if let Some(service) = settings.metadata_service().filter(|_| family == Family::V4) {
         let line = format!("-p tcp -m tcp --dport {} -j ACCEPT", service.port());
@@ -144,15 +173,22 @@ pub fn transaction(features: &[&Feature]) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::Arc;
 
     use super::*;
-    use crate::desired::SideMatch;
-    use crate::felix::iptables::chains;
+    use crate::desired::{
+        DesiredState, HostEndpoints, HostTiers, LocalHostEndpoint, SideMatch, TierAcl,
+    };
+    use crate::felix::hosts::choose::choose;
+    use crate::felix::iptables::chains::{self, Hosts};
     use crate::felix::iptables::marks::Marks;
     use crate::felix::iptables::rules::{Report, Style, lines};
     use crate::felix::ruleset::deny::{DeniedBy, DenyPoint};
     use crate::felix::ruleset::{Direction, Rule};
-    use calico_datastore::model::{Action, IcmpMatch, Mac, PortRange, Protocol};
+    use crate::routes::monitor::Links;
+    use calico_datastore::model::{
+        Action, HostEndpointId, IcmpMatch, Mac, PolicyId, PortRange, Protocol, TierAction,
+    };
 
     /// Matches, and targets that are no chain and no verdict: (table, name).
     fn used(table: Table, line: &str) -> BTreeSet<(&'static str, String)> {
@@ -163,6 +199,9 @@ mod tests {
                 ["DROP", "ACCEPT", "RETURN"].contains(&pair[1]) || pair[1].starts_with("cali");
             match pair[0] {
                 "-m" => found.insert((table.name(), pair[1].to_owned())),
+                "!" if pair[1] == "--update-counters" => {
+                    found.insert((table.name(), pair.join(" ")))
+                }
                 "--jump" | "-j" if !verdict => found.insert((table.name(), pair[1].to_owned())),
                 _ => false,
             };
@@ -197,6 +236,27 @@ mod tests {
         }
     }
 
+    /// One host endpoint that asks everything.
+    fn host_endpoints() -> HostEndpoints {
+        let tiers = vec![TierAcl {
+            tier: "t".into(),
+            policies: vec![PolicyId { namespace: None, name: "p".into() }],
+            default_action: TierAction::Deny,
+        }];
+        let both = HostTiers { ingress: tiers.clone(), egress: tiers.clone() };
+        let endpoint = LocalHostEndpoint {
+            interface: Some("eth0".into()),
+            normal: both.clone(),
+            forward: both.clone(),
+            untracked: both,
+            pre_dnat: tiers,
+            ..LocalHostEndpoint::default()
+        };
+        let id = HostEndpointId { name: "h".into() };
+        let endpoints = [(id, Arc::new(endpoint))].into_iter().collect();
+        HostEndpoints { endpoints, ..HostEndpoints::default() }
+    }
+
     #[test]
     fn everything_that_the_renderer_says_is_tried() {
         for family in Family::ALL {
@@ -226,6 +286,7 @@ mod tests {
                             "--jump REJECT".into()
                         },
                         report: Some(Report { group: 5, rate: 10 }),
+                        counted: true,
                         log_prefix: "x: ".into(),
                     };
                     let mut rendered: BTreeSet<(&str, String)> = BTreeSet::new();
@@ -234,8 +295,22 @@ mod tests {
                             rendered.extend(used(table, &line));
                         }
                     };
-                    for (_, lines) in chains::filter(&settings, &style, true) {
-                        take(Table::Filter, lines);
+                    for hosts in [false, true] {
+                        for (_, lines) in chains::filter(&settings, &style, true, hosts) {
+                            take(Table::Filter, lines);
+                        }
+                    }
+                    let state = DesiredState {
+                        host_endpoints: host_endpoints(),
+                        settings: Arc::new(settings.clone()),
+                        ..DesiredState::default()
+                    };
+                    let chosen = choose(&state.host_endpoints, &Links::new(), &settings);
+                    let hosts = Hosts { state: &state, chosen: &chosen, style: &style };
+                    for table in Table::ALL {
+                        for (_, lines) in hosts.chains(table) {
+                            take(table, lines);
+                        }
                     }
                     let macs = [("cali1".parse().unwrap(), Mac::new([2, 0, 0, 0, 0, 1]))].into();
                     let tree = crate::felix::iptables::mac::tree(&macs);
@@ -257,13 +332,18 @@ mod tests {
                     }
                     for action in [Action::Allow, Action::Pass, Action::Deny, Action::Log] {
                         for icmp in [false, true] {
-                            take(Table::Filter, lines(&full_rule(action, family, icmp), &style));
+                            let rule = full_rule(action, family, icmp);
+                            for table in [Table::Raw, Table::Mangle, Table::Filter] {
+                                take(table, lines(&rule, &style.of(table)));
+                            }
                         }
                     }
-                    take(Table::Filter, chains::closed(&style));
                     let point = DenyPoint { direction: Direction::Ingress, place: DeniedBy::End };
-                    let (_, lines) = chains::denied(&point, &style).expect("reported");
-                    take(Table::Filter, lines);
+                    for table in [Table::Raw, Table::Mangle, Table::Filter] {
+                        take(table, chains::closed(point.direction, &style.of(table)));
+                        let denied = chains::denied(&point, &style.of(table));
+                        take(table, denied.expect("reported").1);
+                    }
                     let tried: BTreeSet<(&str, String)> = features(family, &settings, true, "s")
                         .iter()
                         .flat_map(|feature| used(feature.table, &feature.line))
@@ -283,7 +363,7 @@ mod tests {
     fn one_transaction_a_table() {
         let all = features(Family::V4, &Settings::default(), true, "s");
         let text = transaction(&all.iter().collect::<Vec<_>>());
-        assert_eq!(text.matches("COMMIT").count(), 3);
+        assert_eq!(text.matches("COMMIT").count(), 4);
         assert!(text.starts_with("*raw\n:cali-check - [0:0]\n-A cali-check -m comment"), "{text}");
         let one: Vec<_> = all.iter().filter(|feature| feature.name == "mac").collect();
         let one = transaction(&one);

@@ -84,6 +84,8 @@ pub async fn check(args: &RunArgs, env: Env) -> Vec<Finding> {
     };
     let host = Host { paths, proc: proc.to_owned(), proc_sys, settings };
     let mut found = judge::config::judge(&config);
+    let etcd = location.as_ref().map_or(&[][..], Location::servers);
+    found.extend(judge::failsafe::judge(&host.settings, etcd));
     found.extend(node.iter().flat_map(judge::node::judge));
     let addresses = host_addresses().await.ok();
     let present: Option<Vec<IpAddr>> =

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use calico_datastore::model::{CalicoVersion, PortRange};
 
+use super::failsafe::{self, Failsafe};
 use super::pattern::InterfacePattern;
 use super::settings::Settings;
 
@@ -40,6 +41,10 @@ pub enum Kind {
     Interface(Field<Option<String>>),
     /// A regular expression for names of interfaces; or nothing.
     Pattern(Field<Option<InterfacePattern>>),
+    /// Patterns of interface names: names, and regular expressions between slashes.
+    Patterns(Field<Vec<InterfacePattern>>),
+    /// Ports of the host, each with its protocol and the network of the peer.
+    Failsafes(Field<Vec<Failsafe>>),
     /// An IPv4 address or nothing.
     Ipv4(Field<Option<IpAddr>>),
     /// An IPv6 address or nothing.
@@ -98,6 +103,8 @@ impl Kind {
                 *field(settings) = optional(text, |t| is_interface(t).then(|| t.to_owned()))?;
             }
             Self::Pattern(field) => *field(settings) = optional(text, |t| t.parse().ok())?,
+            Self::Patterns(field) => *field(settings) = InterfacePattern::list(text)?,
+            Self::Failsafes(field) => *field(settings) = failsafe::parse(text)?,
             Self::Ipv4(field) => {
                 let parse = |t: &str| t.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
                 *field(settings) = optional(text, parse)?;
@@ -150,6 +157,14 @@ impl Kind {
             }
             Self::Interface(_) => "an interface (1 to 15 of A-Z a-z 0-9 : . _ + -)".to_owned(),
             Self::Pattern(_) => "a regular expression for names of interfaces (^eth)".to_owned(),
+            Self::Patterns(_) => {
+                "names of interfaces, or regular expressions between slashes (eth1,/^dummy/), with \
+                 commas between"
+                    .to_owned()
+            }
+            Self::Failsafes(_) => "ports with commas between: 22, udp:68, tcp:10.0.0.0/8:22, \
+                                   tcp:[fd00::/8]:22"
+                .to_owned(),
             Self::Ipv4(_) => "an IPv4 address".to_owned(),
             Self::Version(_) => "a version of Calico (3.29, v3.29.1)".to_owned(),
             Self::Ipv6(_) => "an IPv6 address".to_owned(),

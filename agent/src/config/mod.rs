@@ -12,6 +12,7 @@
 mod announce;
 mod collector;
 mod env;
+mod failsafe;
 mod file;
 mod kind;
 mod local;
@@ -26,6 +27,7 @@ mod unsupported;
 pub use announce::announce;
 pub use collector::{COLLECTOR_KEYS, CollectorConfig};
 pub use env::Env;
+pub use failsafe::Failsafe;
 pub use file::{DATASTORE_KEYS, FileConfig, FileError, Mistake, NODE_KEYS};
 pub use kind::{Field, Kind, Word};
 pub use local::{AddressChoice, Flags, Local, LocalError, NodeConfig};

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use super::failsafe::{INBOUND, OUTBOUND};
 use super::kind::Kind;
 use super::pattern::HOST_INTERFACES;
 use super::settings::{
@@ -208,6 +209,15 @@ pub static PARAMS: &[Param] = &[
               reads.",
     },
     Param {
+        name: "EndpointCounters",
+        kind: Kind::Bool(|s| &mut s.endpoint_counters),
+        default: "true",
+        none: Some("true"),
+        on_bad: NextSource,
+        doc: "Count the packets and bytes of each endpoint that are allowed and denied: `calico-agent \
+              status`. Felix has no such parameter.",
+    },
+    Param {
         name: "CalicoVersion",
         kind: Kind::Version(|s| &mut s.calico_version),
         default: "",
@@ -271,6 +281,18 @@ pub static PARAMS: &[Param] = &[
         none: None,
         on_bad: KeepLast,
         doc: "What an allowed packet does: accepted at once, or on to the rules behind ours.",
+    },
+    Param {
+        name: "IptablesMangleAllowAction",
+        kind: Kind::Choice(&[
+            ("Accept", |s| s.mangle_allow = AllowAction::Accept),
+            ("Return", |s| s.mangle_allow = AllowAction::Return),
+        ]),
+        default: "Accept",
+        none: None,
+        on_bad: KeepLast,
+        doc: "What a packet does in the table mangle that a preDNAT policy allowed: on to the next \
+              table at once, or to the rules behind ours.",
     },
     Param {
         name: "IptablesFilterDenyAction",
@@ -434,6 +456,35 @@ pub static PARAMS: &[Param] = &[
         none: Some(""),
         on_bad: NextSource,
         doc: "Masquerade only what leaves by this interface (`eth+` = all that begin with eth).",
+    },
+    Param {
+        name: "FailsafeInboundHostPorts",
+        kind: Kind::Failsafes(|s| &mut s.failsafe_inbound),
+        default: INBOUND,
+        none: Some(""),
+        on_bad: KeepLast,
+        doc: "Ports of this host that are always reached, whatever its host endpoints say: SSH, \
+              DHCP, BGP and etcd are among the default ones. None: no port, and who makes a mistake \
+              in a policy is shut out.",
+    },
+    Param {
+        name: "FailsafeOutboundHostPorts",
+        kind: Kind::Failsafes(|s| &mut s.failsafe_outbound),
+        default: OUTBOUND,
+        none: Some(""),
+        on_bad: KeepLast,
+        doc: "Ports that this host always reaches, whatever its host endpoints say: DNS, DHCP, BGP \
+              and etcd are among the default ones. None: no port, and the agent may lose its \
+              datastore.",
+    },
+    Param {
+        name: "InterfaceExclude",
+        kind: Kind::Patterns(|s| &mut s.interface_exclude),
+        default: "kube-ipvs0",
+        none: Some(""),
+        on_bad: NextSource,
+        doc: "Interfaces that no host endpoint is about: names, or regular expressions between \
+              slashes (`/^dummy/`).",
     },
     Param {
         name: "MetadataAddr",

@@ -26,6 +26,30 @@ impl InterfacePattern {
         PATTERN.clone()
     }
 
+    /// Names and, between slashes, regular expressions, with commas between; `None` when one is
+    /// neither. Empty: none.
+    pub(super) fn list(text: &str) -> Option<Vec<Self>> {
+        let one = |part: &str| {
+            let pattern = part.strip_prefix('/').and_then(|rest| rest.strip_suffix('/'));
+            match pattern {
+                Some("") => None,
+                Some(pattern) => pattern.parse().ok(),
+                None if part.is_empty() || part.contains('/') => None,
+                None => format!("^{}$", regex::escape(part)).parse().ok(),
+            }
+        };
+        if text.is_empty() {
+            Some(Vec::new())
+        } else {
+            text.split(',').map(str::trim).map(one).collect()
+        }
+    }
+
+    /// The regular expression.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
     /// True when the pattern is in the name.
     pub fn matches(&self, name: &str) -> bool {
         self.0.is_match(name.as_bytes())

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use calico_datastore::model::{CalicoVersion, PortRange};
+use calico_datastore::model::{CalicoVersion, InterfaceName, PortRange};
 
+use super::failsafe::{self, Failsafe};
 use super::pattern::InterfacePattern;
 
 /// Where our jumps go in the kernel's chains (`ChainInsertMode`).
@@ -107,6 +108,8 @@ pub struct Settings {
     pub denied_log_rate: u32,
     /// `DeniedLogGroup`: the NFLOG group. 5.
     pub denied_log_group: u16,
+    /// `EndpointCounters`: count the packets of each endpoint that are allowed and denied. True.
+    pub endpoint_counters: bool,
     /// `CalicoVersion`: the version of Calico whose names and order of policies hold. None = the one
     /// in ClusterInformation.
     pub calico_version: Option<CalicoVersion>,
@@ -118,6 +121,8 @@ pub struct Settings {
     pub insert_mode: InsertMode,
     /// `IptablesFilterAllowAction`. Accept.
     pub filter_allow: AllowAction,
+    /// `IptablesMangleAllowAction`: what a packet does that a preDNAT policy allowed. Accept.
+    pub mangle_allow: AllowAction,
     /// `IptablesFilterDenyAction`. Drop.
     pub filter_deny: DenyAction,
     /// `IptablesMarkMask`: the only mark bits that may be touched. 0xffff0000.
@@ -156,6 +161,12 @@ pub struct Settings {
     pub nat_port_range: Option<PortRange>,
     /// `IptablesNATOutgoingInterfaceFilter`: masquerade only what leaves by these interfaces.
     pub nat_outgoing_interface: Option<String>,
+    /// `FailsafeInboundHostPorts`: what always reaches the host.
+    pub failsafe_inbound: Vec<Failsafe>,
+    /// `FailsafeOutboundHostPorts`: what the host can always reach.
+    pub failsafe_outbound: Vec<Failsafe>,
+    /// `InterfaceExclude`: interfaces that no host endpoint is about. `kube-ipvs0`.
+    pub interface_exclude: Vec<InterfacePattern>,
     /// `MetadataAddr`: where OpenStack's metadata service answers; `None` = there is none. 127.0.0.1.
     pub metadata_address: Option<IpAddr>,
     /// `MetadataPort`: its TCP port. 8775.
@@ -180,6 +191,13 @@ pub struct Settings {
     pub endpoint_status_prefix: Option<PathBuf>,
 }
 
+impl Settings {
+    /// True for an interface of a pod, by its name.
+    pub fn is_of_pods(&self, interface: &InterfaceName) -> bool {
+        self.interface_prefixes.iter().any(|prefix| interface.as_str().starts_with(prefix.as_str()))
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -190,11 +208,13 @@ impl Default for Settings {
             denied_log: false,
             denied_log_rate: 10,
             denied_log_group: 5,
+            endpoint_counters: true,
             calico_version: None,
             invalid_policy: InvalidPolicy::Absent,
             iptables_backend: IptablesBackend::Auto,
             insert_mode: InsertMode::Insert,
             filter_allow: AllowAction::Accept,
+            mangle_allow: AllowAction::Accept,
             filter_deny: DenyAction::Drop,
             mark_mask: 0xffff_0000,
             iptables_refresh: Duration::from_secs(180),
@@ -213,6 +233,9 @@ impl Default for Settings {
             nat_outgoing_addresses: Vec::new(),
             nat_port_range: None,
             nat_outgoing_interface: None,
+            failsafe_inbound: failsafe::parse(failsafe::INBOUND).unwrap_or_default(),
+            failsafe_outbound: failsafe::parse(failsafe::OUTBOUND).unwrap_or_default(),
+            interface_exclude: InterfacePattern::list("kube-ipvs0").unwrap_or_default(),
             metadata_address: Some(Ipv4Addr::LOCALHOST.into()),
             metadata_port: 8775,
             mtu_interfaces: Some(InterfacePattern::host_interfaces()),

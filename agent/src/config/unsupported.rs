@@ -7,7 +7,6 @@ const KUBERNETES: &str = "for Kubernetes; this agent reads etcd";
 const TYPHA: &str = "there is no Typha; the agent reads etcd itself";
 const OVERLAY: &str = "overlays are not programmed yet";
 const WRAPPED: &str = "what a pod wraps for a tunnel is always dropped";
-const HOST_ENDPOINTS: &str = "host endpoints are not enforced yet";
 const BPF: &str = "there is no eBPF dataplane";
 const WIREGUARD: &str = "WireGuard is not supported";
 const METRICS: &str = "there are no metrics over HTTP yet";
@@ -38,8 +37,6 @@ pub static UNSUPPORTED: &[(&str, &str)] = &[
     ("DebugPort", PROCESS),
     ("EtcdDriverType", "`type` in [datastore] says which store; of etcd always API version 3"),
     ("ExternalNodesCIDRList", OVERLAY),
-    ("FailsafeInboundHostPorts", HOST_ENDPOINTS),
-    ("FailsafeOutboundHostPorts", HOST_ENDPOINTS),
     ("FeatureDetectOverride", FIXED),
     ("GenericXDPEnabled", BPF),
     ("GoGCThreshold", PROCESS),
@@ -49,7 +46,6 @@ pub static UNSUPPORTED: &[(&str, &str)] = &[
     ("HealthPort", HEALTH),
     ("HealthTimeoutOverrides", HEALTH),
     ("IgnoreLooseRPF", "removed from Felix; anti-spoofing is done by rules, not by rp_filter"),
-    ("InterfaceExclude", HOST_ENDPOINTS),
     ("InterfaceRefreshInterval", "interfaces are followed by events"),
     ("IpInIpEnabled", OVERLAY),
     ("IpInIpMtu", OVERLAY),
@@ -58,7 +54,6 @@ pub static UNSUPPORTED: &[(&str, &str)] = &[
     ("IptablesLockFilePath", "iptables takes its lock by itself (--wait)"),
     ("IptablesLockProbeIntervalMillis", "iptables takes its lock by itself (--wait)"),
     ("IptablesLockTimeoutSecs", "iptables takes its lock by itself (--wait)"),
-    ("IptablesMangleAllowAction", HOST_ENDPOINTS),
     ("KubeNodePortRanges", KUBERNETES),
     ("LogActionRateLimit", NOT_YET),
     ("LogActionRateLimitBurst", NOT_YET),

@@ -12,8 +12,8 @@ pub struct Denied {
     pub time: String,
     /// `ingress`: to the endpoint; `egress`: from it.
     pub direction: String,
-    /// The endpoint that denied it, `orchestrator/workload/endpoint`; `None` when its interface is no
-    /// endpoint's any more.
+    /// The endpoint that denied it, `orchestrator/workload/endpoint` or `HostEndpoint name`; `None` when
+    /// its interface is no endpoint's any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// The interface of the endpoint.

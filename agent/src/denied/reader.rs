@@ -15,6 +15,7 @@ use super::packet;
 use super::repeats::Repeats;
 use super::socket::Socket;
 use crate::desired::DesiredState;
+use crate::felix::hosts::choose::{Chosen, choose};
 use crate::felix::ruleset::Direction;
 use crate::felix::ruleset::deny::{self, DeniedBy, Known, Tag};
 use crate::routes::monitor::Links;
@@ -43,6 +44,9 @@ struct Names {
     /// Those of the state before.
     before: HashMap<Tag, Known>,
     endpoints: HashMap<InterfaceName, String>,
+    /// Which host endpoint is about which interface, and the interfaces that this follows from.
+    hosts: Chosen,
+    links: Links,
 }
 
 /// The reader of the packet log.
@@ -88,7 +92,7 @@ impl Reader {
                         let (state, links) =
                             (self.desired.borrow().clone(), self.links.borrow().clone());
                         if let Some(state) = state {
-                            self.names.learn(&state);
+                            self.names.learn(&state, &links);
                         }
                         logged(datagram)
                             .filter_map(|logged| self.names.tell(&logged, &time, &links))
@@ -154,18 +158,28 @@ impl Names {
         let flow = packet::flow(logged.packet)?;
         // The state changes before the rules do.
         let known = self.points.get(&tag).or_else(|| self.before.get(&tag));
-        let (direction, index) = match tag.direction() {
-            Direction::Ingress => ("ingress", logged.goes_by),
-            Direction::Egress => ("egress", logged.came_by),
+        // What goes to a pod goes out by its interface; what goes to a host endpoint came in by its own.
+        let (direction, pod, host) = match tag.direction() {
+            Direction::Ingress => ("ingress", logged.goes_by, logged.came_by),
+            Direction::Egress => ("egress", logged.came_by, logged.goes_by),
         };
-        let interface = index.and_then(|index| {
+        let named = |index: Option<u32>| {
+            let index = index?;
             links.iter().find(|(_, link)| link.index == index).map(|(name, _)| name)
-        });
+        };
+        let pod = named(pod);
+        let (interface, endpoint) = match pod.and_then(|name| self.endpoints.get(name)) {
+            Some(id) => (pod, Some(id.clone())),
+            None => match named(host).and_then(|name| Some((name, self.host_of(name)?))) {
+                Some((name, id)) => (Some(name), Some(id)),
+                None => (pod, None),
+            },
+        };
         let place = known.map(|known| &known.point.place);
         Some(Denied {
             time: time.to_owned(),
             direction: direction.to_owned(),
-            endpoint: interface.and_then(|name| self.endpoints.get(name).cloned()),
+            endpoint,
             interface: interface.map(ToString::to_string),
             tier: known.and_then(|known| known.tier.as_ref()).map(ToString::to_string),
             policy: match place {
@@ -188,9 +202,21 @@ impl Names {
         })
     }
 
-    /// Costs nothing while the state is the same.
-    fn learn(&mut self, state: &DesiredState) {
-        if self.generation == Some(state.generation) {
+    /// The host endpoint that is about an interface.
+    fn host_of(&self, interface: &InterfaceName) -> Option<String> {
+        let Chosen { interfaces, all, .. } = &self.hosts;
+        let id = interfaces.get(interface).or(all.as_ref())?;
+        Some(format!("HostEndpoint {}", id.name))
+    }
+
+    /// Costs nothing while the state and the interfaces are the same.
+    fn learn(&mut self, state: &DesiredState, links: &Links) {
+        let same = self.generation == Some(state.generation);
+        if !same || !self.links.ptr_eq(links) {
+            self.hosts = choose(&state.host_endpoints, links, &state.settings);
+            self.links = links.clone();
+        }
+        if same {
             return;
         }
         self.generation = Some(state.generation);

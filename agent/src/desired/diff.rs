@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use calico_datastore::model::{Name, PolicyId, WorkloadEndpointId};
+use calico_datastore::model::{HostEndpointId, Name, PolicyId, WorkloadEndpointId};
 
 use imbl::ordmap::DiffItem;
 use imbl::ordset::DiffItem as SetDiffItem;
 use imbl::{OrdMap, OrdSet};
 
 use super::{
-    AclClass, ActiveRules, AddressSet, ClassId, DesiredState, HostEndpoints, LocalEndpoint, Member,
-    SetId,
+    AclClass, ActiveRules, AddressSet, ClassId, DesiredState, HostEndpoints, LocalEndpoint,
+    LocalHostEndpoint, Member, SetId,
 };
 
 /// One object that is new, different or gone.
@@ -38,6 +38,45 @@ pub struct SetChange {
     pub removed: Vec<Member>,
 }
 
+/// The difference of two host parts. Every list is in order of its key.
+#[derive(Clone, Debug, Default)]
+pub struct HostDiff {
+    /// Host endpoints.
+    pub endpoints: Vec<(HostEndpointId, Change<Arc<LocalHostEndpoint>>)>,
+    /// Policies.
+    pub policies: Vec<(PolicyId, Change<Arc<ActiveRules>>)>,
+    /// Profiles.
+    pub profiles: Vec<(Name, Change<Arc<ActiveRules>>)>,
+    /// Sets: of one that is in both, its members.
+    pub sets: SetsDiff,
+}
+
+/// The difference of two lists of sets.
+#[derive(Clone, Debug, Default)]
+pub struct SetsDiff {
+    /// New.
+    pub added: Vec<(SetId, AddressSet)>,
+    /// With other members.
+    pub changed: Vec<(SetId, SetChange)>,
+    /// Gone.
+    pub removed: Vec<SetId>,
+}
+
+impl HostDiff {
+    /// True when nothing differs.
+    pub fn is_empty(&self) -> bool {
+        let Self { endpoints, policies, profiles, sets } = self;
+        endpoints.is_empty() && policies.is_empty() && profiles.is_empty() && sets.is_empty()
+    }
+}
+
+impl SetsDiff {
+    /// True when nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
 /// The difference of two states. Every list is in order of its key.
 #[derive(Clone, Debug, Default)]
 pub struct DesiredDiff {
@@ -55,8 +94,8 @@ pub struct DesiredDiff {
     pub sets_changed: Vec<(SetId, SetChange)>,
     /// Sets that are gone.
     pub sets_removed: Vec<SetId>,
-    /// The host endpoints are not the same, or what they need.
-    pub host_endpoints: bool,
+    /// The host endpoints, and what they need.
+    pub hosts: HostDiff,
     /// The pools are not the same.
     pub pools: bool,
     /// The overlays of pools are not the same.
@@ -79,7 +118,8 @@ impl DesiredDiff {
         endpoints.is_empty()
             && (classes.is_empty() && policies.is_empty() && profiles.is_empty())
             && (sets.0.is_empty() && sets.1.is_empty() && sets.2.is_empty())
-            && !(self.host_endpoints || self.pools || self.overlays)
+            && self.hosts.is_empty()
+            && !(self.pools || self.overlays)
             && !(self.blocks || self.bgp || self.settings)
     }
 }
@@ -90,32 +130,23 @@ impl DesiredState {
     /// Costs what differs when one state was made from the other: maps walk down only where their
     /// nodes are not shared, and equal values are recognised by their address.
     pub fn diff(&self, old: &Self) -> DesiredDiff {
-        let mut diff = DesiredDiff {
+        let sets = sets_diff(&old.sets, &self.sets);
+        DesiredDiff {
             endpoints: map_diff(&old.endpoints, &self.endpoints),
             classes: map_diff(&old.classes, &self.classes),
             policies: map_diff(&old.policies, &self.policies),
             profiles: map_diff(&old.profiles, &self.profiles),
             notices: map_diff(&old.notices, &self.notices),
-            host_endpoints: !same_host(&old.host_endpoints, &self.host_endpoints),
+            sets_added: sets.added,
+            sets_changed: sets.changed,
+            sets_removed: sets.removed,
+            hosts: host_diff(&old.host_endpoints, &self.host_endpoints),
             pools: !same_map(&old.pools, &self.pools),
             overlays: !same_map(&old.overlays, &self.overlays),
             blocks: !same_set(&old.blocks, &self.blocks),
             bgp: !same_value(&old.bgp, &self.bgp),
             settings: !same_value(&old.settings, &self.settings),
-            ..DesiredDiff::default()
-        };
-        for item in old.sets.diff(&self.sets) {
-            match item {
-                DiffItem::Add(id, set) => diff.sets_added.push((id.clone(), set.clone())),
-                DiffItem::Remove(id, _) => diff.sets_removed.push(id.clone()),
-                DiffItem::Update { old: (id, old), new: (_, new) } => {
-                    // A set's kind and selector follow from its id; only members ever differ.
-                    let (added, removed) = set_diff(&old.members, &new.members);
-                    diff.sets_changed.push((id.clone(), SetChange { added, removed }));
-                }
-            }
         }
-        diff
     }
 
     /// True when everything but generation, revision, origin and settings is equal, at the cost of what
@@ -133,6 +164,36 @@ impl DesiredState {
             && same_value(&self.bgp, &other.bgp)
             && same_map(&self.notices, &other.notices)
     }
+}
+
+fn host_diff(old: &HostEndpoints, new: &HostEndpoints) -> HostDiff {
+    HostDiff {
+        endpoints: map_diff(&old.endpoints, &new.endpoints),
+        policies: map_diff(&old.policies, &new.policies),
+        profiles: map_diff(&old.profiles, &new.profiles),
+        sets: sets_diff(&old.sets, &new.sets),
+    }
+}
+
+fn sets_diff(old: &OrdMap<SetId, AddressSet>, new: &OrdMap<SetId, AddressSet>) -> SetsDiff {
+    let mut out = SetsDiff::default();
+    for item in old.diff(new) {
+        match item {
+            DiffItem::Add(id, set) => out.added.push((id.clone(), set.clone())),
+            DiffItem::Remove(id, _) => out.removed.push(id.clone()),
+            DiffItem::Update { old: (id, old), new: (_, new) } => {
+                // A set's kind and selector follow from its id; only members ever differ.
+                out.changed.push((id.clone(), members_diff(old, new)));
+            }
+        }
+    }
+    out
+}
+
+/// What is new in a set, and what is gone.
+pub fn members_diff(old: &AddressSet, new: &AddressSet) -> SetChange {
+    let (added, removed) = set_diff(&old.members, &new.members);
+    SetChange { added, removed }
 }
 
 fn map_diff<K: Ord + Clone, V: PartialEq + Clone>(

@@ -25,7 +25,7 @@ use crate::config::Settings;
 
 pub use bgp::{BgpState, MeshPeer};
 pub use class::{AclClass, ClassId, DirectionAcl, TierAcl};
-pub use diff::{Change, DesiredDiff, SetChange};
+pub use diff::{Change, DesiredDiff, HostDiff, SetChange, SetsDiff, members_diff};
 pub use endpoint::LocalEndpoint;
 pub use external::{Externals, Refusal, Target};
 pub use host::{HostEndpoints, HostTiers, LocalHostEndpoint};

@@ -9,12 +9,13 @@ use calico_datastore::model::{Family, Name, Protocol};
 
 use super::directory::{Directory, Known, Peer, PeerError, short};
 use super::document::{Answer, Basis, End, EndKind, Explanation, Outcome, RuleAsked, SideAnswer};
+use super::external::External;
 use super::network;
 use super::question::{CLIENT_PORT, Packet, Port, Question, QuestionError};
 use super::way::Writer;
 use super::words;
 use crate::desired::verdict::{Flow, Judge, Side, Traced};
-use crate::desired::{DesiredState, Member};
+use crate::desired::{DesiredState, Externals, Member};
 
 /// What should be in force on one host.
 #[derive(Clone, Debug)]
@@ -23,6 +24,16 @@ pub struct Place {
     pub state: Arc<DesiredState>,
     /// The addresses of the host itself.
     pub addresses: BTreeSet<IpAddr>,
+    /// Where external addresses lead.
+    pub externals: Externals,
+}
+
+impl Place {
+    /// External addresses lead where they do while all interfaces are up.
+    pub fn new(state: Arc<DesiredState>, addresses: BTreeSet<IpAddr>) -> Self {
+        let externals = Externals::of(&state, |_| true);
+        Self { state, addresses, externals }
+    }
 }
 
 /// Everything that an answer depends on.
@@ -103,7 +114,11 @@ impl Peers {
     /// The hosts whose policy is asked.
     pub fn hosts(&self, directory: &Directory) -> BTreeSet<Name> {
         let both = [&self.from, &self.to].into_iter();
-        let pods = both.flat_map(|peer| pods_of(peer, directory));
+        let asking = match &self.to {
+            Peer::Address(address) => directory.pods_asking_for(*address).collect(),
+            _ => Vec::new(),
+        };
+        let pods = both.flat_map(|peer| pods_of(peer, directory)).chain(asking);
         pods.map(|pod| pod.id.node.clone()).collect()
     }
 }
@@ -112,6 +127,7 @@ fn pods_of<'a>(peer: &'a Peer, directory: &'a Directory) -> Vec<&'a Known> {
     match peer {
         Peer::Pod(pod) => vec![pod],
         Peer::Address(address) => directory.pods_with(*address).collect(),
+        Peer::External(external) => vec![&external.pod],
         Peer::Host(..) | Peer::Network(_) | Peer::Outside => Vec::new(),
     }
 }
@@ -122,7 +138,9 @@ fn pods_of<'a>(peer: &'a Peer, directory: &'a Directory) -> Vec<&'a Known> {
 /// When it cannot be meant, or a peer is not known.
 pub fn explain(question: &Question, world: &World) -> Result<Explanation, ExplainError> {
     let packet = question.packet()?;
-    let peers = Peers::find(question, &world.directory)?;
+    let Peers { from, to } = Peers::find(question, &world.directory)?;
+    // Nobody sends as an external address.
+    let peers = Peers { from, to: External::resolve(to, world) };
     let judges = world
         .places
         .iter()
@@ -200,12 +218,19 @@ impl<'a> Asking<'a> {
         let icmp = flow.icmp;
         let mut sides = Vec::new();
         let (outcome, because);
-        if from.pods.len() == 1 && from.pods == to.pods {
+        let external = match &self.peers.to {
+            Peer::External(external) => Some(external),
+            _ => None,
+        };
+        if external.is_none() && from.pods.len() == 1 && from.pods == to.pods {
             (outcome, because) =
                 (Outcome::Unpoliced, "a pod reaches itself without asking its host".to_owned());
         } else {
             for (end, side) in [(&from, Side::Source), (&to, Side::Destination)] {
-                sides.extend(end.pods.iter().map(|pod| self.side(pod, side, &flow)));
+                sides.extend(end.pods.iter().map(|pod| match external {
+                    Some(external) => self.side(pod, side, &external.seen_by(pod, side, &flow)),
+                    None => self.side(pod, side, &flow),
+                }));
                 sides.extend(end.unknown.clone());
             }
             (outcome, because) = conclusion(&sides);
@@ -272,6 +297,7 @@ impl<'a> Asking<'a> {
             name: None,
             node: None,
             address,
+            external: None,
             networks: Vec::new(),
             port,
         };
@@ -285,6 +311,12 @@ impl<'a> Asking<'a> {
                 named(&mut end, pod);
                 // The directory's: it lives as long as the answer.
                 found.pods = directory.pods.iter().filter(|known| known.id == pod.id).collect();
+            }
+            Peer::External(external) => {
+                named(&mut end, &external.pod);
+                end.external = Some(external.address);
+                let is_it = |known: &&Known| known.id == external.pod.id;
+                found.pods = directory.pods.iter().filter(is_it).collect();
             }
             Peer::Host(name, _) => {
                 (end.kind, end.node) = (EndKind::Host, Some(name.to_string()));
@@ -379,8 +411,12 @@ impl<'a> Asking<'a> {
             let names: Vec<_> = ids.map(|id| id.name.as_str()).collect();
             if !names.is_empty() {
                 let names = names.join(", ");
-                notes.push(format!("host endpoints of {node} are not enforced yet: {names}"));
+                notes.push(format!("host endpoints of {node} are not asked here: {names}"));
             }
+        }
+        if let Peer::External(external) = &self.peers.to {
+            let from = pods_of(&self.peers.from, &self.world.directory);
+            notes.extend(external.note(&from, self.world));
         }
         if self.too_many.get() {
             notes.push(format!(

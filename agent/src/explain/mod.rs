@@ -7,11 +7,13 @@
 //!
 //! It is about the first packet of a connection as policy sees it: answers of established
 //! connections always pass, and what others translate or drop (`nat`, the host's own rules, routes
-//! that are missing) is not known here.
+//! that are missing) is not known here. External addresses of endpoints are our own translation, and
+//! are known.
 
 mod answer;
 mod directory;
 pub mod document;
+mod external;
 pub mod graph;
 mod network;
 pub mod offline;
@@ -25,4 +27,5 @@ mod words;
 
 pub use answer::{ExplainError, Peers, Place, World, explain};
 pub use directory::{Directory, Known, Peer, PeerError};
+pub use external::External;
 pub use question::{Question, QuestionError};

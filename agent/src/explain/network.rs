@@ -144,7 +144,7 @@ mod tests {
         let set =
             AddressSet { kind: SetKind::Net, selector: "x".into(), members: members.collect() };
         state.sets.insert(SetId::new("s:x"), set);
-        Place { state: Arc::new(state), addresses: BTreeSet::new() }
+        Place::new(Arc::new(state), BTreeSet::new())
     }
 
     #[test]

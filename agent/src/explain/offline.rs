@@ -227,7 +227,7 @@ impl Read {
         }
         let layers = if own { self.layers.clone() } else { foreign() };
         let (state, _) = calculation::once(host.clone(), layers, self.batch.clone());
-        Place { state, addresses }
+        Place::new(state, addresses)
     }
 }
 

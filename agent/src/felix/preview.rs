@@ -10,11 +10,13 @@ use serde::Serialize;
 
 use super::counters::Counters;
 use super::endpoints::Interfaces;
+use super::hosts::choose::choose;
 use super::ipset::{Command, Phases, SetError, Sets};
 use super::iptables::driver::{Driver, IptablesError};
 use super::iptables::probe::{Dataplane, ProbeError, survey};
-use super::iptables::render::Renderer;
+use super::iptables::render::{Renderer, Scene};
 use super::iptables::tables::FamilyTables;
+use super::iptables::uses::Uses;
 use super::sets;
 use super::sysctl::Sysctls;
 use crate::exec::Exec;
@@ -95,6 +97,10 @@ pub async fn preview(
     let mut interfaces = Interfaces::default();
     interfaces.rebuild(state, &world.links);
 
+    let chosen = choose(&state.host_endpoints, &world.links, settings);
+    let uses = Uses::of(state, &chosen);
+    let scene = Scene { state, interfaces: &interfaces, chosen: &chosen, uses: &uses };
+
     let known: Vec<Family> = Family::ALL.into_iter().filter(|f| sysctls.has(*f)).collect();
     let mut on = Vec::new();
     let mut tables = Vec::new();
@@ -103,7 +109,7 @@ pub async fn preview(
         let renderer = Renderer::new(settings, family, dataplane.random_fully)
             .ok_or(PreviewError::Marks(settings.mark_mask))?;
         let mut wanted = FamilyTables::new(family, counters.clone());
-        renderer.all(state, &interfaces, &mut wanted);
+        renderer.scene(&scene, &mut wanted);
         if !renderer.is_off() {
             on.push(family);
         }

@@ -7,10 +7,12 @@ use calico_datastore::model::Family;
 
 use super::counters::Counters;
 use super::endpoints::Interfaces;
+use super::hosts::choose::choose;
 use super::ipset::Command;
-use super::iptables::render::Renderer;
+use super::iptables::render::{Renderer, Scene};
 use super::iptables::save::Table;
 use super::iptables::tables::FamilyTables;
+use super::iptables::uses::Uses;
 use super::sets;
 use crate::reconcile::World;
 
@@ -30,8 +32,11 @@ pub fn rendered(world: &World, family: Family) -> Option<Rendered> {
     let renderer = Renderer::new(&state.settings, family, true)?;
     let mut interfaces = Interfaces::default();
     interfaces.rebuild(state, &world.links);
+    let chosen = choose(&state.host_endpoints, &world.links, &state.settings);
+    let uses = Uses::of(state, &chosen);
+    let scene = Scene { state, interfaces: &interfaces, chosen: &chosen, uses: &uses };
     let mut tables = FamilyTables::new(family, Counters::default());
-    renderer.all(state, &interfaces, &mut tables);
+    renderer.scene(&scene, &mut tables);
     let text = Table::ALL.into_iter().map(|table| table_text(&tables, table)).collect();
     if renderer.is_off() {
         return Some(Rendered { tables: text, sets: String::new() });

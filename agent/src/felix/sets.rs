@@ -9,7 +9,9 @@ use super::ipset::{
     ActualSet, Command, Entry, Phases, SetSpec, SetType, full, members_gone, members_of,
 };
 use super::iptables::names;
-use crate::desired::{AddressSet, Change, DesiredDiff, DesiredState, Member, SetId, SetKind};
+use crate::desired::{
+    AddressSet, Change, DesiredDiff, DesiredState, Member, SetId, SetKind, SetsDiff, members_diff,
+};
 
 fn kind(set: &AddressSet) -> SetType {
     match set.kind {
@@ -19,7 +21,13 @@ fn kind(set: &AddressSet) -> SetType {
 }
 
 fn spec(state: &DesiredState, kind: SetType, family: Family) -> SetSpec {
-    SetSpec { kind, family, max: state.settings.max_ipset_size }
+    SetSpec { kind, family, max: state.settings.max_ipset_size, counters: false }
+}
+
+/// A set of the (prefix, interface) pairs of endpoints, which may count.
+fn of_endpoints(state: &DesiredState, family: Family) -> SetSpec {
+    let counters = state.settings.endpoint_counters;
+    SetSpec { counters, ..spec(state, SetType::NetIface, family) }
 }
 
 /// The members of the set of all pools and of the set of masqueraded pools.
@@ -34,6 +42,41 @@ fn pool_members(state: &DesiredState, family: Family) -> [(String, HashSet<Entry
     ]
 }
 
+/// Every set of rules: what pods need, and what only host endpoints need.
+fn of_rules(state: &DesiredState) -> impl Iterator<Item = (&SetId, &AddressSet)> {
+    let hosts = state.host_endpoints.sets.iter();
+    state.sets.iter().chain(hosts.filter(|(id, _)| !state.sets.contains_key(*id)))
+}
+
+/// A set of rules.
+fn of_rules_named<'a>(state: &'a DesiredState, id: &SetId) -> Option<&'a AddressSet> {
+    state.sets.get(id).or_else(|| state.host_endpoints.sets.get(id))
+}
+
+/// What differs of the sets of rules. A set that pods needed and now only host endpoints need stays,
+/// and what it holds is the same for both.
+fn rules_diff(old: &DesiredState, new: &DesiredState, diff: &DesiredDiff) -> SetsDiff {
+    let hosts = &diff.hosts.sets;
+    if hosts.is_empty() && new.host_endpoints.sets.is_empty() {
+        let (added, changed) = (diff.sets_added.clone(), diff.sets_changed.clone());
+        return SetsDiff { added, changed, removed: diff.sets_removed.clone() };
+    }
+    let added = diff.sets_added.iter().chain(&hosts.added).map(|(id, _)| id);
+    let changed = diff.sets_changed.iter().chain(&hosts.changed).map(|(id, _)| id);
+    let removed = diff.sets_removed.iter().chain(&hosts.removed);
+    let ids: BTreeSet<&SetId> = added.chain(changed).chain(removed).collect();
+    let mut out = SetsDiff::default();
+    for id in ids {
+        match (of_rules_named(old, id), of_rules_named(new, id)) {
+            (None, Some(set)) => out.added.push((id.clone(), set.clone())),
+            (Some(_), None) => out.removed.push(id.clone()),
+            (Some(old), Some(new)) => out.changed.push((id.clone(), members_diff(old, new))),
+            (None, None) => {}
+        }
+    }
+    out
+}
+
 /// Every set with every member.
 pub(super) fn all(
     state: &DesiredState,
@@ -42,7 +85,7 @@ pub(super) fn all(
 ) -> BTreeMap<String, (SetSpec, HashSet<Entry>)> {
     let mut out = BTreeMap::new();
     for &family in families {
-        for (id, set) in &state.sets {
+        for (id, set) in of_rules(state) {
             let members = set.members.iter().flat_map(|m| members_of(m, family)).collect();
             out.insert(names::set(family, id), (spec(state, kind(set), family), members));
         }
@@ -50,10 +93,15 @@ pub(super) fn all(
             out.insert(name, (spec(state, SetType::Net, family), members));
         }
         let classes = state.classes.iter().filter(|(_, class)| class.active);
-        let per_class = classes.map(|(id, _)| names::class_set(family, id));
+        for (id, _) in classes {
+            let spec = spec(state, SetType::NetIface, family);
+            out.insert(names::class_set(family, id), (spec, HashSet::new()));
+        }
         let spoofed = interfaces.spoofers().get(&family).map(|_| names::spoofed(family));
-        for name in per_class.chain([names::local_endpoints(family)]).chain(spoofed) {
-            out.insert(name, (spec(state, SetType::NetIface, family), HashSet::new()));
+        let counting = names::counting(family).into_iter();
+        let counting = counting.filter(|_| state.settings.endpoint_counters);
+        for name in [names::local_endpoints(family)].into_iter().chain(spoofed).chain(counting) {
+            out.insert(name, (of_endpoints(state, family), HashSet::new()));
         }
         for (name, member) in interfaces.members(family) {
             if let Some((_, members)) = out.get_mut(&name) {
@@ -72,7 +120,7 @@ pub(super) fn some(
 ) -> Vec<(Family, String, SetSpec, Vec<Entry>)> {
     let mut out = Vec::new();
     for &family in families {
-        for (id, set) in &state.sets {
+        for (id, set) in of_rules(state) {
             let name = names::set(family, id);
             if wanted.contains(&name) {
                 let members = set.members.iter().flat_map(|m| members_of(m, family)).collect();
@@ -113,14 +161,15 @@ pub(super) fn changed(
     families: &[Family],
 ) -> Phases {
     let mut out = Phases::default();
+    let sets = rules_diff(old, new, diff);
     for &family in families {
-        for (id, set) in &diff.sets_added {
+        for (id, set) in &sets.added {
             let name = names::set(family, id);
             out.before.push(Command::Create(name.clone(), spec(new, kind(set), family)));
             let members = set.members.iter().flat_map(|m| members_of(m, family));
             out.before.extend(members.map(|m| Command::Add(name.clone(), m)));
         }
-        for (id, change) in &diff.sets_changed {
+        for (id, change) in &sets.changed {
             let name = names::set(family, id);
             let added = change.added.iter().flat_map(|m| members_of(m, family));
             out.before.extend(added.map(|m| Command::Add(name.clone(), m)));
@@ -140,7 +189,7 @@ pub(super) fn changed(
             }
         }
         if interfaces.spoof_begins.contains(&family) {
-            let spec = spec(new, SetType::NetIface, family);
+            let spec = of_endpoints(new, family);
             out.before.push(Command::Create(names::spoofed(family), spec));
         }
         if interfaces.spoof_ends.contains(&family) {
@@ -155,7 +204,7 @@ pub(super) fn changed(
                 out.after.extend(gone.map(|m| Command::Delete(name.clone(), m)));
             }
         }
-        for id in &diff.sets_removed {
+        for id in &sets.removed {
             out.after.push(Command::Destroy(names::set(family, id)));
         }
     }
@@ -172,5 +221,5 @@ pub(super) fn changed(
 }
 
 fn holds(state: &DesiredState, id: &SetId, member: &Member) -> bool {
-    state.sets.get(id).is_some_and(|set| set.members.contains(member))
+    of_rules_named(state, id).is_some_and(|set| set.members.contains(member))
 }

@@ -89,7 +89,10 @@ mod tests {
     fn links(all: &[(&str, u32)]) -> Links {
         let link = |(index, (name, mtu)): (usize, &(&str, u32))| {
             let index = u32::try_from(index).unwrap() + 1;
-            (name.parse().unwrap(), Link { index, up: index % 2 == 0, mac: None, mtu: *mtu })
+            (
+                name.parse().unwrap(),
+                Link { index, up: index % 2 == 0, mac: None, mtu: *mtu, ..Link::default() },
+            )
         };
         all.iter().enumerate().map(link).collect()
     }

@@ -93,7 +93,7 @@ async fn nothing_runs_before_the_first_desired_state_and_then_it_starts() {
 }
 
 fn link() -> Link {
-    Link { index: 1, up: true, mac: None, mtu: 1500 }
+    Link { index: 1, up: true, mac: None, mtu: 1500, ..Link::default() }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,8 @@
 //! Owns the published [`Links`] and the wake-ups about routes. It never writes to the kernel and
 //! decides nothing: what concerns us is filtered here, what to do about it is the reconciler's.
 
-use std::collections::BTreeMap;
+mod table;
+
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,9 +13,8 @@ use std::time::Duration;
 use calico_datastore::model::{InterfaceName, Mac};
 use futures::StreamExt as _;
 use futures::channel::mpsc::UnboundedReceiver;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
@@ -26,6 +26,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
+use self::table::LinkTable;
 use super::changes::{Changes, Interest, Place};
 use super::kernel::destination_of;
 use crate::status::systemd::Heartbeat;
@@ -55,6 +56,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// The addresses that it holds; those of the link alone (`fe80::`) left out.
+    pub addresses: OrdSet<IpAddr>,
 }
 
 /// Every interface of the namespace, by name.
@@ -69,6 +72,9 @@ pub enum MonitorError {
     /// The links could not be listed.
     #[error("cannot list the network interfaces")]
     Links(#[source] rtnetlink::Error),
+    /// The addresses could not be listed.
+    #[error("cannot list the addresses of the network interfaces")]
+    Addresses(#[source] rtnetlink::Error),
     /// The kernel did not answer.
     #[error("the kernel did not list its interfaces within {0:?}")]
     TimedOut(Duration),
@@ -127,6 +133,8 @@ impl Source {
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
         ];
@@ -159,6 +167,10 @@ impl Source {
             let mut links = self.handle.link().get().execute().boxed();
             while let Some(link) = links.next().await {
                 let _ = all.set(&link.map_err(MonitorError::Links)?);
+            }
+            let mut addresses = self.handle.address().get().execute().boxed();
+            while let Some(address) = addresses.next().await {
+                all.address(&address.map_err(MonitorError::Addresses)?, true);
             }
             Ok(all)
         };
@@ -292,6 +304,8 @@ fn handle_message(
                 }
             }
             RouteNetlinkMessage::DelLink(link) => table.remove(&link),
+            RouteNetlinkMessage::NewAddress(address) => table.address(&address, true),
+            RouteNetlinkMessage::DelAddress(address) => table.address(&address, false),
             _ if own => {}
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 route_event(&route, table, interest, changes);
@@ -376,74 +390,4 @@ fn neighbour_address(neighbour: &NeighbourMessage) -> Option<IpAddr> {
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
         _ => None,
     })
-}
-
-/// The links by index, and the same as published.
-#[derive(Debug, Default)]
-struct LinkTable {
-    names: BTreeMap<u32, InterfaceName>,
-    published: Links,
-    changed: bool,
-}
-
-impl LinkTable {
-    /// True when a known interface went down, came up, or got another Ethernet address.
-    fn set(&mut self, message: &LinkMessage) -> bool {
-        // Bridges repeat their ports under their own family, with half of the attributes.
-        if message.header.interface_family != AddressFamily::Unspec {
-            return false;
-        }
-        let index = message.header.index;
-        let known = self.names.get(&index).and_then(|name| self.published.get(name));
-        let mut mtu = known.map_or(0, |link| link.mtu);
-        let mut mac = None;
-        let mut name = None;
-        for attribute in &message.attributes {
-            match attribute {
-                LinkAttribute::IfName(text) => name = text.parse::<InterfaceName>().ok(),
-                LinkAttribute::Mtu(bytes) => mtu = *bytes,
-                LinkAttribute::Address(bytes) => {
-                    mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac::new);
-                }
-                _ => {}
-            }
-        }
-        let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::Running);
-        let link = Link { index, up, mac, mtu };
-        if name.is_some() && name.as_ref() == self.names.get(&index) && known == Some(&link) {
-            return false;
-        }
-        let flapped = known.is_some_and(|known| (known.up, known.mac) != (link.up, link.mac));
-        self.forget(index);
-        // A name that we could not write into a rule can belong to no endpoint.
-        let Some(name) = name else { return false };
-        self.names.insert(index, name.clone());
-        self.published.insert(name, link);
-        self.changed = true;
-        flapped
-    }
-
-    fn remove(&mut self, message: &LinkMessage) {
-        // A port that leaves its bridge is deleted under the bridge's family only.
-        if message.header.interface_family == AddressFamily::Unspec {
-            self.forget(message.header.index);
-        }
-    }
-
-    /// Also the first half of a rename.
-    fn forget(&mut self, index: u32) {
-        if let Some(name) = self.names.remove(&index) {
-            self.changed = true;
-            // Another interface may have taken the name already.
-            if self.published.get(&name).is_some_and(|link| link.index == index) {
-                self.published.remove(&name);
-            }
-        }
-    }
-
-    fn is_pod(&self, index: u32, interest: &Interest) -> bool {
-        self.names.get(&index).is_some_and(|name| {
-            interest.prefixes.iter().any(|prefix| name.as_str().starts_with(prefix.as_str()))
-        })
-    }
 }

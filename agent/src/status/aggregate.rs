@@ -14,7 +14,7 @@ use super::combine::{Combined, States};
 use super::files::EndpointFiles;
 use super::overview::Overview;
 use super::systemd::{Heartbeat, Notifier};
-use crate::reconcile::{EndpointState, Problem};
+use crate::reconcile::{EndpointState, HostStates, Problem};
 
 /// How soon a file that could not be written is tried again.
 const FILE_RETRY: Duration = Duration::from_secs(3);
@@ -24,6 +24,8 @@ const FILE_RETRY: Duration = Duration::from_secs(3);
 pub struct Outputs {
     /// One state per endpoint; `None` until the first complete apply.
     pub states: watch::Sender<Option<States>>,
+    /// One state per host endpoint.
+    pub hosts: watch::Sender<HostStates>,
     /// A desired state was completely in force once.
     pub ready: watch::Sender<bool>,
     /// Files that cannot be written.
@@ -92,14 +94,17 @@ impl Aggregate {
             return;
         };
         let (mut changed, mut rewritten) = (Vec::new(), Vec::new());
+        let mut hosts = HostStates::new();
         for part in self.overview.parts.iter().filter(|part| part.required) {
             // What is in force from disk is told nobody: not that a pod may start, nor that it runs.
             if let Some(report) = part.report.borrow().as_ref().filter(|report| !report.stored) {
                 let changes = self.combined.update(part.name, report);
                 changed.extend(changes.states);
                 rewritten.extend(changes.in_force);
+                hosts.extend(report.hosts.clone());
             }
         }
+        self.tell_hosts(hosts);
         // Somebody waits for the files.
         let prefix = desired.settings.endpoint_status_prefix.as_ref();
         let problems = self.update_files(prefix, rewritten);
@@ -131,6 +136,30 @@ impl Aggregate {
             self.outputs.states.send_replace(Some(self.combined.states().clone()));
         }
         self.notifier.status(&self.overview.summary());
+    }
+
+    /// Tells of host endpoints, and says what changed of them.
+    fn tell_hosts(&self, hosts: HostStates) {
+        self.outputs.hosts.send_if_modified(|old| {
+            for (id, host) in hosts.iter().filter(|(id, host)| old.get(*id) != Some(*host)) {
+                let endpoint = id.name.as_str();
+                match &host.state {
+                    EndpointState::Up => tracing::info!(endpoint, "host endpoint is in force"),
+                    EndpointState::Down(reason) => {
+                        tracing::info!(endpoint, reason, "host endpoint is down");
+                    }
+                    EndpointState::Error(reason) => {
+                        tracing::warn!(endpoint, reason, "host endpoint is not in force");
+                    }
+                }
+            }
+            for id in old.keys().filter(|id| !hosts.contains_key(*id)) {
+                tracing::info!(endpoint = id.name.as_str(), "host endpoint is gone");
+            }
+            let differs = *old != hosts;
+            *old = hosts;
+            differs
+        });
     }
 
     /// Keeps the directory of endpoint files; when the setting changes, empties the old one and the

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use calico_datastore::layout::Reports;
 use calico_datastore::layout::v3::write;
-use calico_datastore::model::WorkloadEndpointId;
+use calico_datastore::model::{HostEndpointId, Name, WorkloadEndpointId};
 use calico_datastore::timestamp::rfc3339;
 use write::status::EndpointStatus;
 
@@ -61,7 +61,15 @@ impl EndpointKeys {
 
     /// The state of an endpoint changed; `None`: it is gone.
     pub fn set(&mut self, id: &WorkloadEndpointId, state: Option<&EndpointState>) {
-        let key = self.reports.workload_status(id);
+        self.put(self.reports.workload_status(id), state);
+    }
+
+    /// The same of a host endpoint of `node`.
+    pub fn set_host(&mut self, node: &Name, id: &HostEndpointId, state: Option<&EndpointState>) {
+        self.put(self.reports.host_endpoint_status(node, id), state);
+    }
+
+    fn put(&mut self, key: String, state: Option<&EndpointState>) {
         match state {
             Some(state) => self.wanted.insert(key.clone(), value_of(state)),
             None => self.wanted.remove(&key),

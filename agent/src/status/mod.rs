@@ -17,6 +17,7 @@ pub mod combine;
 pub mod document;
 pub mod files;
 pub mod forwarded;
+mod hosts;
 pub mod keys;
 pub mod overview;
 pub mod report;

@@ -20,6 +20,7 @@ use super::combine::States;
 use super::keys::{self, EndpointKeys, Write};
 use super::systemd::Heartbeat;
 use crate::config::Settings;
+use crate::reconcile::HostStates;
 use calico_datastore::store::{Store, StoreError};
 
 /// The endpoints' keys are compared with the store this often: somebody may have written there.
@@ -41,6 +42,8 @@ pub struct Inputs {
     /// The state of each endpoint; `None` until the first complete apply, and until then nothing
     /// is reported.
     pub states: watch::Receiver<Option<States>>,
+    /// The state of each host endpoint; counts with the first `states`.
+    pub hosts: watch::Receiver<HostStates>,
     /// The watchdog's question.
     pub heartbeat: Heartbeat,
 }
@@ -55,6 +58,7 @@ pub async fn run<S: Store>(store: S, node: Name, started: Instant, mut inputs: I
         tokio::select! {
             changed = inputs.settings.changed() => if changed.is_err() { return },
             changed = inputs.states.changed() => if changed.is_err() { return },
+            changed = inputs.hosts.changed() => if changed.is_err() { return },
             () = inputs.heartbeat.beat() => {}
             () = until(reporter.next_wake()) => {}
         }
@@ -85,6 +89,7 @@ struct Reporter<S> {
     settings: Arc<Settings>,
     complete: bool,
     known: States,
+    hosts: HostStates,
     reports: Reports,
     keys: EndpointKeys,
     first: bool,
@@ -106,6 +111,7 @@ impl<S: Store> Reporter<S> {
             settings: Arc::default(),
             complete: false,
             known: States::new(),
+            hosts: HostStates::new(),
             reports,
             keys: EndpointKeys::new(reports),
             first: true,
@@ -145,7 +151,18 @@ impl<S: Store> Reporter<S> {
                 }
             }
             self.known = states;
+            self.learn_hosts(inputs.hosts.borrow_and_update().clone());
         }
+    }
+
+    fn learn_hosts(&mut self, hosts: HostStates) {
+        for id in self.hosts.keys().filter(|id| !hosts.contains_key(*id)) {
+            self.keys.set_host(&self.node, id, None);
+        }
+        for (id, host) in &hosts {
+            self.keys.set_host(&self.node, id, Some(&host.state));
+        }
+        self.hosts = hosts;
     }
 
     /// When there is something to do next.
@@ -187,7 +204,14 @@ impl<S: Store> Reporter<S> {
             self.host_due = next.map(|time| now + time);
         }
         if self.relist_due.is_some_and(|due| due <= now) {
-            let stored = self.store.list(&self.reports.workload_statuses_of(&self.node)).await?;
+            let lists = [
+                self.reports.workload_statuses_of(&self.node),
+                self.reports.host_endpoint_statuses_of(&self.node),
+            ];
+            let mut stored = Vec::new();
+            for list in lists {
+                stored.extend(self.store.list(&list).await?);
+            }
             self.keys.listed(stored.into_iter().map(|(key, stored)| (key, stored.value)));
             self.relist_due = Some(now + RELIST);
         }

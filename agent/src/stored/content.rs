@@ -16,10 +16,12 @@ use calico_datastore::model::{
 use serde::{Deserialize, Serialize};
 
 use super::StoreSettings;
+use super::hosts::Hosts;
 use super::rules::{Class, PolicyName, Rule, active, text, written};
 use super::text::{Members, Text};
 use crate::desired::{
-    AclClass, AddressSet, BgpState, ClassId, DesiredState, LocalEndpoint, MeshPeer, SetId, SetKind,
+    AclClass, ActiveRules, AddressSet, BgpState, ClassId, DesiredState, LocalEndpoint, MeshPeer,
+    SetId, SetKind,
 };
 use crate::felix::ruleset::sets_named;
 
@@ -96,18 +98,32 @@ struct Endpoint {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Policy {
-    id: PolicyName,
-    ingress: Vec<Rule>,
-    egress: Vec<Rule>,
+pub(super) struct Policy {
+    pub(super) id: PolicyName,
+    pub(super) ingress: Vec<Rule>,
+    pub(super) egress: Vec<Rule>,
+}
+
+impl Policy {
+    /// As it is written.
+    pub(super) fn of(id: &PolicyId, rules: &ActiveRules) -> Self {
+        Self { id: id.into(), ingress: written(&rules.ingress), egress: written(&rules.egress) }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Profile {
-    name: Arc<str>,
-    ingress: Vec<Rule>,
-    egress: Vec<Rule>,
+pub(super) struct Profile {
+    pub(super) name: Arc<str>,
+    pub(super) ingress: Vec<Rule>,
+    pub(super) egress: Vec<Rule>,
+}
+
+impl Profile {
+    /// As it is written.
+    pub(super) fn of(name: &Name, rules: &ActiveRules) -> Self {
+        Self { name: text(name), ingress: written(&rules.ingress), egress: written(&rules.egress) }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -119,12 +135,30 @@ enum KindText {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Set {
+pub(super) struct Set {
     id: Arc<str>,
     #[serde(with = "KindText")]
     kind: SetKind,
     selector: Arc<str>,
     members: Members,
+}
+
+impl Set {
+    /// As it is written.
+    pub(super) fn of(id: &SetId, set: &AddressSet) -> Self {
+        Self {
+            id: Arc::from(id.as_str()),
+            kind: set.kind,
+            selector: Arc::clone(&set.selector),
+            members: Members(set.members.clone()),
+        }
+    }
+
+    /// What was written again.
+    pub(super) fn into_set(self) -> (SetId, AddressSet) {
+        let Self { id, kind, selector, members } = self;
+        (SetId::new(id), AddressSet { kind, selector, members: members.0 })
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -149,6 +183,9 @@ pub(super) struct Content {
     profiles: Vec<Profile>,
     notices: Vec<Notice>,
     sets: Vec<Set>,
+    /// Version 1 has none.
+    #[serde(default)]
+    hosts: Hosts,
 }
 
 impl Content {
@@ -171,24 +208,8 @@ impl Content {
             blocks: state.blocks.iter().copied().map(Text).collect(),
             endpoints: state.endpoints.iter().map(|(id, one)| endpoint(id, one)).collect(),
             classes: state.classes.values().map(|class| Class::from(&**class)).collect(),
-            policies: state
-                .policies
-                .iter()
-                .map(|(id, rules)| Policy {
-                    id: id.into(),
-                    ingress: written(&rules.ingress),
-                    egress: written(&rules.egress),
-                })
-                .collect(),
-            profiles: state
-                .profiles
-                .iter()
-                .map(|(name, rules)| Profile {
-                    name: text(name),
-                    ingress: written(&rules.ingress),
-                    egress: written(&rules.egress),
-                })
-                .collect(),
+            policies: state.policies.iter().map(|(id, rules)| Policy::of(id, rules)).collect(),
+            profiles: state.profiles.iter().map(|(name, rules)| Profile::of(name, rules)).collect(),
             notices: state
                 .notices
                 .iter()
@@ -197,16 +218,8 @@ impl Content {
                     message: Arc::clone(message),
                 })
                 .collect(),
-            sets: state
-                .sets
-                .iter()
-                .map(|(id, set)| Set {
-                    id: Arc::from(id.as_str()),
-                    kind: set.kind,
-                    selector: Arc::clone(&set.selector),
-                    members: Members(set.members.clone()),
-                })
-                .collect(),
+            sets: state.sets.iter().map(|(id, set)| Set::of(id, set)).collect(),
+            hosts: Hosts::of(state),
         }
     }
 
@@ -267,11 +280,9 @@ impl Content {
         for one in self.profiles {
             state.profiles.insert(Name::from(&*one.name), active(one.ingress, one.egress));
         }
-        for one in self.sets {
-            let set = AddressSet { kind: one.kind, selector: one.selector, members: one.members.0 };
-            state.sets.insert(SetId::new(one.id), set);
-        }
+        state.sets = self.sets.into_iter().map(Set::into_set).collect();
         check(&state)?;
+        self.hosts.join(&mut state)?;
         Ok((state, settings))
     }
 }

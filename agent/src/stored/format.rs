@@ -2,7 +2,7 @@
 //! document, so that people can read it and `jq` can, too.
 //!
 //! ```text
-//! {"format":"calico-agent policy","version":1,"node":"calico-01","boot":"…","written":"…","revision":42}
+//! {"format":"calico-agent policy","version":2,"node":"calico-01","boot":"…","written":"…","revision":42}
 //! {
 //! "felix":{…},
 //! …
@@ -31,9 +31,10 @@ use crate::desired::DesiredState;
 
 /// What every such file begins with.
 const FORMAT: &str = "calico-agent policy";
-/// The version that is written, and the only one that is read. Any change of what may stand in
-/// the file is another version.
-const VERSION: u32 = 1;
+/// The version that is written. Any change of what may stand in the file is another version.
+const VERSION: u32 = 2;
+/// The oldest version that is read: it has no host endpoints.
+const OLDEST: u32 = 1;
 
 /// Why a file is not used.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ pub enum FormatError {
     #[error("it is a {0:?}, not a stored policy")]
     OtherFormat(String),
     /// Another version of the agent wrote it.
-    #[error("it is of version {0}; this agent knows version {VERSION} only")]
+    #[error("it is of version {0}; this agent knows versions {OLDEST} to {VERSION}")]
     OtherVersion(u32),
     /// The time in the header is no time.
     #[error("its header says it was written at {0:?}, which is no time")]
@@ -152,7 +153,7 @@ pub fn read(bytes: &[u8]) -> Result<StoredPolicy, FormatError> {
     if preamble.format != FORMAT {
         return Err(FormatError::OtherFormat(preamble.format));
     }
-    if preamble.version != VERSION {
+    if !(OLDEST..=VERSION).contains(&preamble.version) {
         return Err(FormatError::OtherVersion(preamble.version));
     }
     let (header, content, trailer) = sections(bytes).ok_or(FormatError::Truncated)?;
@@ -216,7 +217,7 @@ impl<W: Write> Write for Hashing<W> {
 
 /// Lists down to this depth have a line for each element: rules, members of sets. What is deeper is
 /// short.
-const LINES: usize = 4;
+const LINES: usize = 5;
 
 /// One line for each field of the whole, for each object, each rule, each member: `diff` shows what
 /// differs.

@@ -12,6 +12,7 @@
 mod content;
 pub mod file;
 pub mod format;
+mod hosts;
 pub mod keeper;
 mod rules;
 pub mod start;

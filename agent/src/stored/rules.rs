@@ -48,7 +48,7 @@ enum TierActionText {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Tier {
+pub(super) struct Tier {
     tier: Arc<str>,
     policies: Vec<PolicyName>,
     #[serde(with = "TierActionText")]
@@ -62,29 +62,36 @@ struct Direction {
     profiles: Vec<Arc<str>>,
 }
 
+/// Tiers as they are written.
+pub(super) fn written_tiers(tiers: &[TierAcl]) -> Vec<Tier> {
+    let tier = |tier: &TierAcl| Tier {
+        tier: text(&tier.tier),
+        policies: tier.policies.iter().map(PolicyName::from).collect(),
+        default_action: tier.default_action,
+    };
+    tiers.iter().map(tier).collect()
+}
+
+/// What was written again.
+pub(super) fn tiers(tiers: Vec<Tier>) -> Vec<TierAcl> {
+    let tier = |tier: Tier| TierAcl {
+        tier: Name::from(&*tier.tier),
+        policies: tier.policies.into_iter().map(PolicyId::from).collect(),
+        default_action: tier.default_action,
+    };
+    tiers.into_iter().map(tier).collect()
+}
+
 impl From<&DirectionAcl> for Direction {
     fn from(acl: &DirectionAcl) -> Self {
-        let tier = |tier: &TierAcl| Tier {
-            tier: text(&tier.tier),
-            policies: tier.policies.iter().map(PolicyName::from).collect(),
-            default_action: tier.default_action,
-        };
-        Self {
-            tiers: acl.tiers.iter().map(tier).collect(),
-            profiles: acl.profiles.iter().map(text).collect(),
-        }
+        Self { tiers: written_tiers(&acl.tiers), profiles: acl.profiles.iter().map(text).collect() }
     }
 }
 
 impl From<Direction> for DirectionAcl {
     fn from(acl: Direction) -> Self {
-        let tier = |tier: Tier| TierAcl {
-            tier: Name::from(&*tier.tier),
-            policies: tier.policies.into_iter().map(PolicyId::from).collect(),
-            default_action: tier.default_action,
-        };
         Self {
-            tiers: acl.tiers.into_iter().map(tier).collect(),
+            tiers: tiers(acl.tiers),
             profiles: acl.profiles.iter().map(|name| Name::from(&**name)).collect(),
         }
     }

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use calico_datastore::model::{
-    Action, AsNumber, Family, FelixConfiguration, IcmpMatch, Name, PolicyId, PortRange, Protocol,
-    TierAction, WorkloadEndpointId,
+    Action, AsNumber, Family, FelixConfiguration, HostEndpointId, IcmpMatch, Name, PolicyId,
+    PortRange, Protocol, TierAction, WorkloadEndpointId,
 };
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
@@ -14,11 +14,14 @@ use super::format::{Draft, FormatError, content_of, read, write, write_content};
 use super::{StoreSettings, dated, describe};
 use crate::desired::{
     AclClass, ActiveRule, ActiveRules, AddressSet, BgpState, DesiredState, DirectionAcl,
-    LocalEndpoint, Member, MeshPeer, Origin, SetId, SetKind, SideMatch, TierAcl,
+    HostEndpoints, HostTiers, LocalEndpoint, LocalHostEndpoint, Member, MeshPeer, Origin, SetId,
+    SetKind, SideMatch, TierAcl,
 };
 
-/// What version 1 looks like. A change of this file is another version of the format.
-const GOLDEN: &[u8] = include_bytes!("golden/v1.json");
+/// What version 2 looks like. A change of this file is another version of the format.
+const GOLDEN: &[u8] = include_bytes!("golden/v2.json");
+/// What version 1 looked like: see [`older`].
+const OLD: &[u8] = include_bytes!("golden/v1.json");
 
 fn rule(action: Action) -> ActiveRule {
     ActiveRule {
@@ -61,7 +64,7 @@ fn state() -> DesiredState {
         mac: Some("ca:fe:1d:52:bb:e1".parse().unwrap()),
         addresses: vec!["192.168.0.1".parse().unwrap(), "fd80::1".parse().unwrap()],
         nat: vec![("192.168.0.1".parse().unwrap(), "203.0.113.1".parse().unwrap())],
-        spoof: Vec::new(),
+        spoof: vec!["203.0.113.0/24".parse().unwrap()],
         class: class.id(),
     };
     let side = |set: &str, ports: &str| SideMatch {
@@ -82,7 +85,8 @@ fn state() -> DesiredState {
         ..rule(Action::Allow)
     };
     let icmp = ActiveRule {
-        origin: 1,
+        // The one before it was left out.
+        origin: 2,
         family: Some(Family::V6),
         not_protocol: Some(Protocol::from_number(200).unwrap()),
         icmp: Some(IcmpMatch { icmp_type: 8, code: None }),
@@ -99,7 +103,38 @@ fn state() -> DesiredState {
         members: members.into_iter().collect(),
     };
     let nets = nets.map(|net| Member::Net(net.parse().unwrap()));
+    let web = PolicyId { namespace: None, name: "web".into() };
+    let tiers = vec![TierAcl {
+        tier: "default".into(),
+        policies: vec![web.clone()],
+        default_action: TierAction::Deny,
+    }];
+    let both = HostTiers { ingress: tiers.clone(), egress: tiers.clone() };
+    let host = LocalHostEndpoint {
+        interface: Some("eth0".into()),
+        addresses: vec![address],
+        normal: both.clone(),
+        forward: HostTiers { egress: tiers.clone(), ..HostTiers::default() },
+        untracked: both,
+        pre_dnat: tiers,
+        profiles: vec!["hostprof".into()],
+    };
+    // One set is its own, the other that of pods.
+    let mut from = rule(Action::Allow);
+    from.source.sets = vec![SetId::new("s:a"), SetId::new("s:host")];
+    let from = ActiveRules { ingress: vec![from], egress: Vec::new() };
+    let sets = [
+        (SetId::new("s:a"), set(SetKind::Net, nets.to_vec())),
+        (SetId::new("s:host"), set(SetKind::Net, nets[..1].to_vec())),
+    ];
+    let host_endpoints = HostEndpoints {
+        endpoints: imbl::OrdMap::unit(HostEndpointId { name: "eth0".into() }, Arc::new(host)),
+        policies: imbl::OrdMap::unit(web, Arc::new(from)),
+        profiles: imbl::OrdMap::unit("hostprof".into(), Arc::default()),
+        sets: sets.into_iter().collect(),
+    };
     DesiredState {
+        host_endpoints,
         generation: 17,
         revision: 4711,
         endpoints: [(id, Arc::new(endpoint))].into_iter().collect(),
@@ -134,6 +169,25 @@ fn state() -> DesiredState {
         notices: imbl::OrdMap::unit("IPPool p".into(), "not \"used\"\n".into()),
         ..DesiredState::default()
     }
+}
+
+/// The same as far as version 1 knew it: without host endpoints and what may be spoofed, and every rule
+/// where it stands.
+fn older() -> DesiredState {
+    let state = state();
+    let endpoint = |one: &LocalEndpoint| LocalEndpoint { spoof: Vec::new(), ..one.clone() };
+    let numbered = |rules: &[ActiveRule]| -> Vec<ActiveRule> {
+        (0..).zip(rules).map(|(origin, rule)| ActiveRule { origin, ..rule.clone() }).collect()
+    };
+    let rules = |rules: &ActiveRules| ActiveRules {
+        ingress: numbered(&rules.ingress),
+        egress: numbered(&rules.egress),
+    };
+    let endpoints = state.endpoints.iter().map(|(id, one)| (id.clone(), Arc::new(endpoint(one))));
+    let endpoints = endpoints.collect();
+    let policies = state.policies.iter().map(|(id, all)| (id.clone(), Arc::new(rules(all))));
+    let policies = policies.collect();
+    DesiredState { endpoints, policies, host_endpoints: HostEndpoints::default(), ..state }
 }
 
 fn draft(state: DesiredState) -> Draft {
@@ -193,6 +247,12 @@ fn the_format_is_what_it_was() {
 }
 
 #[test]
+fn a_file_of_an_older_agent_is_used() {
+    let stored = read(OLD).unwrap();
+    assert!(stored.state.has_content_of(&older()), "{:#?}", stored.state);
+}
+
+#[test]
 fn a_rule_keeps_its_place_in_the_policy_as_written() {
     let mut state = state();
     let place = |origin| ActiveRule { origin, ..rule(Action::Allow) };
@@ -204,7 +264,8 @@ fn a_rule_keeps_its_place_in_the_policy_as_written() {
     let stored = read(&text).unwrap();
     assert!(stored.state.has_content_of(&draft.state), "{:#?}", stored.state);
     let lines = String::from_utf8(text).unwrap();
-    assert_eq!(lines.matches("\"origin\":").count(), 3, "{lines}");
+    // And one of the policy.
+    assert_eq!(lines.matches("\"origin\":").count(), 4, "{lines}");
 }
 
 #[test]
@@ -234,10 +295,10 @@ fn what_cannot_be_used_says_why() {
         read(b"{\"format\":\"x\",\"version\":1}\n").unwrap_err(),
         FormatError::OtherFormat(format) if format == "x"
     ));
-    let newer = header.replace("\"version\":1", "\"version\":2,\"more\":{}");
+    let newer = header.replace("\"version\":2", "\"version\":3,\"more\":{}");
     assert_eq!(
         said(&sealed(&newer, "whatever")),
-        "it is of version 2; this agent knows version 1 only"
+        "it is of version 3; this agent knows versions 1 to 2"
     );
     assert_eq!(said(&GOLDEN[..GOLDEN.len() / 2]), "its end is missing: it was cut off");
     let damaged = String::from_utf8_lossy(GOLDEN).replace("192.168.0.1/32", "192.168.0.2/32");
@@ -251,6 +312,8 @@ fn what_cannot_be_used_says_why() {
         ("10.1.0.0/16", "10.1.0.0/33", "is not an address or a CIDR"),
         ("8000:8100", "8100:8000", "is not a port"),
         ("calic89f2f35-1b", "sixteen-letters-", "is not an interface name"),
+        ("\"name\":\"hostprof\"", "\"name\":\"x\"", "host endpoint eth0 names profile hostprof"),
+        ("\"id\":\"s:host\"", "\"id\":\"s:x\"", "policy web names set s:host"),
         ("\"members\":", "\"member\":", "unknown field"),
         ("\"allow\"", "\"permit\"", "unknown variant"),
     ];

@@ -1,6 +1,7 @@
 //! Other programs that write the same tables, hold what we want to change, or left what we cannot
 //! use: what is refused is named and kept apart, and everything else is in force.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calico_agent::config::IptablesBackend;
@@ -30,6 +31,11 @@ fn a_chain_that_somebody_else_leads_to_stays_and_every_other_goes() {
         for (class, name) in [("x", "one"), ("y", "two"), ("z", "three")] {
             policy(&mut place.state, name, vec![tcp(Action::Deny, &[class.len() as u16])]);
         }
+        // What no class asks is not programmed.
+        let asks =
+            |names: &[&str]| ingress_tiers(vec![tier("first", names, TierAction::Deny)], "gone");
+        let class = asks(&["one", "two", "three"]);
+        place.state.classes.insert(class.id(), Arc::new(class.clone()));
         host.apply(&place.state, Wake::Start);
         // While they are there somebody begins to use one chain and one set.
         host.iptables(4, "-N THEIRS");
@@ -41,6 +47,9 @@ fn a_chain_that_somebody_else_leads_to_stays_and_every_other_goes() {
             after.policies.remove(&policy_id(name));
         }
         policy(&mut after, "four", vec![tcp(Action::Deny, &[4])]);
+        after.classes.remove(&class.id());
+        let class = asks(&["four"]);
+        after.classes.insert(class.id(), Arc::new(class));
         let report = host.run(&after, Wake::Retry);
         assert_eq!(report.applied, Some(after.generation), "{report:#?}");
         let stuck = report.problems.iter().find(|p| p.subject == "chain cali-pi-two").unwrap();
@@ -183,7 +192,7 @@ fn very_many_refused_policies_take_many_short_runs() {
             let set = if n % 4 == 0 { "" } else { "-m set --match-set cali40s:nowhere src " };
             tables.put(Table::Filter, name(n), vec![format!("{set}--jump ACCEPT")]);
         }
-        let closed = ["--jump DROP".to_owned()];
+        let closed = |_: Table, _: &str| vec!["--jump DROP".to_owned()];
         let begin = Instant::now();
         let mut runs = 0;
         let outcome = loop {

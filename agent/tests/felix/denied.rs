@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calico_agent::denied::{Book, Denied, Follow, Reader};
-use calico_agent::desired::DesiredState;
+use calico_agent::desired::{DesiredState, LocalHostEndpoint};
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, TierAction};
 use tokio::sync::watch;
 
 use crate::host::{Host, Pod, each_flavour};
+use crate::machines::*;
 use crate::world::*;
 
 fn next_denied(host: &Host, follow: &mut Follow) -> Option<Denied> {
@@ -134,7 +135,8 @@ fn what_reports_comes_and_goes_with_what_denies() {
         settings(&mut off, |s| s.denied_log = false);
         host.apply(&off, Wake::Desired);
         assert_eq!(reporting(host), 0);
-        assert!(!host.saved(4).contains("cali-d"), "{}", host.saved(4));
+        let left = host.saved(4);
+        assert!(!left.contains("cali-dp-") && !left.contains("cali-de-"), "{left}");
     });
 }
 
@@ -163,5 +165,66 @@ fn a_flood_is_reported_in_part() {
             found.contains(&(false, Some(81), "policy web of tier default".to_owned())),
             "{found:?}"
         );
+    });
+}
+
+/// Policies that are not tracked drop in `raw`, those before the translation in `mangle`, the others in
+/// `filter`: whichever it is, the host endpoint is named.
+#[test]
+fn what_a_host_endpoint_denies_is_reported_from_each_table() {
+    each_flavour(|host, flavour| {
+        let (a, mut state) = guarded(host, flavour);
+        settings(&mut state, |s| {
+            s.denied_log = true;
+            s.failsafe_inbound.clear();
+            s.failsafe_outbound.clear();
+        });
+        host_policy(&mut state, "fast", vec![tcp(Action::Deny, &[81])], Vec::new());
+        host_policy(&mut state, "early", vec![tcp(Action::Deny, &[2379])], Vec::new());
+        let endpoint = LocalHostEndpoint {
+            normal: both("web"),
+            untracked: both("fast"),
+            pre_dnat: one_tier("early"),
+            ..on("eth1")
+        };
+        put(&mut state, "a", endpoint);
+        host.apply(&state, Wake::Start);
+        let mut follow = follow(host, &state);
+        for (to, from) in a.gate().into_iter().zip(a.both()) {
+            assert_eq!(a.reaches(to, &PORTS), [80], "{to}");
+            assert_eq!(host_reaches(from, &[80, 81]), [80], "{from}");
+        }
+        let denied: Vec<Denied> = std::iter::from_fn(|| next_denied(host, &mut follow)).collect();
+        for one in &denied {
+            assert_eq!(one.endpoint.as_deref(), Some("HostEndpoint a"), "{one:?}");
+            assert_eq!(one.interface.as_deref(), Some("eth1"), "{one:?}");
+        }
+        let end = "end of tier default: no policy of it allows it";
+        let [fast, early] = ["fast", "early"].map(|name| format!("policy {name} of tier default"));
+        let expected: BTreeSet<(&str, u16, &str)> = [
+            ("ingress", 22, end),
+            ("ingress", 81, &*fast),
+            ("ingress", 2379, &*early),
+            ("egress", 81, end),
+        ]
+        .into();
+        for v6 in [false, true] {
+            let found: BTreeSet<_> = denied
+                .iter()
+                .filter(|one| one.destination.is_ipv6() == v6)
+                .filter_map(|one| Some((&*one.direction, one.destination_port?, &*one.by)))
+                .collect();
+            assert_eq!(found, expected, "IPv6: {v6}");
+        }
+
+        // A new agent finds its rules in every table.
+        host.restart();
+        host.apply(&next(&state), Wake::Start);
+        assert_eq!(host.felix.counters().iptables_restores.get(), 0);
+        // And nothing is left with the last host endpoint.
+        let mut gone = next(&state);
+        gone.host_endpoints = Default::default();
+        host.apply(&gone, Wake::Desired);
+        assert_eq!(host.saved(4).matches("-j NFLOG").count(), 0, "{}", host.saved(4));
     });
 }

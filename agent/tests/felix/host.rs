@@ -145,7 +145,13 @@ impl Host {
              ip -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0"
         ));
         let index = sh(&format!("ip -o link show {interface} | cut -d: -f1"));
-        let link = Link { index: index.trim().parse().unwrap(), up: true, mac: None, mtu: 1500 };
+        let link = Link {
+            index: index.trim().parse().unwrap(),
+            up: true,
+            mac: None,
+            mtu: 1500,
+            ..Link::default()
+        };
         self.links.insert(interface.parse().unwrap(), link);
         // The kernel needs a moment to bring the link-local addresses up.
         pod.netns.sh("for i in $(seq 100); do ip -6 addr show dev eth0 scope link | grep -q 'inet6 fe80.*scope link $' && exit 0; sleep 0.02; done; ip -6 addr; exit 1");

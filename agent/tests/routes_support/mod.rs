@@ -112,7 +112,7 @@ pub(crate) async fn links() -> Links {
             let name = name.split('@').next().unwrap();
             let flags = words.next().unwrap();
             let up = flags.contains("LOWER_UP") && flags.contains(",UP");
-            (name.parse().unwrap(), Link { index, up, mac: None, mtu: 1500 })
+            (name.parse().unwrap(), Link { index, up, mac: None, mtu: 1500, ..Link::default() })
         })
         .collect()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use calico_agent::acl::Calculator;
 use calico_agent::config::{AllowAction, DenyAction, HostAction, Settings};
-use calico_agent::desired::{DesiredState, LocalEndpoint};
+use calico_agent::desired::{DesiredState, HostEndpoints, LocalEndpoint};
 use calico_agent::felix::rendered::{Rendered, rendered};
 use calico_agent::routes::monitor::Link;
 use calico_datastore::model::{Family, Mac, Name, Update, WorkloadEndpointId};
@@ -47,6 +47,7 @@ pub(crate) fn settings(seed: u64) -> Arc<Settings> {
         filter_allow: if every(5) { AllowAction::Return } else { AllowAction::Accept },
         filter_deny: if every(4) { DenyAction::Reject } else { DenyAction::Drop },
         allow_conntrack_invalid: every(6),
+        endpoint_counters: !every(7),
         ipv6: !every(11),
         mark_mask: if every(9) { 0x8000_0a02 } else { 0xffff_0000 },
         ..Settings::default()
@@ -77,6 +78,8 @@ impl Subject {
         let mut calculator = Calculator::new(node.clone());
         calculator.apply(updates);
         let mut state = DesiredState::clone(&calculator.desired(settings, 1));
+        // The questions are about pods alone.
+        state.host_endpoints = HostEndpoints::default();
         // What no world draws: addresses of frames, and pools.
         let ids: Vec<WorkloadEndpointId> = state.endpoints.keys().cloned().collect();
         for (n, id) in ids.iter().enumerate().step_by(2) {

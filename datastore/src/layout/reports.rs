@@ -1,7 +1,7 @@
 //! Where agents report, which depends on the layout. What they report is the same in both.
 
 use super::{v1, v3};
-use crate::model::{Name, WorkloadEndpointId};
+use crate::model::{HostEndpointId, Name, WorkloadEndpointId};
 
 /// The keys of reports in one of the layouts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,22 @@ impl Reports {
         match self {
             Self::V3 => v3::keys::workload_status(id),
             Self::V1 => v1::keys::workload_status(id),
+        }
+    }
+
+    /// The prefix of a host's host endpoint statuses.
+    pub fn host_endpoint_statuses_of(self, host: &Name) -> String {
+        match self {
+            Self::V3 => v3::keys::host_endpoint_statuses_of(host),
+            Self::V1 => v1::keys::host_endpoint_statuses_of(host),
+        }
+    }
+
+    /// Where the status of a host endpoint of `host` is written.
+    pub fn host_endpoint_status(self, host: &Name, id: &HostEndpointId) -> String {
+        match self {
+            Self::V3 => v3::keys::host_endpoint_status(host, id),
+            Self::V1 => v1::keys::host_endpoint_status(host, id),
         }
     }
 }

@@ -25,8 +25,8 @@ impl Calculator {
     pub(super) fn tell_policy(&mut self, id: &PolicyId) {
         let notice = self.policies.any(id).and_then(|policy| {
             let needed = self.active_policies.contains(id) || self.host.needs_policy(id);
-            let tier = self.policies.tier_of(id).filter(|_| needed);
-            notices::of_policy(policy, tier.as_ref())
+            let tier = self.policies.tier_of(id).filter(|_| needed)?;
+            notices::of_policy(policy, &tier)
         });
         let subject = ResourceId::Policy(id.clone()).to_string();
         notices::set(&mut self.next.notices, &subject, notice);

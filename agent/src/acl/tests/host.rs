@@ -118,7 +118,7 @@ fn what_only_host_endpoints_need_is_not_among_what_is_programmed() {
     let host = &state.host_endpoints;
     assert_eq!((host.policies.len(), host.profiles.len(), host.sets.len()), (2, 1, 2));
     assert!(notice(&state, "Profile missing").unwrap().contains("drops everything"));
-    assert!(notice(&state, "HostEndpoint eth0").is_some());
+    assert_eq!(notice(&state, "HostEndpoint eth0"), None);
 
     // The member comes to both parts; what is programmed changes by nothing else.
     let state = bench.apply([put_netset("t", "10.8.0.0/16", "c")]);
@@ -134,6 +134,25 @@ fn what_only_host_endpoints_need_is_not_among_what_is_programmed() {
     let state = bench.apply([put_wep(HOST, "w", wep("w", "10.0.0.1")), gone]);
     assert_eq!(texts(&state), (vec!["both".to_owned()], vec!["has(c)".to_owned()]));
     assert_eq!(state.host_endpoints, HostEndpoints::default());
+}
+
+#[test]
+fn what_is_wrong_with_a_policy_is_said_as_long_as_somebody_needs_it() {
+    let mut bench = Bench::new();
+    let services = Rule { unevaluable: Some(Unevaluable::Services), ..allow_from("has(b)") };
+    let odd = Policy { ingress: vec![services], ..policy("all()") };
+    let said = |state: &DesiredState| notice(state, "GlobalNetworkPolicy odd").is_some();
+    let state = bench.apply([put_policy("odd", odd)]);
+    assert!(!said(&state), "nobody asks it");
+    let state = bench.apply([host_endpoint("", "p1")]);
+    assert!(said(&state) && notice(&state, "Profile p1").is_some());
+    let pod = put_wep(HOST, "w", wep("w", "10.0.0.1"));
+    assert!(said(&bench.apply([pod])));
+    assert!(said(&bench.apply([no_wep(HOST, "w")])), "the host needs it still");
+    let pod = put_wep(HOST, "w", wep("w", "10.0.0.1"));
+    let state = bench.apply([pod, Update::deleted(host_endpoint("", "").id())]);
+    assert!(said(&state) && notice(&state, "Profile p1").is_none());
+    assert!(!said(&bench.apply([no_wep(HOST, "w")])));
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(super) fn patch(old: &DesiredState, diff: &DesiredDiff, new: &DesiredState) 
         change.removed.iter().for_each(|member| assert!(members.remove(member).is_some()));
         change.added.iter().for_each(|member: &Member| assert!(members.insert(*member).is_none()));
     }
-    assert_eq!(diff.host_endpoints, old.host_endpoints != new.host_endpoints);
+    assert_eq!(!diff.hosts.is_empty(), old.host_endpoints != new.host_endpoints);
     assert_eq!(diff.pools, old.pools != new.pools);
     assert_eq!(diff.overlays, old.overlays != new.overlays);
     assert_eq!(diff.blocks, old.blocks != new.blocks);

@@ -168,7 +168,7 @@ fn what_is_not_enforced_yet_has_a_notice() {
         put_hep("theirs", hep("host-b", "172.18.0.2", "")),
     ]);
     let subjects: Vec<&str> = state.notices.keys().map(|subject| &**subject).collect();
-    assert_eq!(subjects, ["HostEndpoint ours", "IPPool over"]);
+    assert_eq!(subjects, ["IPPool over"]);
     assert!(notice(&state, "IPPool over").unwrap().contains("IPIP"));
 }
 

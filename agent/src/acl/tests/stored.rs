@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::strategies::{SMALL, update};
 use super::{Bench, HOST, assert_same};
-use crate::desired::{DesiredState, HostEndpoints};
+use crate::desired::DesiredState;
 use crate::stored::StoreSettings;
 use crate::stored::format::{Draft, content_of, read, write};
 
@@ -44,10 +44,8 @@ proptest! {
         let state = long.apply(rest.to_vec());
         let bytes = text(&state, &settings());
         let stored = read(&bytes).unwrap();
-        // Host endpoints and overlays are not kept: nothing programs them.
-        let host_endpoints = HostEndpoints::default();
-        let overlays = imbl::OrdMap::new();
-        let kept = DesiredState { host_endpoints, overlays, ..(*state).clone() };
+        // Overlays are not kept: nothing programs them.
+        let kept = DesiredState { overlays: imbl::OrdMap::new(), ..(*state).clone() };
         assert_same(&stored.state, &kept);
         prop_assert_eq!(stored.state.revision, state.revision);
         prop_assert_eq!(&stored.settings, &settings());

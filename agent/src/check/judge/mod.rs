@@ -7,6 +7,7 @@ pub mod cni;
 pub mod config;
 pub mod directory;
 pub mod etcd;
+pub mod failsafe;
 pub mod firewall;
 pub mod interfaces;
 pub mod kernel;

@@ -369,7 +369,7 @@ async fn an_interface_that_is_used_keeps_its_endpoint() {
     let mut rig = Rig::new().await;
     let address = rig.assign(&format!("frontend.{GONE}"), NODE).await;
     rig.endpoint(GONE, "cali0", address).await;
-    let link = Link { index: 7, up: true, mac: None, mtu: 1500 };
+    let link = Link { index: 7, up: true, mac: None, mtu: 1500, ..Link::default() };
     rig.links.send_replace(Links::from_iter([("cali0".parse().unwrap(), link)]));
     rig.start();
     rig.nothing_for_long().await;

@@ -27,6 +27,14 @@ fn shown(name: &str, s: &Settings) -> Value {
         "DefaultEndpointToHostAction" => format!("{:?}", s.endpoint_to_host).to_uppercase().into(),
         "IptablesFilterAllowAction" => format!("{:?}", s.filter_allow).to_uppercase().into(),
         "IptablesFilterDenyAction" => format!("{:?}", s.filter_deny).to_uppercase().into(),
+        "IptablesMangleAllowAction" => format!("{:?}", s.mangle_allow).to_uppercase().into(),
+        "FailsafeInboundHostPorts" => failsafes(&s.failsafe_inbound),
+        "FailsafeOutboundHostPorts" => failsafes(&s.failsafe_outbound),
+        "InterfaceExclude" => {
+            // A hyphen needs no escape, and means the same with one.
+            let shown = |one: &InterfacePattern| serde_json::json!({"regex": one.as_str().replace("\\-", "-")});
+            s.interface_exclude.iter().map(shown).collect()
+        }
         // Felix names levels by its own words, we by those of `tracing`; FATAL is our error.
         "LogSeverityScreen" => s.log_level.to_uppercase().into(),
         "ReportingIntervalSecs" => seconds(s.reporting_interval),
@@ -43,6 +51,19 @@ fn shown(name: &str, s: &Settings) -> Value {
         }
         other => panic!("the replay does not know how to show {other}"),
     }
+}
+
+/// A list of none is no list there.
+fn failsafes(all: &[Failsafe]) -> Value {
+    let shown = |one: &Failsafe| {
+        let protocol = one.protocol.to_string();
+        let mut shown = serde_json::json!({"Port": one.port, "Protocol": protocol});
+        if let Some(net) = one.net {
+            shown["Net"] = net.to_string().into();
+        }
+        shown
+    };
+    if all.is_empty() { Value::Null } else { all.iter().map(shown).collect() }
 }
 
 /// Of the local parameters: what Felix would show.
@@ -102,19 +123,15 @@ fn parameters() {
     let names: Vec<_> = skipped.keys().copied().collect();
     let expected = [
         "BPFForceTrackPacketsFromIfaces",
-        "FailsafeInboundHostPorts",
-        "FailsafeOutboundHostPorts",
         "GoMaxProcs",
         "HealthEnabled",
         "HealthHost",
         "HealthPort",
         "HealthTimeoutOverrides",
-        "InterfaceExclude",
         "IpInIpEnabled",
         "IpInIpMtu",
         "IpInIpTunnelAddr",
         "IptablesLockProbeIntervalMillis",
-        "IptablesMangleAllowAction",
         "KubeNodePortRanges",
         "LogDebugFilenameRegex",
         "LogFilePath",
@@ -135,7 +152,7 @@ fn parameters() {
     for (name, reason) in super::skipped_names(&names) {
         println!("skipped: {name}: {reason}");
     }
-    assert_eq!((all.len(), run), (114, 33));
+    assert_eq!((all.len(), run), (114, 60));
 }
 
 #[test]

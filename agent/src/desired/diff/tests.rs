@@ -188,7 +188,7 @@ fn parts_without_a_list_are_flags() {
     assert!(old.diff(&old).is_empty());
     for (changed, new) in states.into_iter().enumerate() {
         let diff = new.diff(&old);
-        let flags = [diff.pools, diff.blocks, diff.bgp, diff.settings, diff.host_endpoints];
+        let flags = [diff.pools, diff.blocks, diff.bgp, diff.settings, !diff.hosts.is_empty()];
         let flags = flags.into_iter().chain([diff.overlays]).enumerate();
         assert!(flags.clone().all(|(at, flag)| flag == (at == changed)), "{changed}: {flags:?}");
         assert!(!diff.is_empty());

@@ -1,3 +1,5 @@
+mod spoofed;
+
 use calico_datastore::model::{IcmpMatch, PortRange};
 
 use super::*;

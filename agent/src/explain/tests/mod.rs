@@ -1,4 +1,5 @@
 mod answers;
+mod external;
 mod names;
 mod properties;
 mod words;

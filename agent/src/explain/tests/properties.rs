@@ -201,7 +201,7 @@ fn question(flow: &Flow) -> Question {
 fn world(state: &DesiredState) -> World {
     let node = Name::from("host");
     let basis = Basis { agent: None, datastore: String::new(), revision: 0, changes: Vec::new() };
-    let place = Place { state: Arc::new(state.clone()), addresses: BTreeSet::new() };
+    let place = Place::new(Arc::new(state.clone()), BTreeSet::new());
     World {
         directory: Directory::of_host(&node, state, &[]),
         places: BTreeMap::from([(node, place)]),

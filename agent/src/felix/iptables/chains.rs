@@ -3,24 +3,29 @@
 //! Every chain is made from one object (a policy, a profile, a class) or from the settings, so a
 //! changed object makes its own chains again and no others.
 
+mod count;
+mod host;
 mod nat;
 mod openstack;
 mod spoof;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use calico_datastore::model::{Action, Family, InterfaceName, TierAction};
+use calico_datastore::model::{Action, InterfaceName, Name, PolicyId, TierAction};
+use imbl::OrdMap;
 
 use super::marks;
 use super::names;
 use super::rules::{Report, Style, joined, lines};
 use super::save::Table;
 use crate::config::Settings;
-use crate::desired::{ClassId, DesiredState, DirectionAcl};
+use crate::desired::{ActiveRules, ClassId, DesiredState, DirectionAcl, TierAcl};
 use crate::felix::ruleset::deny::{DeniedBy, DenyPoint};
 use crate::felix::ruleset::{Direction, Rule};
 
+pub use self::host::{FORWARD_END, Hosts};
 pub use self::nat::{Nat, nat};
 pub use self::spoof::raw;
 pub use self::workload::filter;
@@ -45,13 +50,14 @@ pub fn policy(rules: &[Rule], style: &Style) -> Vec<String> {
     chain
 }
 
-/// What stands in for a policy or profile that the kernel refused, or that is not there: nothing
-/// passes it.
-pub fn closed(style: &Style) -> Vec<String> {
-    vec![style.deny.to_string()]
+/// What stands in for a policy or profile that is not there, or not as it should be: nothing passes it.
+/// `style` is that of the table.
+pub fn closed(direction: Direction, style: &Style) -> Vec<String> {
+    vec![style.denies(direction).into_owned()]
 }
 
-/// What reports a dropped packet, and drops it. `None` when nothing is reported.
+/// What reports a dropped packet, and drops it; `style` is that of the table. `None` when nothing is
+/// reported.
 pub fn denied(point: &DenyPoint, style: &Style) -> Option<(String, Vec<String>)> {
     let Report { group, rate } = style.report?;
     // The kernel counts for each rule by itself: a policy that drops much hides no other.
@@ -61,7 +67,69 @@ pub fn denied(point: &DenyPoint, style: &Style) -> Option<(String, Vec<String>)>
         crate::denied::PREFIX,
         point.tag()
     );
-    Some((names::deny(point), vec![report, style.deny.to_string()]))
+    Some((names::deny(point), vec![report, style.denies(point.direction).into_owned()]))
+}
+
+/// How tiers and profiles are asked.
+struct Asked<'a> {
+    /// That of the table.
+    style: Style,
+    policies: &'a OrdMap<PolicyId, Arc<ActiveRules>>,
+    profiles: &'a OrdMap<Name, Arc<ActiveRules>>,
+}
+
+impl Asked<'_> {
+    fn accepted(&self) -> String {
+        joined(&marks::has(self.style.marks.accept), "--jump RETURN")
+    }
+
+    /// The target of a packet that is dropped at that place.
+    fn denied(&self, direction: Direction, place: DeniedBy) -> String {
+        self.style.at(&DenyPoint { direction, place }).deny.into_owned()
+    }
+
+    /// Returns with the accept bit set, drops, or goes on. The verdict's bits are clear before.
+    /// `ends_drop`: a packet that no policy of a tier decides about is dropped, unless the tier says
+    /// otherwise.
+    fn tiers(&self, tiers: &[TierAcl], direction: Direction, ends_drop: bool) -> Vec<String> {
+        let pass = self.style.marks.pass;
+        let mut chain = Vec::new();
+        for (i, tier) in tiers.iter().enumerate() {
+            if i > 0 {
+                chain.push(marks::clear(pass));
+            }
+            for (j, policy) in tier.policies.iter().enumerate() {
+                let jump = if self.policies.contains_key(policy) {
+                    format!("--jump {}", names::policy(policy, direction))
+                } else {
+                    self.style.denies(direction).into_owned()
+                };
+                // Nothing has passed yet before the first one.
+                let not_passed = if j > 0 { marks::lacks(pass) } else { String::new() };
+                chain.push(joined(&not_passed, &jump));
+                chain.push(self.accepted());
+            }
+            if ends_drop && tier.default_action == TierAction::Deny {
+                let deny = self.denied(direction, DeniedBy::EndOfTier(tier.tier.clone()));
+                chain.push(joined(&marks::lacks(pass), &deny));
+            }
+        }
+        chain
+    }
+
+    /// Returns with the accept bit set, drops, or goes on.
+    fn profiles(&self, profiles: &[Name], direction: Direction) -> Vec<String> {
+        let mut chain = Vec::new();
+        for profile in profiles {
+            if self.profiles.contains_key(profile) {
+                chain.push(format!("--jump {}", names::profile(profile, direction)));
+                chain.push(self.accepted());
+            } else {
+                chain.push(self.style.denies(direction).into_owned());
+            }
+        }
+        chain
+    }
 }
 
 /// One direction of a class. It returns with the accept bit set, or drops.
@@ -71,39 +139,12 @@ pub fn class(
     state: &DesiredState,
     style: &Style,
 ) -> Vec<String> {
-    let marks = style.marks;
-    let accepted = joined(&marks::has(marks.accept), "--jump RETURN");
-    let mut chain = vec![marks::clear(marks.verdicts())];
-    for (i, tier) in acl.tiers.iter().enumerate() {
-        if i > 0 {
-            chain.push(marks::clear(marks.pass));
-        }
-        for (j, policy) in tier.policies.iter().enumerate() {
-            let jump = if state.policies.contains_key(policy) {
-                format!("--jump {}", names::policy(policy, direction))
-            } else {
-                style.deny.to_string()
-            };
-            // Nothing has passed yet before the first one.
-            let not_passed = if j > 0 { marks::lacks(marks.pass) } else { String::new() };
-            chain.push(joined(&not_passed, &jump));
-            chain.push(accepted.clone());
-        }
-        if tier.default_action == TierAction::Deny {
-            let place = DeniedBy::EndOfTier(tier.tier.clone());
-            let deny = style.at(&DenyPoint { direction, place }).deny;
-            chain.push(joined(&marks::lacks(marks.pass), &deny));
-        }
-    }
-    for profile in &acl.profiles {
-        if state.profiles.contains_key(profile) {
-            chain.push(format!("--jump {}", names::profile(profile, direction)));
-            chain.push(accepted.clone());
-        } else {
-            chain.push(style.deny.to_string());
-        }
-    }
-    chain.push(style.at(&DenyPoint { direction, place: DeniedBy::End }).deny.into_owned());
+    let DesiredState { policies, profiles, .. } = state;
+    let asked = Asked { style: style.clone(), policies, profiles };
+    let mut chain = vec![marks::clear(style.marks.verdicts())];
+    chain.extend(asked.tiers(&acl.tiers, direction, true));
+    chain.extend(asked.profiles(&acl.profiles, direction));
+    chain.push(asked.denied(direction, DeniedBy::End));
     chain
 }
 
@@ -114,8 +155,9 @@ pub fn dispatch<'a>(
     classes: impl Iterator<Item = &'a ClassId>,
     spoofers: Option<&BTreeMap<InterfaceName, ClassId>>,
     direction: Direction,
-    family: Family,
+    style: &Style,
 ) -> Vec<String> {
+    let family = style.family;
     let flags = match direction {
         Direction::Egress => "src,src",
         Direction::Ingress => "dst,dst",
@@ -130,14 +172,16 @@ pub fn dispatch<'a>(
         })
         .chain(spoofers.into_iter().flatten().filter(|_| direction == Direction::Egress).map(
             |(interface, id)| {
+                // It was counted in this set before.
                 format!(
-                    "-i {interface} -m set --match-set {} src,src --goto {}",
+                    "-i {interface} -m set --match-set {} src,src{} --goto {}",
                     names::spoofed(family),
+                    spoof::uncounted(style.counted),
                     names::class(id, direction)
                 )
             },
         ))
-        .chain(["--jump DROP".to_owned()])
+        .chain([style.drops(direction).into_owned()])
         .collect()
 }
 
@@ -147,6 +191,12 @@ pub fn dispatch_name(direction: Direction) -> &'static str {
         Direction::Egress => "cali-from-wl-dispatch",
         Direction::Ingress => "cali-to-wl-dispatch",
     }
+}
+
+/// True for a chain that is made of classes.
+pub fn is_of_classes(name: &str) -> bool {
+    names::is_class(name)
+        || Direction::ALL.iter().any(|direction| dispatch_name(*direction) == name)
 }
 
 /// The chains of `table` in a family that is switched off. Nobody decides about packets of that

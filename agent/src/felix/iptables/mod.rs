@@ -24,3 +24,4 @@ pub mod spelling;
 pub mod tables;
 #[cfg(test)]
 mod tests;
+pub mod uses;

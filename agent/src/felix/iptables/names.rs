@@ -87,6 +87,54 @@ pub fn is_policy_or_profile(name: &str) -> bool {
         .any(|p| name.starts_with(p))
 }
 
+/// Which way the packets of such a chain go.
+pub fn direction(name: &str) -> Option<Direction> {
+    let starts = |all: [&str; 4]| all.iter().any(|prefix| name.starts_with(prefix));
+    if starts(["cali-pi-", "cali-pri-", "cali-dp-i", "cali-de-i"]) {
+        Some(Direction::Ingress)
+    } else if starts(["cali-po-", "cali-pro-", "cali-dp-o", "cali-de-o"]) {
+        Some(Direction::Egress)
+    } else {
+        None
+    }
+}
+
+/// A chain of a host endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostChain {
+    /// What the host itself receives or sends.
+    Own(Direction),
+    /// What passes through.
+    Forward(Direction),
+}
+
+impl HostChain {
+    /// Its direction.
+    pub fn direction(self) -> Direction {
+        let (Self::Own(direction) | Self::Forward(direction)) = self;
+        direction
+    }
+}
+
+/// The chain of the host endpoint of an interface: `fh` from the network, `th` to it.
+pub fn host(kind: HostChain, interface: &str) -> String {
+    let prefix = match kind {
+        HostChain::Own(Direction::Ingress) => "cali-fh-",
+        HostChain::Own(Direction::Egress) => "cali-th-",
+        HostChain::Forward(Direction::Ingress) => "cali-fhfw-",
+        HostChain::Forward(Direction::Egress) => "cali-thfw-",
+    };
+    chain(prefix, interface)
+}
+
+/// The chain that lets fail-safe ports pass.
+pub fn failsafe(direction: Direction) -> String {
+    match direction {
+        Direction::Ingress => "cali-failsafe-in".to_owned(),
+        Direction::Egress => "cali-failsafe-out".to_owned(),
+    }
+}
+
 /// The chain that reports what is dropped at a place, and drops it: of a policy or a profile, or
 /// where the policies of a tier, or all of them, end.
 pub fn deny(point: &DenyPoint) -> String {
@@ -107,6 +155,11 @@ pub fn class(id: &ClassId, direction: Direction) -> String {
         Direction::Egress => "cali-fw-",
     };
     chain(prefix, id.as_str())
+}
+
+/// True for the chain of a class.
+pub fn is_class(name: &str) -> bool {
+    ["cali-tw-", "cali-fw-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn set_of(family: Family, text: &str) -> String {
@@ -135,6 +188,43 @@ pub fn local_endpoints(family: Family) -> String {
 /// The set of the (prefix, interface) pairs that endpoints may send from besides their addresses.
 pub fn spoofed(family: Family) -> String {
     set_of(family, "spoofed-sources")
+}
+
+/// The set of the same pairs as [`local_endpoints`], for packets to them, where packets are counted: each
+/// of the two sets counts one direction.
+pub fn receivers(family: Family) -> String {
+    set_of(family, "local-receivers")
+}
+
+/// The set that counts the denied packets of each endpoint in one direction.
+pub fn denied(family: Family, direction: Direction) -> String {
+    match direction {
+        Direction::Ingress => set_of(family, "denied-to"),
+        Direction::Egress => set_of(family, "denied-from"),
+    }
+}
+
+/// The set that counts the packets to each endpoint about which it was never asked, because the
+/// endpoint of this host that sent them was denied to.
+pub fn unasked(family: Family) -> String {
+    set_of(family, "unasked-to")
+}
+
+/// The sets that are there only where packets are counted.
+pub fn counting(family: Family) -> [String; 4] {
+    let denied = Direction::ALL.map(|direction| denied(family, direction));
+    let [to, from] = denied;
+    [receivers(family), to, from, unasked(family)]
+}
+
+/// The chain that counts what is dropped in one direction, and drops it, or rejects it.
+pub fn count_denied(direction: Direction, rejects: bool) -> &'static str {
+    match (direction, rejects) {
+        (Direction::Ingress, false) => "cali-drop-to-wl",
+        (Direction::Egress, false) => "cali-drop-from-wl",
+        (Direction::Ingress, true) => "cali-reject-to-wl",
+        (Direction::Egress, true) => "cali-reject-from-wl",
+    }
 }
 
 /// The set of all pools.
@@ -181,15 +271,38 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_tells_its_direction() {
+        for way in Direction::ALL {
+            for place in
+                [DeniedBy::Policy(global("a")), DeniedBy::Profile("a".into()), DeniedBy::End]
+            {
+                assert_eq!(direction(&deny(&DenyPoint { direction: way, place })), Some(way));
+            }
+            assert_eq!(direction(&policy(&global("a"), way)), Some(way));
+            assert_eq!(direction(&profile(&Name::from("a"), way)), Some(way));
+            assert!(is_policy_or_profile(&policy(&global("a"), way)));
+        }
+        assert_eq!(direction("cali-FORWARD"), None);
+    }
+
+    #[test]
     fn names_fit_the_kernel() {
         let id = AclClass::default().id();
         for family in Family::ALL {
             assert_eq!(class_set(family, &id).len(), 31);
             assert!(owns_set(&class_set(family, &id)));
-            assert!(local_endpoints(family).len() <= 31 && spoofed(family).len() <= 31);
+            let all =
+                counting(family).into_iter().chain([local_endpoints(family), spoofed(family)]);
+            let all: std::collections::BTreeSet<String> = all.collect();
+            assert!(all.len() == 6 && all.iter().all(|name| name.len() <= 31 && owns_set(name)));
         }
         assert_eq!(class(&id, Direction::Egress).len(), 28);
         assert!(owns_chain(&class(&id, Direction::Egress)));
+        for (way, rejects) in Direction::ALL.into_iter().flat_map(|way| [(way, true), (way, false)])
+        {
+            let name = count_denied(way, rejects);
+            assert!(name.len() <= 28 && owns_chain(name) && !is_policy_or_profile(name), "{name}");
+        }
         assert!(!owns_chain("california") && !owns_set("calico"));
         assert!(!owns_set("felix-other"));
         for old in ["cali4-s:x", "cali40s:x", "cali4t3", "felix-v4-x", "felix-masq-ipam-pools"] {

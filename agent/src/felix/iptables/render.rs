@@ -3,11 +3,12 @@
 
 mod nat;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
-use calico_datastore::model::{Action, Family, Name, PolicyId};
+use calico_datastore::model::{Action, Family};
 
-use super::chains;
+use super::chains::{self, Hosts};
 use super::mac;
 use super::marks::Marks;
 use super::names;
@@ -15,11 +16,14 @@ use super::plan::{Jump, Place};
 use super::rules::{Report, Style};
 use super::save::Table;
 use super::tables::FamilyTables;
+use super::uses::{Subject, Uses};
 use crate::config::{DenyAction, InsertMode, Settings};
 use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState, SetId};
 use crate::felix::endpoints::{InterfaceChanges, Interfaces};
+use crate::felix::hosts::choose::{Chosen, choose};
 use crate::felix::ruleset::deny::{self, DeniedBy, DenyPoint};
 use crate::felix::ruleset::{self, Direction};
+use crate::routes::monitor::Links;
 
 /// Writes the chains of one family into [`FamilyTables`].
 #[derive(Clone, Debug)]
@@ -30,38 +34,30 @@ pub struct Renderer {
     random_fully: bool,
 }
 
-/// Makes the chain of a policy or of a profile.
-type Make = fn(&[ruleset::Rule], &Style) -> Vec<String>;
-
-/// A policy or a profile.
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    Policy(&'a PolicyId),
-    Profile(&'a Name),
+/// What chains are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// What should be.
+    pub state: &'a DesiredState,
+    /// The interfaces of pods.
+    pub interfaces: &'a Interfaces,
+    /// Which host endpoint is about which interface.
+    pub chosen: &'a Chosen,
+    /// Which policies and profiles are used where.
+    pub uses: &'a Uses,
 }
 
-impl Source<'_> {
-    fn chain(self, direction: Direction) -> String {
-        match self {
-            Self::Policy(id) => names::policy(id, direction),
-            Self::Profile(name) => names::profile(name, direction),
-        }
-    }
-
-    fn make(self) -> Make {
-        match self {
-            Self::Policy(_) => chains::policy,
-            Self::Profile(_) => chains::profile,
-        }
-    }
-
-    fn point(self, direction: Direction) -> DenyPoint {
-        let place = match self {
-            Self::Policy(id) => DeniedBy::Policy(id.clone()),
-            Self::Profile(name) => DeniedBy::Profile(name.clone()),
-        };
-        DenyPoint { direction, place }
-    }
+/// What changed of a scene.
+#[derive(Clone, Copy, Debug)]
+pub struct Changed<'a> {
+    /// Of the desired state.
+    pub diff: &'a DesiredDiff,
+    /// The interfaces of pods.
+    pub interfaces: &'a InterfaceChanges,
+    /// The host endpoints, or their interfaces.
+    pub hosts: bool,
+    /// What may be used elsewhere than before.
+    pub uses: &'a BTreeSet<Subject>,
 }
 
 impl Renderer {
@@ -83,6 +79,7 @@ impl Renderer {
                 group: settings.denied_log_group,
                 rate: settings.denied_log_rate,
             }),
+            counted: settings.endpoint_counters,
             log_prefix: format!("{prefix}: "),
         };
         let off = family == Family::V6 && !settings.ipv6;
@@ -94,76 +91,84 @@ impl Renderer {
         self.off
     }
 
-    /// The text that stands in for a chain that the kernel refuses.
-    pub fn closed(&self) -> Vec<String> {
-        chains::closed(&self.style)
+    /// What stands in for a chain that the kernel refuses.
+    pub fn closed(&self, table: Table, chain: &str) -> Vec<String> {
+        let style = self.style.of(table);
+        let drop = names::direction(chain).map(|direction| style.drops(direction));
+        vec![drop.map_or_else(|| "--jump DROP".to_owned(), Cow::into_owned)]
+    }
+
+    /// Everything anew, where nothing is known of the host's own interfaces: a host endpoint that says
+    /// addresses is about none then.
+    pub fn all(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
+        let chosen = choose(&state.host_endpoints, &Links::new(), &state.settings);
+        let uses = Uses::of(state, &chosen);
+        self.scene(&Scene { state, interfaces, chosen: &chosen, uses: &uses }, out);
     }
 
     /// Everything anew.
-    pub fn all(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
+    pub fn scene(&self, scene: &Scene<'_>, out: &mut FamilyTables) {
         out.clear();
+        let state = scene.state;
         if self.off {
             for table in [Table::Raw, Table::Filter] {
-                let mut jumps = jumps(table, &state.settings);
+                let mut jumps = jumps(table, &state.settings, false);
                 let chains = chains::off(table, &state.settings);
                 jumps.retain(|jump| chains.iter().any(|(name, _)| name == jump.to));
                 out.replace(table, chains, jumps);
             }
             return;
         }
-        self.policies(state, |_| false, true, out);
+        self.policies(scene, |_| false, true, out);
         for (id, class) in &state.classes {
             self.class(id, class, state, out);
         }
-        self.base(state, interfaces, out);
-        self.dispatch(state, interfaces, out);
-        self.raw(state, interfaces, out);
-        self.nat(state, interfaces.externals(), out);
+        self.dispatch(scene, out);
+        self.base(scene, out);
+        self.ends(scene, out);
+        self.nat(state, scene.interfaces.externals(), out);
     }
 
-    /// Every policy and profile, or with `others` false only the closed ones. Those that name a set for which `incomplete` says yes let nothing
-    /// through: a set without some of its members would let its "deny" leak, and its "not in".
+    /// Every policy and profile, or with `others` false only the closed ones. Those that name a set for
+    /// which `incomplete` says yes let nothing through: a set without some of its members would let
+    /// its "deny" leak, and its "not in".
     pub fn policies(
         &self,
-        state: &DesiredState,
+        scene: &Scene<'_>,
         incomplete: impl Fn(&SetId) -> bool,
         others: bool,
         out: &mut FamilyTables,
     ) {
-        let mut put = |rules: &ActiveRules, source: Source<'_>| {
-            if ruleset::sets_named(rules).any(&incomplete) {
-                for direction in Direction::ALL {
-                    out.put(Table::Filter, source.chain(direction), self.closed());
-                }
-            } else if others {
-                self.rules(rules, source, out);
+        for subject in scene.uses.subjects() {
+            let Some(rules) = rules_of(subject, scene.state) else { continue };
+            let shut = ruleset::sets_named(rules).any(&incomplete);
+            if !shut && !others {
+                continue;
             }
-        };
-        for (id, rules) in &state.policies {
-            put(rules, Source::Policy(id));
-        }
-        for (name, rules) in &state.profiles {
-            put(rules, Source::Profile(name));
+            for (table, direction) in scene.uses.places(subject) {
+                if shut {
+                    let lines = chains::closed(direction, &self.style.of(table));
+                    out.put(table, name_of(subject, direction), lines);
+                } else {
+                    self.rules(subject, rules, direction, table, out);
+                }
+            }
         }
     }
 
     /// What changed.
-    pub fn changed(
-        &self,
-        state: &DesiredState,
-        diff: &DesiredDiff,
-        interfaces: &Interfaces,
-        changes: &InterfaceChanges,
-        out: &mut FamilyTables,
-    ) {
+    pub fn changed(&self, scene: &Scene<'_>, changed: Changed<'_>, out: &mut FamilyTables) {
         if self.off {
             return;
         }
-        for (id, change) in &diff.policies {
-            self.rules_changed(change, Source::Policy(id), out);
-        }
-        for (name, change) in &diff.profiles {
-            self.rules_changed(change, Source::Profile(name), out);
+        let Changed { diff, interfaces, hosts, uses } = changed;
+        let state = scene.state;
+        let policies = diff.policies.iter().chain(&diff.hosts.policies).map(|(id, _)| id.clone());
+        let profiles =
+            diff.profiles.iter().chain(&diff.hosts.profiles).map(|(name, _)| name.clone());
+        let subjects = policies.map(Subject::Policy).chain(profiles.map(Subject::Profile));
+        for subject in subjects.chain(uses.iter().cloned()).collect::<BTreeSet<_>>() {
+            self.subject(&subject, scene, out);
         }
         for (id, change) in &diff.classes {
             match change {
@@ -177,50 +182,58 @@ impl Renderer {
                 }
             }
         }
-        if changes.spoofers {
-            self.base(state, interfaces, out);
+        if !diff.classes.is_empty() || interfaces.spoofers {
+            self.dispatch(scene, out);
         }
-        if !diff.classes.is_empty() || changes.spoofers {
-            self.dispatch(state, interfaces, out);
+        if interfaces.macs || interfaces.spoofers || hosts {
+            self.base(scene, out);
         }
-        if changes.macs || changes.spoofers {
-            self.raw(state, interfaces, out);
+        if !diff.classes.is_empty() || hosts {
+            self.ends(scene, out);
         }
-        if diff.pools || !changes.moved.is_empty() {
-            self.nat(state, interfaces.externals(), out);
+        if diff.pools || !interfaces.moved.is_empty() {
+            self.nat(state, scene.interfaces.externals(), out);
         }
     }
 
-    fn rules_changed(
-        &self,
-        change: &Change<std::sync::Arc<ActiveRules>>,
-        source: Source<'_>,
-        out: &mut FamilyTables,
-    ) {
-        match change {
-            Change::Added(rules) | Change::Updated { new: rules, .. } => {
-                self.rules(rules, source, out);
-            }
-            Change::Removed(_) => {
-                for direction in Direction::ALL {
-                    out.remove(Table::Filter, &source.chain(direction));
-                    out.remove(Table::Filter, &names::deny(&source.point(direction)));
+    /// The chains of a policy or profile, where they are used and nowhere else.
+    fn subject(&self, subject: &Subject, scene: &Scene<'_>, out: &mut FamilyTables) {
+        let rules = rules_of(subject, scene.state);
+        let places = scene.uses.places(subject);
+        for table in Table::ALL {
+            for direction in Direction::ALL {
+                match rules.filter(|_| places.contains(&(table, direction))) {
+                    Some(rules) => self.rules(subject, rules, direction, table, out),
+                    None => {
+                        out.remove(table, &name_of(subject, direction));
+                        out.remove(table, &names::deny(&point_of(subject, direction)));
+                    }
                 }
             }
         }
     }
 
-    fn rules(&self, rules: &ActiveRules, source: Source<'_>, out: &mut FamilyTables) {
-        for direction in Direction::ALL {
-            let neutral = ruleset::rules(rules, direction, self.style.family);
-            let point = source.point(direction);
-            let lines = source.make()(&neutral, &self.style.at(&point));
-            out.put(Table::Filter, source.chain(direction), lines);
-            let denies = neutral.iter().any(|rule| rule.action == Action::Deny);
-            match chains::denied(&point, &self.style).filter(|_| denies) {
-                Some((name, lines)) => out.put(Table::Filter, name, lines),
-                None => out.remove(Table::Filter, &names::deny(&point)),
-            }
+    /// The chain of a policy or profile, and what reports the packets that it drops.
+    fn rules(
+        &self,
+        subject: &Subject,
+        rules: &ActiveRules,
+        direction: Direction,
+        table: Table,
+        out: &mut FamilyTables,
+    ) {
+        let neutral = ruleset::rules(rules, direction, self.style.family);
+        let style = self.style.of(table);
+        let point = point_of(subject, direction);
+        let lines = match subject {
+            Subject::Policy(_) => chains::policy(&neutral, &style.at(&point)),
+            Subject::Profile(_) => chains::profile(&neutral, &style.at(&point)),
+        };
+        out.put(table, name_of(subject, direction), lines);
+        let denies = neutral.iter().any(|rule| rule.action == Action::Deny);
+        match chains::denied(&point, &style).filter(|_| denies) {
+            Some((name, lines)) => out.put(table, name, lines),
+            None => out.remove(table, &names::deny(&point)),
         }
     }
 
@@ -237,69 +250,127 @@ impl Renderer {
         }
     }
 
-    /// What follows from the settings.
-    fn base(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
-        let spoofers = interfaces.spoofers().contains_key(&self.style.family);
-        for (name, lines) in chains::filter(&state.settings, &self.style, spoofers) {
-            out.put(Table::Filter, name, lines);
-        }
-    }
-
-    fn dispatch(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
+    fn dispatch(&self, scene: &Scene<'_>, out: &mut FamilyTables) {
         let family = self.style.family;
-        let spoofers = interfaces.spoofers().get(&family);
+        let spoofers = scene.interfaces.spoofers().get(&family);
         for direction in Direction::ALL {
-            let active = state.classes.iter().filter(|(_, class)| class.active).map(|(id, _)| id);
-            let lines = chains::dispatch(active, spoofers, direction, family);
+            let classes = scene.state.classes.iter();
+            let active = classes.filter(|(_, class)| class.active).map(|(id, _)| id);
+            let lines = chains::dispatch(active, spoofers, direction, &self.style);
             out.put(Table::Filter, chains::dispatch_name(direction).to_owned(), lines);
         }
-        self.ends(state, out);
     }
 
-    /// What reports packets at the ends of tiers and classes, which share it.
-    fn ends(&self, state: &DesiredState, out: &mut FamilyTables) {
-        let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    /// What packets meet first, and all that follows from host endpoints.
+    fn base(&self, scene: &Scene<'_>, out: &mut FamilyTables) {
+        let Scene { state, interfaces, chosen, .. } = *scene;
+        let family = self.style.family;
+        let spoofers = interfaces.spoofers().contains_key(&family);
+        let hosts = Hosts { state, chosen, style: &self.style };
+        let police = !chosen.is_empty();
+        for table in [Table::Raw, Table::Mangle, Table::Filter] {
+            let mut chains = hosts.chains(table);
+            match table {
+                Table::Raw => {
+                    let tree = mac::tree(interfaces.macs());
+                    let root = tree.first().map(|(name, _)| name.clone());
+                    let mut raw = chains::raw(&state.settings, family, root.as_deref(), spoofers);
+                    if let Some((_, first)) = raw.first_mut() {
+                        hosts.prerouting(first);
+                    }
+                    chains.extend(raw);
+                    chains.extend(tree);
+                }
+                Table::Filter => {
+                    chains.extend(chains::filter(&state.settings, &self.style, spoofers, police));
+                }
+                Table::Mangle | Table::Nat => {}
+            }
+            let mut jumps = jumps(table, &state.settings, police);
+            jumps.retain(|jump| chains.iter().any(|(name, _)| name == jump.to));
+            let others =
+                |name: &str| names::is_policy_or_profile(name) || chains::is_of_classes(name);
+            out.replace_but(others, table, chains, jumps);
+        }
+    }
+
+    /// What reports packets where tiers, classes and host endpoints end, which share it.
+    fn ends(&self, scene: &Scene<'_>, out: &mut FamilyTables) {
+        let Scene { state, chosen, .. } = *scene;
+        let mut ends: [(Table, BTreeMap<String, Vec<String>>); 2] =
+            [(Table::Mangle, BTreeMap::new()), (Table::Filter, BTreeMap::new())];
         if self.style.report.is_some() {
-            let ends_of = deny::ends(state);
-            ends = ends_of.iter().filter_map(|at| chains::denied(at, &self.style)).collect();
+            let endpoints = chosen
+                .endpoints()
+                .filter_map(|(_, id)| state.host_endpoints.endpoints.get(id))
+                .map(|endpoint| &**endpoint);
+            let of_hosts = deny::ends_of_hosts(endpoints);
+            let of_pods = deny::ends(state);
+            for (table, wanted) in &mut ends {
+                let style = self.style.of(*table);
+                // What is asked before the destination is translated drops nothing where it ends.
+                let filter = *table == Table::Filter;
+                let late = of_hosts.iter().filter(|at| filter || at.direction == Direction::Egress);
+                let pods = of_pods.iter().filter(|_| filter);
+                wanted.extend(late.chain(pods).filter_map(|at| chains::denied(at, &style)));
+            }
         }
-        let left: Vec<String> = out
-            .desired(Table::Filter)
-            .map(|(name, _)| name)
-            .filter(|name| name.starts_with(names::DENY_AT_END) && !ends.contains_key(*name))
-            .map(str::to_owned)
-            .collect();
-        for name in left {
-            out.remove(Table::Filter, &name);
+        for (table, wanted) in ends {
+            let left: Vec<String> = out
+                .desired(table)
+                .map(|(name, _)| name)
+                .filter(|name| name.starts_with(names::DENY_AT_END) && !wanted.contains_key(*name))
+                .map(str::to_owned)
+                .collect();
+            for name in left {
+                out.remove(table, &name);
+            }
+            for (name, lines) in wanted {
+                out.put(table, name, lines);
+            }
         }
-        for (name, lines) in ends {
-            out.put(Table::Filter, name, lines);
-        }
-    }
-
-    fn raw(&self, state: &DesiredState, interfaces: &Interfaces, out: &mut FamilyTables) {
-        let tree = mac::tree(interfaces.macs());
-        let spoofers = interfaces.spoofers().contains_key(&self.style.family);
-        let root = tree.first().map(|(name, _)| name.clone());
-        let mut chains = chains::raw(&state.settings, self.style.family, root.as_deref(), spoofers);
-        chains.extend(tree);
-        out.replace(Table::Raw, chains, jumps(Table::Raw, &state.settings));
-        out.jumps(Table::Filter, jumps(Table::Filter, &state.settings));
     }
 }
 
-/// Our jumps in the kernel's chains of a table.
+/// What pods and hosts both need is the same.
+fn rules_of<'a>(subject: &Subject, state: &'a DesiredState) -> Option<&'a ActiveRules> {
+    let hosts = &state.host_endpoints;
+    let rules = match subject {
+        Subject::Policy(id) => state.policies.get(id).or_else(|| hosts.policies.get(id)),
+        Subject::Profile(name) => state.profiles.get(name).or_else(|| hosts.profiles.get(name)),
+    };
+    rules.map(|rules| &**rules)
+}
+
+/// Where a policy or a profile drops.
+fn point_of(subject: &Subject, direction: Direction) -> DenyPoint {
+    let place = match subject {
+        Subject::Policy(id) => DeniedBy::Policy(id.clone()),
+        Subject::Profile(name) => DeniedBy::Profile(name.clone()),
+    };
+    DenyPoint { direction, place }
+}
+
+fn name_of(subject: &Subject, direction: Direction) -> String {
+    match subject {
+        Subject::Policy(id) => names::policy(id, direction),
+        Subject::Profile(name) => names::profile(name, direction),
+    }
+}
+
+/// Our jumps in the kernel's chains of a table; `hosts`: host endpoints are in force.
 ///
-/// There is none in OUTPUT of `filter`: packets of the host to its own pods are never policed. And the shared
-/// chains are entered from chains of the kernel only, so nothing of ours is reachable otherwise.
-fn jumps(table: Table, settings: &Settings) -> Vec<Jump> {
+/// Without them there is none in OUTPUT of `filter`: packets of the host to its own pods are never
+/// policed. And the shared chains are entered from chains of the kernel only, so nothing of ours is
+/// reachable otherwise.
+fn jumps(table: Table, settings: &Settings, hosts: bool) -> Vec<Jump> {
     let place = match (settings.insert_mode, table) {
         (InsertMode::Append, _) => Place::End,
         (InsertMode::Insert, Table::Nat) => Place::Anywhere,
         (InsertMode::Insert, _) => Place::Top,
     };
     let jump = |from, to| Jump { from, to, place };
-    match table {
+    let mut jumps = match table {
         Table::Raw => vec![jump("PREROUTING", "cali-PREROUTING")],
         Table::Mangle => Vec::new(),
         Table::Nat => vec![
@@ -310,5 +381,16 @@ fn jumps(table: Table, settings: &Settings) -> Vec<Jump> {
         Table::Filter => {
             vec![jump("FORWARD", "cali-FORWARD"), jump("INPUT", "cali-INPUT")]
         }
+    };
+    if hosts {
+        match table {
+            Table::Raw | Table::Filter => jumps.push(jump("OUTPUT", "cali-OUTPUT")),
+            Table::Mangle => jumps.extend([
+                jump("PREROUTING", "cali-PREROUTING"),
+                jump("POSTROUTING", "cali-POSTROUTING"),
+            ]),
+            Table::Nat => {}
+        }
     }
+    jumps
 }

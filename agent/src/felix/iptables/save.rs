@@ -15,7 +15,8 @@ use super::spelling::Spellings;
 pub enum Table {
     /// Before connection tracking: who a packet says it is.
     Raw,
-    /// Nothing of ours; what Felix left there is removed.
+    /// Policies of host endpoints: before a destination is translated, and after that of the host's own
+    /// packets.
     Mangle,
     /// Address translation.
     Nat,

@@ -18,6 +18,7 @@ use crate::felix::ruleset::{Direction, Rule};
 
 fn style(family: Family) -> Style {
     Style {
+        counted: false,
         family,
         // Those of the recorded cases.
         marks: Marks { accept: 0x80, pass: 0x100, scratch0: 0x200, scratch1: 0x400 },
@@ -291,16 +292,20 @@ fn text(chains: Vec<(String, Vec<String>)>) -> String {
 
 #[test]
 fn the_chains_of_the_settings() {
-    let settings = Settings { endpoint_to_host: HostAction::Accept, ..Settings::default() };
+    let settings = Settings {
+        endpoint_to_host: HostAction::Accept,
+        endpoint_counters: false,
+        ..Settings::default()
+    };
     let mut style = style(Family::V4);
     style.marks = Marks::of_mask(settings.mark_mask).unwrap();
-    insta::assert_snapshot!("filter_v4", text(chains::filter(&settings, &style, false)));
+    insta::assert_snapshot!("filter_v4", text(chains::filter(&settings, &style, false, false)));
     let rkt = Settings {
         endpoint_to_host: HostAction::Drop,
         rkt_metadata_service: true,
         ..settings.clone()
     };
-    insta::assert_snapshot!("filter_v4_rkt", text(chains::filter(&rkt, &style, false)));
+    insta::assert_snapshot!("filter_v4_rkt", text(chains::filter(&rkt, &style, false, false)));
     style.family = Family::V6;
     // The metadata service is one of IPv4.
     let settings = Settings {
@@ -310,8 +315,8 @@ fn the_chains_of_the_settings() {
         allow_conntrack_invalid: true,
         ..settings
     };
-    insta::assert_snapshot!("filter_v6", text(chains::filter(&settings, &style, false)));
-    let spoofers = text(chains::filter(&settings, &style, true));
+    insta::assert_snapshot!("filter_v6", text(chains::filter(&settings, &style, false, false)));
+    let spoofers = text(chains::filter(&settings, &style, true, false));
     insta::assert_snapshot!("filter_v6_spoofers", spoofers);
     insta::assert_snapshot!(
         "raw_v4",
@@ -322,6 +327,22 @@ fn the_chains_of_the_settings() {
         insta::assert_snapshot!(format!("raw_{family}_spoofers"), raw);
     }
     insta::assert_snapshot!("raw_v6", text(chains::raw(&settings, Family::V6, None, false)));
+    // Where packets are counted.
+    let counted = Settings { endpoint_counters: true, ..settings.clone() };
+    let mut counts = Style { counted: true, ..style.clone() };
+    let chains = [
+        chains::filter(&counted, &counts, true, false),
+        chains::raw(&counted, Family::V6, None, true),
+    ];
+    insta::assert_snapshot!("counted_v6", text(chains.concat()));
+    // With host endpoints, and packets that are rejected.
+    let counted = Settings { allow_conntrack_invalid: false, ..counted };
+    (counts.family, counts.deny) = (Family::V4, "--jump REJECT".into());
+    let chains = [
+        chains::filter(&counted, &counts, false, true),
+        chains::raw(&counted, Family::V4, None, false),
+    ];
+    insta::assert_snapshot!("counted_v4_hosts", text(chains.concat()));
     let nat = |settings: &Settings, family, masquerade, external: &[(&str, &str)]| {
         let pair = |(a, b): &(&str, &str)| (a.parse().unwrap(), b.parse().unwrap());
         let external = external.iter().map(pair).collect();
@@ -349,6 +370,7 @@ fn the_chains_of_the_settings() {
     // Only interfaces of that name, and nothing of it is there without the prefix.
     let openstack = Settings {
         interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+        endpoint_counters: false,
         ..Settings::default()
     };
     for family in Family::ALL {
@@ -370,7 +392,7 @@ fn the_chains_of_the_settings() {
             of_guests(
                 [
                     chains::raw(settings, family, None, false),
-                    chains::filter(settings, &style, false),
+                    chains::filter(settings, &style, false, false),
                     chains::nat(&nat),
                 ]
                 .concat(),

@@ -1,18 +1,22 @@
 //! What became of it: problems, the states of endpoints, links.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use calico_datastore::model::{Family, InterfaceName, WorkloadEndpointId};
 use imbl::ordmap::DiffItem;
 
 use super::{Felix, Run};
 use crate::desired::DesiredState;
+use crate::felix::hosts;
+use crate::felix::hosts::choose::Chosen;
+use crate::felix::hosts::lifelines::{cut_off, lifelines, local_address};
 use crate::felix::ipset::{Command, Entry};
 use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
 use crate::felix::iptables::tables::Outcome;
 use crate::felix::ruleset::Direction;
-use crate::reconcile::{EndpointState, Problem, Programmed, Report, World};
+use crate::reconcile::{EndpointState, HostStates, Problem, Programmed, Report, World};
 use crate::routes::monitor::Links;
 use crate::telemetry::chain;
 
@@ -32,6 +36,9 @@ impl Felix {
             if outcome.was_open {
                 self.unasked.insert(family);
             }
+            if outcome.was_untranslated {
+                self.untranslated.insert(family);
+            }
             let off = self.families.iter().any(|one| one.family == family && one.renderer.is_off());
             for (table, error) in outcome.failed {
                 if off {
@@ -42,7 +49,10 @@ impl Felix {
                     run.problem(format!("{family} table {}", table.name()), said);
                     continue;
                 }
-                if table == Table::Filter {
+                // The others hold policies as well when there are host endpoints.
+                let polices =
+                    table == Table::Filter || (table != Table::Nat && !self.chosen.is_empty());
+                if polices {
                     in_force.remove(&family);
                 }
                 run.fail(&format!("{family} table {}", table.name()), chain(&error));
@@ -90,11 +100,12 @@ impl Felix {
     /// The policy or profile that a chain was made of.
     pub(super) fn subject_of(&self, chain: &str) -> Option<String> {
         let state = self.rendered.as_ref()?;
-        let policies = state
-            .policies
-            .keys()
-            .flat_map(|id| Direction::ALL.map(|d| (names::policy(id, d), format!("policy {id}"))));
-        let profiles = state.profiles.keys().flat_map(|name| {
+        let hosts = &state.host_endpoints;
+        let policies =
+            state.policies.keys().chain(hosts.policies.keys()).flat_map(|id| {
+                Direction::ALL.map(|d| (names::policy(id, d), format!("policy {id}")))
+            });
+        let profiles = state.profiles.keys().chain(hosts.profiles.keys()).flat_map(|name| {
             Direction::ALL.map(|d| (names::profile(name, d), format!("profile {name}")))
         });
         policies.chain(profiles).find(|(name, _)| name == chain).map(|(_, subject)| subject)
@@ -167,6 +178,23 @@ impl Felix {
         })
     }
 
+    /// The states of the host endpoints, and what is wrong with them.
+    pub(super) fn judge_hosts(&mut self, state: &Arc<DesiredState>, run: &mut Run) -> HostStates {
+        let same = |(of, links): &(Arc<DesiredState>, Links)| {
+            Arc::ptr_eq(of, state) && links.ptr_eq(&self.links)
+        };
+        if self.chosen.is_empty() {
+            (self.cut_off, self.cut_off_of) = (Vec::new(), None);
+        } else if !self.cut_off_of.as_ref().is_some_and(same) {
+            let lines = lifelines(&self.datastore, state);
+            self.cut_off = cut_off(state, &self.chosen, &self.links, &lines, local_address);
+            self.cut_off_of = Some((Arc::clone(state), self.links.clone()));
+        }
+        run.problems.extend(self.cut_off.iter().cloned());
+        run.problems.extend(hosts::judge::problems(state, &self.chosen, &self.links));
+        hosts::judge::judge(state, &self.chosen, &self.links, self.failure.as_deref())
+    }
+
     /// Notes which interfaces are new, another, or gone.
     pub(super) fn follow_links(
         &mut self,
@@ -207,8 +235,11 @@ impl Felix {
         self.endpoints = ids.map(|id| (id.clone(), state(id))).collect();
         self.in_force.clear();
         self.failure = Some(message.clone());
+        let hosts =
+            hosts::judge::judge(&world.desired, &Chosen::default(), &world.links, Some(&message));
         Report {
             endpoints: self.endpoints.clone(),
+            hosts,
             problems: vec![Problem { subject: subject.to_owned(), message }],
             facts: self.counters.facts(),
             retry: true,

@@ -32,7 +32,7 @@ mod judge;
 mod prepare;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,11 +46,13 @@ use self::copies::Copies;
 use super::conntrack::Conntrack;
 use super::counters::Counters;
 use super::endpoints::{InterfaceChanges, Interfaces};
+use super::hosts::choose::Chosen;
 use super::ipset::{Command, Phases, Refused, Sets};
 use super::iptables::driver::Driver;
 use super::iptables::probe::Dataplane;
 use super::iptables::render::Renderer;
 use super::iptables::tables::FamilyTables;
+use super::iptables::uses::Uses;
 use super::sysctl::Sysctls;
 use super::watch::{Changes, Kept, Kind, Pace};
 use crate::config::IptablesBackend;
@@ -84,6 +86,16 @@ pub struct Felix {
     rendered: Option<Arc<DesiredState>>,
     links: Links,
     interfaces: Interfaces,
+    /// Which host endpoint is about which interface.
+    chosen: Chosen,
+    /// Which policies and profiles are used where.
+    uses: Uses,
+    /// The servers of the datastore.
+    datastore: Vec<SocketAddr>,
+    /// What host endpoints cut off.
+    cut_off: Vec<Problem>,
+    /// Of which state and interfaces that was found.
+    cut_off_of: Option<(Arc<DesiredState>, Links)>,
     /// The sets are as `rendered` wants them.
     sets_known: bool,
     /// What the kernel refused to do with sets.
@@ -106,6 +118,8 @@ pub struct Felix {
     moved: BTreeSet<IpAddr>,
     /// Families with connections that policy was not asked about.
     unasked: BTreeSet<Family>,
+    /// Families with connections that may have gone by the chains of external addresses.
+    untranslated: BTreeSet<Family>,
     /// The tool for connections is there; `None` = not looked yet.
     conntrack_works: Option<bool>,
     endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
@@ -175,6 +189,11 @@ impl Felix {
             rendered: None,
             links: Links::new(),
             interfaces: Interfaces::default(),
+            chosen: Chosen::default(),
+            uses: Uses::default(),
+            datastore: Vec::new(),
+            cut_off: Vec::new(),
+            cut_off_of: None,
             sets_known: false,
             refused: Vec::new(),
             had_refused: false,
@@ -186,6 +205,7 @@ impl Felix {
             leaving: BTreeSet::new(),
             moved: BTreeSet::new(),
             unasked: BTreeSet::new(),
+            untranslated: BTreeSet::new(),
             conntrack_works: None,
             endpoints: OrdMap::new(),
             in_force: InForce::new(),
@@ -196,6 +216,11 @@ impl Felix {
             pace: Pace::default(),
             kept: Kept::default(),
         }
+    }
+
+    /// Says when a host endpoint cuts off these servers.
+    pub fn with_datastore(self, datastore: Vec<SocketAddr>) -> Self {
+        Self { datastore, ..self }
     }
 
     /// What was sent to the kernel so far. The numbers go on growing.
@@ -367,6 +392,7 @@ impl Reconciler for Felix {
             let problems = run.problems.len();
             info!(generation, endpoints, problems, reason = ?wake, "policy applied");
         }
+        let hosts = self.judge_hosts(state, &mut run);
         run.problems.sort();
         run.problems.dedup();
         if from_disk {
@@ -377,6 +403,8 @@ impl Reconciler for Felix {
             applied: run.failed.is_none().then_some(state.generation),
             given: Some(state.generation),
             endpoints: self.endpoints.clone(),
+            hosts,
+            externals: Some(self.interfaces.share_externals()),
             in_force: self.in_force.clone(),
             problems: run.problems,
             facts: self.facts(),

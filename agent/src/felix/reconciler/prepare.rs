@@ -8,12 +8,14 @@ use tracing::info;
 
 use super::{Felix, OneFamily, Rendered};
 use crate::config::Settings;
-use crate::desired::{DesiredState, SetId};
+use crate::desired::{Change, DesiredDiff, DesiredState, SetId};
+use crate::felix::hosts::choose::choose;
 use crate::felix::ipset::Phases;
 use crate::felix::iptables::names;
 use crate::felix::iptables::probe::{Dataplane, ProbeError, probe};
-use crate::felix::iptables::render::Renderer;
+use crate::felix::iptables::render::{Changed, Renderer, Scene};
 use crate::felix::iptables::tables::FamilyTables;
+use crate::felix::iptables::uses::Uses;
 use crate::felix::sets;
 use crate::routes::monitor::Links;
 
@@ -53,7 +55,8 @@ impl Felix {
         Some(())
     }
 
-    /// Brings what should be up to date with `state`; returns what that means for sets.
+    /// Brings what should be up to date with `state` and the interfaces; returns what that means for
+    /// sets.
     pub(super) fn render(&mut self, state: &Arc<DesiredState>, links: &Links) -> Rendered {
         let old = self.rendered.replace(Arc::clone(state));
         let diff = old.as_ref().map(|old| state.diff(old));
@@ -61,18 +64,48 @@ impl Felix {
             let before: BTreeSet<_> = self.endpoints.keys().cloned().collect();
             let mut changes = self.interfaces.rebuild(state, links);
             changes.touched.extend(before);
+            self.chosen = choose(&state.host_endpoints, links, &state.settings);
+            self.uses = Uses::of(state, &self.chosen);
+            let scene = Scene {
+                state,
+                interfaces: &self.interfaces,
+                chosen: &self.chosen,
+                uses: &self.uses,
+            };
             for one in &mut self.families {
-                one.renderer.all(state, &self.interfaces, &mut one.tables);
+                one.renderer.scene(&scene, &mut one.tables);
             }
             self.sets_known = false;
             return Rendered { changes, phases: Phases::default() };
         };
         let changes = self.interfaces.update(&diff.endpoints, state, links);
+        let hosts = self.choose_hosts(state, &diff, links);
+        let uses = self.uses.update(state, &diff, hosts.then_some(&self.chosen));
+        let scene =
+            Scene { state, interfaces: &self.interfaces, chosen: &self.chosen, uses: &self.uses };
+        let changed = Changed { diff: &diff, interfaces: &changes, hosts, uses: &uses };
         for one in &mut self.families {
-            one.renderer.changed(state, &diff, &self.interfaces, &changes, &mut one.tables);
+            one.renderer.changed(&scene, changed, &mut one.tables);
         }
         let phases = sets::changed(&old, state, &diff, &changes, &self.family_list());
         Rendered { changes, phases }
+    }
+
+    /// Finds the interfaces of host endpoints again when something of them is another. True when their
+    /// chains have to be made again.
+    fn choose_hosts(&mut self, state: &DesiredState, diff: &DesiredDiff, links: &Links) -> bool {
+        let hosts = &diff.hosts;
+        let none = state.host_endpoints.endpoints.is_empty() && hosts.endpoints.is_empty();
+        if none || (hosts.endpoints.is_empty() && self.links.ptr_eq(links)) {
+            return comes_or_goes(&hosts.policies) || comes_or_goes(&hosts.profiles);
+        }
+        let chosen = choose(&state.host_endpoints, links, &state.settings);
+        let differs = chosen != self.chosen;
+        self.chosen = chosen;
+        differs
+            || !hosts.endpoints.is_empty()
+            || comes_or_goes(&hosts.policies)
+            || comes_or_goes(&hosts.profiles)
     }
 
     /// Closes the policies and profiles that name a set which the kernel did not fill, and with
@@ -82,11 +115,18 @@ impl Felix {
             return;
         }
         let incomplete = &self.incomplete;
+        let scene =
+            Scene { state, interfaces: &self.interfaces, chosen: &self.chosen, uses: &self.uses };
         for one in self.families.iter_mut().filter(|one| !one.renderer.is_off()) {
             let family = one.family;
             let concerned = |id: &SetId| incomplete.contains_key(&names::set(family, id));
-            one.renderer.policies(state, concerned, open_others, &mut one.tables);
+            one.renderer.policies(&scene, concerned, open_others, &mut one.tables);
         }
         self.shut = !self.incomplete.is_empty() || (self.shut && !open_others);
     }
+}
+
+/// Chains that jump to one of these have to say something else.
+fn comes_or_goes<K, V>(changes: &[(K, Change<V>)]) -> bool {
+    changes.iter().any(|(_, change)| !matches!(change, Change::Updated { .. }))
 }

@@ -9,7 +9,7 @@ use calico_datastore::model::{Name, PolicyId, TierAction};
 use sha2::{Digest as _, Sha256};
 
 use super::Direction;
-use crate::desired::{DesiredState, DirectionAcl};
+use crate::desired::{DesiredState, LocalHostEndpoint, TierAcl};
 
 /// What of an endpoint's policy a packet was dropped by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -107,48 +107,84 @@ pub struct Known {
     pub tier: Option<Name>,
 }
 
-/// Every point at which a packet of an endpoint of `state` can be dropped by policy.
+/// Every point at which a packet of an endpoint of `state`, pod or host, can be dropped by policy.
 pub fn points(state: &DesiredState) -> HashMap<Tag, Known> {
     // Classes share their places: each is hashed once.
-    let distinct: HashSet<Known> = every(state).collect();
+    let hosts = state.host_endpoints.endpoints.values();
+    let distinct: HashSet<Known> =
+        of_classes(state).chain(hosts.flat_map(|endpoint| of_host(endpoint))).collect();
     distinct.into_iter().map(|known| (known.point.tag(), known)).collect()
 }
 
 /// Where the policies of a tier or all of them end, for every class of `state`.
 pub fn ends(state: &DesiredState) -> HashSet<DenyPoint> {
-    let at_end = |point: &DenyPoint| matches!(point.place, DeniedBy::EndOfTier(_) | DeniedBy::End);
-    every(state).map(|known| known.point).filter(at_end).collect()
+    of_classes(state).map(|known| known.point).filter(is_end).collect()
 }
 
-fn every(state: &DesiredState) -> impl Iterator<Item = Known> {
+/// The same for host endpoints: policies that are asked early drop nothing where they end.
+pub fn ends_of_hosts<'a>(
+    endpoints: impl Iterator<Item = &'a LocalHostEndpoint>,
+) -> HashSet<DenyPoint> {
+    endpoints.flat_map(of_host).map(|known| known.point).filter(is_end).collect()
+}
+
+fn is_end(point: &DenyPoint) -> bool {
+    matches!(point.place, DeniedBy::EndOfTier(_) | DeniedBy::End)
+}
+
+/// A place, and the tier that its policy is asked in.
+type Place = (DeniedBy, Option<Name>);
+
+fn of_classes(state: &DesiredState) -> impl Iterator<Item = Known> {
     state.classes.values().flat_map(|class| {
         let (ingress, egress) = (&class.ingress, &class.egress);
         let both = [(Direction::Ingress, ingress), (Direction::Egress, egress)];
         both.into_iter().flat_map(|(direction, acl)| {
-            places(acl)
-                .map(move |(place, tier)| Known { point: DenyPoint { direction, place }, tier })
+            places(&acl.tiers, &acl.profiles).map(move |place| known(direction, place))
         })
     })
 }
 
-fn places(acl: &DirectionAcl) -> impl Iterator<Item = (DeniedBy, Option<Name>)> {
-    let tiers = acl.tiers.iter().flat_map(|tier| {
-        let of_tier = Some(tier.tier.clone());
+fn of_host(endpoint: &LocalHostEndpoint) -> impl Iterator<Item = Known> {
+    // What applies on forward is part of the normal tiers.
+    let LocalHostEndpoint { normal, untracked, pre_dnat, profiles, .. } = endpoint;
+    let into = [untracked.ingress.as_slice(), pre_dnat.as_slice()];
+    let out = [untracked.egress.as_slice(), &[]];
+    let both =
+        [(Direction::Ingress, &normal.ingress, into), (Direction::Egress, &normal.egress, out)];
+    both.into_iter().flat_map(move |(direction, tiers, early)| {
+        let early = early.into_iter().flatten().flat_map(of_tier);
+        places(tiers, profiles).chain(early).map(move |place| known(direction, place))
+    })
+}
+
+fn known(direction: Direction, (place, tier): Place) -> Known {
+    Known { point: DenyPoint { direction, place }, tier }
+}
+
+fn places(tiers: &[TierAcl], profiles: &[Name]) -> impl Iterator<Item = Place> {
+    let tiers = tiers.iter().flat_map(|tier| {
         let end = (tier.default_action == TierAction::Deny)
-            .then(|| (DeniedBy::EndOfTier(tier.tier.clone()), of_tier.clone()));
-        let policies = tier.policies.iter().cloned().map(DeniedBy::Policy);
-        policies.map(move |place| (place, of_tier.clone())).chain(end)
+            .then(|| (DeniedBy::EndOfTier(tier.tier.clone()), Some(tier.tier.clone())));
+        of_tier(tier).chain(end)
     });
-    let profiles = acl.profiles.iter().cloned().map(|name| (DeniedBy::Profile(name), None));
+    let profiles = profiles.iter().cloned().map(|name| (DeniedBy::Profile(name), None));
     tiers.chain(profiles).chain([(DeniedBy::End, None)])
+}
+
+/// The policies of a tier.
+fn of_tier(tier: &TierAcl) -> impl Iterator<Item = Place> {
+    tier.policies.iter().map(|id| (DeniedBy::Policy(id.clone()), Some(tier.tier.clone())))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use calico_datastore::model::HostEndpointId;
+
     use super::*;
-    use crate::desired::{AclClass, TierAcl};
+    use crate::desired::{AclClass, DirectionAcl, HostTiers};
 
     fn policy(namespace: Option<&str>, name: &str) -> PolicyId {
         PolicyId { namespace: namespace.map(Name::from), name: Name::from(name) }
@@ -206,5 +242,41 @@ mod tests {
         assert_eq!(known(into, DeniedBy::End), Some((true, None)));
         assert_eq!(known(Direction::Egress, DeniedBy::End), Some((true, None)));
         assert_eq!(points.len(), 6);
+    }
+
+    #[test]
+    fn every_point_of_a_host_endpoint_is_known() {
+        let tier = |name| TierAcl {
+            tier: Name::from(name),
+            policies: vec![policy(None, &format!("{name}.p"))],
+            default_action: TierAction::Deny,
+        };
+        let both = |name| HostTiers { ingress: vec![tier(name)], egress: vec![tier(name)] };
+        let endpoint = LocalHostEndpoint {
+            normal: both("a"),
+            forward: both("a"),
+            untracked: both("raw"),
+            pre_dnat: vec![tier("nat")],
+            profiles: vec![Name::from("net")],
+            ..LocalHostEndpoint::default()
+        };
+        let ends = ends_of_hosts([&endpoint].into_iter());
+        // The end of tier a and that of all.
+        assert_eq!(ends.len(), 4, "{ends:?}");
+        let mut state = DesiredState::default();
+        let id = HostEndpointId { name: Name::from("h") };
+        state.host_endpoints.endpoints.insert(id, Arc::new(endpoint));
+        let points = points(&state);
+        let known = |direction, name: &str| {
+            let point = DenyPoint { direction, place: DeniedBy::Policy(policy(None, name)) };
+            points.get(&point.tag()).and_then(|known| known.tier.clone())
+        };
+        for (name, tier) in [("a.p", "a"), ("raw.p", "raw"), ("nat.p", "nat")] {
+            assert_eq!(known(Direction::Ingress, name), Some(Name::from(tier)));
+        }
+        assert_eq!(known(Direction::Egress, "raw.p"), Some(Name::from("raw")));
+        assert_eq!(known(Direction::Egress, "nat.p"), None);
+        // Both ways: tier a, its end, raw, the profile, the end; and nat on the way in.
+        assert_eq!(points.len(), 11);
     }
 }

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use crate::desired::{AclClass, DesiredState};
+use crate::reconcile::World;
 use crate::routes::monitor::Link;
 use crate::routes::plan::{Actual, Scope, plan};
 
@@ -107,7 +108,7 @@ fn take(step: &Step, desired: &mut DesiredState, links: &mut Links) {
             desired.endpoints.remove(&id(NAMES[*name]));
         }
         Step::Link { interface, index, up } => {
-            let link = Link { index: *index, up: *up, mac: None, mtu: 1500 };
+            let link = Link { index: *index, up: *up, mac: None, mtu: 1500, ..Link::default() };
             links.insert(INTERFACES[*interface].parse().unwrap(), link);
         }
         Step::NoLink(interface) => {
@@ -206,7 +207,10 @@ fn one_change_of_many_makes_little_stale() {
     let mut links = Links::default();
     for number in 0..2_000u32 {
         let interface: InterfaceName = format!("cali{number}").parse().unwrap();
-        links.insert(interface.clone(), Link { index: number + 2, up: true, mac: None, mtu: 1500 });
+        links.insert(
+            interface.clone(),
+            Link { index: number + 2, up: true, mac: None, mtu: 1500, ..Link::default() },
+        );
         let endpoint = LocalEndpoint {
             interface,
             active: true,

@@ -63,9 +63,11 @@ impl Rig {
             collector: watch::channel(Default::default()).1,
             bird_socket: run_dir.path().join("bird.ctl"),
             programs: None,
+            tally: None,
         };
         let mut watchdog = Watchdog::new();
-        let outputs = Outputs { states: states_tx, ready: ready_tx, problems: problems_tx };
+        let hosts = watch::channel(HostStates::new()).0;
+        let outputs = Outputs { states: states_tx, hosts, ready: ready_tx, problems: problems_tx };
         tokio::spawn(run(
             Arc::new(overview),
             files(run_dir.path()),

@@ -22,6 +22,7 @@ struct Running {
     store: Arc<Memory>,
     settings: watch::Sender<Arc<Settings>>,
     states: watch::Sender<Option<States>>,
+    hosts: watch::Sender<HostStates>,
     _watchdog: Watchdog,
 }
 
@@ -30,11 +31,17 @@ fn start(settings: Settings, store: Memory) -> Running {
     let (settings, settings_rx) = watch::channel(Arc::new(settings));
     let (states, states_rx) = watch::channel(None);
     let mut watchdog = Watchdog::new();
+    let (hosts, hosts_rx) = watch::channel(HostStates::new());
     let heartbeat = watchdog.register("status");
-    let reports = Reports::V3;
-    let inputs = Inputs { reports, settings: settings_rx, states: states_rx, heartbeat };
+    let inputs = Inputs {
+        reports: Reports::V3,
+        settings: settings_rx,
+        states: states_rx,
+        hosts: hosts_rx,
+        heartbeat,
+    };
     tokio::spawn(run(store.clone(), "calico-01".into(), Instant::now(), inputs));
-    Running { store, settings, states, _watchdog: watchdog }
+    Running { store, settings, states, hosts, _watchdog: watchdog }
 }
 
 async fn seconds(n: u64) {
@@ -131,4 +138,31 @@ async fn a_store_that_fails_gets_the_newest_state_later() {
     seconds(20).await;
     assert_eq!(running.store.keys(), [layout::workload_status(&id("b"))]);
     assert_eq!(running.store.take_writes(), [layout::workload_status(&id("b"))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn host_endpoints_are_reported_under_keys_of_their_own() {
+    let host: Name = "calico-01".into();
+    let key = |name: &str| {
+        let id = calico_datastore::model::HostEndpointId { name: name.into() };
+        layout::host_endpoint_status(&host, &id)
+    };
+    let store = Memory::with(&[(&key("gone"), r#"{"status":"up"}"#)]);
+    let running = start(endpoints_only(), store);
+    let state = |state| crate::reconcile::HostState { interfaces: vec![], state };
+    let id = |name: &str| calico_datastore::model::HostEndpointId { name: name.into() };
+    running.hosts.send_replace([(id("eth0"), state(EndpointState::Up))].into());
+    seconds(10).await;
+    assert_eq!(running.store.keys(), [key("gone")], "nothing before the first complete apply");
+    running.states.send_replace(up(&["a"]));
+    seconds(10).await;
+    assert_eq!(running.store.text(&key("eth0")).unwrap(), r#"{"status":"up"}"#);
+    assert_eq!(running.store.text(&key("gone")), None);
+    let error = state(EndpointState::Error("no".to_owned()));
+    running.hosts.send_replace([(id("eth0"), error)].into());
+    seconds(10).await;
+    assert_eq!(running.store.text(&key("eth0")).unwrap(), r#"{"status":"error"}"#);
+    running.hosts.send_replace(HostStates::new());
+    seconds(10).await;
+    assert_eq!(running.store.text(&key("eth0")), None);
 }

@@ -18,7 +18,7 @@ impl Renderer {
             external: externals.pairs(family).collect(),
         };
         let chains = chains::nat(&nat);
-        let mut jumps = jumps(Table::Nat, &state.settings);
+        let mut jumps = jumps(Table::Nat, &state.settings, false);
         jumps.retain(|jump| chains.iter().any(|(name, _)| name == jump.to));
         out.replace(Table::Nat, chains, jumps);
     }

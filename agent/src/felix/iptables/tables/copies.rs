@@ -8,7 +8,7 @@ use super::{FamilyTables, Knowledge, TableState};
 use crate::felix::iptables::chain::Chain;
 use crate::felix::iptables::driver::{Driver, IptablesError};
 use crate::felix::iptables::names;
-use crate::felix::iptables::save::{Held, Table};
+use crate::felix::iptables::save::Held;
 
 impl FamilyTables {
     /// Those of `sets` that a policy or profile names which the next apply changes, makes or deletes:
@@ -26,12 +26,14 @@ impl FamilyTables {
             self.read(driver).await?;
         }
         let mut found = BTreeSet::new();
-        let Some(state) = self.tables.get(&Table::Filter) else { return Ok(found) };
-        for name in changing(state) {
-            let desired = state.desired.chains.get(name).map(|chain| chain.lines.clone());
-            let actual = state.actual.chains.get(name).map(texts);
-            for line in desired.into_iter().chain(actual).flatten() {
-                found.extend(line.split_whitespace().filter_map(|word| sets.get(word)).cloned());
+        for state in self.tables.values() {
+            for name in changing(state) {
+                let desired = state.desired.chains.get(name).map(|chain| chain.lines.clone());
+                let actual = state.actual.chains.get(name).map(texts);
+                for line in desired.into_iter().chain(actual).flatten() {
+                    let words = line.split_whitespace();
+                    found.extend(words.filter_map(|word| sets.get(word)).cloned());
+                }
             }
         }
         Ok(found)
@@ -40,20 +42,7 @@ impl FamilyTables {
     /// The next apply writes policies and profiles that change with the copies' names in place of the
     /// sets', until [`FamilyTables::settle_copies`].
     pub fn name_copies(&mut self, copies: &BTreeMap<String, String>) {
-        let Some(state) = self.tables.get_mut(&Table::Filter) else { return };
-        let names: Vec<String> = changing(state).into_iter().cloned().collect();
-        for name in names {
-            let Some(chain) = state.desired.chains.get(&name) else { continue };
-            let lines: Vec<String> = chain.lines.iter().map(|line| with(line, copies)).collect();
-            if lines == chain.lines {
-                continue;
-            }
-            let copy = Arc::new(Chain::new(&name, lines));
-            state.dirty.insert(name.clone());
-            if let Some(chain) = state.desired.chains.insert(name.clone(), copy) {
-                state.held.insert(name, chain);
-            }
-        }
+        self.tables.values_mut().for_each(|state| state.name_copies(copies));
     }
 
     /// The next apply writes the sets' own names.
@@ -62,6 +51,24 @@ impl FamilyTables {
             for (name, chain) in std::mem::take(&mut state.held) {
                 state.dirty.insert(name.clone());
                 state.desired.chains.insert(name, chain);
+            }
+        }
+    }
+}
+
+impl TableState {
+    fn name_copies(&mut self, copies: &BTreeMap<String, String>) {
+        let names: Vec<String> = changing(self).into_iter().cloned().collect();
+        for name in names {
+            let Some(chain) = self.desired.chains.get(&name) else { continue };
+            let lines: Vec<String> = chain.lines.iter().map(|line| with(line, copies)).collect();
+            if lines == chain.lines {
+                continue;
+            }
+            let copy = Arc::new(Chain::new(&name, lines));
+            self.dirty.insert(name.clone());
+            if let Some(chain) = self.desired.chains.insert(name.clone(), copy) {
+                self.held.insert(name, chain);
             }
         }
     }

@@ -33,7 +33,7 @@ impl Rig {
     }
 
     fn link(&self, name: &str, mtu: u32) {
-        let link = Link { index: 1, up: true, mac: None, mtu };
+        let link = Link { index: 1, up: true, mac: None, mtu, ..Link::default() };
         self.links.send_modify(|links| {
             links.insert(name.parse().unwrap(), link);
         });
