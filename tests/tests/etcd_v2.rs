@@ -28,7 +28,7 @@ const STRANGER: PodSpec = PodSpec {
 };
 
 /// What calico/node and calicoctl of that time leave: the host, the pool, settings.
-const CLUSTER: [(&str, &str); 11] = [
+const CLUSTER: [(&str, &str); 13] = [
     ("/calico/v1/config/EndpointReportingEnabled", "true"),
     ("/calico/v1/config/ReportingIntervalSecs", "1"),
     ("/calico/v1/config/LogSeverityScreen", "info"),
@@ -43,6 +43,11 @@ const CLUSTER: [(&str, &str); 11] = [
     ("/calico/bgp/v1/global/node_mesh", r#"{"enabled": true}"#),
     ("/calico/bgp/v1/host/calico-01/ip_addr_v4", "172.18.18.101"),
     ("/calico/bgp/v1/host/calico-01/ip_addr_v6", ""),
+    ("/calico/v1/host/calico-01/endpoint/wire", r#"{"name":"eth0","profile_ids":["host"]}"#),
+    (
+        "/calico/v1/policy/profile/host/rules",
+        r#"{"inbound_rules":[{"action":"allow"}],"outbound_rules":[{"action":"allow"}]}"#,
+    ),
 ];
 
 const READY: &str = "/calico/v1/Ready";
@@ -186,6 +191,8 @@ fn a_host_of_calico_2_6() -> Result<()> {
         let key = format!("/calico/felix/v1/{}", workload(pod));
         world.wait_for_key(&key, |value| value == Some(r#"{"status":"up"}"#))?;
     }
+    let wire = "/calico/felix/v1/host/calico-01/endpoint/wire";
+    world.wait_for_key(wire, |value| value == Some(r#"{"status":"up"}"#))?;
     for name in ["status", "last_reported_status"] {
         let key = format!("/calico/felix/v1/host/calico-01/{name}");
         world.wait_for_key(&key, |value| value.is_some_and(|value| value.contains("uptime")))?;

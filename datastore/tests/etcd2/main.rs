@@ -20,6 +20,7 @@ mod support;
 mod access;
 mod basics;
 mod history;
+mod latency;
 mod outages;
 mod recorded;
 mod writes;
