@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use calico_e2e::ask::{Call, Patience, ask_all};
 use calico_e2e::cluster::Cluster;
 use calico_e2e::evaluator::{Direction, Evaluator, Packet};
 use calico_e2e::host::{Flavour, Host};
@@ -14,7 +15,6 @@ use calico_e2e::server::Server;
 use calico_e2e::tutorial::{DNS, HTTP, OTHER};
 use calico_e2e::{tutorial, wait};
 
-use crate::ask::{Call, Patience, ask_all};
 use crate::chance::Chance;
 use crate::pods::ALL_PODS;
 use crate::rules::{SOURCES, TCP, UDP};
@@ -273,7 +273,8 @@ impl Lab {
             ensure!(passes == control, "the evaluator is wrong about a control: {reason}");
         }
         let netns = from.netns.clone();
-        let call = Call { netns, to: target, service: *service, source_port, expected: passes };
+        let (to, service) = (target, *service);
+        let call = Call { netns, from: None, to, service, source_port, expected: passes };
         Ok((question, call, passes, reason))
     }
 

@@ -17,7 +17,6 @@ use crate::chance::Chance;
 use crate::lab::{Lab, Mismatch};
 use crate::world::{Change, World, difference};
 
-mod ask;
 mod chance;
 mod lab;
 mod object;
