@@ -3,6 +3,7 @@
 //! Ending the daemon leaves the kernel and BIRD as they are: pods keep their network and their
 //! protection while the agent is restarted or updated.
 
+mod loops;
 mod reload;
 mod tasks;
 
@@ -10,19 +11,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calico_datastore::backend::etcd3::{EtcdError, SourceStatus};
-use calico_datastore::backend::{AnySource, SyncEvent};
+use calico_datastore::backend::AnySource;
+use calico_datastore::backend::etcd3::EtcdError;
 use calico_datastore::location::{DEFAULT_ENDPOINT, Location};
 use calico_datastore::store::AnyStore;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use self::loops::{follow, follow_log_level, follow_silence, registration_task, watch_over};
 use self::reload::Reloader;
 use self::tasks::Tasks;
 use crate::api::server::{self, ServerError};
 use crate::calculation::{self, Layers, Outputs};
 use crate::collector::{self, CollectorState};
-use crate::config::{Flags, Local, Settings, set_locally};
+use crate::config::{Flags, Local, set_locally};
 use crate::denied;
 use crate::exec::Exec;
 use crate::felix::hosts::lifelines;
@@ -31,7 +33,7 @@ use crate::felix::{self, Felix};
 use crate::lock::{self, LockError};
 use crate::node::name::NameError;
 use crate::node::registration::Identity;
-use crate::node::{addresses, mtu, name, register};
+use crate::node::{mtu, name, register};
 use crate::paths::Paths;
 use crate::reconcile::{HostStates, Inputs, Reconciler as _};
 use crate::routes::Routes;
@@ -40,7 +42,7 @@ use crate::routes::monitor::{Monitor, MonitorError};
 use crate::signals::{Signal, Signals};
 use crate::status::files::EndpointFiles;
 use crate::status::overview::{Overview, Registration, SyncState};
-use crate::status::systemd::{Heartbeat, Notifier, Watchdog};
+use crate::status::systemd::{Notifier, Watchdog};
 use crate::status::{aggregate, report, watchdog};
 use crate::stored::start::{self, Found};
 use crate::stored::{StoreSettings, keeper};
@@ -452,31 +454,6 @@ async fn flush(keeper: &mpsc::Sender<oneshot::Sender<()>>) {
     }
 }
 
-/// Starts the watchdog's thread, whether or not systemd waits for a sign of life (`watched`): a
-/// loop that hangs is named in any case.
-fn watch_over(
-    watchdog: Watchdog,
-    watched: Option<Duration>,
-    notifier: Notifier,
-) -> Result<(), DaemonError> {
-    let (limit, consequence) = match watched {
-        Some(limit) => (limit, "; systemd will restart the agent"),
-        None => (watchdog::LIMIT, ""),
-    };
-    let thread = std::thread::Builder::new().name("watchdog".to_owned());
-    let run = move || watchdog.run(limit, consequence, || notifier.alive());
-    thread.spawn(run).map(drop).map_err(DaemonError::Watchdog)
-}
-
-/// Says in `systemctl status` which loops hang. Where the task that puts reports together is one of
-/// them, nobody else would.
-async fn follow_silence(overview: Arc<Overview>, notifier: Notifier) {
-    let mut silent = overview.silent.clone();
-    while silent.changed().await.is_ok() {
-        notifier.status(&overview.summary());
-    }
-}
-
 /// What an earlier run said about endpoints holds no longer: they may have been deleted and made
 /// again meanwhile. Done before anything is programmed, also while the datastore is away. `None`:
 /// there is no such directory, or it could not be emptied; then it is tried again before the first
@@ -487,72 +464,4 @@ fn empty_files(prefix: Option<&Path>) -> Option<EndpointFiles> {
             tracing::error!(error = chain(error), "endpoint files of an earlier run may be left");
         })
         .ok()
-}
-
-/// Follows the datastore. The watchdog is answered by the same task: when the source spins or
-/// blocks, nobody answers. (Its waits are all bounded in time by the source itself.)
-async fn follow(source: AnySource, events: mpsc::Sender<SyncEvent>, mut heartbeat: Heartbeat) {
-    let mut source = std::pin::pin!(source.run(events));
-    loop {
-        tokio::select! {
-            // The source is pinned outside and never dropped half-way.
-            () = &mut source => return,
-            () = heartbeat.beat() => {}
-        }
-    }
-}
-
-async fn follow_log_level(logs: Logs, mut settings: watch::Receiver<Arc<Settings>>) {
-    loop {
-        let level = settings.borrow_and_update().log_level.clone();
-        logs.set_level(&level);
-        if settings.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Registers this host, and again whenever the whole store was read again.
-async fn registration_task(
-    client: AnyStore,
-    mut identity: Identity,
-    paths: Paths,
-    mut read: watch::Receiver<SourceStatus>,
-    result: watch::Sender<Registration>,
-) {
-    let interfaces = match addresses::host_addresses().await {
-        Ok(interfaces) => interfaces,
-        Err(error) => {
-            // Only needed to complete an address given without its prefix length.
-            tracing::warn!(error = chain(&error), "no interface addresses");
-            Vec::new()
-        }
-    };
-    loop {
-        // The first listing is that of the store in which we register for the first time.
-        let known = read.borrow_and_update().listings.max(1);
-        let registered = register::register_until_done(
-            &client,
-            &identity,
-            &interfaces,
-            &paths.nodename(),
-            |problem| {
-                let text = problem.message.clone();
-                result.send_replace(Registration { text, done: false, problems: vec![problem] });
-            },
-        )
-        .await;
-        let addresses = registered.addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let text = match &addresses[..] {
-            [] => "registered without an address".to_owned(),
-            _ => format!("registered with {}", addresses.join(" and ")),
-        };
-        result.send_replace(Registration { text, done: true, problems: registered.problems });
-        // Listed again: the store may have been wiped or restored, and not know us any more.
-        // Whether it is ready is not for us to say then: its content may be on its way.
-        identity.may_initialise = matches!(client, AnyStore::Directory(_));
-        if read.wait_for(|status| status.listings > known).await.is_err() {
-            return;
-        }
-    }
 }

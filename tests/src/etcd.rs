@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use etcd_client::{Client, DeleteOptions, GetOptions, Txn, TxnOp};
+use etcd_client::{Client, Compare, CompareOp, DeleteOptions, GetOptions, Txn, TxnOp};
 
 pub use self::history::Version;
 use crate::netns::{Netns, Place, enter};
@@ -131,6 +131,29 @@ impl Etcd {
             }
             Ok(revision)
         })
+    }
+
+    /// Writes one key once, although an answer may get lost and a member that hangs may do long after
+    /// what it was asked: who is late finds another revision of the key than it was told to replace.
+    /// No two calls may write the same value. Returns the revision.
+    ///
+    /// # Errors
+    /// When etcd does not take it, or another writer was quicker.
+    pub fn replace(&self, key: &str, value: &str) -> Result<i64> {
+        let revision = self.with(async |mut client| {
+            let answer = client.get(key, None).await?;
+            let kv = answer.kvs().first();
+            if let Some(kv) = kv.filter(|kv| kv.value() == value.as_bytes()) {
+                return Ok(Some(kv.mod_revision()));
+            }
+            let known = kv.map_or(0, etcd_client::KeyValue::mod_revision);
+            let same = Compare::mod_revision(key, CompareOp::Equal, known);
+            let put = TxnOp::put(key, value, None);
+            let answer = client.txn(Txn::new().when([same]).and_then([put])).await?;
+            let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+            Ok(answer.succeeded().then_some(revision))
+        })?;
+        revision.with_context(|| format!("{key} has changed meanwhile"))
     }
 
     /// Deletes keys and writes others, all at one revision, which is returned.

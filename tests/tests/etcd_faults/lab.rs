@@ -55,9 +55,8 @@ pub(crate) enum Meanwhile {
     Stands,
 }
 
-/// The policy that is switched: what `backend-2` takes from `frontend-2`. No two are equal: a write
-/// that is repeated because its answer was lost has to be a change again, or nobody would ever have
-/// its revision in force.
+/// The policy that is switched: what `backend-2` takes from `frontend-2`. No two are equal: whether a
+/// write whose answer was lost has been done is told by its value.
 pub(crate) fn switch(open: bool) -> Pair {
     static NUMBER: AtomicU16 = AtomicU16::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -168,8 +167,9 @@ impl Lab {
 
     /// Switches the policy over; repeated until somebody takes it.
     pub(crate) fn flip(&mut self, limit: Duration) -> Result<i64> {
-        let (etcd, open) = (&self.cluster.etcd, !self.open);
-        let revision = wait::until("write", limit, || etcd.put_all(&[switch(open)]).map(Some))?;
+        let (etcd, (key, value)) = (&self.cluster.etcd, switch(!self.open));
+        // A member that hangs would otherwise write this again when it runs on, after the next one.
+        let revision = wait::until("write", limit, || etcd.replace(&key, &value).map(Some))?;
         self.open = !self.open;
         Ok(revision)
     }

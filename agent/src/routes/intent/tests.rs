@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use crate::desired::{AclClass, DesiredState};
+use crate::reconcile::World;
 use crate::routes::monitor::Link;
 use crate::routes::plan::{Actual, Scope, plan};
 
