@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use calico_datastore::model::{Family, Name, Protocol};
 
-use super::directory::{Directory, Known, Peer, PeerError, short};
+use super::conclusion::{conclusion, elsewhere, is_untracked};
+use super::directory::{Directory, Known, Peer, short};
 use super::document::{Answer, Basis, End, EndKind, Explanation, Outcome, RuleAsked, SideAnswer};
+use super::error::ExplainError;
 use super::network;
-use super::question::{CLIENT_PORT, Packet, Port, Question, QuestionError};
+use super::passing::{self, Passing};
+use super::question::{CLIENT_PORT, Packet, Port, Question};
+use super::uplink::Interfaces;
 use super::way::Writer;
 use super::words;
-use crate::desired::verdict::{Flow, Judge, Side, Traced};
+use crate::desired::verdict::{Flow, Judge, Passage, Side, Traced};
 use crate::desired::{DesiredState, Member};
 
 /// What should be in force on one host.
@@ -23,6 +27,15 @@ pub struct Place {
     pub state: Arc<DesiredState>,
     /// The addresses of the host itself.
     pub addresses: BTreeSet<IpAddr>,
+    /// Its interfaces.
+    pub interfaces: Interfaces,
+}
+
+impl Place {
+    /// A host of whose interfaces nothing is known.
+    pub fn new(state: Arc<DesiredState>, addresses: BTreeSet<IpAddr>) -> Self {
+        Self { state, addresses, interfaces: Interfaces::default() }
+    }
 }
 
 /// Everything that an answer depends on.
@@ -36,47 +49,6 @@ pub struct World {
     pub basis: Basis,
     /// What may make it different in reality.
     pub notes: Vec<String>,
-}
-
-/// It cannot be answered.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ExplainError {
-    /// It cannot be meant.
-    #[error(transparent)]
-    Question(#[from] QuestionError),
-    /// Who sends is not known.
-    #[error("from {0}")]
-    From(PeerError),
-    /// Who is sent to is not known.
-    #[error("to {0}")]
-    To(PeerError),
-    /// They have no address in common.
-    #[error("{from} and {to} have no family of addresses in common{}", of(*only))]
-    Families {
-        /// Who sends.
-        from: String,
-        /// Who is sent to.
-        to: String,
-        /// The only family of the protocol.
-        only: Option<Family>,
-    },
-    /// Two networks.
-    #[error("only one of the two may be a network: ask about an address of the other")]
-    TwoNetworks,
-    /// Nobody knows the port of that name.
-    #[error("no {protocol} port of {peer} is known by the name {name}: ask about its number")]
-    PortName {
-        /// The name.
-        name: Name,
-        /// The protocol.
-        protocol: Protocol,
-        /// Whose it would be.
-        peer: String,
-    },
-}
-
-fn of(only: Option<Family>) -> String {
-    only.map_or_else(String::new, |family| format!(" for a protocol of {family}"))
 }
 
 /// The two peers of a question.
@@ -103,8 +75,21 @@ impl Peers {
     /// The hosts whose policy is asked.
     pub fn hosts(&self, directory: &Directory) -> BTreeSet<Name> {
         let both = [&self.from, &self.to].into_iter();
-        let pods = both.flat_map(|peer| pods_of(peer, directory));
-        pods.map(|pod| pod.id.node.clone()).collect()
+        let pods = both.clone().flat_map(|peer| pods_of(peer, directory));
+        let pods = pods.map(|pod| pod.id.node.clone());
+        let hosts = both.filter_map(|peer| match peer {
+            Peer::Host(name, _) => Some(name),
+            Peer::Address(address) => directory.host_with(*address),
+            Peer::Pod(_) | Peer::Network(_) | Peer::Outside => None,
+        });
+        pods.chain(hosts.cloned()).collect()
+    }
+
+    /// The addresses that are asked about; of a network its first.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        let both = [&self.from, &self.to].into_iter();
+        let each = |peer| Family::ALL.map(|family| Directory::address(peer, family));
+        both.flat_map(each).flatten().collect()
     }
 }
 
@@ -171,12 +156,12 @@ impl<'a> Asking<'a> {
         let (Some(source), Some(destination)) = (source, destination) else {
             return Ok(Vec::new());
         };
-        let (net, other) = match (from, to) {
-            (Peer::Network(net), other) | (other, Peer::Network(net)) => (*net, other),
+        let net = match (from, to) {
+            (Peer::Network(net), _) | (_, Peer::Network(net)) => *net,
             _ => return Ok(vec![self.answer(source, destination)?]),
         };
-        let concerned = pods_of(other, &self.world.directory);
-        let nodes = concerned.iter().filter_map(|pod| self.world.places.get(&pod.id.node));
+        let nodes = self.peers.hosts(&self.world.directory);
+        let nodes = nodes.iter().filter_map(|node| self.world.places.get(node));
         let mut parts = Vec::new();
         let (found, more) = network::parts(net, nodes);
         self.too_many.set(self.too_many.get() || more);
@@ -205,6 +190,9 @@ impl<'a> Asking<'a> {
                 (Outcome::Unpoliced, "a pod reaches itself without asking its host".to_owned());
         } else {
             for (end, side) in [(&from, Side::Source), (&to, Side::Destination)] {
+                if side == Side::Destination {
+                    sides.extend(self.between(&from.end, &to.end, &flow)?);
+                }
                 sides.extend(end.pods.iter().map(|pod| self.side(pod, side, &flow)));
                 sides.extend(end.unknown.clone());
             }
@@ -232,6 +220,28 @@ impl<'a> Asking<'a> {
             }
             Packet::Other(protocol) => Flow { protocol: Some(*protocol), ..flow },
         })
+    }
+
+    /// What host endpoints say of a packet from one host to another, or to or from outside.
+    fn between(&self, from: &End, to: &End, flow: &Flow) -> Result<Vec<SideAnswer>, ExplainError> {
+        let mut sides = Vec::new();
+        if from.node.is_some() && from.node == to.node {
+            return Ok(sides);
+        }
+        let mut flow = *flow;
+        for (end, side) in [(from, Side::Source), (to, Side::Destination)] {
+            let node = end.node.as_deref().map(Name::from);
+            let Some((node, passage)) = node.zip(passing::passage(end, side)) else { continue };
+            let asked = self.world.places.get(&node).zip(self.judges.get(&node));
+            let Some((place, (_, judge))) = asked else { continue };
+            let said = self.question.interface_of(&node)?;
+            let passing = Passing { node: &node, place, judge, said, passage, flow };
+            sides.extend(passing.sides());
+            if passage == Passage::OutOf && to.kind == EndKind::Host {
+                flow = passing::masqueraded(&flow, &node, place, &self.world.directory);
+            }
+        }
+        Ok(sides)
     }
 
     /// The port that the destination calls so: as its endpoint says, or a set of a rule.
@@ -320,6 +330,7 @@ impl<'a> Asking<'a> {
         let answer = SideAnswer {
             side: side.to_string(),
             endpoint: pod.id.on_host(),
+            hook: None,
             interface: Some(pod.interface.clone()),
             node: Some(pod.id.node.to_string()),
             allowed: None,
@@ -327,12 +338,12 @@ impl<'a> Asking<'a> {
             tiers: Vec::new(),
             profiles: Vec::new(),
         };
-        let Some((state, judge)) = self.judges.get(&pod.id.node) else { return answer };
+        let Some((_, judge)) = self.judges.get(&pod.id.node) else { return answer };
         let Some(Traced { verdict, steps }) = judge.trace(&pod.id, side, flow) else {
             let reason = "the endpoint is not in force: another one has its interface".to_owned();
             return SideAnswer { allowed: Some(false), reason, ..answer };
         };
-        let writer = Writer { state, judge, flow, side };
+        let writer = Writer { lists: judge.of_pods(), flow, side };
         let (tiers, profiles) = writer.steps(&steps);
         let (allowed, reason) = (Some(verdict.allowed), verdict.reason.to_string());
         SideAnswer { allowed, reason, tiers, profiles, ..answer }
@@ -374,13 +385,11 @@ impl<'a> Asking<'a> {
                  --source-port"
             ));
         }
-        for (node, (state, _)) in &self.judges {
-            let ids = state.host_endpoints.endpoints.keys();
-            let names: Vec<_> = ids.map(|id| id.name.as_str()).collect();
-            if !names.is_empty() {
-                let names = names.join(", ");
-                notes.push(format!("host endpoints of {node} are not asked here: {names}"));
-            }
+        if answers.iter().flat_map(|answer| &answer.sides).any(is_untracked) {
+            notes.push(
+                "a policy with doNotTrack allows it, so its answers are asked as packets of their own"
+                    .to_owned(),
+            );
         }
         if self.too_many.get() {
             notes.push(format!(
@@ -404,34 +413,4 @@ struct FoundEnd<'a> {
     pods: Vec<&'a Known>,
     /// The side of somebody who is not known.
     unknown: Option<SideAnswer>,
-}
-
-fn elsewhere(address: IpAddr, side: Side) -> SideAnswer {
-    SideAnswer {
-        side: side.to_string(),
-        endpoint: address.to_string(),
-        interface: None,
-        node: None,
-        allowed: None,
-        reason: format!(
-            "{address} is no pod of this host; if it is one of another host, its policy is asked \
-             there: --offline calculates both sides from the datastore"
-        ),
-        tiers: Vec::new(),
-        profiles: Vec::new(),
-    }
-}
-
-fn conclusion(sides: &[SideAnswer]) -> (Outcome, String) {
-    let said = |side: &SideAnswer| format!("{}: {}", side.side, side.reason);
-    if let Some(side) = sides.iter().find(|side| side.allowed == Some(false)) {
-        return (Outcome::Denied, said(side));
-    }
-    if let Some(side) = sides.iter().find(|side| side.allowed.is_none()) {
-        return (Outcome::Unknown, said(side));
-    }
-    if sides.is_empty() {
-        return (Outcome::Unpoliced, "neither end is a pod: no policy is asked".to_owned());
-    }
-    (Outcome::Allowed, sides.iter().map(said).collect::<Vec<_>>().join("; "))
 }

@@ -7,22 +7,29 @@
 //!
 //! It is about the first packet of a connection as policy sees it: answers of established
 //! connections always pass, and what others translate or drop (`nat`, the host's own rules, routes
-//! that are missing) is not known here.
+//! that are missing) is not known here. Between the pods stand the host endpoints that it passes.
 
 mod answer;
+mod conclusion;
 mod directory;
 pub mod document;
+mod error;
 pub mod graph;
+pub mod here;
 mod network;
 pub mod offline;
+mod passing;
 mod question;
 pub mod render;
 pub mod running;
 #[cfg(test)]
 mod tests;
+mod uplink;
 mod way;
 mod words;
 
-pub use answer::{ExplainError, Peers, Place, World, explain};
+pub use answer::{Peers, Place, World, explain};
 pub use directory::{Directory, Known, Peer, PeerError};
+pub use error::ExplainError;
 pub use question::{Question, QuestionError};
+pub use uplink::Interfaces;

@@ -11,10 +11,12 @@ use calico_datastore::layout::v3::{self, manifest};
 use calico_datastore::location::Location;
 use calico_datastore::model::{Name, ResourceId, Update};
 
-use super::answer::{ExplainError, Peers, Place, World, explain};
+use super::answer::{Peers, Place, World, explain};
 use super::directory::Directory;
 use super::document::{Basis, Explanation};
+use super::error::ExplainError;
 use super::graph::{self, Graph};
+use super::here;
 use super::question::Question;
 use crate::calculation::{self, Layers};
 use crate::config::{Env, FileConfig, Settings};
@@ -200,7 +202,8 @@ impl Read {
                 "of other hosts only those settings are known that are in the datastore".to_owned(),
             );
         }
-        let world = World { directory: self.directory, places, basis: self.basis, notes };
+        let mut world = World { directory: self.directory, places, basis: self.basis, notes };
+        here::look(&mut world, question);
         Ok(explain(question, &world)?)
     }
 
@@ -227,7 +230,7 @@ impl Read {
         }
         let layers = if own { self.layers.clone() } else { foreign() };
         let (state, _) = calculation::once(host.clone(), layers, self.batch.clone());
-        Place { state, addresses }
+        Place::new(state, addresses)
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use calico_datastore::model::{Name, WorkloadEndpointId};
 
-use super::answer::{ExplainError, Place, World};
+use super::answer::{Place, World};
 use super::directory::Directory;
 use super::document::Basis;
+use super::error::ExplainError;
 use super::graph::{self, Graph};
 use super::question::Question;
 use crate::node::addresses::host_addresses;
@@ -65,7 +66,7 @@ pub async fn world(overview: &Overview) -> Result<World, NotYet> {
         changes: Vec::new(),
     };
     let directory = Directory::of_host(&node, &desired, &addresses);
-    let place = Place { state: desired, addresses: addresses.into_iter().collect() };
+    let place = Place::new(desired, addresses.into_iter().collect());
     Ok(World { directory, places: BTreeMap::from([(node, place)]), basis, notes })
 }
 

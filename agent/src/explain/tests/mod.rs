@@ -1,4 +1,5 @@
 mod answers;
+mod hosts;
 mod names;
 mod properties;
 mod words;

@@ -195,13 +195,14 @@ fn question(flow: &Flow) -> Question {
         source_port: flow.ports.map(|(from, _)| from),
         icmp_type: flow.icmp.map(|(kind, _)| kind),
         icmp_code: flow.icmp.map(|(_, code)| code),
+        interface: None,
     }
 }
 
 fn world(state: &DesiredState) -> World {
     let node = Name::from("host");
     let basis = Basis { agent: None, datastore: String::new(), revision: 0, changes: Vec::new() };
-    let place = Place { state: Arc::new(state.clone()), addresses: BTreeSet::new() };
+    let place = Place::new(Arc::new(state.clone()), BTreeSet::new());
     World {
         directory: Directory::of_host(&node, state, &[]),
         places: BTreeMap::from([(node, place)]),
@@ -236,7 +237,7 @@ fn replay(state: &DesiredState, steps: &[Step<'_>], side: Side) -> (bool, Reason
                 };
                 return (rule.action == Action::Allow, reason);
             }
-            Step::Rule(..) => {}
+            Step::Rule(..) | Step::OpenEnd(_) => {}
         }
     }
     match steps.last() {

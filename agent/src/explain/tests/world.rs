@@ -37,7 +37,7 @@ pub(crate) fn place(updates: &[Update], node: &str) -> Place {
     let (state, _) = once(Name::from(node), layers, batch);
     let directory = Directory::of_store(None, updates.iter());
     let addresses = directory.hosts.get(node).into_iter().flatten().copied().collect();
-    Place { state, addresses }
+    Place::new(state, addresses)
 }
 
 fn basis(agent: Option<&str>) -> Basis {
