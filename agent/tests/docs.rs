@@ -45,12 +45,14 @@ fn the_page_about_explain_names_every_option_and_exit_code() {
 }
 
 #[test]
-fn every_path_that_readme_and_architecture_link_to_exists() {
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/explain.md"] {
+fn every_path_that_a_document_links_to_exists() {
+    let pages = ["docs/explain.md", "docs/host-endpoints.md", "docs/rkt.md", "docs/cni.md"];
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].into_iter().chain(pages) {
         let text = document(name);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if !link.contains("://") && !link.starts_with('#') {
-                document(link.split('#').next().unwrap_or(link));
+                let beside = Path::new(name).with_file_name(link.split('#').next().unwrap_or(link));
+                document(&beside.to_string_lossy());
             }
         }
     }

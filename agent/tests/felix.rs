@@ -30,6 +30,8 @@ mod host;
 mod hosts;
 #[path = "felix/hosts_change.rs"]
 mod hosts_change;
+#[path = "felix/large_sets.rs"]
+mod large_sets;
 #[path = "felix/leftovers.rs"]
 mod leftovers;
 #[path = "felix/machines.rs"]

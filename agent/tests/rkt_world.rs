@@ -135,15 +135,7 @@ fn the_first_host_of_the_tutorial() {
     assert_eq!(peers, expected.map(|(address, number)| (address.to_owned(), number)));
 
     let subjects: Vec<&str> = state.notices.keys().map(|subject| &**subject).collect();
-    assert_eq!(
-        subjects,
-        [
-            "GlobalNetworkPolicy default.host-prednat",
-            "GlobalNetworkPolicy default.host-untracked",
-            "HostEndpoint calico-01-eth0",
-            "IPPool default-ipv4-ippool",
-        ]
-    );
+    assert_eq!(subjects, ["IPPool default-ipv4-ippool"]);
 
     let backwards = calculate(updates.into_iter().rev());
     assert!(state.has_content_of(&backwards));

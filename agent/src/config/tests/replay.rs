@@ -31,7 +31,8 @@ fn shown(name: &str, s: &Settings) -> Value {
         "FailsafeInboundHostPorts" => failsafes(&s.failsafe_inbound),
         "FailsafeOutboundHostPorts" => failsafes(&s.failsafe_outbound),
         "InterfaceExclude" => {
-            let shown = |one: &InterfacePattern| serde_json::json!({"regex": one.as_str()});
+            // A hyphen needs no escape, and means the same with one.
+            let shown = |one: &InterfacePattern| serde_json::json!({"regex": one.as_str().replace("\\-", "-")});
             s.interface_exclude.iter().map(shown).collect()
         }
         // Felix names levels by its own words, we by those of `tracing`; FATAL is our error.
@@ -151,7 +152,7 @@ fn parameters() {
     for (name, reason) in super::skipped_names(&names) {
         println!("skipped: {name}: {reason}");
     }
-    assert_eq!((all.len(), run), (114, 33));
+    assert_eq!((all.len(), run), (114, 60));
 }
 
 #[test]
