@@ -16,6 +16,7 @@
 //! # let _ = (Direction::Ingress, Packet::tcp([10, 0, 0, 1].into(), 40_000, [10, 0, 0, 2].into(), 80));
 //! ```
 
+mod account;
 mod ask;
 mod host;
 mod member;
@@ -28,6 +29,7 @@ mod store;
 mod tier;
 mod verdict;
 
+pub use account::{Account, Told};
 pub use host::{Failsafe, Hook, Interface};
 pub use packet::{Direction, Packet};
 pub use path::{Host, Place, Step, Subject, Walk};

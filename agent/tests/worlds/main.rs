@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 mod agent;
+mod explained;
 mod hosts;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -104,7 +104,10 @@ impl<'a> Lists<'a> {
     ) -> (bool, Reason) {
         for profile in profiles {
             trace.step(Step::Profile(profile));
-            let Some(rules) = self.profiles.get(profile) else {
+            let there = self.profiles.get(profile).filter(|rules| {
+                rules.ingress.first().is_none_or(|rule| rule.origin != ActiveRule::UNWRITTEN)
+            });
+            let Some(rules) = there else {
                 return (false, Reason::NoSuchProfile(profile.clone()));
             };
             match self.first(rules, side, flow, trace) {
