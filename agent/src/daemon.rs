@@ -28,6 +28,7 @@ use crate::config::{Flags, Local, set_locally};
 use crate::denied;
 use crate::exec::Exec;
 use crate::felix::hosts::lifelines;
+use crate::felix::tally::Tally;
 use crate::felix::watch::Watch;
 use crate::felix::{self, Felix};
 use crate::lock::{self, LockError};
@@ -279,6 +280,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let bird_steps = bird_exec.steps();
     let bird = Bird::new(paths.bird_config(), paths.bird_socket(), bird_exec);
     let touched = felix.changes().notify();
+    let tally = Tally::new(felix.changes());
     let heartbeat = watchdog.register("watch");
     tasks.spawn("watch", async move { watch.run(heartbeat).await });
     let parts = vec![
@@ -381,6 +383,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         collector,
         bird_socket: paths.bird_socket(),
         programs: Some(Exec::new(ASKED_LIMIT)),
+        tally: Some(tally),
     });
     let (states_tx, states) = watch::channel(None);
     let (hosts_tx, hosts) = watch::channel(HostStates::new());

@@ -6,6 +6,8 @@
 pub(crate) struct Header {
     /// `nlmsg_type`.
     pub(crate) kind: u16,
+    /// `nlmsg_seq`: that of the request that it answers.
+    pub(crate) sequence: u32,
     /// `nlmsg_pid`: the port of the sender.
     pub(crate) port: u32,
 }
@@ -49,7 +51,8 @@ pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = (Header, &[u8])>
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = u32_at(rest, 0)? as usize;
-        let header = Header { kind: u16_at(rest, 4)?, port: u32_at(rest, 12)? };
+        let (kind, sequence, port) = (u16_at(rest, 4)?, u32_at(rest, 8)?, u32_at(rest, 12)?);
+        let header = Header { kind, sequence, port };
         let body = rest.get(HEADER..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((header, body))
@@ -71,6 +74,13 @@ pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 /// The first attribute of that type.
 pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// The number by which the answers to a request are known.
+pub(crate) fn number(request: &mut [u8], sequence: u32) {
+    if let Some(place) = request.get_mut(8..12) {
+        place.copy_from_slice(&sequence.to_ne_bytes());
+    }
 }
 
 /// A request: `header` is what the protocol puts before the attributes, a multiple of four long.
@@ -104,12 +114,16 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let header = [2, 0, 0, 0];
-        let one = request(0x0a06, REQUEST, &header, &[(1, b"filter\0"), (2 | 1 << 15, b"abcd")]);
-        let two = [one.clone(), one].concat();
+        let mut one =
+            request(0x0a06, REQUEST, &header, &[(1, b"filter\0"), (2 | 1 << 15, b"abcd")]);
+        let first = one.clone();
+        number(&mut one, 7);
+        let two = [first, one].concat();
         let all: Vec<_> = messages(&two).collect();
         assert_eq!(all.len(), 2);
         let (head, body) = all[1];
-        assert_eq!((head.kind, &body[..4]), (0x0a06, &header[..]));
+        assert_eq!((head.kind, head.sequence, &body[..4]), (0x0a06, 7, &header[..]));
+        assert_eq!(all[0].0.sequence, 0);
         assert_eq!(attribute(&body[4..], 1).and_then(text), Some("filter"));
         assert_eq!(attribute(&body[4..], 2).and_then(be32), Some(0x6162_6364));
         assert_eq!(attribute(&body[4..], 3), None);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::desired::{DesiredState, LocalEndpoint};
+use crate::desired::{DesiredState, Externals, LocalEndpoint};
 use crate::drift::{Drift, Repairs};
 use crate::routes::monitor::Links;
 use crate::status::systemd::Heartbeat;
@@ -135,6 +135,8 @@ pub struct Report {
     pub endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
     /// The host endpoints, of the part that cares for them.
     pub hosts: HostStates,
+    /// Where external addresses lead, of the part that leads them.
+    pub externals: Option<Arc<Externals>>,
     /// What those that are up were when they were programmed: of the desired state of this run or
     /// of an earlier one that says the same of them, never of a newer one.
     pub in_force: InForce,

@@ -16,6 +16,8 @@ mod churn;
 mod connections;
 #[path = "felix/contention.rs"]
 mod contention;
+#[path = "felix/counters.rs"]
+mod counters;
 #[path = "felix/denied.rs"]
 mod denied;
 #[path = "felix/disk.rs"]
@@ -24,6 +26,8 @@ mod disk;
 mod economy;
 #[path = "felix/holes.rs"]
 mod holes;
+#[path = "felix/holes_nat.rs"]
+mod holes_nat;
 #[path = "felix/host.rs"]
 mod host;
 #[path = "felix/hosts.rs"]

@@ -38,7 +38,7 @@ impl Reference {
             return Some(Verdict::deny(Reason::Inactive));
         }
         let near = packet.near(direction);
-        if !endpoint.addresses.iter().any(|net| crate::net::holds(net, near)) {
+        if !self.may_use(id, endpoint, direction, near) {
             return Some(Verdict::deny(Reason::NotItsAddress));
         }
         let vxlan = packet.protocol == UDP && packet.ports.is_some_and(|(_, to)| to == VXLAN);

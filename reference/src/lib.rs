@@ -6,7 +6,8 @@
 //! through every object: it is written for being compared with the documentation line by line.
 //!
 //! What it leaves out on purpose: connection tracking (it is asked about the first packet of a
-//! connection), routing, and whatever is not policy (anti-spoofing, tunnels of the host).
+//! connection), routing, and whatever is not policy (tunnels of the host). What an endpoint may send
+//! from, and by which other addresses it is reached, is in.
 //!
 //! ```
 //! use calico_reference::{Direction, Packet, Reference};
@@ -18,6 +19,7 @@
 
 mod account;
 mod ask;
+mod extras;
 mod host;
 mod member;
 mod net;
@@ -30,6 +32,7 @@ mod tier;
 mod verdict;
 
 pub use account::{Account, Told};
+pub use extras::Owner;
 pub use host::{Failsafe, Hook, Interface};
 pub use packet::{Direction, Packet};
 pub use path::{Host, Place, Step, Subject, Walk};

@@ -54,6 +54,8 @@ pub struct Reference {
     pub(crate) profiles: BTreeMap<Name, Rules>,
     pub(crate) tiers: Vec<Asked>,
     pub(crate) members: Vec<Member>,
+    /// Settings that are stored: of all nodes (`default`), of one (`node.<name>`).
+    pub(crate) configurations: BTreeMap<Name, model::FelixConfiguration>,
     /// `labelsToApply` of each profile.
     inherited: BTreeMap<Name, Labels>,
 }
@@ -83,6 +85,9 @@ impl Reference {
                 Update::ClusterInformation(Some(cluster)) => {
                     let version = cluster.calico_version.as_deref();
                     generation = version.map_or(Generation::Unknown, Generation::of);
+                }
+                Update::FelixConfiguration(name, Some(one)) => {
+                    this.configurations.insert(name.clone(), (**one).clone());
                 }
                 Update::Tier(name, Some(tier)) => drop(tiers.insert(name.clone(), **tier)),
                 Update::NetworkSet(id, Some(set)) => drop(sets.insert(id.clone(), (**set).clone())),

@@ -230,7 +230,7 @@ impl Builder {
                 self.push(not, What::Set(set, sides));
             }
             // They only count.
-            ("set", "--update-counters" | "--update-subcounters") if not => {}
+            ("set", "--update-counters" | "--update-subcounters") => {}
             ("mark", "--mark") => {
                 let (value, mask) = value_mask(words.value(option)?)?;
                 self.push(not, What::Mark(value, mask));

@@ -43,7 +43,7 @@ fn each_criterion_and_what_it_does_not_mean() {
         destination: "11.0.0.2".parse().unwrap(),
         ..tcp.clone().into_interface("eth0")
     };
-    let cases: [(&str, &[&Packet], &[&Packet]); 31] = [
+    let cases: [(&str, &[&Packet], &[&Packet]); 33] = [
         ("", &[&tcp, &udp, &ping, &gre, &other], &[]),
         ("-i cali1", &[&tcp], &[&other]),
         ("-i cali+", &[&tcp], &[&other]),
@@ -76,6 +76,8 @@ fn each_criterion_and_what_it_does_not_mean() {
         ("-m set ! --match-set web dst,dst", &[&udp, &ping, &gre, &other], &[&tcp]),
         ("-m set --match-set ifs src,src", &[&tcp], &[&other]),
         ("-m set --match-set ifs src,dst", &[], &[&tcp]),
+        ("-m set --match-set ifs src,src ! --update-counters", &[&tcp], &[&other]),
+        ("-m set ! --match-set ifs src,src ! --update-counters", &[&other], &[&tcp]),
         ("-m mac --mac-source 02:00:00:00:00:01", &[&tcp], &[]),
         ("-m mac ! --mac-source 02:00:00:00:00:01", &[], &[&tcp]),
         ("-m addrtype --dst-type LOCAL -m comment --comment \"a ! b\"", &[&tcp], &[&other]),

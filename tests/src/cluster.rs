@@ -1,5 +1,6 @@
 //! Two hosts and an outsider on one wire, with one etcd: where the parts are put together.
 
+mod changes;
 mod waiting;
 
 use std::collections::BTreeMap;

@@ -247,6 +247,21 @@ impl Host {
         command.arg(self.run_dir()).args(args).limit(Duration::from_secs(5)).output()
     }
 
+    /// `calico-agent explain` about what its own agent says, or (`offline`) the datastore.
+    ///
+    /// # Errors
+    /// When the agent is not built.
+    pub fn explain(&self, offline: bool, words: &str) -> Result<Output> {
+        let command = self.ns.command(agent_binary()?).arg("explain");
+        let command = command.arg("--config-dir").arg(self.config_dir());
+        let command = command.arg("--run-dir").arg(self.run_dir());
+        let mut command = command.arg("--state-dir").arg(self.state_dir());
+        if offline {
+            command = command.args(["--nodename", self.spec.name, "--etcd-endpoints", &self.etcd]);
+        }
+        command.args(words.split_whitespace()).output()
+    }
+
     /// `calico-agent reset` with more arguments. It knows nothing of the datastore.
     ///
     /// # Errors

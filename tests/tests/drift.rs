@@ -31,7 +31,7 @@ const TAMPERINGS: [Tampering; 14] = [
     by("ipset del cali40local-endpoints A,I", "address set cali40local-endpoints"),
     // A rule that says something else under the comment that it had.
     by(
-        r#"rule=$(T4 -S cali-to-wl-dispatch | tail -1 | sed 's/^-A cali-to-wl-dispatch//; s/DROP/ACCEPT/')
+        r#"rule=$(T4 -S cali-to-wl-dispatch | tail -1 | sed 's/^-A cali-to-wl-dispatch//; s/-g cali-drop-.*/-j ACCEPT/')
         eval "T4 -R cali-to-wl-dispatch $(($(T4 -S cali-to-wl-dispatch | wc -l) - 1)) $rule""#,
         "IPv4 filter chain cali-to-wl-dispatch",
     ),

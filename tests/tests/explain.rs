@@ -3,10 +3,9 @@
 
 use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::Cluster;
-use calico_e2e::host::{Flavour, Host, agent_binary};
+use calico_e2e::host::{Flavour, Host};
 use calico_e2e::matrix::Family;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
-use calico_e2e::process::Output;
 use calico_e2e::run;
 use calico_e2e::tutorial::{self, DNS, HOSTS, HTTP, OTHER, PODS, SERVICES};
 use calico_e2e::world::{Entity, GlobalNetworkPolicy, NetworkPolicy, Resource, Rule};
@@ -19,30 +18,15 @@ const DENIED: Option<i32> = Some(6);
 const UNKNOWN: Option<i32> = Some(7);
 const USAGE: Option<i32> = Some(64);
 
-/// `calico-agent explain` on a host, about what its own agent or etcd says.
-fn explain(host: &Host, offline: bool, words: &str) -> Result<Output> {
-    let command = host.ns().command(agent_binary()?).arg("explain");
-    let command = command.arg("--config-dir").arg(host.config_dir());
-    let command = command.arg("--run-dir").arg(host.run_dir());
-    let command = command.arg("--state-dir").arg(host.state_dir());
-    let command = if offline {
-        let node = ["--nodename", host.spec.name, "--etcd-endpoints", host.etcd()];
-        command.args(node)
-    } else {
-        command
-    };
-    command.args(words.split_whitespace()).output()
-}
-
 fn said(host: &Host, offline: bool, words: &str, code: Option<i32>) -> Result<String> {
-    let output = explain(host, offline, words)?;
+    let output = host.explain(offline, words)?;
     let all = format!("{}{}", output.stdout, output.stderr);
     ensure!(output.status.code() == code, "{words}: {} instead of {code:?}\n{all}", output.status);
     Ok(all)
 }
 
 fn json(host: &Host, offline: bool, words: &str) -> Result<Value> {
-    let output = explain(host, offline, &format!("{words} --json"))?;
+    let output = host.explain(offline, &format!("{words} --json"))?;
     serde_json::from_str(&output.stdout).with_context(|| format!("{words}: {}", output.stderr))
 }
 

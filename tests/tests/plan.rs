@@ -198,7 +198,7 @@ fn plan_is_what_run_does(label: &str, flavour: Flavour, suffix: &str) -> Result<
     nothing(host).context("after the agent did it")?;
     for family in ["iptables", "ip6tables"] {
         let there = rules(host, &format!("{family}-{suffix}"), "filter", &chains[0])?;
-        ensure!(there.iter().any(|rule| rule.ends_with("-j DROP")), "{there:#?}");
+        ensure!(there.iter().any(|rule| rule.ends_with("-g cali-drop-to-wl")), "{there:#?}");
     }
 
     // It could not tell.

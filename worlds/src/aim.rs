@@ -120,6 +120,24 @@ impl Aim {
         all
     }
 
+    /// Packets from sources at the edges of what endpoints of the node list, and beside.
+    pub(crate) fn spoofed(&self, node: &Name, c: &mut Chance, count: usize) -> Vec<Question> {
+        let lists = |(id, endpoint): &&(WorkloadEndpointId, WorkloadEndpoint)| {
+            id.node == *node && !endpoint.spoof.is_empty()
+        };
+        let local: Vec<_> = self.workloads.iter().filter(lists).collect();
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count && !local.is_empty() {
+            let (id, endpoint) = c.one(&local);
+            let sources: Vec<IpAddr> = around(&endpoint.spoof).collect();
+            let source = *c.one(&sources);
+            let destination = self.address(c, Some(Family::of(source)));
+            let packet = self.between(c, source, destination);
+            all.push(Question { endpoint: id.clone(), direction: Direction::Egress, packet });
+        }
+        all
+    }
+
     /// An address of an endpoint, at the edge of a prefix, or of nobody.
     fn address(&self, c: &mut Chance, family: Option<Family>) -> IpAddr {
         let fits = |ip: &&IpAddr| family.is_none_or(|family| Family::of(**ip) == family);

@@ -28,6 +28,20 @@ impl World {
         draw::world(seed)
     }
 
+    /// The same with what its endpoints may do beside policy: send from prefixes that they list, be
+    /// reached by external addresses; and with the settings that give leave for it.
+    pub fn with_extras(seed: u64) -> Self {
+        let mut world = Self::random(seed);
+        draw::extras::add(&mut world, seed);
+        world
+    }
+
+    /// Packets from endpoints of [`World::node`] whose source is at the edge of a prefix that one
+    /// lists, or beside; none where nobody lists any. The same for the same seed.
+    pub fn spoofed_questions(&self, updates: &[Update], seed: u64, count: usize) -> Vec<Question> {
+        Aim::new(updates).spoofed(&self.node, &mut Chance::new(seed), count)
+    }
+
     /// What the agent would make of it. Objects that are refused are absent.
     pub fn updates(&self) -> Vec<Update> {
         let decode =

@@ -1,9 +1,13 @@
 //! The status document as text for a terminal.
 
+mod counters;
+
 use std::fmt::Write as _;
 
 use crate::reconcile::EndpointState;
-use crate::status::document::{ForwardedPortStatus, Instead, Overall, StatusDocument};
+use crate::status::document::{
+    EndpointStatus, ForwardedPortStatus, Instead, Overall, StatusDocument,
+};
 
 /// Renders the document.
 pub fn render(status: &StatusDocument) -> String {
@@ -78,7 +82,7 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         acl.extend(endpoint.profiles.iter().map(|profile| format!("profile {profile}")));
         [
             endpoint.interface.clone(),
-            endpoint.addresses.join(" "),
+            addresses(endpoint),
             state.to_owned(),
             if acl.is_empty() { "(drop all)".to_owned() } else { acl.join(", ") },
             endpoint.endpoint.clone(),
@@ -86,6 +90,8 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         ]
     });
     table(out, ["INTERFACE", "ADDRESSES", "STATE", "POLICY", "ENDPOINT", ""], rows)?;
+
+    counters::write(out, status)?;
 
     host_endpoints(out, status)?;
 
@@ -181,6 +187,17 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         writeln!(out, "{:<11} {kind}: {count} in the store, {why}", "ignored")?;
     }
     Ok(())
+}
+
+/// Its own, and by which others it is reached.
+fn addresses(endpoint: &EndpointStatus) -> String {
+    let own = endpoint.addresses.join(" ");
+    if endpoint.external_addresses.is_empty() {
+        return own;
+    }
+    let external: Vec<_> =
+        endpoint.external_addresses.iter().map(|one| one.address.to_string()).collect();
+    format!("{own} (external {})", external.join(" "))
 }
 
 /// Those of this host, when it has any.

@@ -58,6 +58,12 @@ pub fn features(
         add(table, "set", Need::Always, format!("{in_set} -j DROP"));
         add(table, icmp_name, Need::Always, format!("{icmp} -j RETURN"));
     }
+    if settings.endpoint_counters {
+        let line = format!("{in_set} ! --update-counters -j DROP");
+        for table in [Table::Raw, Table::Filter] {
+            add(table, "set ! --update-counters", Need::Always, line.clone());
+        }
+    }
     let mac = "-i cali+ -m mac ! --mac-source 02:00:00:00:00:01 -j DROP";
     add(Table::Raw, "mac", Need::For("checking the Ethernet address of a pod"), mac.into());
     let filter = |name, need, line: &str| (Table::Filter, name, need, line.to_owned());
@@ -193,6 +199,9 @@ mod tests {
                 ["DROP", "ACCEPT", "RETURN"].contains(&pair[1]) || pair[1].starts_with("cali");
             match pair[0] {
                 "-m" => found.insert((table.name(), pair[1].to_owned())),
+                "!" if pair[1] == "--update-counters" => {
+                    found.insert((table.name(), pair.join(" ")))
+                }
                 "--jump" | "-j" if !verdict => found.insert((table.name(), pair[1].to_owned())),
                 _ => false,
             };
@@ -277,6 +286,7 @@ mod tests {
                             "--jump REJECT".into()
                         },
                         report: Some(Report { group: 5, rate: 10 }),
+                        counted: true,
                         log_prefix: "x: ".into(),
                     };
                     let mut rendered: BTreeSet<(&str, String)> = BTreeSet::new();
@@ -330,7 +340,7 @@ mod tests {
                     }
                     let point = DenyPoint { direction: Direction::Ingress, place: DeniedBy::End };
                     for table in [Table::Raw, Table::Mangle, Table::Filter] {
-                        take(table, chains::closed(table, &style));
+                        take(table, chains::closed(point.direction, &style.of(table)));
                         let denied = chains::denied(&point, &style.of(table));
                         take(table, denied.expect("reported").1);
                     }

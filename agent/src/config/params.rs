@@ -209,6 +209,15 @@ pub static PARAMS: &[Param] = &[
               reads.",
     },
     Param {
+        name: "EndpointCounters",
+        kind: Kind::Bool(|s| &mut s.endpoint_counters),
+        default: "true",
+        none: Some("true"),
+        on_bad: NextSource,
+        doc: "Count the packets and bytes of each endpoint that are allowed and denied: `calico-agent \
+              status`. Felix has no such parameter.",
+    },
+    Param {
         name: "CalicoVersion",
         kind: Kind::Version(|s| &mut s.calico_version),
         default: "",

@@ -108,6 +108,8 @@ pub struct Settings {
     pub denied_log_rate: u32,
     /// `DeniedLogGroup`: the NFLOG group. 5.
     pub denied_log_group: u16,
+    /// `EndpointCounters`: count the packets of each endpoint that are allowed and denied. True.
+    pub endpoint_counters: bool,
     /// `CalicoVersion`: the version of Calico whose names and order of policies hold. None = the one
     /// in ClusterInformation.
     pub calico_version: Option<CalicoVersion>,
@@ -206,6 +208,7 @@ impl Default for Settings {
             denied_log: false,
             denied_log_rate: 10,
             denied_log_group: 5,
+            endpoint_counters: true,
             calico_version: None,
             invalid_policy: InvalidPolicy::Absent,
             iptables_backend: IptablesBackend::Auto,

@@ -11,6 +11,7 @@ use super::conclusion::{conclusion, elsewhere, is_untracked};
 use super::directory::{Directory, Known, Peer, short};
 use super::document::{Answer, Basis, End, EndKind, Explanation, Outcome, RuleAsked, SideAnswer};
 use super::error::ExplainError;
+use super::external::External;
 use super::network;
 use super::passing::{self, Passing};
 use super::question::{CLIENT_PORT, Packet, Port, Question};
@@ -18,7 +19,7 @@ use super::uplink::Interfaces;
 use super::way::Writer;
 use super::words;
 use crate::desired::verdict::{Flow, Judge, Passage, Side, Traced};
-use crate::desired::{DesiredState, Member};
+use crate::desired::{DesiredState, Externals, Member};
 
 /// What should be in force on one host.
 #[derive(Clone, Debug)]
@@ -27,14 +28,18 @@ pub struct Place {
     pub state: Arc<DesiredState>,
     /// The addresses of the host itself.
     pub addresses: BTreeSet<IpAddr>,
+    /// Where external addresses lead.
+    pub externals: Externals,
     /// Its interfaces.
     pub interfaces: Interfaces,
 }
 
 impl Place {
-    /// A host of whose interfaces nothing is known.
+    /// A host of whose interfaces nothing is known: external addresses lead where they do while all of
+    /// them are up.
     pub fn new(state: Arc<DesiredState>, addresses: BTreeSet<IpAddr>) -> Self {
-        Self { state, addresses, interfaces: Interfaces::default() }
+        let externals = Externals::of(&state, |_| true);
+        Self { state, addresses, externals, interfaces: Interfaces::default() }
     }
 }
 
@@ -75,12 +80,16 @@ impl Peers {
     /// The hosts whose policy is asked.
     pub fn hosts(&self, directory: &Directory) -> BTreeSet<Name> {
         let both = [&self.from, &self.to].into_iter();
-        let pods = both.clone().flat_map(|peer| pods_of(peer, directory));
+        let asking = match &self.to {
+            Peer::Address(address) => directory.pods_asking_for(*address).collect(),
+            _ => Vec::new(),
+        };
+        let pods = both.clone().flat_map(|peer| pods_of(peer, directory)).chain(asking);
         let pods = pods.map(|pod| pod.id.node.clone());
         let hosts = both.filter_map(|peer| match peer {
             Peer::Host(name, _) => Some(name),
             Peer::Address(address) => directory.host_with(*address),
-            Peer::Pod(_) | Peer::Network(_) | Peer::Outside => None,
+            Peer::Pod(_) | Peer::External(_) | Peer::Network(_) | Peer::Outside => None,
         });
         pods.chain(hosts.cloned()).collect()
     }
@@ -97,6 +106,7 @@ fn pods_of<'a>(peer: &'a Peer, directory: &'a Directory) -> Vec<&'a Known> {
     match peer {
         Peer::Pod(pod) => vec![pod],
         Peer::Address(address) => directory.pods_with(*address).collect(),
+        Peer::External(external) => vec![&external.pod],
         Peer::Host(..) | Peer::Network(_) | Peer::Outside => Vec::new(),
     }
 }
@@ -107,7 +117,9 @@ fn pods_of<'a>(peer: &'a Peer, directory: &'a Directory) -> Vec<&'a Known> {
 /// When it cannot be meant, or a peer is not known.
 pub fn explain(question: &Question, world: &World) -> Result<Explanation, ExplainError> {
     let packet = question.packet()?;
-    let peers = Peers::find(question, &world.directory)?;
+    let Peers { from, to } = Peers::find(question, &world.directory)?;
+    // Nobody sends as an external address.
+    let peers = Peers { from, to: External::resolve(to, world) };
     let judges = world
         .places
         .iter()
@@ -185,7 +197,11 @@ impl<'a> Asking<'a> {
         let icmp = flow.icmp;
         let mut sides = Vec::new();
         let (outcome, because);
-        if from.pods.len() == 1 && from.pods == to.pods {
+        let external = match &self.peers.to {
+            Peer::External(external) => Some(external),
+            _ => None,
+        };
+        if external.is_none() && from.pods.len() == 1 && from.pods == to.pods {
             (outcome, because) =
                 (Outcome::Unpoliced, "a pod reaches itself without asking its host".to_owned());
         } else {
@@ -193,7 +209,10 @@ impl<'a> Asking<'a> {
                 if side == Side::Destination {
                     sides.extend(self.between(&from.end, &to.end, &flow)?);
                 }
-                sides.extend(end.pods.iter().map(|pod| self.side(pod, side, &flow)));
+                sides.extend(end.pods.iter().map(|pod| match external {
+                    Some(external) => self.side(pod, side, &external.seen_by(pod, side, &flow)),
+                    None => self.side(pod, side, &flow),
+                }));
                 sides.extend(end.unknown.clone());
             }
             (outcome, because) = conclusion(&sides);
@@ -228,17 +247,25 @@ impl<'a> Asking<'a> {
         if from.node.is_some() && from.node == to.node {
             return Ok(sides);
         }
+        // The host of the destination translates an external address, behind the early hooks.
         let mut flow = *flow;
+        let mut sent = flow;
+        if let Peer::External(external) = &self.peers.to {
+            sent.destination = external.address;
+        }
         for (end, side) in [(from, Side::Source), (to, Side::Destination)] {
             let node = end.node.as_deref().map(Name::from);
             let Some((node, passage)) = node.zip(passing::passage(end, side)) else { continue };
             let asked = self.world.places.get(&node).zip(self.judges.get(&node));
             let Some((place, (_, judge))) = asked else { continue };
             let said = self.question.interface_of(&node)?;
-            let passing = Passing { node: &node, place, judge, said, passage, flow };
+            let flow_there = if side == Side::Source { sent } else { flow };
+            let passing =
+                Passing { node: &node, place, judge, said, passage, sent, flow: flow_there };
             sides.extend(passing.sides());
             if passage == Passage::OutOf && to.kind == EndKind::Host {
                 flow = passing::masqueraded(&flow, &node, place, &self.world.directory);
+                sent = flow;
             }
         }
         Ok(sides)
@@ -282,6 +309,7 @@ impl<'a> Asking<'a> {
             name: None,
             node: None,
             address,
+            external: None,
             networks: Vec::new(),
             port,
         };
@@ -295,6 +323,12 @@ impl<'a> Asking<'a> {
                 named(&mut end, pod);
                 // The directory's: it lives as long as the answer.
                 found.pods = directory.pods.iter().filter(|known| known.id == pod.id).collect();
+            }
+            Peer::External(external) => {
+                named(&mut end, &external.pod);
+                end.external = Some(external.address);
+                let is_it = |known: &&Known| known.id == external.pod.id;
+                found.pods = directory.pods.iter().filter(is_it).collect();
             }
             Peer::Host(name, _) => {
                 (end.kind, end.node) = (EndKind::Host, Some(name.to_string()));
@@ -390,6 +424,10 @@ impl<'a> Asking<'a> {
                 "a policy with doNotTrack allows it, so its answers are asked as packets of their own"
                     .to_owned(),
             );
+        }
+        if let Peer::External(external) = &self.peers.to {
+            let from = pods_of(&self.peers.from, &self.world.directory);
+            notes.extend(external.note(&from, self.world));
         }
         if self.too_many.get() {
             notes.push(format!(

@@ -7,6 +7,7 @@ use calico_datastore::model::{
     Cidr, Family, Name, NamedPort, Protocol, Update, WorkloadEndpointId,
 };
 
+use super::external::External;
 use crate::desired::DesiredState;
 
 /// How many candidates an error names.
@@ -28,6 +29,8 @@ pub struct Known {
     pub interface: String,
     /// The addresses it may use.
     pub addresses: Vec<Cidr>,
+    /// The external addresses that it asks for. Whether it has them its host says.
+    pub external: Vec<IpAddr>,
     /// Its named ports, where they are known.
     pub ports: Vec<NamedPort>,
 }
@@ -41,6 +44,8 @@ pub enum Peer {
     Host(Name, Vec<IpAddr>),
     /// An address, whoever has it.
     Address(IpAddr),
+    /// An external address of an endpoint.
+    External(External),
     /// Every address of a network.
     Network(Cidr),
     /// Somewhere outside of the cluster.
@@ -111,6 +116,7 @@ impl Directory {
             id: id.clone(),
             interface: endpoint.interface.to_string(),
             addresses: endpoint.addresses.clone(),
+            external: endpoint.nat.iter().map(|(_, external)| *external).collect(),
             ports: Vec::new(),
         });
         let mut hosts: BTreeMap<Name, Vec<IpAddr>> = BTreeMap::new();
@@ -157,6 +163,7 @@ impl Directory {
             id: id.clone(),
             interface: endpoint.interface.to_string(),
             addresses: endpoint.addresses.clone(),
+            external: endpoint.nat.iter().map(|(_, external)| *external).collect(),
             ports: endpoint.ports.clone(),
         });
         let (pods, pools) = (pods.collect(), pools.into_values().collect());
@@ -240,6 +247,11 @@ impl Directory {
         self.pods.iter().filter(uses)
     }
 
+    /// The endpoints that ask for an external address.
+    pub fn pods_asking_for(&self, external: IpAddr) -> impl Iterator<Item = &Known> {
+        self.pods.iter().filter(move |pod| pod.external.contains(&external))
+    }
+
     /// The host that has an address.
     pub fn host_with(&self, address: IpAddr) -> Option<&Name> {
         self.hosts.iter().find(|(_, all)| all.contains(&address)).map(|(name, _)| name)
@@ -256,6 +268,7 @@ impl Directory {
             Peer::Pod(pod) => Box::new(pod.addresses.iter().map(Cidr::address)),
             Peer::Host(_, addresses) => Box::new(addresses.iter().copied()),
             Peer::Address(address) => Box::new(std::iter::once(*address)),
+            Peer::External(external) => Box::new(std::iter::once(external.internal)),
             Peer::Network(net) => Box::new(std::iter::once(net.address())),
             Peer::Outside => Box::new(OUTSIDE.into_iter()),
         };

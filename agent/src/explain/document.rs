@@ -89,6 +89,9 @@ pub struct End {
     pub node: Option<String>,
     /// The address that was asked about.
     pub address: IpAddr,
+    /// The external address that leads there, when that was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<IpAddr>,
     /// All prefixes that are treated as `address` is, when a network was asked about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<String>,

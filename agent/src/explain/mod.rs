@@ -7,13 +7,15 @@
 //!
 //! It is about the first packet of a connection as policy sees it: answers of established
 //! connections always pass, and what others translate or drop (`nat`, the host's own rules, routes
-//! that are missing) is not known here. Between the pods stand the host endpoints that it passes.
+//! that are missing) is not known here. External addresses of endpoints are our own translation, and
+//! are known. Between the pods stand the host endpoints that the packet passes.
 
 mod answer;
 mod conclusion;
 mod directory;
 pub mod document;
 mod error;
+mod external;
 pub mod graph;
 pub mod here;
 mod network;
@@ -31,5 +33,6 @@ mod words;
 pub use answer::{Peers, Place, World, explain};
 pub use directory::{Directory, Known, Peer, PeerError};
 pub use error::ExplainError;
+pub use external::External;
 pub use question::{Question, QuestionError};
 pub use uplink::Interfaces;

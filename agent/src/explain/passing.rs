@@ -23,7 +23,9 @@ pub(super) struct Passing<'a> {
     pub(super) said: Option<InterfaceName>,
     /// Which way.
     pub(super) passage: Passage,
-    /// The packet as it is there.
+    /// The packet as it was sent: as hooks before the translation of destinations see it.
+    pub(super) sent: Flow,
+    /// The packet as the others see it.
     pub(super) flow: Flow,
 }
 
@@ -79,10 +81,11 @@ impl Passing<'_> {
                 return vec![SideAnswer { reason, ..answer }];
             }
         };
-        let asked = self.judge.trace_passage(&id, self.passage, &self.flow);
+        let asked = self.judge.trace_passage(&id, self.passage, &self.sent, &self.flow);
         let one = |(hook, Traced { verdict, steps }): (Hook, Traced<'_>)| {
             let lists = self.judge.of_hosts();
-            let writer = Writer { lists, flow: &self.flow, side: self.passage.side() };
+            let flow = if hook.is_early() { &self.sent } else { &self.flow };
+            let writer = Writer { lists, flow, side: self.passage.side() };
             let (tiers, profiles) = writer.steps(&steps);
             SideAnswer {
                 endpoint: format!("HostEndpoint {}", id.name),

@@ -96,11 +96,14 @@ fn end(end: &End) -> String {
     if !end.networks.is_empty() {
         return end.networks.join(", ");
     }
-    let address = end.address;
+    let address = match end.external {
+        Some(external) => format!("{external} → {}", end.address),
+        None => end.address.to_string(),
+    };
     match (&end.kind, &end.name, &end.node) {
         (EndKind::Pod, Some(name), Some(node)) => format!("{name} ({address} on {node})"),
         (EndKind::Host, _, Some(node)) => format!("host {node} ({address})"),
-        _ => address.to_string(),
+        _ => address,
     }
 }
 

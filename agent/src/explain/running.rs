@@ -66,7 +66,10 @@ pub async fn world(overview: &Overview) -> Result<World, NotYet> {
         changes: Vec::new(),
     };
     let directory = Directory::of_host(&node, &desired, &addresses);
-    let place = Place::new(desired, addresses.into_iter().collect());
+    let mut place = Place::new(desired, addresses.into_iter().collect());
+    if let Some(externals) = overview.externals() {
+        place.externals = (*externals).clone();
+    }
     Ok(World { directory, places: BTreeMap::from([(node, place)]), basis, notes })
 }
 

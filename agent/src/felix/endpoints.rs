@@ -12,6 +12,7 @@ use calico_datastore::model::{Cidr, Family, InterfaceName, Mac, WorkloadEndpoint
 
 use super::ipset::Entry;
 use super::iptables::names;
+use super::ruleset::Direction;
 use crate::desired::{Change, ClassId, DesiredState, Externals, LocalEndpoint};
 use crate::routes::monitor::Links;
 
@@ -21,11 +22,13 @@ pub struct Interfaces {
     claims: BTreeMap<InterfaceName, BTreeSet<WorkloadEndpointId>>,
     owners: BTreeMap<InterfaceName, (WorkloadEndpointId, Arc<LocalEndpoint>)>,
     macs: BTreeMap<InterfaceName, Mac>,
-    externals: Externals,
+    externals: Arc<Externals>,
     /// They were decided at least once.
     decided: bool,
     /// Endpoints may send from the prefixes that they list.
     may_spoof: bool,
+    /// Packets are counted.
+    counted: bool,
     spoofers: Spoofers,
     /// Who lists prefixes in vain.
     honest: BTreeMap<InterfaceName, WorkloadEndpointId>,
@@ -69,6 +72,11 @@ impl Interfaces {
         &self.externals
     }
 
+    /// The same, to be kept.
+    pub fn share_externals(&self) -> Arc<Externals> {
+        Arc::clone(&self.externals)
+    }
+
     /// The interfaces from which more than the endpoint's own addresses may come. A family without any
     /// is not there.
     pub fn spoofers(&self) -> &Spoofers {
@@ -105,8 +113,8 @@ impl Interfaces {
 
     /// All members of `family`: (set, member).
     pub fn members(&self, family: Family) -> impl Iterator<Item = (String, Entry)> {
-        let spoof = self.may_spoof;
-        self.owners.values().flat_map(move |(_, endpoint)| members(endpoint, family, spoof))
+        let kinds = self.kinds();
+        self.owners.values().flat_map(move |(_, endpoint)| members(endpoint, family, kinds))
     }
 
     /// Takes over the endpoints of `state` from nothing. `links`: the interfaces that there are.
@@ -119,13 +127,18 @@ impl Interfaces {
         // What led where is known all the same, if anything is: settings may have changed that.
         let (externals, decided) = (std::mem::take(&mut self.externals), self.decided);
         let may_spoof = state.settings.source_spoofing;
-        *self = Self { externals, may_spoof, ..Self::default() };
+        let counted = state.settings.endpoint_counters;
+        *self = Self { externals, may_spoof, counted, ..Self::default() };
         let mut changes = self.update(&changes, state, links);
         self.decided = true;
         if !decided {
             changes.moved.clear();
         }
         changes
+    }
+
+    fn kinds(&self) -> Kinds {
+        Kinds { spoof: self.may_spoof, counted: self.counted }
     }
 
     /// Takes over changed endpoints.
@@ -185,7 +198,8 @@ impl Interfaces {
             return BTreeSet::new();
         }
         let is_up = |name: &InterfaceName| links.get(name).is_some_and(|link| link.up);
-        let old = std::mem::replace(&mut self.externals, Externals::of(state, is_up));
+        let new = Arc::new(Externals::of(state, is_up));
+        let old = std::mem::replace(&mut self.externals, new);
         old.moved(&self.externals)
     }
 
@@ -212,10 +226,10 @@ impl Interfaces {
         };
         let new = owner.as_ref().map(|(_, endpoint)| endpoint);
         let old = old.as_ref().map(|(_, endpoint)| endpoint);
-        let spoof = self.may_spoof;
+        let (spoof, kinds) = (self.may_spoof, self.kinds());
         let all = |endpoint: Option<&Arc<LocalEndpoint>>| -> BTreeSet<(String, Entry)> {
             let Some(endpoint) = endpoint else { return BTreeSet::new() };
-            Family::ALL.into_iter().flat_map(|family| members(endpoint, family, spoof)).collect()
+            Family::ALL.into_iter().flat_map(|family| members(endpoint, family, kinds)).collect()
         };
         let (before, after) = (all(old), all(new));
         out.added.extend(after.difference(&before).cloned());
@@ -266,21 +280,37 @@ fn addresses(endpoint: &LocalEndpoint) -> impl Iterator<Item = IpAddr> {
     endpoint.addresses.iter().filter(|net| net.is_host()).map(|net| net.address())
 }
 
-/// The members that an endpoint is. With `spoof` those of the prefixes that it lists, too: they are in
-/// a set that only sources are looked up in.
+/// Which sets an endpoint may be a member of besides the two of every endpoint.
+#[derive(Clone, Copy)]
+struct Kinds {
+    /// That of the prefixes that it lists: only sources are looked up in it.
+    spoof: bool,
+    /// Those that count.
+    counted: bool,
+}
+
+/// The members that an endpoint is.
 fn members(
     endpoint: &LocalEndpoint,
     family: Family,
-    spoof: bool,
+    kinds: Kinds,
 ) -> impl Iterator<Item = (String, Entry)> {
-    let sets = [names::local_endpoints(family), names::class_set(family, &endpoint.class)];
+    let Kinds { spoof, counted } = kinds;
+    let mut sets = vec![names::local_endpoints(family), names::class_set(family, &endpoint.class)];
+    let mut of_sources = vec![names::spoofed(family)];
+    if counted {
+        sets.extend(names::counting(family));
+        of_sources.push(names::denied(family, Direction::Egress));
+    }
     let nets = endpoint
         .addresses
         .iter()
         // "Any address" cannot be a member, and an endpoint that may use any is none we know of.
         .filter(move |net| net.family() == family && net.prefix_len() > 0);
     let entry = |net: &Cidr| Entry::NetIface(*net, endpoint.interface.clone());
-    let own = nets.flat_map(move |net| sets.clone().map(|set| (set, entry(net))));
+    let own = nets.flat_map(move |net| sets.clone().into_iter().map(move |set| (set, entry(net))));
     let listed = endpoint.spoof.iter().filter(move |net| spoof && net.family() == family);
-    own.chain(listed.map(move |net| (names::spoofed(family), entry(net))))
+    let listed = listed
+        .flat_map(move |net| of_sources.clone().into_iter().map(move |set| (set, entry(net))));
+    own.chain(listed)
 }

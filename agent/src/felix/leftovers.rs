@@ -108,7 +108,9 @@ impl Leftovers {
         for (dataplane, family, _) in &self.tables {
             let driver = Driver::new(exec.clone(), dataplane.clone(), Counters::default());
             let flavour = dataplane.flavour;
-            let outcome = FamilyTables::new(*family, Counters::default()).apply(&driver, &[]).await;
+            let outcome = FamilyTables::new(*family, Counters::default())
+                .apply(&driver, &|_, _| Vec::new())
+                .await;
             for (table, error) in outcome.failed {
                 say(format!("{flavour} {family} table {}", table.name()), chain(&error));
             }

@@ -9,6 +9,7 @@
 //! * [`ipset`] does the same for address sets;
 //! * [`endpoints`] knows what an endpoint is to the kernel: members of sets, and a MAC rule;
 //! * [`hosts`] knows which interface a host endpoint is about;
+//! * [`tally`] reads what the kernel counted for each endpoint, when somebody asks;
 //! * [`sysctl`] and [`conntrack`] are what their names say;
 //! * [`rendered`] shows all of it as text, for those who ask what it means;
 //! * [`preview`] makes the plans of a first run and carries none out;
@@ -29,6 +30,7 @@ pub mod rendered;
 pub mod ruleset;
 mod sets;
 pub mod sysctl;
+pub mod tally;
 pub mod watch;
 
 pub use iptables::probe::{Dataplane, Flavour, ProbeError, Probed, probe, survey};

@@ -21,7 +21,13 @@ fn kind(set: &AddressSet) -> SetType {
 }
 
 fn spec(state: &DesiredState, kind: SetType, family: Family) -> SetSpec {
-    SetSpec { kind, family, max: state.settings.max_ipset_size }
+    SetSpec { kind, family, max: state.settings.max_ipset_size, counters: false }
+}
+
+/// A set of the (prefix, interface) pairs of endpoints, which may count.
+fn of_endpoints(state: &DesiredState, family: Family) -> SetSpec {
+    let counters = state.settings.endpoint_counters;
+    SetSpec { counters, ..spec(state, SetType::NetIface, family) }
 }
 
 /// The members of the set of all pools and of the set of masqueraded pools.
@@ -87,10 +93,15 @@ pub(super) fn all(
             out.insert(name, (spec(state, SetType::Net, family), members));
         }
         let classes = state.classes.iter().filter(|(_, class)| class.active);
-        let per_class = classes.map(|(id, _)| names::class_set(family, id));
+        for (id, _) in classes {
+            let spec = spec(state, SetType::NetIface, family);
+            out.insert(names::class_set(family, id), (spec, HashSet::new()));
+        }
         let spoofed = interfaces.spoofers().get(&family).map(|_| names::spoofed(family));
-        for name in per_class.chain([names::local_endpoints(family)]).chain(spoofed) {
-            out.insert(name, (spec(state, SetType::NetIface, family), HashSet::new()));
+        let counting = names::counting(family).into_iter();
+        let counting = counting.filter(|_| state.settings.endpoint_counters);
+        for name in [names::local_endpoints(family)].into_iter().chain(spoofed).chain(counting) {
+            out.insert(name, (of_endpoints(state, family), HashSet::new()));
         }
         for (name, member) in interfaces.members(family) {
             if let Some((_, members)) = out.get_mut(&name) {
@@ -178,7 +189,7 @@ pub(super) fn changed(
             }
         }
         if interfaces.spoof_begins.contains(&family) {
-            let spec = spec(new, SetType::NetIface, family);
+            let spec = of_endpoints(new, family);
             out.before.push(Command::Create(names::spoofed(family), spec));
         }
         if interfaces.spoof_ends.contains(&family) {

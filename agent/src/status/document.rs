@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::drift::Change;
+use crate::felix::tally::EndpointCounters;
 use crate::reconcile::{EndpointState, Problem};
 use crate::routes::bird::BgpSession;
 
@@ -53,6 +54,9 @@ pub struct StatusDocument {
     pub parts: Vec<PartStatus>,
     /// Every endpoint of this host.
     pub endpoints: Vec<EndpointStatus>,
+    /// Why their packets are not told.
+    #[serde(default)]
+    pub counters_error: Option<String>,
     /// Every host endpoint of this host.
     #[serde(default)]
     pub host_endpoints: Vec<HostEndpointStatus>,
@@ -230,6 +234,9 @@ pub struct EndpointStatus {
     pub interface: String,
     /// Its addresses.
     pub addresses: Vec<String>,
+    /// Its external addresses that are in force. What it asks for and does not have is a problem.
+    #[serde(default)]
+    pub external_addresses: Vec<ExternalAddressStatus>,
     /// The first characters of its ACL class, as in the chain names.
     pub class: String,
     /// The policies that govern it, in order: `tier/policy`.
@@ -238,6 +245,18 @@ pub struct EndpointStatus {
     pub profiles: Vec<String>,
     /// The state of all parts together: error before down before up.
     pub state: EndpointState,
+    /// Its packets; absent while they are not counted.
+    #[serde(default)]
+    pub counters: Option<EndpointCounters>,
+}
+
+/// An external address of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalAddressStatus {
+    /// By this address it is reached.
+    pub address: IpAddr,
+    /// The endpoint's own address behind it, which policy sees.
+    pub leads_to: IpAddr,
 }
 
 /// One host endpoint.

@@ -13,16 +13,18 @@ use tokio::sync::watch;
 
 use crate::collector::CollectorState;
 use crate::denied::Book;
-use crate::desired::{DesiredState, LocalEndpoint, Origin};
+use crate::desired::{DesiredState, Externals, LocalEndpoint, Origin};
 use crate::drift::Repair;
 use crate::exec::Exec;
 use crate::felix::iptables::forwarded::read as read_forwarded;
+use crate::felix::tally::{Tallies, Tally};
 use crate::reconcile::{EndpointState, HostStates, Problem, Report};
 use crate::routes::bird;
 use crate::status::combine::worst;
 use crate::status::document::{
-    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop, Instead,
-    Overall, PartStatus, RejectedKey, RepairStatus, StatusDocument, StoredStatus, SuspectedStatus,
+    CollectorStatus, DatastoreStatus, EndpointStatus, ExternalAddressStatus, ForwardedPortStatus,
+    HangingLoop, Instead, Overall, PartStatus, RejectedKey, RepairStatus, StatusDocument,
+    StoredStatus, SuspectedStatus,
 };
 use crate::status::forwarded::explain;
 use crate::status::watchdog::Silence;
@@ -129,6 +131,8 @@ pub struct Overview {
     pub bird_socket: PathBuf,
     /// Starts what reads the ports that others forward; `None`: they are not looked at.
     pub programs: Option<Exec>,
+    /// Reads what was counted for endpoints; `None`: that is not looked at.
+    pub tally: Option<Tally>,
 }
 
 impl Overview {
@@ -262,6 +266,11 @@ impl Overview {
         states.reduce(worst).unwrap_or(EndpointState::Up)
     }
 
+    /// Where external addresses lead; `None`: no part has said so.
+    pub fn externals(&self) -> Option<Arc<Externals>> {
+        self.parts.iter().find_map(|part| part.report.borrow().as_ref()?.externals.clone())
+    }
+
     /// What became of the host endpoints.
     fn host_states(&self) -> HostStates {
         let reports = self.reports().into_iter().filter_map(|(_, report)| report);
@@ -280,10 +289,23 @@ impl Overview {
         }
     }
 
-    /// The whole document. Asks BIRD for its sessions, and reads the ports that others forward.
+    /// The packets of endpoints, and why they are not known.
+    async fn tallies(&self) -> (Tallies, Option<String>) {
+        let desired = self.desired.borrow().clone();
+        let (Some(tally), Some(desired)) = (&self.tally, desired) else {
+            return (Tallies::new(), None);
+        };
+        match tally.ask(&desired).await {
+            Ok(tallies) => (tallies, None),
+            Err(error) => (Tallies::new(), Some(format!("cannot read the address sets: {error}"))),
+        }
+    }
+
+    /// The whole document. Asks BIRD for its sessions, and reads the ports that others forward and the
+    /// packets that were counted.
     pub async fn document(&self) -> StatusDocument {
-        let (sessions, (forwarded_ports, forwarded_ports_error)) =
-            tokio::join!(bird::sessions(&self.bird_socket), self.forwarded_ports());
+        let (sessions, (forwarded_ports, forwarded_ports_error), (tallies, counters_error)) =
+            tokio::join!(bird::sessions(&self.bird_socket), self.forwarded_ports(), self.tallies());
         let (bgp, bgp_error) = match sessions {
             Ok(sessions) => (sessions, None),
             Err(error) => (Vec::new(), Some(crate::telemetry::chain(&error))),
@@ -313,10 +335,15 @@ impl Overview {
                 subject: subject.to_string(),
                 message: message.to_string(),
             }));
+            let externals = self.externals();
             endpoints = desired
                 .endpoints
                 .iter()
-                .map(|(id, endpoint)| self.endpoint(desired, id, endpoint))
+                .map(|(id, endpoint)| EndpointStatus {
+                    external_addresses: external_addresses(id, externals.as_deref()),
+                    counters: tallies.get(id).copied(),
+                    ..self.endpoint(desired, id, endpoint)
+                })
                 .collect();
             host_endpoints = super::hosts::host_endpoints(desired, &self.host_states());
         }
@@ -363,6 +390,7 @@ impl Overview {
                 })
                 .collect(),
             endpoints,
+            counters_error,
             host_endpoints,
             forwarded_ports,
             forwarded_ports_error,
@@ -395,14 +423,31 @@ impl Overview {
             endpoint: id.on_host(),
             interface: endpoint.interface.to_string(),
             addresses: endpoint.addresses.iter().map(ToString::to_string).collect(),
+            external_addresses: Vec::new(),
             class: endpoint.class.as_str().chars().take(12).collect(),
             policies,
             profiles: class
                 .map(|class| class.ingress.profiles.iter().map(ToString::to_string).collect())
                 .unwrap_or_default(),
             state: self.endpoint_state(id),
+            counters: None,
         }
     }
+}
+
+/// Those of an endpoint that are in force.
+fn external_addresses(
+    id: &WorkloadEndpointId,
+    externals: Option<&Externals>,
+) -> Vec<ExternalAddressStatus> {
+    let given = externals.into_iter().flat_map(|externals| &externals.given);
+    given
+        .filter(|(_, target)| target.endpoint == *id)
+        .map(|(address, target)| ExternalAddressStatus {
+            address: *address,
+            leads_to: target.internal,
+        })
+        .collect()
 }
 
 /// What counts in the place of a refused value.

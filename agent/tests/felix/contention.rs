@@ -192,7 +192,7 @@ fn very_many_refused_policies_take_many_short_runs() {
             let set = if n % 4 == 0 { "" } else { "-m set --match-set cali40s:nowhere src " };
             tables.put(Table::Filter, name(n), vec![format!("{set}--jump ACCEPT")]);
         }
-        let closed = ["--jump DROP".to_owned()];
+        let closed = |_: Table, _: &str| vec!["--jump DROP".to_owned()];
         let begin = Instant::now();
         let mut runs = 0;
         let outcome = loop {

@@ -188,7 +188,7 @@ fn only<'t>(all: &'t [String], ports: &[&str]) -> Vec<&'t String> {
     all.iter().filter(|one| ports.iter().any(|port| one.starts_with(port))).collect()
 }
 
-fn cut(report: &Report) -> u64 {
+pub(crate) fn cut(report: &Report) -> u64 {
     report.facts["connections_cut"].parse().unwrap()
 }
 

@@ -13,11 +13,11 @@ use crate::netns::{Netns, sh};
 use crate::world::*;
 
 /// The external addresses.
-const EXTERNAL: [&str; 2] = ["203.0.113.7", "2001:db8:f::7"];
+pub(crate) const EXTERNAL: [&str; 2] = ["203.0.113.7", "2001:db8:f::7"];
 /// A machine outside, which routes external addresses and pods to the host.
-const OUTSIDE: [&str; 2] = ["198.51.100.2", "2001:db8::2"];
+pub(crate) const OUTSIDE: [&str; 2] = ["198.51.100.2", "2001:db8::2"];
 
-fn outside() -> Netns {
+pub(crate) fn outside() -> Netns {
     let outside = Netns::new();
     sh(&format!(
         "ip link add eth9 type veth peer name eth0 netns {}
@@ -45,7 +45,7 @@ fn is_silent(from: &Netns, to: &str, port: u16) -> bool {
     from.run(move || dial(to).is_err())
 }
 
-fn give(state: &mut DesiredState, pod: &Pod, external: &[&str]) {
+pub(crate) fn give(state: &mut DesiredState, pod: &Pod, external: &[&str]) {
     let mut endpoint = (*state.endpoints[&id(pod)]).clone();
     endpoint.nat = external
         .iter()
@@ -56,14 +56,14 @@ fn give(state: &mut DesiredState, pod: &Pod, external: &[&str]) {
 }
 
 /// The routes, which another part of the agent makes.
-fn lead_to(pod: &Pod) {
+pub(crate) fn lead_to(pod: &Pod) {
     let interface = &pod.interface;
     let [v4, v6] = EXTERNAL;
     sh(&format!("ip route replace {v4} dev {interface}; ip -6 route replace {v6} dev {interface}"));
 }
 
 /// Two pods that send what they like, and take TCP to port 80.
-fn world(
+pub(crate) fn world(
     host: &mut Host,
     flavour: calico_agent::config::IptablesBackend,
 ) -> (Pod, Pod, DesiredState) {

@@ -66,7 +66,7 @@ pub(crate) fn ours(host: &Host) -> Vec<String> {
 }
 
 pub(crate) fn our_sets() -> String {
-    sh("ipset save | sed 's/ initval [^ ]*//; s/ hashsize [^ ]*//' | sort")
+    sh("ipset save | sed 's/ initval [^ ]*//; s/ hashsize [^ ]*//; s/ packets .*//' | sort")
 }
 
 /// One rule of a chain as it is printed, and its place from 1.
@@ -106,7 +106,7 @@ fn tampers() -> Vec<Tamper<'static>> {
     vec![
         (
             "an ACCEPT in place of a DROP",
-            Box::new(|host| change(host, "cali-pi-web", "--dports 81", "-j DROP", "-j ACCEPT")),
+            Box::new(|host| change(host, "cali-pi-web", "--dports 81", "-g cali-drop-to-wl", "-j ACCEPT")),
             vec![(chain("IPv4 filter chain cali-pi-web"), Modified, "rule 1: ")],
         ),
         (
@@ -335,7 +335,7 @@ fn a_rule_modified_while_the_agent_was_down_is_put_right_and_the_others_keep_the
                 before.iter().all(|(rule, c)| rule.contains("LOG") || !c.starts_with("[0:")),
                 "{before:?}"
             );
-            change(host, "cali-pi-web", "--dports 81", "-j DROP", "-j ACCEPT");
+            change(host, "cali-pi-web", "--dports 81", "-g cali-drop-to-wl", "-j ACCEPT");
             assert!(place.a.reaches(place.b.v4(), 81));
             host.sleep(std::time::Duration::from_millis(200));
             let others = |all: Vec<(String, String)>| -> Vec<(String, String)> {
@@ -396,7 +396,7 @@ fn no_change_of_our_own_is_taken_for_one_of_others() {
             told(&report.drift),
             [
                 "address set cali40s:two unexpected: 1 member: 192.0.2.7/32",
-                "IPv4 filter chain cali-wl-forward unexpected: rule 11: -j ACCEPT",
+                "IPv4 filter chain cali-wl-forward unexpected: rule 12: -j ACCEPT",
             ]
         );
     });

@@ -85,7 +85,7 @@ impl<'a> Watched<'a> {
     fn kernel(&self) -> [String; 4] {
         let sysctls = "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding \
                        $(sysctl -aN 2> /dev/null | grep -E 'conf.calipod1.(route_localnet|proxy_arp|forwarding|rp_filter|accept_ra|proxy_ndp)$')";
-        let sets = sh("ipset save | sed 's/ initval [^ ]*//' | sort");
+        let sets = sh("ipset save | sed 's/ initval [^ ]*//; s/ packets .*//' | sort");
         [self.host.saved(4), self.host.saved(6), sets, sh(sysctls)]
     }
 
@@ -124,7 +124,7 @@ impl<'a> Watched<'a> {
 }
 
 /// Changes the verdict of a rule, not its comment, and not the size of the table.
-const MODIFY: &str = r#"rule=$(T4 -S cali-from-wl-dispatch | tail -1 | sed 's/^-A cali-from-wl-dispatch//; s/DROP/ACCEPT/')
+const MODIFY: &str = r#"rule=$(T4 -S cali-from-wl-dispatch | tail -1 | sed 's/^-A cali-from-wl-dispatch//; s/-g cali-drop-.*/-j ACCEPT/')
 eval "T4 -R cali-from-wl-dispatch 2 $rule""#;
 
 #[test]

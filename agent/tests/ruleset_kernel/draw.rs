@@ -63,7 +63,7 @@ impl Lab {
             "create nets hash:net family {family}\nadd nets {half}\nadd nets {} nomatch\n\
              create one hash:net family {family}\nadd one {}/{len}\n\
              create ports hash:ip,port family {family}\nadd ports {},tcp:80\nadd ports {},udp:80\nadd ports {},sctp:81\nadd ports {},tcp:81\n\
-             create ifs hash:net,iface family {family}\nadd ifs {},calipod1\nadd ifs {},calipod2\nadd ifs {half},calipod9\n\
+             create ifs hash:net,iface family {family} counters\nadd ifs {},calipod1\nadd ifs {},calipod2\nadd ifs {half},calipod9\n\
              create noted hash:net family {family}\n",
             p[1], p[0], p[1], p[1], p[1], p[0], p[0], p[1],
         )
@@ -151,7 +151,10 @@ fn criterion(lab: &Lab, chance: &mut Chance, hook: &str, protocol: &mut Option<S
         }
         10 => format!("-m set {not}--match-set {} {}", chance.one(&["nets", "one"]), way(chance)),
         11 => format!("-m set {not}--match-set ports {},{}", way(chance), way(chance)),
-        12 => format!("-m set {not}--match-set ifs {},{}", way(chance), way(chance)),
+        12 => {
+            let quiet = chance.one(&["", " ! --update-counters"]);
+            format!("-m set {not}--match-set ifs {},{}{quiet}", way(chance), way(chance))
+        }
         13 => format!(
             "-m mark {not}--mark {}",
             chance.one(&["0x1/0x1", "0x0/0x3", "0x2/0x6", "0x0/0xff"])

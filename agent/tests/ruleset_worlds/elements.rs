@@ -10,6 +10,9 @@ pub(crate) struct Line {
     pub(crate) elements: Vec<String>,
 }
 
+/// What a lookup ends with that is not counted.
+const UNCOUNTED: &str = " ! --update-counters";
+
 /// What begins an element.
 const FIRST: [&str; 8] = ["-m", "-p", "-i", "-o", "--source", "--destination", "--jump", "--goto"];
 
@@ -105,6 +108,7 @@ impl Line {
                     break;
                 }
                 "--jump" if word == "REJECT" => "DROP".to_owned(),
+                "--goto" if drops(word) => return "--jump DROP".to_owned(),
                 "--jump" | "--goto" => kind_of_chain(word),
                 "--source-ports" | "--destination-ports" | "--mac-source" => "*".to_owned(),
                 "--source" | "--destination" | "-p" if chain == RULES => "*".to_owned(),
@@ -124,6 +128,8 @@ impl Line {
         if !self.is_criterion(element) || text.is_empty() {
             return false;
         }
+        // That it does not count is no criterion.
+        let text = text.strip_suffix(UNCOUNTED).unwrap_or(text);
         let other = if let Some(rest) = text.strip_prefix("! ") {
             rest.to_owned()
         } else if text.contains(" ! ") {
@@ -158,6 +164,8 @@ impl Line {
             "--jump MARK --set-mark 0x80000/0x80000" => "--jump MARK --set-mark 0x40000/0x40000",
             "--jump MARK --set-mark 0x0/0xc0000" => "--jump MARK --set-mark 0x40000/0xc0000",
             "--jump MARK --set-mark 0x40000/0xc0000" => "--jump MARK --set-mark 0x0/0xc0000",
+            // What ends in these is dropped.
+            goto if goto.strip_prefix("--goto ").is_some_and(drops) => "--jump ACCEPT",
             goto if goto.starts_with("--goto") => {
                 *target = goto.replace("--goto", "--jump");
                 return true;
@@ -171,6 +179,11 @@ impl Line {
         other.clone_into(target);
         true
     }
+}
+
+/// True for the name of a chain that counts, and drops everything.
+fn drops(chain: &str) -> bool {
+    chain.starts_with("cali-drop-") || chain.starts_with("cali-reject-")
 }
 
 /// A chain without the name of a policy, a profile or a class: what one part of the renderer writes is

@@ -10,6 +10,7 @@
 
 mod crafted;
 mod elements;
+mod extras;
 mod frame;
 mod mutants;
 mod subject;

@@ -93,9 +93,20 @@ const EQUIVALENT: &[(Mistake, &str, &str)] = &[
     (Later, "cali-wl-forward: -i cali+ --jump cali-wl-dispatch", BOTH),
     (Later, "cali-wl-forward: -m conntrack", DISJOINT),
     (Later, "cali-wl-to-host: -m conntrack", DISJOINT),
+    (LeftOut, "cali-drop-wl: -m set --match-set", COUNTS),
+    (LeftOut, "cali-reject-wl: -m set --match-set", COUNTS),
+    (Later, "cali-drop-wl: -m set --match-set", COUNTS),
+    (Later, "cali-reject-wl: -m set --match-set", COUNTS),
+    (Forgotten, "cali-drop-wl: -m set --match-set", COUNTS),
+    (Forgotten, "cali-reject-wl: -m set --match-set", COUNTS),
+    (Negated, "cali-drop-wl: -m set --match-set", COUNTS),
+    (Negated, "cali-reject-wl: -m set --match-set", COUNTS),
+    (LeftOut, "cali-wl-forward: -i cali+ -m conntrack --ctstate INVALID", COUNTS),
+    (Later, "cali-wl-forward: -i cali+ -m conntrack --ctstate INVALID", COUNTS),
     (Later, "rules: --jump DROP", "behind it are the rules of an allow: both have to be passed"),
 ];
 
+const COUNTS: &str = "the rule behind it drops all the same: this one counts";
 const LOGGED: &str = "what is logged goes on as it is";
 const TWICE: &str = "the same is asked in the table raw and in the table filter";
 const CLEARED: &str = "every bit gets a value again before it is asked";

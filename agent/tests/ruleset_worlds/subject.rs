@@ -47,6 +47,7 @@ pub(crate) fn settings(seed: u64) -> Arc<Settings> {
         filter_allow: if every(5) { AllowAction::Return } else { AllowAction::Accept },
         filter_deny: if every(4) { DenyAction::Reject } else { DenyAction::Drop },
         allow_conntrack_invalid: every(6),
+        endpoint_counters: !every(7),
         ipv6: !every(11),
         mark_mask: if every(9) { 0x8000_0a02 } else { 0xffff_0000 },
         ..Settings::default()

@@ -8,7 +8,7 @@ use calico_agent::config::Settings;
 use calico_agent::desired::DesiredState;
 use calico_agent::desired::verdict::{self, Flow, Judge, Side};
 use calico_datastore::model::{Name, Policy, PolicyId, Profile, Protocol, Update};
-use calico_reference::{Direction, Packet, Reason, Verdict};
+use calico_reference::{Direction, Packet, Reason, Reference, Verdict};
 use calico_worlds::{Question, World};
 
 /// A world as the agent sees it.
@@ -42,9 +42,15 @@ impl Agent {
                 _ => {}
             }
         }
+        let reference = Reference::new(&updates);
+        let settings = Settings {
+            source_spoofing: reference.lets_spoof(node),
+            floating_ips: reference.lets_float(node),
+            ..Settings::clone(settings)
+        };
         let mut calculator = Calculator::new(node.clone());
         calculator.apply(updates);
-        this.state = calculator.desired(Arc::clone(settings), 1);
+        this.state = calculator.desired(Arc::new(settings), 1);
         this
     }
 

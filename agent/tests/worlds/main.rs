@@ -8,6 +8,7 @@
 
 mod agent;
 mod explained;
+mod extras;
 mod hosts;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,7 @@
 //! Draws a world.
 
 mod endpoints;
+pub(crate) mod extras;
 mod policies;
 mod rules;
 mod selectors;

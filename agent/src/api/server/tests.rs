@@ -66,6 +66,7 @@ async fn questions_and_answers_over_the_socket() {
         collector: watch::channel(Default::default()).1,
         bird_socket: dir.path().join("bird.ctl"),
         programs: None,
+        tally: None,
     };
     tokio::spawn(serve(listener, Arc::new(overview)));
 

@@ -2,11 +2,13 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::drift::Change;
+use crate::felix::tally::{Counts, EndpointCounters, Traffic};
 use crate::reconcile::Problem;
 use crate::routes::bird::{BgpSession, PeerType};
 use crate::status::document::{
-    CollectorStatus, DatastoreStatus, EndpointStatus, ForwardedPortStatus, HangingLoop,
-    HostEndpointStatus, Instead, PartStatus, RejectedKey, RepairStatus, SuspectedStatus,
+    CollectorStatus, DatastoreStatus, EndpointStatus, ExternalAddressStatus, ForwardedPortStatus,
+    HangingLoop, HostEndpointStatus, Instead, PartStatus, RejectedKey, RepairStatus,
+    SuspectedStatus,
 };
 
 fn problem(subject: &str, message: &str) -> Problem {
@@ -22,10 +24,12 @@ fn endpoint(workload: &str, interface: &str, state: EndpointState) -> EndpointSt
         endpoint: format!("cni/default/{workload}/eth0"),
         interface: interface.to_owned(),
         addresses: texts(["192.168.0.1/32", "fd80::1/128"]),
+        external_addresses: Vec::new(),
         class: "0123456789ab".to_owned(),
         policies: texts(["default/default.frontend"]),
         profiles: texts(["frontend"]),
         state,
+        counters: None,
     }
 }
 
@@ -62,6 +66,7 @@ fn document() -> StatusDocument {
             part("bird", Some(5), &[]),
         ],
         endpoints: vec![endpoint("a", "cali1", EndpointState::Up)],
+        counters_error: None,
         host_endpoints: vec![],
         forwarded_ports: Vec::new(),
         forwarded_ports_error: None,
@@ -83,6 +88,23 @@ fn document() -> StatusDocument {
 #[test]
 fn a_host_that_is_well() {
     insta::assert_snapshot!(render(&document()));
+}
+
+#[test]
+fn packets_of_endpoints_are_told() {
+    let counts = |packets, bytes| Counts { packets, bytes };
+    let mut status = document();
+    status.endpoints.push(endpoint("b", "cali2", EndpointState::Up));
+    // Only that of the second is known.
+    status.endpoints[1].counters = Some(EndpointCounters {
+        ingress: Traffic { allowed: counts(12_345, 18_000_000), denied: counts(3, 180) },
+        egress: Traffic { allowed: counts(1, 1024), denied: counts(0, 0) },
+    });
+    insta::assert_snapshot!(render(&status));
+    status.counters_error = Some("cannot read the address sets: broken".to_owned());
+    let text = render(&status);
+    assert!(text.contains("\npackets     cannot read the address sets: broken\n"), "{text}");
+    assert!(!text.contains("PACKETS OF"), "{text}");
 }
 
 #[test]
@@ -196,6 +218,19 @@ fn durations_are_read_at_a_glance() {
     let expected =
         ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "23 h 59 min", "1 d 0 h", "1 d 3 h"];
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn external_addresses_stand_beside_the_own() {
+    let mut status = document();
+    let leads_to = "192.168.0.1".parse().unwrap();
+    assert!(!render(&status).contains("external"));
+    status.endpoints[0].external_addresses = ["203.0.113.7", "203.0.113.8"]
+        .map(|one| ExternalAddressStatus { address: one.parse().unwrap(), leads_to })
+        .to_vec();
+    let text = render(&status);
+    let said = " 192.168.0.1/32 fd80::1/128 (external 203.0.113.7 203.0.113.8)  up ";
+    assert_eq!(text.matches(said).count(), 1, "{text}");
 }
 
 #[test]

@@ -115,7 +115,8 @@ async fn sets(request: &Request) -> Vec<Tried> {
             (iface, SetType::NetIface, Entry::NetIface(host, interface())),
         ];
         for (name, kind, entry) in entries {
-            let spec = SetSpec { kind, family, max: request.settings.max_ipset_size };
+            let counters = kind == SetType::NetIface && request.settings.endpoint_counters;
+            let spec = SetSpec { kind, family, max: request.settings.max_ipset_size, counters };
             let what = Command::Create(name.clone(), spec).to_string();
             let commands = [Command::Create(name.clone(), spec), Command::Add(name, entry)];
             let outcome = match sets.write(&commands).await {

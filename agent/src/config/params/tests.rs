@@ -15,6 +15,7 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         denied_log: true,
         denied_log_rate: 1,
         denied_log_group: 1,
+        endpoint_counters: false,
         calico_version: Some(CalicoVersion { major: 1, minor: 1 }),
         invalid_policy: InvalidPolicy::KeepLast,
         iptables_backend: IptablesBackend::Legacy,

@@ -25,6 +25,13 @@ pub enum Hook {
     Forward,
 }
 
+impl Hook {
+    /// Asked before destinations are translated. The end of a tier drops nothing there.
+    pub fn is_early(self) -> bool {
+        matches!(self, Self::Untracked | Self::PreDnat)
+    }
+}
+
 /// How a flow passes an interface of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Passage {
@@ -63,20 +70,22 @@ impl<'a> Judge<'a> {
     /// has something to say, up to the one that drops it or allows it for good. Empty when there is no
     /// such endpoint.
     ///
-    /// What a policy of `raw` or `mangle` allows no later hook of the endpoint asks about.
+    /// What a policy of `raw` or `mangle` allows no later hook of the endpoint asks about. `sent`: the flow
+    /// as the early hooks see it, before its destination is translated.
     pub fn trace_passage(
         &self,
         id: &HostEndpointId,
         passage: Passage,
+        sent: &Flow,
         flow: &Flow,
     ) -> Vec<(Hook, Traced<'a>)> {
         let mut out = Vec::new();
         let Some(endpoint) = self.state.host_endpoints.endpoints.get(id) else { return out };
         for hook in passage.hooks() {
-            let early = matches!(hook, Hook::Untracked | Hook::PreDnat);
-            if early && tiers(endpoint, *hook, passage.side()).is_empty() {
+            if hook.is_early() && tiers(endpoint, *hook, passage.side()).is_empty() {
                 continue;
             }
+            let flow = if hook.is_early() { sent } else { flow };
             let Some(traced) = self.trace_host(id, *hook, passage.side(), flow) else { continue };
             let by_policy = matches!(traced.verdict.reason, Reason::Policy { .. });
             let last = !traced.verdict.allowed || by_policy;
@@ -128,8 +137,7 @@ impl<'a> Judge<'a> {
                 return (true, Reason::Failsafe);
             }
         }
-        let ends = matches!(hook, Hook::Host | Hook::Forward);
-        let decided = self.hosts.tiers(tiers, ends, side, flow, trace);
+        let decided = self.hosts.tiers(tiers, !hook.is_early(), side, flow, trace);
         match (decided, hook) {
             (Some(decided), _) => decided,
             (None, Hook::Host) => self.hosts.profiles(&endpoint.profiles, side, flow, trace),

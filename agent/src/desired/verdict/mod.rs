@@ -10,6 +10,7 @@ mod lists;
 mod openstack;
 mod reason;
 mod rule;
+mod spoofed;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -171,6 +172,8 @@ pub struct Judge<'a> {
     owners: BTreeMap<IpAddr, Owners<'a>>,
     /// The longer prefixes of endpoints that are in force.
     nets: Vec<(Cidr, &'a WorkloadEndpointId, &'a LocalEndpoint)>,
+    /// Endpoints that are in force and may send from other prefixes.
+    spoofers: Vec<(&'a WorkloadEndpointId, &'a LocalEndpoint)>,
     /// Endpoints that are not in force, and what they would use.
     others: Vec<(&'a WorkloadEndpointId, &'a LocalEndpoint)>,
     pods: Lists<'a>,
@@ -192,6 +195,7 @@ impl<'a> Judge<'a> {
             host,
             owners: BTreeMap::new(),
             nets: Vec::new(),
+            spoofers: Vec::new(),
             others: Vec::new(),
             pods: Lists::new(&state.policies, &state.profiles, &state.sets),
             hosts: Lists::of_hosts(&state.host_endpoints),
@@ -204,6 +208,9 @@ impl<'a> Judge<'a> {
             if !active || !taken.insert(&endpoint.interface) {
                 judge.others.push((id, endpoint));
                 continue;
+            }
+            if state.settings.source_spoofing && !endpoint.spoof.is_empty() {
+                judge.spoofers.push((id, endpoint));
             }
             for net in endpoint.addresses.iter().filter(|net| net.prefix_len() > 0) {
                 if net.is_host() {

@@ -1,3 +1,5 @@
+mod spoofed;
+
 use std::sync::Arc;
 
 use calico_datastore::model::{Action, IcmpMatch, PortRange, TierAction};

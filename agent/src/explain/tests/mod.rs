@@ -1,4 +1,5 @@
 mod answers;
+mod external;
 mod hosts;
 mod names;
 mod properties;

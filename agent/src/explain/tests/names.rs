@@ -8,6 +8,7 @@ fn found(directory: &Directory, text: &str) -> String {
         Ok(Peer::Pod(pod)) => pod.id.to_string(),
         Ok(Peer::Host(name, addresses)) => format!("host {name} {addresses:?}"),
         Ok(Peer::Address(address)) => address.to_string(),
+        Ok(Peer::External(external)) => format!("external {}", external.address),
         Ok(Peer::Network(net)) => format!("net {net}"),
         Ok(Peer::Outside) => "outside".to_owned(),
         Err(PeerError::Ambiguous { candidates, .. }) => format!("? {}", candidates.join(" ")),

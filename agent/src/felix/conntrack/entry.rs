@@ -43,6 +43,8 @@ pub struct Connection {
     pub reply: Tuple,
     /// Its zones.
     pub zones: Zones,
+    /// Something came back.
+    pub replied: bool,
 }
 
 impl Connection {
@@ -157,8 +159,10 @@ fn read(line: &str) -> Result<Connection, &'static str> {
     let mut halves = [Half::default(), Half::default()];
     let mut at = None;
     let mut zones = Zones::default();
+    let mut replied = true;
     for word in words {
-        // Flags, the state of TCP, the time that is left, a security context.
+        replied &= word != "[UNREPLIED]";
+        // Other flags, the state of TCP, the time that is left, a security context.
         let Some((key, value)) = word.split_once('=') else { continue };
         let zone = || value.parse::<u16>().map_err(|_| "a zone is not readable");
         match key {
@@ -195,6 +199,7 @@ fn read(line: &str) -> Result<Connection, &'static str> {
         original: original.tuple(protocol, family)?,
         reply: reply.tuple(protocol, family)?,
         zones,
+        replied,
     })
 }
 
@@ -338,6 +343,17 @@ mod tests {
                     assert_eq!(short.original, parse(line).unwrap().original, "{}", &line[..end]);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn who_was_answered() {
+        for (flag, replied) in [("[UNREPLIED] ", false), ("[ASSURED] ", true), ("", true)] {
+            let line = format!(
+                "ipv4 2 udp 17 29 src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2 {flag}src=10.0.0.2 \
+                 dst=10.0.0.1 sport=2 dport=1 use=1"
+            );
+            assert_eq!(parse(&line).unwrap().replied, replied, "{line}");
         }
     }
 

@@ -136,7 +136,7 @@ fn allows(judge: &Judge<'_>, id: &HostEndpointId, line: &Lifeline, address: IpAd
     };
     let ports = Some((ANY_PORT, line.port));
     let flow = Flow { source, destination, protocol: Some(Protocol::TCP), ports, icmp: None };
-    let asked = judge.trace_passage(id, passage, &flow);
+    let asked = judge.trace_passage(id, passage, &flow, &flow);
     asked.iter().all(|(_, traced)| traced.verdict.allowed)
 }
 

@@ -23,6 +23,8 @@ pub fn compare(
         match command {
             Command::Add(set, entry) => drop(comes.insert((set, entry))),
             Command::Delete(set, entry) => drop(goes.insert((set, entry))),
+            // Only in a set that is new.
+            Command::Count(..) => {}
             Command::Create(set, _) | Command::Destroy(set) => drop(whole.insert(set)),
             Command::Swap(a, b) => whole.extend([a.as_str(), b.as_str()]),
         }

@@ -116,7 +116,8 @@ impl Sets {
             let mut text = String::new();
             let mut sent = Vec::new();
             for (i, command) in chunk.iter().enumerate() {
-                let refuses = full.contains(command.set()) && matches!(command, Command::Add(..));
+                let adds = matches!(command, Command::Add(..) | Command::Count(..));
+                let refuses = full.contains(command.set()) && adds;
                 if !refuses && !hopeless.contains(command.set()) {
                     let _ = writeln!(text, "{command}");
                     sent.push(i);

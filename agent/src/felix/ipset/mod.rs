@@ -8,12 +8,14 @@ mod plan;
 pub mod save;
 #[cfg(test)]
 mod tests;
+pub(in crate::felix) mod wire;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
 use calico_datastore::model::{Cidr, Family, InterfaceName, Protocol};
+use serde::{Deserialize, Serialize};
 
 pub use compare::compare;
 pub use driver::{Refused, SetError, Sets};
@@ -51,6 +53,17 @@ pub struct SetSpec {
     pub family: Family,
     /// The most members.
     pub max: u32,
+    /// The kernel counts the packets that each member is found for.
+    pub counters: bool,
+}
+
+/// What the kernel counted for a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, IP headers included.
+    pub bytes: u64,
 }
 
 /// A member of a set of the kernel.
@@ -85,6 +98,8 @@ pub struct ActualSet {
     pub members: HashSet<Entry>,
     /// Members that say that what they cover is *not* in the set (`nomatch`). We make none.
     pub negated: HashSet<Entry>,
+    /// What was counted for members, where that is not nothing.
+    pub counts: HashMap<Entry, Counts>,
 }
 
 /// One change.
@@ -94,6 +109,9 @@ pub enum Command {
     Create(String, SetSpec),
     /// A member comes; nothing happens when it is there.
     Add(String, Entry),
+    /// A member, which is there, was counted so often: so a set that takes the place of another one
+    /// goes on where that was.
+    Count(String, Entry, Counts),
     /// A member goes; nothing happens when it is not there.
     Delete(String, Entry),
     /// Two sets of one type change places, in one step.
@@ -108,6 +126,7 @@ impl Command {
         match self {
             Self::Create(set, _)
             | Self::Add(set, _)
+            | Self::Count(set, ..)
             | Self::Delete(set, _)
             | Self::Swap(set, _)
             | Self::Destroy(set) => set,
@@ -124,9 +143,13 @@ impl fmt::Display for Command {
                 // kernel enlarges a table that fills.
                 let small = if spec.kind == SetType::NetIface { " hashsize 64" } else { "" };
                 write!(f, "create {set} {} family {family}", spec.kind.name())?;
-                write!(f, "{small} maxelem {}", spec.max)
+                let counters = if spec.counters { " counters" } else { "" };
+                write!(f, "{small} maxelem {}{counters}", spec.max)
             }
             Self::Add(set, entry) => write!(f, "add {set} {entry}"),
+            Self::Count(set, entry, Counts { packets, bytes }) => {
+                write!(f, "add {set} {entry} packets {packets} bytes {bytes}")
+            }
             Self::Delete(set, entry) => write!(f, "del {set} {entry}"),
             Self::Swap(a, b) => write!(f, "swap {a} {b}"),
             Self::Destroy(set) => write!(f, "destroy {set}"),

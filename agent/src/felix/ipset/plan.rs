@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use calico_datastore::model::{Cidr, Family};
 
-use super::{ActualSet, Command, Entry, SetSpec};
+use super::{ActualSet, Command, Counts, Entry, SetSpec};
 use crate::desired::Member;
 use crate::felix::iptables::names;
 
@@ -94,8 +94,8 @@ pub fn full(
                 phases.before.push(Command::Create(name.clone(), *spec));
                 fill(name, &mut phases.before);
             }
-            Some(_) => {
-                // Another size, or members that go by themselves.
+            Some(set) => {
+                // Another size, with counters or without, or members that go by themselves.
                 let mut temporary = names::temporary(spec.family, temporaries);
                 while actual.contains_key(&temporary) {
                     temporaries += 1;
@@ -104,6 +104,15 @@ pub fn full(
                 temporaries += 1;
                 phases.before.push(Command::Create(temporary.clone(), *spec));
                 fill(&temporary, &mut phases.before);
+                if spec.counters {
+                    let mut counts: Vec<_> = set.counts.iter().collect();
+                    counts.retain(|(entry, _)| members.contains(*entry));
+                    counts.sort_by_key(|(entry, _)| *entry);
+                    let count = |(entry, counts): (&Entry, &Counts)| {
+                        Command::Count(temporary.clone(), entry.clone(), *counts)
+                    };
+                    phases.before.extend(counts.into_iter().map(count));
+                }
                 phases.before.push(Command::Swap(temporary.clone(), name.clone()));
                 phases.before.push(Command::Destroy(temporary));
             }

@@ -1,10 +1,10 @@
 //! Reads what `ipset save` prints, our sets only.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use calico_datastore::model::Family;
 
-use super::{ActualSet, Entry, SetSpec, SetType};
+use super::{ActualSet, Counts, Entry, SetSpec, SetType};
 use crate::felix::iptables::names::owns_set;
 
 /// Our sets by name. What cannot be read of them is left out: it will differ, and be replaced.
@@ -20,9 +20,18 @@ pub fn parse(text: &str) -> BTreeMap<String, ActualSet> {
             (Some("add"), Some(name)) if owns_set(name) => {
                 let Some(set) = sets.get_mut(name) else { continue };
                 let Some((kind, _)) = set.shape else { continue };
-                let member = words.next().and_then(|text| entry(kind, text));
-                let negated = words.any(|word| word == "nomatch");
-                if negated { &mut set.negated } else { &mut set.members }.extend(member);
+                let Some(member) = words.next().and_then(|text| entry(kind, text)) else {
+                    continue;
+                };
+                let words: Vec<&str> = words.collect();
+                let number = |key| value(&words, key).and_then(|text| text.parse().ok());
+                let packets = number("packets").unwrap_or_default();
+                if packets > 0 {
+                    let bytes = number("bytes").unwrap_or_default();
+                    set.counts.insert(member.clone(), Counts { packets, bytes });
+                }
+                let negated = words.contains(&"nomatch");
+                if negated { &mut set.negated } else { &mut set.members }.insert(member);
             }
             _ => {}
         }
@@ -30,18 +39,20 @@ pub fn parse(text: &str) -> BTreeMap<String, ActualSet> {
     sets
 }
 
+/// The word behind `key`.
+fn value<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
+    words.iter().position(|word| *word == key).and_then(|at| words.get(at + 1)).copied()
+}
+
 /// A set without its members.
 fn described(words: &[&str]) -> ActualSet {
-    let value = |key: &str| {
-        words.iter().position(|word| *word == key).and_then(|at| words.get(at + 1)).copied()
-    };
     let kind = match words.first() {
         Some(&"hash:net") => Some(SetType::Net),
         Some(&"hash:ip,port") => Some(SetType::Port),
         Some(&"hash:net,iface") => Some(SetType::NetIface),
         _ => None,
     };
-    let family = match value("family") {
+    let family = match value(words, "family") {
         Some("inet") => Some(Family::V4),
         Some("inet6") => Some(Family::V6),
         _ => None,
@@ -49,13 +60,14 @@ fn described(words: &[&str]) -> ActualSet {
     let shape = kind.zip(family);
     // Where members go by themselves, by time or for lack of room, or mean something else.
     let odd = ["timeout", "forceadd", "netmask", "bitmask"];
-    let max = value("maxelem").and_then(|max| max.parse().ok());
-    let spec = shape.zip(max).map(|((kind, family), max)| SetSpec { kind, family, max });
+    let max = value(words, "maxelem").and_then(|max| max.parse().ok());
+    let counters = words.contains(&"counters");
+    let spec = |((kind, family), max)| SetSpec { kind, family, max, counters };
+    let spec = shape.zip(max).map(spec);
     ActualSet {
         spec: spec.filter(|_| !words.iter().any(|word| odd.contains(word))),
         shape,
-        members: HashSet::new(),
-        negated: HashSet::new(),
+        ..ActualSet::default()
     }
 }
 

@@ -24,7 +24,7 @@ fn net(text: &str) -> Entry {
 }
 
 fn spec(kind: SetType, family: Family, max: u32) -> SetSpec {
-    SetSpec { kind, family, max }
+    SetSpec { kind, family, max, counters: false }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Every chain is made from one object (a policy, a profile, a class) or from the settings, so a
 //! changed object makes its own chains again and no others.
 
+mod count;
 mod host;
 mod nat;
 mod openstack;
@@ -12,7 +13,7 @@ mod workload;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use calico_datastore::model::{Action, Family, InterfaceName, Name, PolicyId, TierAction};
+use calico_datastore::model::{Action, InterfaceName, Name, PolicyId, TierAction};
 use imbl::OrdMap;
 
 use super::marks;
@@ -49,10 +50,10 @@ pub fn policy(rules: &[Rule], style: &Style) -> Vec<String> {
     chain
 }
 
-/// What stands in for a policy or profile that the kernel refused, or that is not there: nothing
-/// passes it.
-pub fn closed(table: Table, style: &Style) -> Vec<String> {
-    vec![style.deny_in(table).into_owned()]
+/// What stands in for a policy or profile that is not there, or not as it should be: nothing passes it.
+/// `style` is that of the table.
+pub fn closed(direction: Direction, style: &Style) -> Vec<String> {
+    vec![style.denies(direction).into_owned()]
 }
 
 /// What reports a dropped packet, and drops it; `style` is that of the table. `None` when nothing is
@@ -66,7 +67,7 @@ pub fn denied(point: &DenyPoint, style: &Style) -> Option<(String, Vec<String>)>
         crate::denied::PREFIX,
         point.tag()
     );
-    Some((names::deny(point), vec![report, style.deny.to_string()]))
+    Some((names::deny(point), vec![report, style.denies(point.direction).into_owned()]))
 }
 
 /// How tiers and profiles are asked.
@@ -101,7 +102,7 @@ impl Asked<'_> {
                 let jump = if self.policies.contains_key(policy) {
                     format!("--jump {}", names::policy(policy, direction))
                 } else {
-                    self.style.deny.to_string()
+                    self.style.denies(direction).into_owned()
                 };
                 // Nothing has passed yet before the first one.
                 let not_passed = if j > 0 { marks::lacks(pass) } else { String::new() };
@@ -124,7 +125,7 @@ impl Asked<'_> {
                 chain.push(format!("--jump {}", names::profile(profile, direction)));
                 chain.push(self.accepted());
             } else {
-                chain.push(self.style.deny.to_string());
+                chain.push(self.style.denies(direction).into_owned());
             }
         }
         chain
@@ -154,8 +155,9 @@ pub fn dispatch<'a>(
     classes: impl Iterator<Item = &'a ClassId>,
     spoofers: Option<&BTreeMap<InterfaceName, ClassId>>,
     direction: Direction,
-    family: Family,
+    style: &Style,
 ) -> Vec<String> {
+    let family = style.family;
     let flags = match direction {
         Direction::Egress => "src,src",
         Direction::Ingress => "dst,dst",
@@ -170,14 +172,16 @@ pub fn dispatch<'a>(
         })
         .chain(spoofers.into_iter().flatten().filter(|_| direction == Direction::Egress).map(
             |(interface, id)| {
+                // It was counted in this set before.
                 format!(
-                    "-i {interface} -m set --match-set {} src,src --goto {}",
+                    "-i {interface} -m set --match-set {} src,src{} --goto {}",
                     names::spoofed(family),
+                    spoof::uncounted(style.counted),
                     names::class(id, direction)
                 )
             },
         ))
-        .chain(["--jump DROP".to_owned()])
+        .chain([style.drops(direction).into_owned()])
         .collect()
 }
 

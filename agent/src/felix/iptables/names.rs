@@ -87,6 +87,18 @@ pub fn is_policy_or_profile(name: &str) -> bool {
         .any(|p| name.starts_with(p))
 }
 
+/// Which way the packets of such a chain go.
+pub fn direction(name: &str) -> Option<Direction> {
+    let starts = |all: [&str; 4]| all.iter().any(|prefix| name.starts_with(prefix));
+    if starts(["cali-pi-", "cali-pri-", "cali-dp-i", "cali-de-i"]) {
+        Some(Direction::Ingress)
+    } else if starts(["cali-po-", "cali-pro-", "cali-dp-o", "cali-de-o"]) {
+        Some(Direction::Egress)
+    } else {
+        None
+    }
+}
+
 /// A chain of a host endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostChain {
@@ -178,6 +190,43 @@ pub fn spoofed(family: Family) -> String {
     set_of(family, "spoofed-sources")
 }
 
+/// The set of the same pairs as [`local_endpoints`], for packets to them, where packets are counted: each
+/// of the two sets counts one direction.
+pub fn receivers(family: Family) -> String {
+    set_of(family, "local-receivers")
+}
+
+/// The set that counts the denied packets of each endpoint in one direction.
+pub fn denied(family: Family, direction: Direction) -> String {
+    match direction {
+        Direction::Ingress => set_of(family, "denied-to"),
+        Direction::Egress => set_of(family, "denied-from"),
+    }
+}
+
+/// The set that counts the packets to each endpoint about which it was never asked, because the
+/// endpoint of this host that sent them was denied to.
+pub fn unasked(family: Family) -> String {
+    set_of(family, "unasked-to")
+}
+
+/// The sets that are there only where packets are counted.
+pub fn counting(family: Family) -> [String; 4] {
+    let denied = Direction::ALL.map(|direction| denied(family, direction));
+    let [to, from] = denied;
+    [receivers(family), to, from, unasked(family)]
+}
+
+/// The chain that counts what is dropped in one direction, and drops it, or rejects it.
+pub fn count_denied(direction: Direction, rejects: bool) -> &'static str {
+    match (direction, rejects) {
+        (Direction::Ingress, false) => "cali-drop-to-wl",
+        (Direction::Egress, false) => "cali-drop-from-wl",
+        (Direction::Ingress, true) => "cali-reject-to-wl",
+        (Direction::Egress, true) => "cali-reject-from-wl",
+    }
+}
+
 /// The set of all pools.
 pub fn all_pools(family: Family) -> String {
     set_of(family, "all-ipam-pools")
@@ -219,6 +268,21 @@ mod tests {
             let name = profile(&Name::from(odd), Direction::Ingress);
             assert!(name.starts_with("cali-pri-_") && name.len() == 28, "{name}");
         }
+    }
+
+    #[test]
+    fn a_chain_tells_its_direction() {
+        for way in Direction::ALL {
+            for place in
+                [DeniedBy::Policy(global("a")), DeniedBy::Profile("a".into()), DeniedBy::End]
+            {
+                assert_eq!(direction(&deny(&DenyPoint { direction: way, place })), Some(way));
+            }
+            assert_eq!(direction(&policy(&global("a"), way)), Some(way));
+            assert_eq!(direction(&profile(&Name::from("a"), way)), Some(way));
+            assert!(is_policy_or_profile(&policy(&global("a"), way)));
+        }
+        assert_eq!(direction("cali-FORWARD"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod nat;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use calico_datastore::model::{Action, Family};
@@ -78,6 +79,7 @@ impl Renderer {
                 group: settings.denied_log_group,
                 rate: settings.denied_log_rate,
             }),
+            counted: settings.endpoint_counters,
             log_prefix: format!("{prefix}: "),
         };
         let off = family == Family::V6 && !settings.ipv6;
@@ -89,9 +91,11 @@ impl Renderer {
         self.off
     }
 
-    /// What stands in for a chain that the kernel refuses, in any table.
-    pub fn closed(&self) -> Vec<String> {
-        chains::closed(Table::Raw, &self.style)
+    /// What stands in for a chain that the kernel refuses.
+    pub fn closed(&self, table: Table, chain: &str) -> Vec<String> {
+        let style = self.style.of(table);
+        let drop = names::direction(chain).map(|direction| style.drops(direction));
+        vec![drop.map_or_else(|| "--jump DROP".to_owned(), Cow::into_owned)]
     }
 
     /// Everything anew, where nothing is known of the host's own interfaces: a host endpoint that says
@@ -143,7 +147,7 @@ impl Renderer {
             }
             for (table, direction) in scene.uses.places(subject) {
                 if shut {
-                    let lines = chains::closed(table, &self.style);
+                    let lines = chains::closed(direction, &self.style.of(table));
                     out.put(table, name_of(subject, direction), lines);
                 } else {
                     self.rules(subject, rules, direction, table, out);
@@ -252,7 +256,7 @@ impl Renderer {
         for direction in Direction::ALL {
             let classes = scene.state.classes.iter();
             let active = classes.filter(|(_, class)| class.active).map(|(id, _)| id);
-            let lines = chains::dispatch(active, spoofers, direction, family);
+            let lines = chains::dispatch(active, spoofers, direction, &self.style);
             out.put(Table::Filter, chains::dispatch_name(direction).to_owned(), lines);
         }
     }

@@ -13,8 +13,8 @@ use super::marks::{self, Marks};
 use super::names;
 use super::save::Table;
 use crate::desired::SideMatch;
-use crate::felix::ruleset::Rule;
 use crate::felix::ruleset::deny::DenyPoint;
+use crate::felix::ruleset::{Direction, Rule};
 
 /// How many slots a port list has; a range takes two.
 const PORT_SLOTS: usize = 15;
@@ -30,6 +30,8 @@ pub struct Style {
     pub deny: Cow<'static, str>,
     /// Whether denied packets are reported, and how.
     pub report: Option<Report>,
+    /// Packets of pods are counted where they are dropped.
+    pub counted: bool,
     /// What a logged packet's line begins with, at most 29 characters.
     pub log_prefix: String,
 }
@@ -49,17 +51,38 @@ impl Style {
         if table == Table::Filter { self.deny.clone() } else { Cow::Borrowed("--jump DROP") }
     }
 
+    /// The target of a packet that is denied in one direction, where it is of no matter by what: with
+    /// [`Style::of`] of the table.
+    pub fn denies(&self, direction: Direction) -> Cow<'static, str> {
+        if !self.counted {
+            return self.deny.clone();
+        }
+        let rejects = self.deny.ends_with(" REJECT");
+        format!("--goto {}", names::count_denied(direction, rejects)).into()
+    }
+
+    /// The same for what is dropped, whatever a denied packet gets.
+    pub fn drops(&self, direction: Direction) -> Cow<'static, str> {
+        match self.counted {
+            true => format!("--goto {}", names::count_denied(direction, false)).into(),
+            false => "--jump DROP".into(),
+        }
+    }
+
     /// The same in a table. A place ([`Style::at`]) comes after it.
     pub fn of(&self, table: Table) -> Self {
-        Self { deny: self.deny_in(table), ..self.clone() }
+        // What others drop or let pass, `filter` never sees.
+        let counted = self.counted && table == Table::Filter;
+        Self { deny: self.deny_in(table), counted, ..self.clone() }
     }
 
     /// The style of rules that drop at a certain place.
     pub fn at(&self, point: &DenyPoint) -> Self {
         let mut style = self.clone();
-        if self.report.is_some() {
-            style.deny = format!("--goto {}", names::deny(point)).into();
-        }
+        style.deny = match self.report {
+            Some(_) => format!("--goto {}", names::deny(point)).into(),
+            None => self.denies(point.direction),
+        };
         style
     }
 }

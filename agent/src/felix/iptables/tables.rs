@@ -50,6 +50,9 @@ pub struct Outcome {
     /// Packets did not come to our rules before this, and nothing was known of that: what the first
     /// reading found had no way into chains of ours that are not empty.
     pub was_open: bool,
+    /// Packets may have gone by our translation before this, and nothing was known of that: what the
+    /// first reading found in `nat` was not all that should be there.
+    pub was_untranslated: bool,
     /// External addresses that led elsewhere before this, and of which nothing was known.
     pub moved: BTreeSet<IpAddr>,
 }
@@ -97,10 +100,15 @@ pub struct FamilyTables {
     keep: bool,
     /// What the first reading found let packets pass by our chains.
     open_before: bool,
+    /// What the first reading found let packets go by our translation.
+    untranslated_before: bool,
     /// External addresses that led elsewhere when the first reading found them.
     moved_before: BTreeSet<IpAddr>,
     counters: Counters,
 }
+
+/// What a chain of a table says instead, by its name, that the kernel refuses.
+pub type Closed<'a> = &'a (dyn Fn(Table, &str) -> Vec<String> + Sync);
 
 /// Long enough for hundreds of refused chains, and short against any watchdog.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -118,6 +126,7 @@ impl FamilyTables {
             patience: PATIENCE,
             keep: false,
             open_before: false,
+            untranslated_before: false,
             moved_before: BTreeSet::new(),
             counters,
         }
@@ -237,8 +246,9 @@ impl FamilyTables {
         self.tables.get(&table).map_or(&[], |state| &state.desired.jumps)
     }
 
-    /// Reads the kernel if needed and writes what differs.
-    pub async fn apply(&mut self, driver: &Driver, closed: &[String]) -> Outcome {
+    /// Reads the kernel if needed and writes what differs. `closed`: what a chain says instead that the
+    /// kernel refuses.
+    pub async fn apply(&mut self, driver: &Driver, closed: Closed<'_>) -> Outcome {
         let mut outcome = Outcome::default();
         let mut look = Look::default();
         if self.knowledge != Knowledge::Sure {
@@ -295,6 +305,7 @@ impl FamilyTables {
             }
             outcome.drift = std::mem::take(&mut self.drift).into_values().collect();
             outcome.was_open = std::mem::take(&mut self.open_before);
+            outcome.was_untranslated = std::mem::take(&mut self.untranslated_before);
             outcome.moved = std::mem::take(&mut self.moved_before);
         } else if outcome.failed.iter().all(|(_, error)| error.leaves_all_as_it_was()) {
             self.forget();

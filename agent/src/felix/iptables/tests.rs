@@ -18,6 +18,7 @@ use crate::felix::ruleset::{Direction, Rule};
 
 fn style(family: Family) -> Style {
     Style {
+        counted: false,
         family,
         // Those of the recorded cases.
         marks: Marks { accept: 0x80, pass: 0x100, scratch0: 0x200, scratch1: 0x400 },
@@ -291,7 +292,11 @@ fn text(chains: Vec<(String, Vec<String>)>) -> String {
 
 #[test]
 fn the_chains_of_the_settings() {
-    let settings = Settings { endpoint_to_host: HostAction::Accept, ..Settings::default() };
+    let settings = Settings {
+        endpoint_to_host: HostAction::Accept,
+        endpoint_counters: false,
+        ..Settings::default()
+    };
     let mut style = style(Family::V4);
     style.marks = Marks::of_mask(settings.mark_mask).unwrap();
     insta::assert_snapshot!("filter_v4", text(chains::filter(&settings, &style, false, false)));
@@ -349,6 +354,7 @@ fn the_chains_of_the_settings() {
     // Only interfaces of that name, and nothing of it is there without the prefix.
     let openstack = Settings {
         interface_prefixes: vec!["cali".to_owned(), "tap".to_owned()],
+        endpoint_counters: false,
         ..Settings::default()
     };
     for family in Family::ALL {

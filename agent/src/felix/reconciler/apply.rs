@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use calico_datastore::model::{Family, InterfaceName, WorkloadEndpointId};
 use tracing::info;
 
-use super::{DESTROY_PATIENCE, Felix, Run};
+use super::{DESTROY_PATIENCE, Felix, OneFamily, Run};
 use crate::desired::DesiredState;
 use crate::drift::{Change, Drift};
 use crate::felix::ipset::{Command, Entry, Phases, Refused, compare};
 use crate::felix::iptables::driver::Driver;
 use crate::felix::iptables::names;
+use crate::felix::iptables::save::Table;
 use crate::felix::iptables::tables::{FamilyTables, Outcome};
 use crate::felix::sets;
 use crate::felix::sysctl::{Corrected, Outcome as Parameters, SysctlError};
@@ -116,8 +117,9 @@ impl Felix {
     ) -> Vec<(Family, Outcome)> {
         let families = self.families.iter_mut().filter(|one| which(one.family));
         let runs = families.map(|one| async {
-            let closed = one.renderer.closed();
-            (one.family, one.tables.apply(driver, &closed).await)
+            let OneFamily { family, tables, renderer } = one;
+            let closed = |table: Table, chain: &str| renderer.closed(table, chain);
+            (*family, tables.apply(driver, &closed).await)
         });
         futures::future::join_all(runs).await
     }
@@ -198,7 +200,7 @@ impl Felix {
         let mut clean = true;
         for one in &self.families {
             let mut nothing = FamilyTables::new(one.family, self.counters.clone());
-            let outcome = nothing.apply(&driver, &[]).await;
+            let outcome = nothing.apply(&driver, &|_, _| Vec::new()).await;
             clean &= outcome.failed.is_empty() && outcome.stuck.is_empty();
             for (table, error) in outcome.failed {
                 run.problem(
@@ -331,6 +333,7 @@ fn growth(commands: &[Command], refused: Option<&[Refused]>) -> Grown {
     for command in commands {
         let by = match command {
             Command::Add(..) => Some(1),
+            Command::Count(..) => Some(0),
             Command::Delete(..) => Some(-1),
             Command::Create(..) | Command::Destroy(_) | Command::Swap(..) => None,
         };

@@ -1,5 +1,5 @@
 //! Connections that came to be while our rules were not in force. They are established, so policy
-//! would never be asked about them; here it is, once.
+//! would never be asked about them, and no address would be translated; here it is done, once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,8 +8,8 @@ use calico_datastore::model::Family;
 use tracing::{debug, info};
 
 use super::{Felix, Run};
-use crate::desired::DesiredState;
 use crate::desired::verdict::Judge;
+use crate::desired::{DesiredState, Externals};
 use crate::drift::Drift;
 use crate::exec::ExecError;
 use crate::felix::conntrack::{Connection, Order};
@@ -35,6 +35,37 @@ fn is_hole(drift: &Drift) -> bool {
     }
 }
 
+/// Something others changed may have kept packets for external addresses from being translated.
+fn is_untranslated(drift: &Drift) -> Option<Family> {
+    let Kind::Tables(family) = Kind::of(drift) else { return None };
+    let (chains, whole) = (format!("{family} nat "), format!("{family} table nat"));
+    (drift.subject.starts_with(&chains) || drift.subject == whole).then_some(family)
+}
+
+/// A connection to an external address that does not go where that leads, or that a pod opened to
+/// itself without coming as that address. It stays as it is: only its first packet is translated.
+fn is_misled(one: &Connection, externals: &Externals) -> bool {
+    let Some(target) = externals.given.get(&one.original.destination) else { return false };
+    let (from, to) = (one.original.source, one.reply.source);
+    to != target.internal || (from == to && one.reply.destination == from)
+}
+
+/// A connection that should leave a pool under another address, does so under the pod's, and gets no
+/// answer: the way back leads nowhere. Which interface it leaves by is not known, so nothing is said
+/// where that matters.
+fn is_bare(one: &Connection, state: &DesiredState, host: &BTreeSet<IpAddr>) -> bool {
+    let flow = one.flow();
+    let in_pool = |address: IpAddr, wanted: fn(bool) -> bool| {
+        state.pools.iter().any(|(pool, nat)| wanted(*nat) && pool.contains(address))
+    };
+    !one.replied
+        && one.reply.destination == flow.source
+        && state.settings.nat_outgoing_interface.is_none()
+        && in_pool(flow.source, |nat| nat)
+        && !in_pool(flow.destination, |_| true)
+        && ![flow.source, flow.destination].iter().any(|address| host.contains(address))
+}
+
 impl Felix {
     /// Notes which families have connections that were not asked. A set is of either family, as far
     /// as its name tells.
@@ -45,22 +76,32 @@ impl Felix {
                 Kind::Sets | Kind::Parameters => self.unasked.extend(Family::ALL),
             }
         }
+        self.untranslated.extend(drift.iter().filter_map(is_untranslated));
     }
 
     /// Asks policy about the connections of the families that were noted, and cuts those that it
-    /// denies. `in_force`: packets meet our rules again; until then it would be in vain.
+    /// denies, and those whose address should have been translated. `in_force`: packets meet our
+    /// rules again; until then it would be in vain.
     pub(super) async fn ask_connections(
         &mut self,
         state: &DesiredState,
         in_force: bool,
         run: &mut Run,
     ) {
-        if !in_force || self.unasked.is_empty() {
+        if !in_force || (self.unasked.is_empty() && self.untranslated.is_empty()) {
             return;
         }
         let families = self.family_list();
         self.unasked.retain(|family| families.contains(family) && !state.endpoints.is_empty());
-        if self.unasked.is_empty() {
+        let externals = self.interfaces.externals();
+        let masquerades =
+            |family: Family| state.pools.iter().any(|(pool, nat)| *nat && pool.family() == family);
+        self.untranslated.retain(|family| {
+            let any = externals.pairs(*family).next().is_some() || masquerades(*family);
+            any && families.contains(family)
+        });
+        let doubted: BTreeSet<Family> = self.unasked.union(&self.untranslated).copied().collect();
+        if doubted.is_empty() {
             return;
         }
         let host = match host_addresses() {
@@ -71,9 +112,12 @@ impl Felix {
             }
         };
         let judge = Judge::new(state, &host);
-        for family in self.unasked.clone() {
-            match self.cut_denied(family, &judge, run).await {
-                Ok(true) => drop(self.unasked.remove(&family)),
+        for family in doubted {
+            match self.cut_denied(family, &judge, &host, state, run).await {
+                Ok(true) => {
+                    self.unasked.remove(&family);
+                    self.untranslated.remove(&family);
+                }
                 Ok(false) => run.sets_surprise = true,
                 Err(error) => {
                     run.sets_surprise = true;
@@ -92,18 +136,31 @@ impl Felix {
         &mut self,
         family: Family,
         judge: &Judge<'_>,
+        host: &BTreeSet<IpAddr>,
+        state: &DesiredState,
         run: &mut Run,
     ) -> Result<bool, ExecError> {
         let (connections, bad) = self.conntrack.list(family).await?;
         if let Some(bad) = bad {
             run.problem("connections", chain(&bad));
         }
+        let ask = self.unasked.contains(&family);
+        let externals = self.interfaces.externals();
+        let mut misled = 0;
         let mut denied: BTreeSet<&Connection> = BTreeSet::new();
         let mut kept: BTreeSet<Order> = BTreeSet::new();
         for some in connections.chunks(BREATH) {
             for one in some {
-                let verdicts = judge.judge(&one.flow());
-                if let Some(verdict) = verdicts.iter().find(|verdict| !verdict.allowed) {
+                let flow = one.flow();
+                let mut verdicts = Vec::new();
+                if ask {
+                    verdicts.extend(judge.judge(&flow));
+                    verdicts.extend(judge.ask_spoofers(&flow));
+                }
+                if is_misled(one, externals) || is_bare(one, state, host) {
+                    misled += 1;
+                    denied.insert(one);
+                } else if let Some(verdict) = verdicts.iter().find(|verdict| !verdict.allowed) {
                     debug!(connection = ?one, ?verdict, "a connection that policy denies");
                     denied.insert(one);
                 } else {
@@ -112,7 +169,8 @@ impl Felix {
             }
             tokio::task::yield_now().await;
         }
-        debug!(%family, all = connections.len(), denied = denied.len(), "connections judged");
+        let (all, denied_count) = (connections.len(), denied.len());
+        debug!(%family, all, denied = denied_count, misled, "connections judged");
         // One order for all of a client, where it may keep none of them.
         let mut orders: BTreeMap<Order, Vec<&Connection>> = BTreeMap::new();
         for one in denied {
@@ -130,7 +188,12 @@ impl Felix {
             let first: Vec<String> = cut.iter().take(NAMED).map(|one| one.to_string()).collect();
             let more = if cut.len() > NAMED { ", …" } else { "" };
             let (count, first) = (cut.len(), first.join(", "));
-            info!(%family, "connections cut: {count} that policy denies ({first}{more})");
+            let why = if misled == 0 {
+                "that policy denies"
+            } else {
+                "that policy denies or whose address was not translated"
+            };
+            info!(%family, "connections cut: {count} {why} ({first}{more})");
         }
         Ok(complete)
     }
@@ -164,6 +227,7 @@ fn host_addresses() -> Result<BTreeSet<IpAddr>, nix::errno::Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desired::Target;
     use crate::drift::Change;
 
     #[test]
@@ -184,5 +248,85 @@ mod tests {
             let drift = Drift { subject, change: Change::Missing, detail: String::new() };
             assert_eq!(is_hole(&drift), hole, "{}", drift.subject);
         }
+    }
+
+    #[test]
+    fn external_addresses_are_lost_by_the_table_nat_alone() {
+        for (subject, family) in [
+            ("IPv4 table nat", Some(Family::V4)),
+            ("IPv6 nat chain cali-fip-dnat", Some(Family::V6)),
+            ("IPv4 nat jump OUTPUT → cali-OUTPUT", Some(Family::V4)),
+            ("IPv4 table filter", None),
+            ("address set cali40local-endpoints", None),
+        ] {
+            let subject = subject.to_owned();
+            let drift = Drift { subject, change: Change::Missing, detail: String::new() };
+            assert_eq!(is_untranslated(&drift), family, "{}", drift.subject);
+        }
+    }
+
+    #[test]
+    fn who_went_by_an_external_address_was_misled() {
+        let mut externals = Externals::default();
+        let endpoint = calico_datastore::model::WorkloadEndpointId {
+            node: "host".into(),
+            orchestrator: "cni".into(),
+            workload: "default/web".into(),
+            endpoint: "eth0".into(),
+        };
+        let target = Target { endpoint, internal: "10.65.0.2".parse().unwrap() };
+        externals.given.insert("203.0.113.7".parse().unwrap(), target);
+        for (from, to, back_from, back_to, misled) in [
+            ("198.51.100.2", "203.0.113.7", "10.65.0.2", "198.51.100.2", false),
+            ("198.51.100.2", "203.0.113.7", "203.0.113.7", "198.51.100.2", true),
+            ("198.51.100.2", "203.0.113.7", "10.65.0.3", "198.51.100.2", true),
+            ("198.51.100.2", "203.0.113.8", "203.0.113.8", "198.51.100.2", false),
+            ("198.51.100.2", "10.65.0.2", "10.65.0.2", "198.51.100.2", false),
+            // To itself: as its external address, or from itself to itself.
+            ("10.65.0.2", "203.0.113.7", "10.65.0.2", "203.0.113.7", false),
+            ("10.65.0.2", "203.0.113.7", "10.65.0.2", "10.65.0.2", true),
+        ] {
+            let line = format!(
+                "ipv4 2 udp 17 29 src={from} dst={to} sport=9 dport=53 src={back_from} \
+                 dst={back_to} sport=53 dport=9 use=1"
+            );
+            let one = crate::felix::conntrack::parse(&line).unwrap();
+            assert_eq!(is_misled(&one, &externals), misled, "{line}");
+        }
+    }
+
+    #[test]
+    fn who_left_a_pool_as_itself_and_got_no_answer_is_bare() {
+        let mut state = DesiredState::default();
+        for (pool, nat) in [("10.65.0.0/24", true), ("10.66.0.0/24", false)] {
+            state.pools.insert(pool.parse().unwrap(), nat);
+        }
+        let host = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
+        let bare = |from: &str, to: &str, back_to: &str, flag: &str, state: &DesiredState| {
+            let line = format!(
+                "ipv4 2 udp 17 29 src={from} dst={to} sport=9 dport=53 {flag} src={to} \
+                 dst={back_to} sport=53 dport=9 use=1"
+            );
+            is_bare(&crate::felix::conntrack::parse(&line).unwrap(), state, &host)
+        };
+        let (pod, far) = ("10.65.0.2", "198.51.100.2");
+        for (from, to, back_to, flag, expected) in [
+            (pod, far, pod, "[UNREPLIED]", true),
+            (pod, far, pod, "[ASSURED]", false),
+            (pod, far, "192.0.2.1", "[UNREPLIED]", false),
+            (pod, "10.65.0.3", pod, "[UNREPLIED]", false),
+            (pod, "10.66.0.3", pod, "[UNREPLIED]", false),
+            (pod, "192.0.2.1", pod, "[UNREPLIED]", false),
+            ("10.66.0.2", far, "10.66.0.2", "[UNREPLIED]", false),
+            ("192.0.2.1", far, "192.0.2.1", "[UNREPLIED]", false),
+        ] {
+            assert_eq!(bare(from, to, back_to, flag, &state), expected, "{from} {to} {flag}");
+        }
+        let settings = crate::config::Settings {
+            nat_outgoing_interface: Some("eth0".to_owned()),
+            ..crate::config::Settings::default()
+        };
+        state.settings = std::sync::Arc::new(settings);
+        assert!(!bare(pod, far, pod, "[UNREPLIED]", &state), "by which interface?");
     }
 }

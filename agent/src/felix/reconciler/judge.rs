@@ -36,6 +36,9 @@ impl Felix {
             if outcome.was_open {
                 self.unasked.insert(family);
             }
+            if outcome.was_untranslated {
+                self.untranslated.insert(family);
+            }
             let off = self.families.iter().any(|one| one.family == family && one.renderer.is_off());
             for (table, error) in outcome.failed {
                 if off {

@@ -118,6 +118,8 @@ pub struct Felix {
     moved: BTreeSet<IpAddr>,
     /// Families with connections that policy was not asked about.
     unasked: BTreeSet<Family>,
+    /// Families with connections that may have gone by the chains of external addresses.
+    untranslated: BTreeSet<Family>,
     /// The tool for connections is there; `None` = not looked yet.
     conntrack_works: Option<bool>,
     endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
@@ -203,6 +205,7 @@ impl Felix {
             leaving: BTreeSet::new(),
             moved: BTreeSet::new(),
             unasked: BTreeSet::new(),
+            untranslated: BTreeSet::new(),
             conntrack_works: None,
             endpoints: OrdMap::new(),
             in_force: InForce::new(),
@@ -401,6 +404,7 @@ impl Reconciler for Felix {
             given: Some(state.generation),
             endpoints: self.endpoints.clone(),
             hosts,
+            externals: Some(self.interfaces.share_externals()),
             in_force: self.in_force.clone(),
             problems: run.problems,
             facts: self.facts(),

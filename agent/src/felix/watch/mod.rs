@@ -31,6 +31,7 @@ use tracing::{debug, warn};
 
 pub use changes::{Changes, Grown, Kept, Touched};
 pub use pace::{Kind, Pace};
+pub(super) use socket::Dialogue;
 
 use self::legacy::Legacy;
 use self::nft::Nft;

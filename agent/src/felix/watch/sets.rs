@@ -10,48 +10,18 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::budget::{Budget, cpu_time};
 use super::changes::Grown;
 use super::socket::Dialogue;
+use crate::felix::ipset::wire::{attr, behind_head, list, member, open};
 use crate::felix::iptables::names::owns_set;
-use crate::netlink::{DUMP, NET_BYTE_ORDER, REQUEST, attribute, attributes, be32, request, text};
+use crate::netlink::{attribute, attributes, be32, text};
 
 /// Sets of up to so many members are compared member by member.
 const SMALL: u32 = 4096;
-
-/// `NFNL_SUBSYS_IPSET` in the upper byte of a message's type.
-const SUBSYS: u16 = 6 << 8;
-/// `IPSET_CMD_PROTOCOL`.
-const PROTOCOL: u16 = SUBSYS | 1;
-/// `IPSET_CMD_LIST`.
-const LIST: u16 = SUBSYS | 7;
-/// The newest protocol that we know, and the oldest (`IPSET_PROTOCOL_MIN`).
-const VERSIONS: (u8, u8) = (7, 6);
-/// `IPSET_FLAG_LIST_HEADER`.
-const HEADER_ONLY: u32 = 1 << 2;
-/// `nfgenmsg`: the family is not looked at.
-const NFGENMSG: [u8; 4] = [2, 0, 0, 0];
-
-/// `IPSET_ATTR_…` of a command (linux/netfilter/ipset/ip_set.h).
-mod attr {
-    pub(super) const PROTOCOL: u16 = 1;
-    pub(super) const NAME: u16 = 2;
-    pub(super) const TYPE: u16 = 3;
-    pub(super) const FAMILY: u16 = 5;
-    pub(super) const FLAGS: u16 = 6;
-    pub(super) const DATA: u16 = 7;
-    pub(super) const MEMBERS: u16 = 8;
-    /// `IPSET_ATTR_HASHSIZE`, of a set's data: grows by itself.
-    pub(super) const HASH_SIZE: u16 = 18;
-    pub(super) const ELEMENTS: u16 = 24;
-    /// `IPSET_ATTR_REFERENCES`: how many rules name it.
-    pub(super) const REFERENCES: u16 = 25;
-    pub(super) const MEMORY: u16 = 26;
-}
 
 /// What a list says about a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +34,7 @@ struct Head {
 
 /// The head of a set in a message of a list.
 fn head(body: &[u8]) -> Option<(&str, Head)> {
-    let body = body.get(NFGENMSG.len()..)?;
+    let body = behind_head(body)?;
     let name = attribute(body, attr::NAME).and_then(text)?;
     let mut hasher = DefaultHasher::new();
     attribute(body, attr::TYPE).hash(&mut hasher);
@@ -81,16 +51,18 @@ fn head(body: &[u8]) -> Option<(&str, Head)> {
     Some((name, Head { kind: hasher.finish(), count }))
 }
 
-/// Digest of the members in a message of a list, whatever their order.
+/// Digest of the members in a message of a list, whatever their order, and whatever was counted for them.
 fn members(body: &[u8]) -> u64 {
-    let list = body.get(NFGENMSG.len()..).and_then(|body| attribute(body, attr::MEMBERS));
-    let digest = |member: &[u8]| {
+    let list = behind_head(body).and_then(|body| attribute(body, attr::MEMBERS));
+    let digest = |entry: &[u8]| {
         let mut hasher = DefaultHasher::new();
-        hasher.write(member);
+        let said = attributes(entry);
+        said.filter(|(kind, _)| ![member::PACKETS, member::BYTES].contains(kind))
+            .for_each(|said| said.hash(&mut hasher));
         hasher.finish()
     };
     let list = list.into_iter().flat_map(attributes);
-    list.fold(0, |sum: u64, (_, member)| sum.wrapping_add(digest(member)))
+    list.fold(0, |sum: u64, (_, entry)| sum.wrapping_add(digest(entry)))
 }
 
 /// What was last seen of a set.
@@ -195,33 +167,11 @@ fn explained(old: Option<Head>, new: Head, grown: Option<&Option<i64>>) -> bool 
     }
 }
 
-/// A socket, and the protocol that the kernel wants.
-fn open() -> io::Result<(Dialogue, u8)> {
-    let mut socket = Dialogue::open(NETLINK_NETFILTER)?;
-    let mut kernel = VERSIONS.1;
-    let ask = request(PROTOCOL, REQUEST, &NFGENMSG, &[(attr::PROTOCOL, &[VERSIONS.1])]);
-    socket.ask(&ask, |body| {
-        let said = body.get(NFGENMSG.len()..).and_then(|body| attribute(body, attr::PROTOCOL));
-        kernel = said.and_then(|value| value.first().copied()).unwrap_or(kernel);
-    })?;
-    Ok((socket, kernel.clamp(VERSIONS.1, VERSIONS.0)))
-}
-
-/// Asks for the heads of all sets, or for one set with its members.
-fn list(version: u8, name: Option<&str>) -> Vec<u8> {
-    let version = [version];
-    let name = name.map(|name| format!("{name}\0"));
-    let second = match &name {
-        Some(name) => (attr::NAME, name.as_bytes()),
-        None => (attr::FLAGS | NET_BYTE_ORDER, &HEADER_ONLY.to_be_bytes()[..]),
-    };
-    request(LIST, REQUEST | DUMP, &NFGENMSG, &[(attr::PROTOCOL, &version), second])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::messages;
+    use crate::felix::ipset::wire::{LIST, NFGENMSG};
+    use crate::netlink::{messages, request};
     use proptest::prelude::*;
 
     /// An attribute with its head.
@@ -230,8 +180,13 @@ mod tests {
     }
 
     fn message(name: &str, data: &[(u16, u32)], members: &[[u8; 4]]) -> Vec<u8> {
+        let members: Vec<_> = members.iter().map(|m| nla(1, m)).collect();
+        message_of(name, data, &members)
+    }
+
+    fn message_of(name: &str, data: &[(u16, u32)], members: &[Vec<u8>]) -> Vec<u8> {
         let data: Vec<u8> = data.iter().flat_map(|(k, v)| nla(*k, &v.to_be_bytes())).collect();
-        let members: Vec<u8> = members.iter().flat_map(|m| nla(attr::DATA, &nla(1, m))).collect();
+        let members: Vec<u8> = members.iter().flat_map(|m| nla(attr::DATA, m)).collect();
         let name = format!("{name}\0");
         let all: [(u16, &[u8]); 4] = [
             (attr::NAME, name.as_bytes()),
@@ -260,6 +215,21 @@ mod tests {
         let of = |all: &[[u8; 4]]| members(&message("x", &[], all));
         assert_eq!(of(&[[1; 4], [2; 4]]), of(&[[2; 4], [1; 4]]));
         assert_ne!(of(&[[1; 4], [2; 4]]), of(&[[1; 4], [3; 4]]));
+    }
+
+    #[test]
+    fn what_is_counted_is_no_change() {
+        let of = |address: u8, packets: u64| {
+            let parts = [
+                nla(member::ADDRESS, &[address; 4]),
+                nla(member::PACKETS, &packets.to_be_bytes()),
+                nla(member::BYTES, &(packets * 60).to_be_bytes()),
+                nla(member::INTERFACE, b"cali1\0"),
+            ];
+            members(&message_of("x", &[], &[parts.concat()]))
+        };
+        assert_eq!(of(1, 0), of(1, 7));
+        assert_ne!(of(1, 7), of(2, 7));
     }
 
     #[test]

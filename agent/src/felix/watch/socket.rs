@@ -89,28 +89,41 @@ impl Events {
 /// Asks and reads the answer. The kernel answers netlink within the call, and makes the next part
 /// of a list when the one before is read: nothing here waits.
 #[derive(Debug)]
-pub(super) struct Dialogue {
+pub(in crate::felix) struct Dialogue {
     socket: Socket,
     buffer: Vec<u8>,
+    /// The number of the last request.
+    sequence: u32,
 }
 
 impl Dialogue {
     /// A socket in the network namespace of the calling thread.
-    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+    pub(in crate::felix) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
-        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
+        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM), sequence: 0 })
     }
 
     /// Sends `request` and hands every message of the answer to `read`.
-    pub(super) fn ask(&mut self, request: &[u8], mut read: impl FnMut(&[u8])) -> io::Result<()> {
-        self.socket.send(request, 0)?;
+    pub(in crate::felix) fn ask(
+        &mut self,
+        request: &[u8],
+        mut read: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        let mut request = request.to_vec();
+        self.sequence = self.sequence.wrapping_add(1);
+        netlink::number(&mut request, self.sequence);
+        self.socket.send(&request, 0)?;
         loop {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
             for (header, body) in messages(&self.buffer) {
+                // The kernel ends a list that it refuses twice: what is left of that is no answer to this.
+                if header.sequence != self.sequence {
+                    continue;
+                }
                 match header.kind {
                     DONE => return Ok(()),
                     ERROR => {

@@ -63,6 +63,7 @@ impl Rig {
             collector: watch::channel(Default::default()).1,
             bird_socket: run_dir.path().join("bird.ctl"),
             programs: None,
+            tally: None,
         };
         let mut watchdog = Watchdog::new();
         let hosts = watch::channel(HostStates::new()).0;

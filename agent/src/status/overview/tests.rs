@@ -52,6 +52,7 @@ fn rig() -> Rig {
         collector: collector_rx,
         bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
         programs: None,
+        tally: None,
     };
     Rig {
         overview,
@@ -227,4 +228,43 @@ fn what_counts_in_the_place_of_a_refused_value() {
     assert_eq!(instead(&key("default.q"), &kept), Instead::Absent);
     // A file of the directory store: what it said before, unless there was nothing.
     assert_eq!(instead("/etc/calico/resources/p.yaml", &kept), Instead::AsTheReasonSays);
+}
+
+#[tokio::test]
+async fn external_addresses_are_shown_as_the_part_that_leads_them_says() {
+    use calico_datastore::model::Cidr;
+
+    use crate::desired::{AclClass, Target};
+    let rig = well();
+    let id = |name: &str| WorkloadEndpointId {
+        node: "calico-01".into(),
+        orchestrator: "cni".into(),
+        workload: name.into(),
+        endpoint: "eth0".into(),
+    };
+    let external = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    let own = external("192.168.0.1");
+    let mut state = DesiredState { generation: 3, ..DesiredState::default() };
+    for name in ["a", "b"] {
+        let endpoint = LocalEndpoint {
+            interface: format!("cali{name}").parse().unwrap(),
+            active: true,
+            mac: None,
+            addresses: vec![Cidr::host(own)],
+            nat: vec![(own, external("203.0.113.7"))],
+            spoof: Vec::new(),
+            class: AclClass::default().id(),
+        };
+        state.endpoints.insert(id(name), Arc::new(endpoint));
+    }
+    rig.desired.send_replace(Some(Arc::new(state)));
+    let mut externals = Externals::default();
+    let target = Target { endpoint: id("b"), internal: own };
+    externals.given.insert(external("203.0.113.7"), target);
+    let said = Report { externals: Some(Arc::new(externals)), ..applied(3).unwrap() };
+    rig.felix.send_replace(Some(said));
+    let endpoints = rig.overview.document().await.endpoints;
+    assert_eq!(endpoints[0].external_addresses, [], "another one has it");
+    let has = ExternalAddressStatus { address: external("203.0.113.7"), leads_to: own };
+    assert_eq!(endpoints[1].external_addresses, [has]);
 }

@@ -194,7 +194,7 @@ impl Hosts<'_> {
             AllowAction::Accept => vec![format!("{established} --jump ACCEPT")],
             AllowAction::Return => self.pass_on(established).into(),
         };
-        lines.extend(self.invalid());
+        lines.extend(self.invalid("--jump DROP"));
         lines.push(format!("--jump {}", names::failsafe(direction)));
         lines.push(marks::clear(self.style.marks.verdicts()));
         let asked = self.asked(table);
@@ -209,7 +209,7 @@ impl Hosts<'_> {
         // Not accepted here: of a packet to a pod it is still to be asked whether the pod is there.
         let mut lines: Vec<String> =
             self.pass_on("-m conntrack --ctstate RELATED,ESTABLISHED").into();
-        lines.extend(self.invalid());
+        lines.extend(self.invalid(&self.style.drops(direction)));
         lines.push(marks::clear(self.style.marks.verdicts()));
         let asked = self.asked(Table::Filter);
         lines.extend(asked.tiers(tiers, direction, true));
@@ -222,9 +222,9 @@ impl Hosts<'_> {
         [joined(matches, &marks::put(self.style.marks.accept)), joined(matches, "--jump RETURN")]
     }
 
-    fn invalid(self) -> Option<String> {
+    fn invalid(self, target: &str) -> Option<String> {
         let drops = !self.state.settings.allow_conntrack_invalid;
-        drops.then(|| "-m conntrack --ctstate INVALID --jump DROP".to_owned())
+        drops.then(|| format!("-m conntrack --ctstate INVALID {target}"))
     }
 
     fn output(self) -> Vec<String> {

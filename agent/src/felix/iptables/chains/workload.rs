@@ -4,7 +4,7 @@ use calico_datastore::model::Family;
 
 use super::host::{self, FORWARD_END};
 use super::spoof::unknown_source;
-use super::{dispatch_name, interfaces, nd_lines, openstack};
+use super::{count, dispatch_name, interfaces, nd_lines, openstack};
 use crate::config::{AllowAction, HostAction, RKT_METADATA_PORT, Settings};
 use crate::felix::iptables::marks;
 use crate::felix::iptables::names;
@@ -21,10 +21,10 @@ fn allow(settings: &Settings) -> &'static str {
 
 /// What comes before policy for a packet of an endpoint that we know: the connection's first packet
 /// was asked already.
-fn connection_shortcuts(settings: &Settings) -> Vec<String> {
+fn connection_shortcuts(settings: &Settings, invalid: &[String]) -> Vec<String> {
     let mut out = vec![format!("-m conntrack --ctstate RELATED,ESTABLISHED {}", allow(settings))];
     if !settings.allow_conntrack_invalid {
-        out.push("-m conntrack --ctstate INVALID --jump DROP".to_owned());
+        out.extend_from_slice(invalid);
     }
     out
 }
@@ -38,8 +38,8 @@ const IPIP: u8 = 4;
 /// Tunnels are the hosts' affair: what a pod wraps itself would come out at another host as the
 /// packet of any pod it likes, behind all checks of its source. Dropped whatever policy says, as the
 /// original does unless told otherwise (`AllowVXLANPacketsFromWorkloads`, `AllowIPIP…`).
-fn encapsulated() -> [String; 2] {
-    [format!("-p udp -m udp --dport {VXLAN_PORT} --jump DROP"), format!("-p {IPIP} --jump DROP")]
+fn encapsulated(drop: &str) -> [String; 2] {
+    [format!("-p udp -m udp --dport {VXLAN_PORT} {drop}"), format!("-p {IPIP} {drop}")]
 }
 
 /// The chains of the table `filter` that follow from the settings. `spoofers`: some endpoints may send
@@ -53,8 +53,14 @@ pub fn filter(
     spoofers: bool,
     hosts: bool,
 ) -> Vec<(String, Vec<String>)> {
-    let known = names::local_endpoints(style.family);
-    let unknown_source = format!("{} --jump DROP", unknown_source(style.family, spoofers));
+    let counted = style.counted;
+    let known = match counted {
+        true => names::receivers(style.family),
+        false => names::local_endpoints(style.family),
+    };
+    let unknown_source = format!("{} --jump DROP", unknown_source(style.family, spoofers, false));
+    let drop = Direction::ALL.map(|direction| style.drops(direction).into_owned());
+    let [drop_to, drop_from] = drop;
     let clear = marks::clear(style.marks.all());
     let both = |target: &str| -> Vec<String> {
         interfaces(settings)
@@ -64,17 +70,26 @@ pub fn filter(
 
     // A packet of an endpoint that went away, or of one that never was, meets DROP before the
     // shortcut for established connections, in either direction.
-    let mut forward: Vec<String> = interfaces(settings)
+    let unknown: Vec<String> = interfaces(settings)
         .map(|p| format!("-i {p} {unknown_source}"))
         .chain(
             interfaces(settings)
                 .map(|p| format!("-o {p} -m set ! --match-set {known} dst,dst --jump DROP")),
         )
         .collect();
-    forward.extend(connection_shortcuts(settings));
+    // Where host endpoints decide before, they drop packets that are to be counted: those of endpoints
+    // that we know, so that is asked first.
+    let first = hosts && counted;
+    let mut forward = if first { Vec::new() } else { unknown.clone() };
+    let invalid = "-m conntrack --ctstate INVALID";
+    let from = interfaces(settings).filter(|_| counted);
+    let from = from.map(|p| format!("-i {p} {invalid} {drop_from}"));
+    let invalid_of_both: Vec<String> = from.chain([format!("{invalid} {drop_to}")]).collect();
+    forward.extend(connection_shortcuts(settings, &invalid_of_both));
     forward.push(clear.clone());
     forward.extend(
-        interfaces(settings).flat_map(|p| encapsulated().map(|line| format!("-i {p} {line}"))),
+        interfaces(settings)
+            .flat_map(|p| encapsulated(&drop_from).map(|line| format!("-i {p} {line}"))),
     );
     // The source's egress, then the destination's ingress: both return what they allow.
     forward.extend(
@@ -95,15 +110,15 @@ pub fn filter(
     to_host.extend(openstack::asks_for_an_address(settings, style.family, "--jump ACCEPT"));
     to_host.push(unknown_source);
     to_host.extend(openstack::asks_its_host(settings, style.family));
-    to_host.extend(connection_shortcuts(settings));
+    to_host.extend(connection_shortcuts(settings, &[format!("{invalid} {drop_from}")]));
     to_host.push(clear);
-    to_host.extend(encapsulated());
+    to_host.extend(encapsulated(&drop_from));
     to_host.push(format!("--jump {}", dispatch_name(Direction::Egress)));
     if settings.rkt_metadata_service && style.family == Family::V4 {
         to_host.push(format!("-p tcp -m tcp --dport {RKT_METADATA_PORT} --jump ACCEPT"));
     }
     match settings.endpoint_to_host {
-        HostAction::Drop => to_host.push("--jump DROP".to_owned()),
+        HostAction::Drop => to_host.push(drop_from),
         HostAction::Accept => to_host.push("--jump ACCEPT".to_owned()),
         HostAction::Return => {}
     }
@@ -117,17 +132,20 @@ pub fn filter(
         let others = marks::clear(marks.all() & !marks.accept);
         let from = host::forward_name(Direction::Ingress);
         let from = joined(&marks::lacks(marks.accept), &format!("--jump {from}"));
-        entry.splice(0..0, [others, from]);
+        let unknown = unknown.into_iter().filter(|_| first);
+        entry.splice(0..0, unknown.chain([others, from]));
         entry.push(format!("--goto {FORWARD_END}"));
         input.push(accepted.clone());
         input.push(marks::clear(marks.all()));
         input.push(format!("--jump {}", host::dispatch_name(Direction::Ingress)));
         input.push(accepted);
     }
-    vec![
+    let mut chains = vec![
         ("cali-FORWARD".to_owned(), entry),
         ("cali-INPUT".to_owned(), input),
         ("cali-wl-forward".to_owned(), forward),
         ("cali-wl-to-host".to_owned(), to_host),
-    ]
+    ];
+    chains.extend(count::chains(style));
+    chains
 }

@@ -7,7 +7,7 @@ use calico_datastore::model::Family;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{FamilyTables, Outcome, TableState, commit};
+use super::{Closed, FamilyTables, Outcome, TableState, commit};
 use crate::felix::iptables::chain::Chain;
 use crate::felix::iptables::driver::{Driver, IptablesError};
 use crate::felix::iptables::names;
@@ -33,7 +33,7 @@ impl FamilyTables {
         &mut self,
         table: Table,
         driver: &Driver,
-        closed: &[String],
+        closed: Closed<'_>,
         outcome: &mut Outcome,
     ) {
         let (family, patience, keep) = (self.family, self.patience, self.keep);
@@ -54,7 +54,7 @@ impl FamilyTables {
             if state.actual.chains.contains_key(name) {
                 hold.insert(name.clone());
             } else {
-                first.chains.insert(name.clone(), Arc::new(Chain::new(name, closed.to_vec())));
+                first.chains.insert(name.clone(), Arc::new(Chain::new(name, closed(table, name))));
             }
         }
         let chains_only = Scope { jumps: Jumps::Stay, anew: true, ..Scope::NO_DELETES };
@@ -97,7 +97,7 @@ impl FamilyTables {
                 [name] => {
                     let said = chain(&error);
                     warn!(%family, chain = %name, error = %said, "chain refused, closing it");
-                    let shut = Arc::new(Chain::new(name, closed.to_vec()));
+                    let shut = Arc::new(Chain::new(name, closed(table, name)));
                     if let Some(chain) = state.desired.chains.insert(name.clone(), shut) {
                         state.refused.insert(name.clone(), (chain, said));
                     }

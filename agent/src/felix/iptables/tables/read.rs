@@ -10,7 +10,7 @@ use crate::drift::Drift;
 use crate::felix::iptables::compare::compare;
 use crate::felix::iptables::driver::{Driver, IptablesError};
 use crate::felix::iptables::hash::RuleHash;
-use crate::felix::iptables::plan::{Jump, Plan};
+use crate::felix::iptables::plan::{DesiredTable, Jump, Plan};
 use crate::felix::iptables::save::{ActualTable, Found, Held, Table};
 use crate::felix::iptables::spelling::same_target;
 
@@ -115,6 +115,10 @@ impl FamilyTables {
                     let lines = wanted.map_or(&[][..], |chain| &chain.lines);
                     self.moved_before.extend(moved(name, held, lines));
                 }
+                let DesiredTable { chains, jumps } = &state.desired;
+                let right = |name: &String| matches!(now.chains.get(name), Some(Held::Known(_)));
+                self.untranslated_before |=
+                    !chains.keys().all(right) || !jumps.iter().all(|jump| now.is_entered(jump));
             }
             // An address translation decides about nothing.
             if self.knowledge == Knowledge::Nothing && *table != Table::Nat {
