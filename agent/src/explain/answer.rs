@@ -3,113 +3,23 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use calico_datastore::model::{Family, Name, Protocol};
 
 use super::conclusion::{conclusion, elsewhere, is_untracked};
 use super::directory::{Directory, Known, Peer, short};
-use super::document::{Answer, Basis, End, EndKind, Explanation, Outcome, RuleAsked, SideAnswer};
+use super::document::{Answer, End, EndKind, Explanation, Outcome, RuleAsked, SideAnswer};
 use super::error::ExplainError;
 use super::external::External;
 use super::network;
 use super::passing::{self, Passing};
+use super::peers::{Peers, pods_of};
 use super::question::{CLIENT_PORT, Packet, Port, Question};
-use super::uplink::Interfaces;
 use super::way::Writer;
 use super::words;
+use super::world::World;
 use crate::desired::verdict::{Flow, Judge, Passage, Side, Traced};
-use crate::desired::{DesiredState, Externals, Member};
-
-/// What should be in force on one host.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The state.
-    pub state: Arc<DesiredState>,
-    /// The addresses of the host itself.
-    pub addresses: BTreeSet<IpAddr>,
-    /// Where external addresses lead.
-    pub externals: Externals,
-    /// Its interfaces.
-    pub interfaces: Interfaces,
-}
-
-impl Place {
-    /// A host of whose interfaces nothing is known: external addresses lead where they do while all of
-    /// them are up.
-    pub fn new(state: Arc<DesiredState>, addresses: BTreeSet<IpAddr>) -> Self {
-        let externals = Externals::of(&state, |_| true);
-        Self { state, addresses, externals, interfaces: Interfaces::default() }
-    }
-}
-
-/// Everything that an answer depends on.
-#[derive(Clone, Debug)]
-pub struct World {
-    /// Who is who.
-    pub directory: Directory,
-    /// The hosts whose policy is known.
-    pub places: BTreeMap<Name, Place>,
-    /// What it was all calculated from.
-    pub basis: Basis,
-    /// What may make it different in reality.
-    pub notes: Vec<String>,
-}
-
-/// The two peers of a question.
-#[derive(Clone, Debug)]
-pub struct Peers {
-    from: Peer,
-    to: Peer,
-}
-
-impl Peers {
-    /// Finds them.
-    ///
-    /// # Errors
-    /// When one is not known, or not the only one of that name.
-    pub fn find(question: &Question, directory: &Directory) -> Result<Self, ExplainError> {
-        let from = directory.find(&question.from).map_err(ExplainError::From)?;
-        let to = directory.find(&question.to).map_err(ExplainError::To)?;
-        if matches!((&from, &to), (Peer::Network(_), Peer::Network(_))) {
-            return Err(ExplainError::TwoNetworks);
-        }
-        Ok(Self { from, to })
-    }
-
-    /// The hosts whose policy is asked.
-    pub fn hosts(&self, directory: &Directory) -> BTreeSet<Name> {
-        let both = [&self.from, &self.to].into_iter();
-        let asking = match &self.to {
-            Peer::Address(address) => directory.pods_asking_for(*address).collect(),
-            _ => Vec::new(),
-        };
-        let pods = both.clone().flat_map(|peer| pods_of(peer, directory)).chain(asking);
-        let pods = pods.map(|pod| pod.id.node.clone());
-        let hosts = both.filter_map(|peer| match peer {
-            Peer::Host(name, _) => Some(name),
-            Peer::Address(address) => directory.host_with(*address),
-            Peer::Pod(_) | Peer::External(_) | Peer::Network(_) | Peer::Outside => None,
-        });
-        pods.chain(hosts.cloned()).collect()
-    }
-
-    /// The addresses that are asked about; of a network its first.
-    pub fn addresses(&self) -> BTreeSet<IpAddr> {
-        let both = [&self.from, &self.to].into_iter();
-        let each = |peer| Family::ALL.map(|family| Directory::address(peer, family));
-        both.flat_map(each).flatten().collect()
-    }
-}
-
-fn pods_of<'a>(peer: &'a Peer, directory: &'a Directory) -> Vec<&'a Known> {
-    match peer {
-        Peer::Pod(pod) => vec![pod],
-        Peer::Address(address) => directory.pods_with(*address).collect(),
-        Peer::External(external) => vec![&external.pod],
-        Peer::Host(..) | Peer::Network(_) | Peer::Outside => Vec::new(),
-    }
-}
+use crate::desired::{DesiredState, Member};
 
 /// Answers the question.
 ///

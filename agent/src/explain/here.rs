@@ -6,9 +6,10 @@ use std::net::IpAddr;
 
 use calico_datastore::model::InterfaceName;
 
-use super::answer::{Peers, World};
+use super::peers::Peers;
 use super::question::Question;
 use super::uplink::Interfaces;
+use super::world::World;
 use crate::felix::hosts::lifelines::local_address;
 use crate::routes::monitor::{Link, Links};
 

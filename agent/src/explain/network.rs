@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use calico_datastore::model::{Cidr, Family};
 
-use super::answer::Place;
 use super::document::Answer;
+use super::world::Place;
 use crate::config::Settings;
 use crate::desired::{ActiveRule, ActiveRules, DesiredState, Member};
 

@@ -10,13 +10,15 @@ use calico_datastore::layout::Decoded;
 use calico_datastore::layout::v3::{self, manifest};
 use calico_datastore::model::{Name, ResourceId, Update};
 
-use super::answer::{Peers, Place, World, explain};
+use super::answer::explain;
 use super::directory::Directory;
 use super::document::{Basis, Explanation};
 use super::error::ExplainError;
 use super::graph::{self, Graph};
 use super::here;
+use super::peers::Peers;
 use super::question::Question;
+use super::world::{Place, World};
 use crate::calculation::{self, Layers};
 use crate::config::{Env, FileConfig, Settings};
 use crate::node::addresses::host_addresses;

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use calico_datastore::model::{Family, InterfaceName, Name};
 
-use super::answer::Place;
 use super::directory::Directory;
 use super::document::{End, EndKind, SideAnswer};
 use super::uplink::{Uplink, uplink};
 use super::way::Writer;
+use super::world::Place;
 use crate::desired::verdict::{Flow, Hook, Judge, Passage, Side, Traced};
 
 /// One passage.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use calico_datastore::model::{HostEndpointId, InterfaceName};
 
-use super::answer::Place;
+use super::world::Place;
 use crate::desired::DesiredState;
 use crate::felix::hosts::choose::{ALL, Chosen, Idle, choose};
 use crate::routes::monitor::Links;

@@ -17,11 +17,11 @@ use calico_datastore::model::{Cidr, Family, Name, Protocol, WorkloadEndpointId};
 use serde::{Deserialize, Serialize};
 
 use self::services::Service;
-use super::answer::Place;
 use super::directory::{Directory, Peer, short};
 use super::error::ExplainError;
 use super::network;
 use super::question::{CLIENT_PORT, Question};
+use super::world::Place;
 use crate::desired::verdict::{Flow, Judge, Side};
 use crate::desired::{DesiredState, LocalEndpoint, Member};
 

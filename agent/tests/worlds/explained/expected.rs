@@ -1,6 +1,6 @@
 //! The answer that `explain` has to give, put together from the reference.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use calico_agent::config::{HostAction, Settings};
@@ -299,9 +299,4 @@ fn words(reason: &Reason, direction: Direction) -> String {
         Reason::Failsafe => "it is a fail-safe port".to_owned(),
         Reason::NotAsked => GOES_ON.to_owned(),
     }
-}
-
-/// Names that are told apart in a test.
-pub(crate) fn names(all: &[&str]) -> BTreeSet<Name> {
-    all.iter().map(|name| Name::from(*name)).collect()
 }
