@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use calico_datastore::backend::{Batch, SyncEvent};
-use calico_datastore::layout::{Rejection, v3};
+use calico_datastore::layout::{Rejection, is_key};
 use calico_datastore::model::{FelixConfiguration, Name, Update};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -249,7 +249,7 @@ impl Calculation {
                     Say::This if id.as_ref().is_some_and(|id| self.last_good.keeps(id)) => {
                         tracing::error!(key, reason, "refused a value; its last version counts")
                     }
-                    Say::This if v3::LAYOUT.contains(&key) => {
+                    Say::This if is_key(&key) => {
                         tracing::error!(key, reason, "refused a value; the object counts as absent")
                     }
                     Say::This => tracing::error!(file = key, reason, "refused a file"),

@@ -145,8 +145,8 @@ pub struct RunArgs {
     /// URLs of etcd with commas between [env: ETCD_ENDPOINTS].
     #[arg(long, value_name = "URLS")]
     pub etcd_endpoints: Option<String>,
-    /// Which datastore: etcd, or dir:/path with manifests as calicoctl takes them; then no etcd is
-    /// needed [env: CALICO_DATASTORE].
+    /// Which datastore: etcd, etcdv2 (what Calico up to 2.6 keeps), or dir:/path with manifests as
+    /// calicoctl takes them; then no etcd is needed [env: CALICO_DATASTORE].
     #[arg(long, value_name = "STORE")]
     pub datastore: Option<String>,
 }
@@ -294,7 +294,7 @@ pub struct ExplainArgs {
     /// may be given several times. Implies --offline.
     #[arg(long, value_name = "KIND/NAME")]
     pub without: Vec<String>,
-    /// Which datastore: etcd, or dir:/path. Implies --offline [env: CALICO_DATASTORE].
+    /// Which datastore: etcd, etcdv2, or dir:/path. Implies --offline [env: CALICO_DATASTORE].
     #[arg(long, value_name = "STORE")]
     pub datastore: Option<String>,
     /// URLs of etcd with commas between. Implies --offline [env: ETCD_ENDPOINTS].

@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calico_datastore::backend::AnySource;
-use calico_datastore::backend::etcd3::EtcdError;
-use calico_datastore::location::{DEFAULT_ENDPOINT, Location};
+use calico_datastore::location::{DEFAULT_ENDPOINT, Location, OpenError};
 use calico_datastore::store::AnyStore;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -96,7 +95,7 @@ pub enum DaemonError {
     Dataplane(#[source] felix::ProbeError),
     /// etcd's configuration cannot work.
     #[error("cannot use the datastore configuration")]
-    Datastore(#[source] EtcdError),
+    Datastore(#[source] OpenError),
     /// The socket cannot be opened.
     #[error("cannot answer questions")]
     Server(#[source] ServerError),
@@ -204,10 +203,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let (bird_exec, exec) = (exec(), exec());
     felix::probe(&exec, first.iptables_backend).await.map_err(DaemonError::Dataplane)?;
     let location = local.datastore.clone().below(&paths.state_dir);
-    let servers = match &location {
-        Location::Etcd3(config) => lifelines::servers(&config.endpoints),
-        Location::Directory(_) => Vec::new(),
-    };
+    let servers = lifelines::servers(location.servers());
     let felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS)).with_datastore(servers);
     let stored = match found {
         Found::Publish(stored) => Some(stored),
@@ -322,12 +318,17 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let (problems_tx, problems) = watch::channel(Vec::new());
     let (kept_tx, kept) = watch::channel(kept);
     let (flush, flush_rx) = mpsc::channel(1);
+    let mut config = local.collector.clone();
+    if let AnyStore::Etcd2(_) = client {
+        // What is left behind there, another plugin wrote: its addresses are not ours to release.
+        config.interval = Duration::ZERO;
+    }
     let looking = collector::run::Place {
         node: node.clone(),
         boot: boot.clone(),
         state_dir: paths.state_dir.clone(),
         proc: PathBuf::from(PROC),
-        config: local.collector.clone(),
+        config,
     };
     let place = keeper::Place {
         file: paths.stored_policy(),
@@ -405,8 +406,9 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     tasks.spawn("log level", follow_log_level(logs, settings.clone()));
     // On a host by itself nobody reads them; `status` and the endpoint files tell the same.
     if !alone {
-        let reporting =
-            report::Inputs { settings, states, hosts, heartbeat: watchdog.register("report") };
+        let reports = client.reports();
+        let heartbeat = watchdog.register("report");
+        let reporting = report::Inputs { reports, settings, states, hosts, heartbeat };
         tasks.spawn("report", report::run(client, node, overview.started.into(), reporting));
     }
     tasks.spawn("socket", {
@@ -444,6 +446,10 @@ fn announce_store(location: &Location) {
         Location::Etcd3(config) if config.endpoints == [DEFAULT_ENDPOINT] => tracing::info!(
             etcd = DEFAULT_ENDPOINT,
             "etcd is looked for here; ETCD_ENDPOINTS says where"
+        ),
+        Location::Etcd2(_) => tracing::info!(
+            "the datastore is etcd's v2 API, in the layout of Calico up to 2.6: this host is not \
+             registered there, and what rkt leaves behind is not collected"
         ),
         Location::Etcd3(_) => {}
     }

@@ -46,7 +46,13 @@ fn the_page_about_explain_names_every_option_and_exit_code() {
 
 #[test]
 fn every_path_that_a_document_links_to_exists() {
-    let pages = ["docs/explain.md", "docs/host-endpoints.md", "docs/rkt.md", "docs/cni.md"];
+    let pages = [
+        "docs/counters.md",
+        "docs/explain.md",
+        "docs/host-endpoints.md",
+        "docs/rkt.md",
+        "docs/cni.md",
+    ];
     for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].into_iter().chain(pages) {
         let text = document(name);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

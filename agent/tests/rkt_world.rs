@@ -35,7 +35,7 @@ fn world() -> Option<Vec<Update>> {
         match v3::decode(text("key"), text("value").as_bytes()) {
             Decoded::Object(update) => updates.push(update),
             Decoded::Rejected(rejection) => panic!("{rejection:?}"),
-            Decoded::Unsupported { .. } | Decoded::Ignored => {}
+            Decoded::Unsupported { .. } | Decoded::Ignored | Decoded::Part(_) => {}
         }
     }
     Some(updates)

@@ -31,6 +31,14 @@ pub(crate) fn open(conf: &NetConf) -> Result<AnyStore, CniError> {
     let env = |name: &str| std::env::var(name).ok();
     let location = location(conf, toml.as_deref(), &env);
     let location = location.map_err(|error| invalid(failure::chain(&error)))?;
+    if let Location::Etcd2(_) = location {
+        return Err(CniError::new(
+            Code::InvalidConfig,
+            "this plugin does not write to etcd's v2 API",
+            "the datastore is etcdv2: use the plugin that came with Calico 2.6 or older, or \
+             migrate to v3",
+        ));
+    }
     location.open().map_err(|error| invalid(error.chain()))
 }
 
@@ -103,7 +111,7 @@ pub(crate) fn must_be_ready(store: &AnyStore, ready: Option<&Stored>) -> Result<
     }
     let why = match (ready, store) {
         (None, AnyStore::Directory(_)) => return Ok(()),
-        (None, AnyStore::Etcd3(_)) => {
+        (None, AnyStore::Etcd3(_) | AnyStore::Etcd2(_)) => {
             "it has no ClusterInformation: calico-agent or calicoctl makes it"
         }
         (Some(_), _) => {

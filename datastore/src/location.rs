@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub use choice::{Said, Setting, Source, choose};
 
 use crate::backend::directory::{Directory, DirectoryConfig};
+use crate::backend::etcd2::{Etcd2, Etcd2Error};
 use crate::backend::etcd3::{Etcd3, Etcd3Config, EtcdError};
 use crate::store::AnyStore;
 
@@ -34,8 +35,10 @@ const STATE: &str = "resources";
 /// The store that was chosen, as far as what was said tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// etcd.
+    /// etcd's v3 API.
     Etcd3(Etcd3Config),
+    /// etcd's v2 API.
+    Etcd2(Etcd3Config),
     /// A directory with the administrator's files.
     Directory(PathBuf),
 }
@@ -45,6 +48,7 @@ impl Choice {
     pub fn below(self, state_dir: &Path) -> Location {
         match self {
             Self::Etcd3(config) => Location::Etcd3(config),
+            Self::Etcd2(config) => Location::Etcd2(config),
             Self::Directory(admin) => {
                 Location::Directory(DirectoryConfig { admin, state: state_dir.join(STATE) })
             }
@@ -55,8 +59,10 @@ impl Choice {
 /// A store and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// etcd.
+    /// etcd's v3 API, with the v3 layout.
     Etcd3(Etcd3Config),
+    /// etcd's v2 API, with the v1 layout: Calico up to 2.6.
+    Etcd2(Etcd3Config),
     /// Files of this host.
     Directory(DirectoryConfig),
 }
@@ -66,7 +72,16 @@ impl Location {
     pub fn describe(&self) -> String {
         match self {
             Self::Etcd3(config) => format!("etcd {}", config.endpoints.join(", ")),
+            Self::Etcd2(config) => format!("etcd (v2 API) {}", config.endpoints.join(", ")),
             Self::Directory(config) => format!("directory {}", config.admin.display()),
+        }
+    }
+
+    /// The URLs of etcd's members that were given; none for files.
+    pub fn servers(&self) -> &[String] {
+        match self {
+            Self::Etcd3(config) | Self::Etcd2(config) => &config.endpoints,
+            Self::Directory(_) => &[],
         }
     }
 
@@ -74,11 +89,32 @@ impl Location {
     ///
     /// # Errors
     /// When etcd's configuration cannot work, or a certificate cannot be read.
-    pub fn open(&self) -> Result<AnyStore, EtcdError> {
+    pub fn open(&self) -> Result<AnyStore, OpenError> {
         Ok(match self {
             Self::Etcd3(config) => AnyStore::Etcd3(Etcd3::new(config.clone())?),
+            Self::Etcd2(config) => AnyStore::Etcd2(Etcd2::new(config.clone())?),
             Self::Directory(config) => AnyStore::Directory(Directory::new(config.clone())),
         })
+    }
+}
+
+/// A store that cannot be used as it is configured.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub enum OpenError {
+    /// Of etcd's v3 API.
+    Etcd3(#[from] EtcdError),
+    /// Of etcd's v2 API.
+    Etcd2(#[from] Etcd2Error),
+}
+
+impl OpenError {
+    /// The error and what is behind it, on one line, for people.
+    pub fn chain(&self) -> String {
+        match self {
+            Self::Etcd3(error) => error.chain(),
+            Self::Etcd2(error) => error.chain(),
+        }
     }
 }
 
@@ -107,7 +143,7 @@ pub enum LocationError {
     #[error("there are certificate files for etcd, but {0} is not an https URL")]
     PlainText(String),
     /// One source names two stores.
-    #[error("{0} and {1} are both set: say with type (etcd or directory) which one counts")]
+    #[error("{0} and {1} are both set: say with type (etcd, etcdv2 or directory) which one counts")]
     Both(String, String),
     /// `agent.toml` is not TOML, or `[datastore]` is no section.
     #[error("cannot read [datastore] in agent.toml: {0}")]

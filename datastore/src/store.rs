@@ -7,6 +7,7 @@
 
 mod any;
 mod etcd;
+mod etcd2;
 pub mod memory;
 
 pub use any::AnyStore;

@@ -39,6 +39,7 @@ fn replay(store: &Value, count: usize) -> Replay {
             }
             Decoded::Unsupported { kind } => *replay.unsupported.entry(kind).or_default() += 1,
             Decoded::Ignored => replay.ignored += 1,
+            Decoded::Part(part) => panic!("{key}: {part:?}"),
             Decoded::Rejected(rejection) => panic!("{key}: {}", rejection.reason),
         }
     }

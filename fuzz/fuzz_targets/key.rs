@@ -20,6 +20,7 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
                 Decoded::Object(update) => panic!("{key:?} is no object, and is {update:?}"),
                 Decoded::Rejected(rejection) => assert_eq!(rejection.id, None),
                 Decoded::Unsupported { .. } | Decoded::Ignored => {}
+                Decoded::Part(part) => panic!("{key:?} is no object, and is {part:?}"),
             },
         }
     }

@@ -55,13 +55,17 @@ pub fn resource(key: &str, value: &[u8]) -> Option<Update> {
         }
         Decoded::Rejected(rejection) => {
             assert_eq!((rejection.key.as_str(), &rejection.id), (key, &Some(id)));
-            let reason = rejection.reason;
-            assert!(!reason.is_empty() && reason.len() <= REASON_MAX, "{reason}");
-            assert!(!reason.contains(['\n', '\r', '\0', '\u{1b}']), "goes into a log: {reason:?}");
+            reason(&rejection.reason);
             None
         }
         other => panic!("{key} is an object's key, and decodes to {other:?}"),
     }
+}
+
+/// What must hold of the reason of a rejection.
+pub fn reason(reason: &str) {
+    assert!(!reason.is_empty() && reason.len() <= REASON_MAX, "{reason}");
+    assert!(!reason.contains(['\n', '\r', '\0', '\u{1b}']), "goes into a log: {reason:?}");
 }
 
 /// The document with a field more at its top that nobody knows.

@@ -3,6 +3,7 @@
 //! A client lives for one call: a connection belongs to the namespace in which it was made.
 
 mod history;
+mod v2;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -59,6 +60,13 @@ impl Etcd {
             .arg(run.dir().join("etcd"));
         let log = run.dir().join("etcd.log");
         Self { command: Some(command), log, ..Self::of(ns, client) }
+    }
+
+    /// The same with its v2 API, as a host of Calico up to 2.6 needs it.
+    #[must_use]
+    pub fn with_v2(mut self) -> Self {
+        self.command = self.command.map(|command| command.args(["--enable-v2"]));
+        self
     }
 
     /// The way to members that run elsewhere: their client URLs with commas between. Reads and

@@ -47,7 +47,10 @@ impl World {
         let decode =
             |(key, value): (&String, &Value)| match v3::decode(key, value.to_string().as_bytes()) {
                 Decoded::Object(update) => Some(update),
-                Decoded::Unsupported { .. } | Decoded::Ignored | Decoded::Rejected(_) => None,
+                Decoded::Unsupported { .. }
+                | Decoded::Ignored
+                | Decoded::Rejected(_)
+                | Decoded::Part(_) => None,
             };
         self.objects.iter().filter_map(decode).collect()
     }

@@ -86,15 +86,19 @@ impl LastGood {
         if self.mode == InvalidPolicy::Absent {
             return OrdSet::new();
         }
-        let kept = self.refused.iter().filter(|(_, id)| self.versions.contains_key(id));
+        let kept = self.refused.iter().filter(|(_, id)| self.is_older(id));
         kept.map(|(key, _)| key.clone()).collect()
     }
 
     /// True when the last version of a refused object is in force.
     pub(super) fn keeps(&self, id: &ResourceId) -> bool {
-        self.mode == InvalidPolicy::KeepLast
-            && self.keys.contains_key(id)
-            && self.versions.contains_key(id)
+        self.mode == InvalidPolicy::KeepLast && self.keys.contains_key(id) && self.is_older(id)
+    }
+
+    /// True when what is in force is not what the store holds. An object of which one of several keys
+    /// is refused is what the others say.
+    fn is_older(&self, id: &ResourceId) -> bool {
+        self.versions.get(id).is_some_and(|version| !version.current)
     }
 
     /// Remembers an update. True when it is to be applied.

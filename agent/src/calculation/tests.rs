@@ -5,6 +5,7 @@ use super::last_good::tests::policy;
 use super::news::News;
 use super::*;
 use crate::status::systemd::Watchdog;
+use calico_datastore::layout::v3;
 
 struct Rig {
     calculation: Calculation,

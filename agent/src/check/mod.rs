@@ -84,10 +84,7 @@ pub async fn check(args: &RunArgs, env: Env) -> Vec<Finding> {
     };
     let host = Host { paths, proc: proc.to_owned(), proc_sys, settings };
     let mut found = judge::config::judge(&config);
-    let etcd = match &location {
-        Some(Location::Etcd3(etcd)) => etcd.endpoints.as_slice(),
-        Some(Location::Directory(_)) | None => &[],
-    };
+    let etcd = location.as_ref().map_or(&[][..], Location::servers);
     found.extend(judge::failsafe::judge(&host.settings, etcd));
     found.extend(node.iter().flat_map(judge::node::judge));
     let addresses = host_addresses().await.ok();
@@ -122,6 +119,14 @@ async fn look_at_store(location: &Location) -> (Vec<Finding>, bool) {
     match location {
         Location::Etcd3(config) => {
             let (members, problem) = probe::etcd::probe(config).await;
+            let is_ready = |member: &judge::etcd::Member| {
+                member.answer.as_ref().is_ok_and(|answer| answer.ready == Some(true))
+            };
+            let found = judge::etcd::judge(&members, problem.as_deref());
+            (found, members.iter().any(is_ready))
+        }
+        Location::Etcd2(config) => {
+            let (members, problem) = probe::etcd2::probe(config).await;
             let is_ready = |member: &judge::etcd::Member| {
                 member.answer.as_ref().is_ok_and(|answer| answer.ready == Some(true))
             };

@@ -18,7 +18,10 @@ use super::unsupported::why_unsupported;
 
 /// The keys of `[datastore]` and what they are.
 pub static DATASTORE_KEYS: &[(&str, &str)] = &[
-    ("type", "etcd, or directory: files of this host, without etcd. As CALICO_DATASTORE."),
+    (
+        "type",
+        "etcd, etcdv2 (Calico up to 2.6), or directory: files of this host. As CALICO_DATASTORE.",
+    ),
     ("directory", "Manifests as calicoctl takes them, only read (/etc/calico/resources)."),
     ("endpoints", "URLs of etcd, `http://…` or `https://…`. As ETCD_ENDPOINTS."),
     ("ca_cert_file", "The authority that signed etcd's certificate. As ETCD_CA_CERT_FILE."),

@@ -155,7 +155,8 @@ impl Local {
 
 fn datastore_differences(ours: &Choice, theirs: &Choice) -> Vec<&'static str> {
     let (ours, theirs) = match (ours, theirs) {
-        (Choice::Etcd3(ours), Choice::Etcd3(theirs)) => (ours, theirs),
+        (Choice::Etcd3(ours), Choice::Etcd3(theirs))
+        | (Choice::Etcd2(ours), Choice::Etcd2(theirs)) => (ours, theirs),
         (Choice::Directory(ours), Choice::Directory(theirs)) if ours == theirs => return vec![],
         (Choice::Directory(_), Choice::Directory(_)) => return vec!["directory"],
         _ => return vec!["type"],

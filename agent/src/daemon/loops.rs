@@ -70,6 +70,14 @@ pub(super) async fn registration_task(
             Vec::new()
         }
     };
+    if let AnyStore::Etcd2(_) = client {
+        // What a Node is there is many keys, which calico/node has written; only reports are ours.
+        let text = "left as it is: in the v1 layout calicoctl registers hosts".to_owned();
+        result.send_replace(Registration { text, done: true, problems: Vec::new() });
+        // Nothing is left to do until the source ends, and the agent with it.
+        while read.changed().await.is_ok() {}
+        return;
+    }
     loop {
         // The first listing is that of the store in which we register for the first time.
         let known = read.borrow_and_update().listings.max(1);

@@ -166,7 +166,7 @@ fn manifests(path: &Path, notes: &mut Vec<String>) -> Result<Vec<Update>, Offlin
         match (v3::LAYOUT.decode)(&one.key, &one.value) {
             Decoded::Object(update) => updates.push(update),
             Decoded::Rejected(rejection) => mistakes.push(format!("{name}: {}", rejection.reason)),
-            Decoded::Unsupported { .. } | Decoded::Ignored => {
+            Decoded::Unsupported { .. } | Decoded::Ignored | Decoded::Part(_) => {
                 notes.push(format!("{name} of {} changes no verdict", path.display()));
             }
         }

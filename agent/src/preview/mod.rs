@@ -12,7 +12,7 @@ pub mod snapshot;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use calico_datastore::layout::v3;
+use calico_datastore::layout::is_key;
 use serde::Serialize;
 
 use crate::exec::Exec;
@@ -133,7 +133,7 @@ pub async fn preview(startup: Startup) -> Result<Plan, PlanError> {
     let rejected = sync.rejected.iter();
     problems.extend(rejected.map(|(key, reason)| Problem {
         subject: key.to_string(),
-        message: match v3::LAYOUT.contains(key) {
+        message: match is_key(key) {
             true if sync.kept.contains(key) => {
                 format!("refused, its last version counts: {reason}")
             }

@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use calico_datastore::backend::etcd3::EtcdError;
 use calico_datastore::backend::{AnySource, Batch, SyncEvent};
-use calico_datastore::location::Location;
+use calico_datastore::location::{Location, OpenError};
 use calico_datastore::model::Name;
 use tokio::sync::mpsc;
 
@@ -28,7 +27,7 @@ pub struct Snapshot {
 pub enum SnapshotError {
     /// etcd's configuration cannot work.
     #[error("cannot use the datastore configuration")]
-    Configuration(#[source] EtcdError),
+    Configuration(#[source] OpenError),
     /// It could not be read in time.
     #[error("no complete snapshot of the datastore within {} s: {reason}", limit.as_secs())]
     Waiting {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use calico_datastore::layout::v3::keys::{host_endpoint_status, workload_status};
+use calico_datastore::layout::Reports;
 use calico_datastore::layout::v3::write;
 use calico_datastore::model::{HostEndpointId, Name, WorkloadEndpointId};
 use calico_datastore::timestamp::rfc3339;
@@ -47,20 +47,26 @@ pub enum Write {
 /// What should be stored about endpoints, what is, and so what to write.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointKeys {
+    reports: Reports,
     wanted: BTreeMap<String, &'static str>,
     stored: BTreeMap<String, String>,
     dirty: BTreeSet<String>,
 }
 
 impl EndpointKeys {
+    /// Nothing wanted, nothing stored, in a store with these keys.
+    pub fn new(reports: Reports) -> Self {
+        Self { reports, ..Self::default() }
+    }
+
     /// The state of an endpoint changed; `None`: it is gone.
     pub fn set(&mut self, id: &WorkloadEndpointId, state: Option<&EndpointState>) {
-        self.put(workload_status(id), state);
+        self.put(self.reports.workload_status(id), state);
     }
 
     /// The same of a host endpoint of `node`.
     pub fn set_host(&mut self, node: &Name, id: &HostEndpointId, state: Option<&EndpointState>) {
-        self.put(host_endpoint_status(node, id), state);
+        self.put(self.reports.host_endpoint_status(node, id), state);
     }
 
     fn put(&mut self, key: String, state: Option<&EndpointState>) {
@@ -128,6 +134,10 @@ fn value_of(state: &EndpointState) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn workload_status(id: &WorkloadEndpointId) -> String {
+        Reports::V3.workload_status(id)
+    }
 
     fn id(workload: &str) -> WorkloadEndpointId {
         WorkloadEndpointId {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use calico_datastore::layout::v3;
+use calico_datastore::layout::is_key;
 use calico_datastore::model::WorkloadEndpointId;
 use calico_datastore::timestamp::rfc3339;
 use imbl::{OrdMap, OrdSet};
@@ -452,7 +452,7 @@ fn external_addresses(
 
 /// What counts in the place of a refused value.
 fn instead(key: &str, kept: &OrdSet<String>) -> Instead {
-    match v3::LAYOUT.contains(key) {
+    match is_key(key) {
         true if kept.contains(key) => Instead::LastVersion,
         true => Instead::Absent,
         false => Instead::AsTheReasonSays,

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use calico_datastore::layout::v3::keys as layout;
+use calico_datastore::layout::Reports;
 use calico_datastore::model::Name;
 use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
@@ -35,6 +35,8 @@ const MOST_SAID: usize = 5;
 /// What the reporter follows.
 #[derive(Debug)]
 pub struct Inputs {
+    /// Where the store has reports.
+    pub reports: Reports,
     /// The settings; a change counts at once.
     pub settings: watch::Receiver<Arc<Settings>>,
     /// The state of each endpoint; `None` until the first complete apply, and until then nothing
@@ -49,7 +51,7 @@ pub struct Inputs {
 /// Reports until a sender of its inputs is gone. Cancel-safe: a report that was cut off is written
 /// by the next run.
 pub async fn run<S: Store>(store: S, node: Name, started: Instant, mut inputs: Inputs) {
-    let mut reporter = Reporter::new(store, node, started);
+    let mut reporter = Reporter::new(store, node, started, inputs.reports);
     reporter.learn(&mut inputs);
     loop {
         // Each arm only waits; what follows is done after the select, so nothing is cut in half.
@@ -88,6 +90,7 @@ struct Reporter<S> {
     complete: bool,
     known: States,
     hosts: HostStates,
+    reports: Reports,
     keys: EndpointKeys,
     first: bool,
     host_due: Option<Instant>,
@@ -100,7 +103,7 @@ struct Reporter<S> {
 }
 
 impl<S: Store> Reporter<S> {
-    fn new(store: S, node: Name, started: Instant) -> Self {
+    fn new(store: S, node: Name, started: Instant, reports: Reports) -> Self {
         Self {
             store,
             node,
@@ -109,7 +112,8 @@ impl<S: Store> Reporter<S> {
             complete: false,
             known: States::new(),
             hosts: HostStates::new(),
-            keys: EndpointKeys::default(),
+            reports,
+            keys: EndpointKeys::new(reports),
             first: true,
             host_due: None,
             endpoint_due: started,
@@ -200,8 +204,14 @@ impl<S: Store> Reporter<S> {
             self.host_due = next.map(|time| now + time);
         }
         if self.relist_due.is_some_and(|due| due <= now) {
-            let mut stored = self.store.list(&layout::workload_statuses_of(&self.node)).await?;
-            stored.extend(self.store.list(&layout::host_endpoint_statuses_of(&self.node)).await?);
+            let lists = [
+                self.reports.workload_statuses_of(&self.node),
+                self.reports.host_endpoint_statuses_of(&self.node),
+            ];
+            let mut stored = Vec::new();
+            for list in lists {
+                stored.extend(self.store.list(&list).await?);
+            }
             self.keys.listed(stored.into_iter().map(|(key, stored)| (key, stored.value)));
             self.relist_due = Some(now + RELIST);
         }
@@ -217,8 +227,8 @@ impl<S: Store> Reporter<S> {
     async fn write_host(&mut self) -> Result<(), StoreError> {
         let value = keys::host_value(SystemTime::now(), self.started.elapsed(), self.first);
         let ttl = Some(self.settings.reporting_ttl).filter(|ttl| !ttl.is_zero());
-        self.store.put(&layout::host_status(&self.node), value.as_bytes(), ttl).await?;
-        self.store.put(&layout::host_last_status(&self.node), value.as_bytes(), None).await?;
+        self.store.put(&self.reports.host_status(&self.node), value.as_bytes(), ttl).await?;
+        self.store.put(&self.reports.host_last_status(&self.node), value.as_bytes(), None).await?;
         self.first = false;
         Ok(())
     }

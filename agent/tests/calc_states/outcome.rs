@@ -95,7 +95,10 @@ pub(crate) fn outcome(state: &DesiredState) -> Outcome {
         };
         outcome.untracked_policies.extend(names(&endpoint.untracked));
         outcome.pre_dnat_policies.extend(names(&endpoint.pre_dnat));
-        outcome.endpoints.insert(id.name.to_string(), endpoint);
+        // The v1 layout has the host in front.
+        let name = id.name.as_str();
+        let own = name.split_once('/').map_or(name, |(_, name)| name);
+        outcome.endpoints.insert(own.to_owned(), endpoint);
     }
     outcome.need(state.policies.keys(), state.profiles.keys(), &state.sets);
     outcome.need(host.policies.keys(), host.profiles.keys(), &host.sets);

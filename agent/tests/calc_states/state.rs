@@ -1,4 +1,5 @@
-//! The objects of a state of the datastore, out of the JSON of a case.
+//! The objects of a state of the datastore, out of the JSON of a case: of 3.32, whose cases are what
+//! the original makes of its store in memory. Those of 2.6 are read as they are stored (`v1`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,14 +43,8 @@ fn named_ports(value: &Value) -> Vec<NamedPort> {
     list(value).map(port).collect()
 }
 
-/// Selector and tag are one selector: a tag is a label without value.
-fn selector(selector: &Value, tag: &Value) -> Option<Selector> {
-    let selector = selector.as_str().map(|text| text.parse::<Selector>().unwrap());
-    let tag = tag.as_str().map(|tag| Selector::has(tag).unwrap());
-    match (selector, tag) {
-        (Some(selector), Some(tag)) => Some(selector.and(&tag)),
-        (selector, tag) => selector.or(tag),
-    }
+fn selector(selector: &Value) -> Option<Selector> {
+    selector.as_str().map(|text| text.parse::<Selector>().unwrap())
 }
 
 fn ports(value: &Value) -> Ports {
@@ -69,8 +64,8 @@ fn ports(value: &Value) -> Ports {
 fn peer(rule: &Value, side: &str) -> Peer {
     let get = |not: &str, what: &str| &rule[format!("{not}{side}{what}")];
     Peer {
-        selector: selector(get("", "Selector"), get("", "Tag")),
-        not_selector: selector(get("Not", "Selector"), get("Not", "Tag")),
+        selector: selector(get("", "Selector")),
+        not_selector: selector(get("Not", "Selector")),
         ports: ports(get("", "Ports")),
         not_ports: ports(get("Not", "Ports")),
         ..Peer::default()
@@ -115,7 +110,7 @@ fn policy(value: &Value) -> Policy {
     }
 }
 
-/// The three parts of a profile: rules, tags and labels.
+/// The two parts of a profile: rules and labels.
 #[derive(Default)]
 struct ProfileParts {
     rules: Option<Value>,
@@ -149,15 +144,6 @@ pub(crate) fn objects(state: &Value) -> Result<Objects, String> {
             }
             "ProfileRulesKey" => {
                 profiles.entry(profile()).or_default().rules = Some(value.clone());
-            }
-            "ProfileTagsKey" => {
-                let tags = list(value).map(|tag| (text(tag).to_owned(), String::new()));
-                profiles.entry(profile()).or_default().labels.extend(tags);
-            }
-            "ProfileLabelsKey" => {
-                let labels = value.as_object().unwrap().iter();
-                let labels = labels.map(|(k, v)| (k.clone(), text(v).to_owned()));
-                profiles.entry(profile()).or_default().labels.extend(labels);
             }
             "TierKey" => {
                 let tier = Tier { order: order(&value["Order"]), default_action: TierAction::Deny };
@@ -217,7 +203,7 @@ pub(crate) fn objects(state: &Value) -> Result<Objects, String> {
         }
     }
     for (name, ProfileParts { rules: own, labels }) in profiles {
-        // Without rules a profile lends its labels and drops, as the v1 layout decodes it.
+        // Without rules a profile lends its labels and drops.
         let of = |key: &str| match &own {
             Some(value) => rules(&value[key]),
             None => vec![Rule::any(Action::Deny)],

@@ -426,19 +426,40 @@ fn what_counting_costs() {
                 let from = c.v4();
                 let each = c.netns.run(move || {
                     let socket = receiver(SocketAddr::new(from, 0));
-                    let (begin, mut sent) = (Instant::now(), 0_u32);
+                    let (begin, mut least) = (Instant::now(), f64::MAX);
+                    // The least of many short times: others are at work on this machine, too.
                     while begin.elapsed() < length {
-                        for _ in 0..1000 {
+                        let begin = Instant::now();
+                        for _ in 0..500 {
                             let _ = socket.send_to(&[0; PAYLOAD], (to, port));
                         }
-                        sent += 1000;
+                        least = least.min(begin.elapsed().as_nanos() as f64 / 500.0);
                     }
-                    begin.elapsed().as_nanos() as f64 / f64::from(sent)
+                    least
                 });
                 let best = &mut best[kind][usize::from(counters)];
                 *best = best.min(each);
             }
         }
+        // And what an answer costs.
+        let mut many = next(&state);
+        for n in 0..1000_u16 {
+            let one = calico_agent::desired::LocalEndpoint {
+                interface: format!("calimany{n}").parse().unwrap(),
+                addresses: vec![
+                    format!("10.66.{}.{}/32", n / 250, n % 250).parse().unwrap(),
+                    format!("fd66::{n:x}/128").parse().unwrap(),
+                ],
+                ..calico_agent::desired::LocalEndpoint::clone(&state.endpoints[&id(a)])
+            };
+            let mut id = id(a);
+            id.workload = format!("default/many{n}").into();
+            many.endpoints.insert(id, Arc::new(one));
+        }
+        host.apply(&many, Wake::Desired);
+        let begin = Instant::now();
+        assert_eq!(host.block_on(Tally::default().ask(&many)).unwrap().len(), 1003);
+        println!("{flavour:?}: 1003 endpoints read in {:?}", begin.elapsed());
         for (kind, [without, with]) in ["of a connection", "denied"].into_iter().zip(best) {
             println!("{flavour:?}, {kind}: {without:.0} ns a packet, counted {with:.0} ns");
         }

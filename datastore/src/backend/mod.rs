@@ -3,6 +3,7 @@
 //! * [`Syncer`] turns listings and events of any store into [`Batch`]es. It is pure: no I/O, no
 //!   clock, no tokio.
 //! * [`etcd3`] is the only code that talks to etcd's v3 API.
+//! * [`etcd2`] is the only code that talks to its v2 API, where Calico up to 2.6 keeps its data.
 //! * [`directory`] keeps objects in files of one host.
 //! * [`AnySource`] follows whichever store a host was told to use.
 //!
@@ -10,6 +11,7 @@
 
 mod any;
 pub mod directory;
+pub mod etcd2;
 pub mod etcd3;
 pub mod syncer;
 

@@ -119,7 +119,7 @@ impl<S: Store> Ipam<S> {
             // Marked as deleted: to be taken over, not to be trusted.
             Decoded::Object(_) => Ok(Some((stored, AffinityState::PendingDeletion))),
             Decoded::Rejected(rejection) => Err(Malformed { key, reason: rejection.reason }.into()),
-            Decoded::Ignored | Decoded::Unsupported { .. } => Ok(None),
+            Decoded::Ignored | Decoded::Unsupported { .. } | Decoded::Part(_) => Ok(None),
         }
     }
 

@@ -3,12 +3,21 @@
 //! The only code in the project that knows keys and JSON. A value that does not parse becomes a
 //! typed [`Rejection`] and counts as absent.
 
+mod reports;
 mod status_file;
+pub mod v1;
 pub mod v3;
 
+pub use reports::Reports;
 pub use status_file::endpoint_status_file_name;
+pub use v1::Part;
 
 use crate::model::{ResourceId, Update};
+
+/// Whether this is a key of an etcd, of whatever layout, and not the name of a file.
+pub fn is_key(text: &str) -> bool {
+    v3::LAYOUT.contains(text) || v1::LAYOUT.contains(text)
+}
 
 /// A key whose value was refused. The object counts as absent until the key changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +36,9 @@ pub enum Decoded {
     /// An object. An update without a value says that the document is well-formed but stands for
     /// no object (a workload endpoint without addresses): it counts as gone, and is no error.
     Object(Update),
+    /// A part of an object that several keys describe together. What the object is follows from all
+    /// parts that are stored: [`Part`].
+    Part(Part),
     /// An object of a kind that is known but not supported yet, or a staged policy; counted, not an
     /// error.
     Unsupported {

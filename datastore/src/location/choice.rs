@@ -14,7 +14,7 @@ pub type Source<'a> = &'a dyn Fn(Setting) -> Option<Said>;
 /// What can be said about a datastore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
-    /// Which one: `etcd`, `directory`, `dir:<path>`.
+    /// Which one: `etcd`, `etcdv2`, `directory`, `dir:<path>`.
     Type,
     /// The directory with the administrator's files.
     Directory,
@@ -67,6 +67,11 @@ pub fn choose(sources: &[Source<'_>], default: &[&str]) -> Result<Choice, Locati
             break;
         }
     }
+    // Who only says where etcd is leaves open by which API; anybody else may say that.
+    if let Some(Kind::SomeEtcd) = kind {
+        let said = sources.iter().filter_map(|source| source(Setting::Type));
+        kind = said.filter_map(|(_, value)| etcd_api(&value)).next();
+    }
     match kind {
         Some(Kind::Directory(Some(path))) => Ok(Choice::Directory(path)),
         Some(Kind::Directory(None)) => {
@@ -74,12 +79,18 @@ pub fn choose(sources: &[Source<'_>], default: &[&str]) -> Result<Choice, Locati
             let path = said.map(|(name, value)| absolute(&name, &value)).transpose()?;
             Ok(Choice::Directory(path.unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY))))
         }
-        Some(Kind::Etcd) | None => etcd(&any, default).map(Choice::Etcd3),
+        Some(Kind::Etcd2) => etcd(&any, default).map(Choice::Etcd2),
+        Some(Kind::Etcd | Kind::SomeEtcd) | None => etcd(&any, default).map(Choice::Etcd3),
     }
 }
 
 enum Kind {
+    /// Its v3 API.
     Etcd,
+    /// Its v2 API.
+    Etcd2,
+    /// Nobody said by which.
+    SomeEtcd,
     /// With its path, when that was said in the same breath.
     Directory(Option<PathBuf>),
 }
@@ -87,14 +98,16 @@ enum Kind {
 /// Which store one source means; `None`: it says nothing about that.
 fn kind_of(source: Source<'_>) -> Result<Option<Kind>, LocationError> {
     if let Some((name, value)) = source(Setting::Type) {
+        if let Some(etcd) = etcd_api(&value) {
+            return Ok(Some(etcd));
+        }
         let kind = match &*value {
-            "etcd" | "etcdv3" => Kind::Etcd,
             "directory" => Kind::Directory(None),
             other => {
                 let path = other.strip_prefix("dir:").ok_or_else(|| LocationError::Value {
                     name: name.clone(),
                     value: value.clone(),
-                    expected: "a datastore is etcd, directory, or dir:/path",
+                    expected: "a datastore is etcd, etcdv2, directory, or dir:/path",
                 })?;
                 Kind::Directory(Some(absolute(&name, path)?))
             }
@@ -103,9 +116,18 @@ fn kind_of(source: Source<'_>) -> Result<Option<Kind>, LocationError> {
     }
     match (source(Setting::Endpoints), source(Setting::Directory)) {
         (Some((etcd, _)), Some((directory, _))) => Err(LocationError::Both(etcd, directory)),
-        (Some(_), None) => Ok(Some(Kind::Etcd)),
+        (Some(_), None) => Ok(Some(Kind::SomeEtcd)),
         (None, Some((name, path))) => Ok(Some(Kind::Directory(Some(absolute(&name, &path)?)))),
         (None, None) => Ok(None),
+    }
+}
+
+/// An etcd, when the text names one.
+fn etcd_api(text: &str) -> Option<Kind> {
+    match text {
+        "etcd" | "etcdv3" => Some(Kind::Etcd),
+        "etcdv2" | "etcd2" => Some(Kind::Etcd2),
+        _ => None,
     }
 }
 

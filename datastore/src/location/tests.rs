@@ -12,6 +12,11 @@ fn etcd(endpoints: &[&str]) -> Result<Location, String> {
     Ok(Location::Etcd3(Etcd3Config { endpoints, ..Etcd3Config::default() }))
 }
 
+fn etcd2(endpoints: &[&str]) -> Result<Location, String> {
+    let endpoints = endpoints.iter().map(|url| (*url).to_owned()).collect();
+    Ok(Location::Etcd2(Etcd3Config { endpoints, ..Etcd3Config::default() }))
+}
+
 fn directory(admin: &str) -> Result<Location, String> {
     let state = PathBuf::from("/var/lib/calico/resources");
     Ok(Location::Directory(DirectoryConfig { admin: admin.into(), state }))
@@ -39,6 +44,17 @@ fn who_says_where_the_store_is() {
         (&[("CALICO_DATASTORE", "dir:/e")], None, directory("/e")),
         (&[("CALICO_DATASTORE", "dir:/e")], Some(dir), directory("/d")),
         (&[("CALICO_DATASTORE", "dir:/e")], Some(file), etcd(&["http://f:1", "http://g:1"])),
+        // By which API may be said elsewhere than where.
+        (&[("CALICO_DATASTORE", "etcdv2")], None, etcd2(&[DEFAULT_ENDPOINT, OLD_ENDPOINT])),
+        (&[("CALICO_DATASTORE", "etcd2"), env], None, etcd2(&["http://e:1"])),
+        (&[("CALICO_DATASTORE", "etcdv2")], Some(file), etcd2(&["http://f:1", "http://g:1"])),
+        (&[env], Some("[datastore]\ntype = 'etcdv2'"), etcd2(&["http://e:1"])),
+        (
+            &[("CALICO_DATASTORE", "etcdv2"), env],
+            Some("[datastore]\ntype = 'etcd'"),
+            etcd(&["http://e:1"]),
+        ),
+        (&[("CALICO_DATASTORE", "etcdv3")], Some(file), etcd(&["http://f:1", "http://g:1"])),
         // The type decides; what only the other store needs may stay for later.
         (&[], Some(&format!("{file}\n[datastore.x]")), etcd(&["http://f:1", "http://g:1"])),
         (&[env], Some("[datastore]\ntype = 'etcd'\ndirectory = '/d'"), etcd(&["http://e:1"])),

@@ -4,21 +4,44 @@ use std::time::Duration;
 
 use super::{Seen, Store, StoreError, Stored};
 use crate::backend::directory::Directory;
+use crate::backend::etcd2::Etcd2;
 use crate::backend::etcd3::Etcd3;
+use crate::layout::{Layout, Reports, v1, v3};
 
-/// etcd, or a directory of this host.
+/// etcd by one of its APIs, or a directory of this host.
 #[derive(Clone, Debug)]
 pub enum AnyStore {
     /// etcd's v3 API.
     Etcd3(Etcd3),
+    /// etcd's v2 API.
+    Etcd2(Etcd2),
     /// Files of this host.
     Directory(Directory),
+}
+
+impl AnyStore {
+    /// How what is in it is written down.
+    pub fn layout(&self) -> Layout {
+        match self {
+            Self::Etcd3(_) | Self::Directory(_) => v3::LAYOUT,
+            Self::Etcd2(_) => v1::LAYOUT,
+        }
+    }
+
+    /// Where reports are written.
+    pub fn reports(&self) -> Reports {
+        match self {
+            Self::Etcd3(_) | Self::Directory(_) => Reports::V3,
+            Self::Etcd2(_) => Reports::V1,
+        }
+    }
 }
 
 macro_rules! either {
     ($store:expr, $inner:ident => $call:expr) => {
         match $store {
             AnyStore::Etcd3($inner) => $call.await,
+            AnyStore::Etcd2($inner) => $call.await,
             AnyStore::Directory($inner) => $call.await,
         }
     };

@@ -159,7 +159,8 @@ enum Sameness {
 fn compare(one: &Location, other: &Location) -> Sameness {
     let certain = |same| if same { Sameness::Same } else { Sameness::Different };
     match (one, other) {
-        (Location::Etcd3(one), Location::Etcd3(other)) => {
+        (Location::Etcd3(one), Location::Etcd3(other))
+        | (Location::Etcd2(one), Location::Etcd2(other)) => {
             let [one, other] = [one, other]
                 .map(|etcd| etcd.endpoints.iter().map(|url| member(url)).collect::<Vec<String>>());
             let local = |members: &[String]| members.iter().all(|member| is_loopback(member));
@@ -172,8 +173,10 @@ fn compare(one: &Location, other: &Location) -> Sameness {
             }
         }
         (Location::Directory(one), Location::Directory(other)) => certain(one == other),
-        (Location::Etcd3(_), Location::Directory(_))
-        | (Location::Directory(_), Location::Etcd3(_)) => Sameness::Different,
+        // The two APIs of one etcd are two stores.
+        (Location::Etcd3(_), Location::Directory(_) | Location::Etcd2(_))
+        | (Location::Etcd2(_), Location::Directory(_) | Location::Etcd3(_))
+        | (Location::Directory(_), Location::Etcd3(_) | Location::Etcd2(_)) => Sameness::Different,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod bird;
 pub mod cni;
 pub mod directory;
 pub mod etcd;
+pub mod etcd2;
 pub mod host;
 pub mod kernel;
 pub mod managers;

@@ -4,7 +4,7 @@ use calico_datastore::backend::etcd3::Etcd3Config;
 
 fn etcd(local: &Local) -> &Etcd3Config {
     match &local.datastore {
-        Choice::Etcd3(etcd) => etcd,
+        Choice::Etcd3(etcd) | Choice::Etcd2(etcd) => etcd,
         Choice::Directory(path) => panic!("{}", path.display()),
     }
 }

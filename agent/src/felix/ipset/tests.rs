@@ -98,6 +98,67 @@ fn a_full_plan_says_only_what_differs() {
     ");
 }
 
+const COUNTED: &str = "\
+create cali40x hash:net,iface family inet hashsize 64 maxelem 10 counters bucketsize 12 initval 0x1
+add cali40x 10.0.0.1,cali1 packets 7 bytes 420
+add cali40x 10.0.0.2,cali2 packets 0 bytes 0
+add cali40x 10.0.0.3,cali3 nomatch packets 1 bytes 60
+";
+
+fn behind(address: &str, interface: &str) -> Entry {
+    Entry::NetIface(address.parse().unwrap(), interface.parse().unwrap())
+}
+
+#[test]
+fn a_set_that_counts_is_another_one_and_what_it_counted_is_not_its_members() {
+    let sets = save::parse(COUNTED);
+    let counted = SetSpec { counters: true, ..spec(SetType::NetIface, Family::V4, 10) };
+    let set = &sets["cali40x"];
+    assert_eq!(set.spec, Some(counted));
+    let members = HashSet::from([behind("10.0.0.1", "cali1"), behind("10.0.0.2", "cali2")]);
+    assert_eq!((&set.members, set.negated.len()), (&members, 1));
+    assert_eq!(set.counts[&behind("10.0.0.1", "cali1")], Counts { packets: 7, bytes: 420 });
+    assert_eq!(set.counts.len(), 2, "of nothing nothing is kept");
+    // Whatever was counted, it is as it should be.
+    let sets =
+        save::parse(&COUNTED.replace("add cali40x 10.0.0.3,cali3 nomatch", "add y 10.0.0.3"));
+    let desired = [("cali40x".to_owned(), (counted, members.clone()))].into();
+    assert_eq!(full(&desired, &sets), Phases::default());
+    assert_eq!(compare(&desired, &sets, &Phases::default(), |_| false), []);
+    // One that does not count is not what was wanted, and the other way round.
+    let plain = [("cali40x".to_owned(), (SetSpec { counters: false, ..counted }, members))].into();
+    assert_eq!(compare(&plain, &sets, &Phases::default(), |_| false).len(), 1);
+    assert_eq!(
+        full(&plain, &sets).before[0].to_string(),
+        "create cali4t0 hash:net,iface family inet hashsize 64 maxelem 10"
+    );
+}
+
+#[test]
+fn a_set_that_takes_the_place_of_another_goes_on_counting() {
+    let spec = |max, counters| SetSpec { counters, ..spec(SetType::NetIface, Family::V4, max) };
+    let members = HashSet::from([behind("10.0.0.1", "cali1"), behind("10.0.0.4", "cali4")]);
+    let before = |spec, text: &str| -> String {
+        let desired = [("cali40x".to_owned(), (spec, members.clone()))].into();
+        let commands = full(&desired, &save::parse(text)).before;
+        commands.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!(before(spec(20, true), COUNTED), @r"
+    create cali4t0 hash:net,iface family inet hashsize 64 maxelem 20 counters
+    add cali4t0 10.0.0.1/32,cali1
+    add cali4t0 10.0.0.4/32,cali4
+    add cali4t0 10.0.0.1/32,cali1 packets 7 bytes 420
+    swap cali4t0 cali40x
+    destroy cali4t0
+    ");
+    // From one that did not count, and to one that does not.
+    let plain = COUNTED.replace(" counters", "").replace(" packets 7 bytes 420", "");
+    let begins = before(spec(10, true), &plain);
+    assert!(begins.contains("maxelem 10 counters") && !begins.contains("packets"), "{begins}");
+    let ends = before(spec(10, false), COUNTED);
+    assert!(ends.contains("swap") && !ends.contains("counters") && !ends.contains("packets"));
+}
+
 #[test]
 fn what_others_changed_is_told_and_what_we_are_about_to_change_is_not() {
     let actual = save::parse(SAVED);

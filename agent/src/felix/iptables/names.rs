@@ -291,10 +291,18 @@ mod tests {
         for family in Family::ALL {
             assert_eq!(class_set(family, &id).len(), 31);
             assert!(owns_set(&class_set(family, &id)));
-            assert!(local_endpoints(family).len() <= 31 && spoofed(family).len() <= 31);
+            let all =
+                counting(family).into_iter().chain([local_endpoints(family), spoofed(family)]);
+            let all: std::collections::BTreeSet<String> = all.collect();
+            assert!(all.len() == 6 && all.iter().all(|name| name.len() <= 31 && owns_set(name)));
         }
         assert_eq!(class(&id, Direction::Egress).len(), 28);
         assert!(owns_chain(&class(&id, Direction::Egress)));
+        for (way, rejects) in Direction::ALL.into_iter().flat_map(|way| [(way, true), (way, false)])
+        {
+            let name = count_denied(way, rejects);
+            assert!(name.len() <= 28 && owns_chain(name) && !is_policy_or_profile(name), "{name}");
+        }
         assert!(!owns_chain("california") && !owns_set("calico"));
         assert!(!owns_set("felix-other"));
         for old in ["cali4-s:x", "cali40s:x", "cali4t3", "felix-v4-x", "felix-masq-ipam-pools"] {

@@ -327,6 +327,22 @@ fn the_chains_of_the_settings() {
         insta::assert_snapshot!(format!("raw_{family}_spoofers"), raw);
     }
     insta::assert_snapshot!("raw_v6", text(chains::raw(&settings, Family::V6, None, false)));
+    // Where packets are counted.
+    let counted = Settings { endpoint_counters: true, ..settings.clone() };
+    let mut counts = Style { counted: true, ..style.clone() };
+    let chains = [
+        chains::filter(&counted, &counts, true, false),
+        chains::raw(&counted, Family::V6, None, true),
+    ];
+    insta::assert_snapshot!("counted_v6", text(chains.concat()));
+    // With host endpoints, and packets that are rejected.
+    let counted = Settings { allow_conntrack_invalid: false, ..counted };
+    (counts.family, counts.deny) = (Family::V4, "--jump REJECT".into());
+    let chains = [
+        chains::filter(&counted, &counts, false, true),
+        chains::raw(&counted, Family::V4, None, false),
+    ];
+    insta::assert_snapshot!("counted_v4_hosts", text(chains.concat()));
     let nat = |settings: &Settings, family, masquerade, external: &[(&str, &str)]| {
         let pair = |(a, b): &(&str, &str)| (a.parse().unwrap(), b.parse().unwrap());
         let external = external.iter().map(pair).collect();

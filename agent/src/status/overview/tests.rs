@@ -1,6 +1,7 @@
 use calico_datastore::model::{PolicyId, ResourceId};
 
 use super::*;
+use calico_datastore::layout::v3;
 
 struct Rig {
     overview: Overview,

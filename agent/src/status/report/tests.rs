@@ -1,6 +1,7 @@
 use super::*;
 use crate::reconcile::EndpointState;
 use crate::status::systemd::Watchdog;
+use calico_datastore::layout::v3::keys as layout;
 use calico_datastore::model::WorkloadEndpointId;
 use calico_datastore::store::memory::Memory;
 
@@ -32,7 +33,13 @@ fn start(settings: Settings, store: Memory) -> Running {
     let mut watchdog = Watchdog::new();
     let (hosts, hosts_rx) = watch::channel(HostStates::new());
     let heartbeat = watchdog.register("status");
-    let inputs = Inputs { settings: settings_rx, states: states_rx, hosts: hosts_rx, heartbeat };
+    let inputs = Inputs {
+        reports: Reports::V3,
+        settings: settings_rx,
+        states: states_rx,
+        hosts: hosts_rx,
+        heartbeat,
+    };
     tokio::spawn(run(store.clone(), "calico-01".into(), Instant::now(), inputs));
     Running { store, settings, states, hosts, _watchdog: watchdog }
 }

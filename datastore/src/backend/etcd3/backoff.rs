@@ -7,7 +7,7 @@ use super::config::{BACKOFF_CAP, BACKOFF_FIRST};
 
 /// The pauses of one task.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(in crate::backend) struct Backoff {
     failures: u32,
     /// Seeded by the system, so that hosts that lost etcd at one moment do not return at one.
     random: RandomState,
@@ -15,7 +15,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// The pause after one more failure: half of it fixed, half by chance.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(in crate::backend) fn next(&mut self) -> Duration {
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         let full = BACKOFF_FIRST.saturating_mul(factor).min(BACKOFF_CAP);
         self.failures = self.failures.saturating_add(1).min(31);
@@ -24,12 +24,12 @@ impl Backoff {
     }
 
     /// Nothing has failed since it worked last.
-    pub(super) fn is_fresh(&self) -> bool {
+    pub(in crate::backend) fn is_fresh(&self) -> bool {
         self.failures == 0
     }
 
     /// It works again.
-    pub(super) fn reset(&mut self) {
+    pub(in crate::backend) fn reset(&mut self) {
         self.failures = 0;
         self.random = RandomState::new();
     }

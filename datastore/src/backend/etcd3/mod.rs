@@ -19,7 +19,7 @@
 //!   it was at that revision. A store that was wiped or restored can carry the same cluster id
 //!   and a higher revision, so these two alone prove nothing.
 
-mod backoff;
+pub(super) mod backoff;
 mod client;
 mod config;
 mod error;
@@ -27,7 +27,7 @@ mod history;
 mod list;
 mod member;
 mod session;
-mod source;
+pub(super) mod source;
 mod watch;
 
 pub use client::{Etcd3, Versioned};

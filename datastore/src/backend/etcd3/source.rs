@@ -5,7 +5,7 @@
 //! differs, and the reader always gets the newest state. It ends when the receiver is dropped or
 //! the task is aborted.
 
-mod feed;
+pub(in crate::backend) mod feed;
 mod omission;
 
 use std::sync::Arc;

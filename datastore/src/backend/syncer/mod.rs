@@ -12,6 +12,11 @@
 //! created first is the object (ties: the smaller key); any other is refused, naming the first.
 //! The rule looks only at the store, so every host and every restart decide alike. When the first
 //! goes, the next takes over in the same batch, so the object is never deleted in between.
+//!
+//! # Many keys, one object
+//! A layout may spread an object over keys that are no objects by themselves. Their parts are kept,
+//! and whenever one comes, changes or goes the object is put together anew. A part that is refused is
+//! none.
 
 mod draft;
 #[cfg(test)]
@@ -23,7 +28,7 @@ use std::sync::Arc;
 
 use self::draft::Draft;
 use super::{Batch, Layout};
-use crate::layout::{Decoded, Rejection};
+use crate::layout::{Decoded, Part, Rejection};
 use crate::model::{ResourceId, Update};
 
 /// A key as it is in the store.
@@ -82,6 +87,8 @@ enum Meaning {
     Shadow,
     Rejected,
     Unsupported(u16),
+    /// A part of an object; see `Syncer::parts`.
+    Part(Box<ResourceId>),
 }
 
 /// The object of a key that comes second.
@@ -104,6 +111,8 @@ pub struct Syncer {
     owners: HashMap<u64, Arc<str>>,
     /// Keys that come second. Rare, so these keep their values.
     shadows: BTreeMap<Arc<str>, Shadow>,
+    /// Objects that several keys describe together, by the keys of what is known of them.
+    parts: HashMap<ResourceId, BTreeMap<Arc<str>, Part>>,
     /// Kinds that are not supported yet, with the number of their keys.
     kinds: Vec<(String, usize)>,
     draft: Draft,
@@ -124,6 +133,7 @@ impl Syncer {
             keys: HashMap::new(),
             owners: HashMap::new(),
             shadows: BTreeMap::new(),
+            parts: HashMap::new(),
             kinds: Vec::new(),
             draft: Draft::default(),
             revision: 0,
@@ -269,6 +279,7 @@ impl Syncer {
         let meaning = match decoded {
             Decoded::Ignored => return,
             Decoded::Object(update) => return self.claim(entry, hash, update),
+            Decoded::Part(part) => return self.join(entry, hash, part),
             Decoded::Rejected(rejection) => {
                 self.draft.reject(rejection);
                 Meaning::Rejected
@@ -349,6 +360,38 @@ impl Syncer {
             }
             Meaning::Rejected => self.draft.accept(key),
             Meaning::Unsupported(kind) => self.count(kind, -1),
+            Meaning::Part(id) => self.part(&id, key),
+        }
+    }
+
+    /// A key says a part of an object: the object becomes what its parts say together.
+    fn join(&mut self, entry: Entry<'_>, hash: u64, part: Part) {
+        let id = part.id().clone();
+        let key: Arc<str> = Arc::from(entry.key);
+        let parts = self.parts.entry(id.clone()).or_default();
+        let known = !parts.is_empty();
+        parts.insert(Arc::clone(&key), part);
+        self.assemble(&id, known);
+        self.remember(key, entry, hash, Meaning::Part(Box::new(id)));
+    }
+
+    /// A part of an object is gone: the object becomes what is left, or goes with its last part.
+    fn part(&mut self, id: &ResourceId, key: &str) {
+        if let Some(parts) = self.parts.get_mut(id) {
+            parts.remove(key);
+            self.assemble(id, true);
+        }
+    }
+
+    fn assemble(&mut self, id: &ResourceId, known: bool) {
+        let id_hash = self.hasher.hash_one(id);
+        let update = self.parts.get(id).and_then(|parts| Part::assemble(id, parts.values()));
+        match update {
+            Some(update) => self.draft.set(id_hash, known, update),
+            None => {
+                self.parts.remove(id);
+                self.draft.remove(id_hash, Update::deleted(id.clone()));
+            }
         }
     }
 

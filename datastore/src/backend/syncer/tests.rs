@@ -101,6 +101,7 @@ impl Reader {
                     *reader.unsupported.entry(kind).or_default() += 1;
                 }
                 Decoded::Ignored => {}
+                Decoded::Part(part) => unreachable!("{part:?}"),
             }
         }
         reader

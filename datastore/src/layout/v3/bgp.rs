@@ -37,7 +37,9 @@ fn listen_port(port: i64) -> Result<u16, FieldError> {
 }
 
 /// The field `asNumber`: a number, its digits, or dotted.
-pub(super) fn as_number(scalar: &Option<Scalar<'_>>) -> Result<Option<AsNumber>, FieldError> {
+pub(in crate::layout) fn as_number(
+    scalar: &Option<Scalar<'_>>,
+) -> Result<Option<AsNumber>, FieldError> {
     let Some(scalar) = scalar else { return Ok(None) };
     let found = match scalar {
         Scalar::Text(text) => text.parse().ok(),

@@ -4,19 +4,19 @@ use std::fmt;
 
 /// A field that cannot be read: its path from the top of the document, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FieldError {
+pub(in crate::layout) struct FieldError {
     path: String,
     reason: String,
 }
 
 impl FieldError {
     /// An error whose place is not known yet: callers put the path in front by [`At`].
-    pub(super) fn new(reason: impl fmt::Display) -> Self {
+    pub(in crate::layout) fn new(reason: impl fmt::Display) -> Self {
         Self { path: String::new(), reason: reason.to_string() }
     }
 
     /// An error of a field.
-    pub(super) fn of(field: &str, reason: impl fmt::Display) -> Self {
+    pub(in crate::layout) fn of(field: &str, reason: impl fmt::Display) -> Self {
         Self { path: field.to_owned(), reason: reason.to_string() }
     }
 
@@ -40,7 +40,7 @@ impl fmt::Display for FieldError {
 }
 
 /// Puts the path of a field in front of an error that came out of it.
-pub(super) trait At<T> {
+pub(in crate::layout) trait At<T> {
     /// The error came out of the field `name`.
     fn at(self, name: &str) -> Result<T, FieldError>;
     /// The error came out of element `index` of the list `name`.
@@ -59,7 +59,7 @@ impl<T> At<T> for Result<T, FieldError> {
 
 /// The path of the value at a byte offset of a JSON text. Only errors come here, so it scans the
 /// text again instead of making every decode carry a path along.
-pub(super) fn path_at(json: &[u8], offset: usize) -> String {
+pub(in crate::layout) fn path_at(json: &[u8], offset: usize) -> String {
     enum Level {
         Object(Option<String>),
         Array(usize),

@@ -44,7 +44,7 @@ const STATUS_V1_PREFIX: &str = "/calico/felix/v1/host/";
 
 /// What a key says by itself.
 #[derive(Debug, PartialEq)]
-pub(super) enum Key {
+pub(in crate::layout) enum Key {
     /// An object that the model has.
     Object(ResourceId),
     /// A resource that the model does not have, staged policies among them, which are never
@@ -60,7 +60,7 @@ pub(super) enum Key {
 const IGNORED_KINDS: [&str; 4] = ["blockaffinities", "ipamblocks", "ipamconfigs", "ipamhandles"];
 
 /// Reads a key.
-pub(super) fn parse(key: &str) -> Key {
+pub(in crate::layout) fn parse(key: &str) -> Key {
     if let Some(rest) = key.strip_prefix(RESOURCES_PREFIX) {
         let (plural, path) = rest.split_once('/').unwrap_or((rest, ""));
         parse_resource(plural, path).unwrap_or_else(Key::Invalid)
@@ -136,7 +136,7 @@ fn namespaced(path: &str) -> Result<(Name, Name), String> {
 
 /// Names become parts of file names, of comments in the kernel and of log lines, so only the
 /// characters that an honest writer uses are accepted: `A-Z a-z 0-9 _ . -`.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
+pub(in crate::layout) fn check_name(name: &str) -> Result<(), String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     if !name.is_empty() && name != "." && name != ".." && name.bytes().all(plain) {
         Ok(())

@@ -12,25 +12,25 @@
 //! Names come from the key, never from the document. It must not do I/O and must not remember
 //! anything between two values. What the agent writes is made in [`mod@write`].
 
-mod bgp;
+pub(super) mod bgp;
 mod cluster;
 mod endpoint;
-mod error;
+pub(super) mod error;
 mod felix;
 mod ipam;
 pub mod keys;
 pub mod manifest;
-mod net;
+pub(super) mod net;
 mod netset;
 mod node;
 mod policy;
 mod pool;
-mod port;
+pub(super) mod port;
 mod profile;
-mod rule;
+pub(super) mod rule;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(super) mod wire;
 pub mod write;
 
 use std::sync::Arc;
@@ -104,7 +104,7 @@ pub fn reserved_cidrs(key: &str, value: &[u8]) -> Result<Vec<Cidr>, write::Malfo
 /// takes them, and are kept, logged and shown.
 const REASON_MAX: usize = 1000;
 
-fn shortened(mut reason: String) -> String {
+pub(super) fn shortened(mut reason: String) -> String {
     if let Some(end) = (0..=REASON_MAX).rev().find(|at| reason.is_char_boundary(*at))
         && end < reason.len()
     {

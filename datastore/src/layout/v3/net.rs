@@ -7,17 +7,17 @@ use super::wire::Text;
 use crate::model::Cidr;
 
 /// A prefix, or an address standing for itself.
-pub(super) fn cidr(text: &Text<'_>) -> Result<Cidr, FieldError> {
+pub(in crate::layout) fn cidr(text: &Text<'_>) -> Result<Cidr, FieldError> {
     text.parse().map_err(FieldError::new)
 }
 
 /// An address.
-pub(super) fn address(text: &Text<'_>) -> Result<IpAddr, FieldError> {
+pub(in crate::layout) fn address(text: &Text<'_>) -> Result<IpAddr, FieldError> {
     text.parse().map_err(|_| FieldError::new(format_args!("{:?} is not an address", &**text)))
 }
 
 /// An address of one family, as it may stand in a field for that family.
-pub(super) fn v4(text: &str) -> Result<Ipv4Addr, FieldError> {
+pub(in crate::layout) fn v4(text: &str) -> Result<Ipv4Addr, FieldError> {
     text.parse().map_err(|_| FieldError::new(format_args!("{text:?} is not an IPv4 address")))
 }
 
@@ -31,7 +31,7 @@ fn interface(text: &str) -> Result<(IpAddr, Cidr), FieldError> {
 }
 
 /// [`interface`] of IPv4.
-pub(super) fn interface_v4(text: &str) -> Result<(Ipv4Addr, Cidr), FieldError> {
+pub(in crate::layout) fn interface_v4(text: &str) -> Result<(Ipv4Addr, Cidr), FieldError> {
     match interface(text)? {
         (IpAddr::V4(address), network) => Ok((address, network)),
         _ => Err(FieldError::new(format_args!("{text:?} is not of IPv4"))),
@@ -39,7 +39,7 @@ pub(super) fn interface_v4(text: &str) -> Result<(Ipv4Addr, Cidr), FieldError> {
 }
 
 /// [`interface`] of IPv6.
-pub(super) fn interface_v6(text: &str) -> Result<(Ipv6Addr, Cidr), FieldError> {
+pub(in crate::layout) fn interface_v6(text: &str) -> Result<(Ipv6Addr, Cidr), FieldError> {
     match interface(text)? {
         (IpAddr::V6(address), network) => Ok((address, network)),
         _ => Err(FieldError::new(format_args!("{text:?} is not of IPv6"))),

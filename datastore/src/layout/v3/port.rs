@@ -10,7 +10,7 @@ use crate::model::{InvalidPort, InvalidProtocol, Name, NamedPort, PortRange, Por
 const MAX_PORT_NAME: usize = 128;
 
 /// A protocol by name in any case, by number or by a string of digits. 0 is none.
-pub(super) fn protocol(scalar: &Scalar<'_>) -> Result<Protocol, FieldError> {
+pub(in crate::layout) fn protocol(scalar: &Scalar<'_>) -> Result<Protocol, FieldError> {
     let found = match scalar {
         Scalar::Text(text) => text.parse().ok(),
         Scalar::Number(number) => u8::try_from(*number).ok().and_then(Protocol::from_number),
@@ -54,7 +54,10 @@ fn is_port_name(text: &str) -> bool {
 }
 
 /// A list of ports of a rule.
-pub(super) fn ports(field: &str, list: &Option<Vec<Scalar<'_>>>) -> Result<Ports, FieldError> {
+pub(in crate::layout) fn ports(
+    field: &str,
+    list: &Option<Vec<Scalar<'_>>>,
+) -> Result<Ports, FieldError> {
     let mut ports = Ports::default();
     for (i, entry) in super::wire::list(list).iter().enumerate() {
         match port(entry).at_index(field, i)? {
@@ -67,7 +70,7 @@ pub(super) fn ports(field: &str, list: &Option<Vec<Scalar<'_>>>) -> Result<Ports
 
 /// A port of an endpoint.
 #[derive(Debug, Deserialize)]
-pub(super) struct WirePort<'a> {
+pub(in crate::layout) struct WirePort<'a> {
     #[serde(borrow, default)]
     name: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -78,7 +81,7 @@ pub(super) struct WirePort<'a> {
 
 /// The named ports of an endpoint. One without a name only describes a mapping on the host and is
 /// left out.
-pub(super) fn named_ports(
+pub(in crate::layout) fn named_ports(
     list: &Option<Vec<Object<WirePort<'_>>>>,
 ) -> Result<Vec<NamedPort>, FieldError> {
     let mut ports = Vec::new();

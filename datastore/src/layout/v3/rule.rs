@@ -257,7 +257,7 @@ fn accounts_selector(
 }
 
 /// The conjunction of what is there.
-pub(super) fn both(left: Option<Selector>, right: Option<Selector>) -> Option<Selector> {
+pub(in crate::layout) fn both(left: Option<Selector>, right: Option<Selector>) -> Option<Selector> {
     match (left, right) {
         (Some(left), Some(right)) => Some(left.and(&right)),
         (left, right) => left.or(right),
@@ -270,6 +270,6 @@ pub(super) fn label_equals(label: &str, value: &str) -> Result<Selector, FieldEr
 }
 
 /// `has(label)`.
-pub(super) fn label_present(label: &str) -> Result<Selector, FieldError> {
+pub(in crate::layout) fn label_present(label: &str) -> Result<Selector, FieldError> {
     Selector::has(label).map_err(FieldError::new)
 }

@@ -16,7 +16,7 @@ use crate::model::{Labels, Name, Selector};
 /// A string, borrowed from the value unless it holds escapes.
 #[derive(Clone, Debug, Deserialize, Default)]
 #[serde(transparent)]
-pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+pub(in crate::layout) struct Text<'a>(#[serde(borrow)] pub(in crate::layout) Cow<'a, str>);
 
 impl Deref for Text<'_> {
     type Target = str;
@@ -27,20 +27,20 @@ impl Deref for Text<'_> {
 }
 
 /// The text of a field that is there and not empty. Go writers cannot tell the two apart.
-pub(super) fn filled<'t>(text: &'t Option<Text<'_>>) -> Option<&'t str> {
+pub(in crate::layout) fn filled<'t>(text: &'t Option<Text<'_>>) -> Option<&'t str> {
     text.as_deref().filter(|text| !text.is_empty())
 }
 
 /// A map from string to string, in the order written. `null` values are empty, as Go reads them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pairs<'a>(pub(super) Vec<(Text<'a>, Text<'a>)>);
+pub(in crate::layout) struct Pairs<'a>(pub(in crate::layout) Vec<(Text<'a>, Text<'a>)>);
 
 impl<'a> Pairs<'a> {
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(in crate::layout) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (&**key, &**value))
     }
 
-    pub(super) fn get(&self, wanted: &str) -> Option<&str> {
+    pub(in crate::layout) fn get(&self, wanted: &str) -> Option<&str> {
         self.iter().filter(|(key, _)| *key == wanted).map(|(_, value)| value).last()
     }
 }
@@ -71,7 +71,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
 
 /// A number or a string: ports, protocols and AS numbers come in both.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Scalar<'a> {
+pub(in crate::layout) enum Scalar<'a> {
     Number(i64),
     /// A number that is no 64-bit integer, kept for the error.
     Odd(f64),
@@ -127,7 +127,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
 /// A JSON object. Derived structs would also take an array and fill their fields by position, so
 /// that `"source": ["…"]` would become a rule about something else.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Object<T>(pub(super) T);
+pub(in crate::layout) struct Object<T>(pub(in crate::layout) T);
 
 impl<T> Deref for Object<T> {
     type Target = T;
@@ -159,7 +159,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 
 /// The part of `metadata` that means something here. The name comes from the key.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Metadata<'a> {
+pub(in crate::layout) struct Metadata<'a> {
     #[serde(borrow, default)]
     labels: Option<Pairs<'a>>,
     #[serde(borrow, default)]
@@ -167,19 +167,19 @@ pub(super) struct Metadata<'a> {
 }
 
 impl<'a> Metadata<'a> {
-    pub(super) fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(in crate::layout) fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
         self.labels.iter().flat_map(Pairs::iter)
     }
 
-    pub(super) fn label(&self, key: &str) -> Option<&str> {
+    pub(in crate::layout) fn label(&self, key: &str) -> Option<&str> {
         self.labels.as_ref()?.get(key)
     }
 
-    pub(super) fn annotations(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(in crate::layout) fn annotations(&self) -> impl Iterator<Item = (&str, &str)> {
         self.annotations.iter().flat_map(Pairs::iter)
     }
 
-    pub(super) fn to_labels(&self) -> Labels {
+    pub(in crate::layout) fn to_labels(&self) -> Labels {
         self.labels().collect()
     }
 }
@@ -199,7 +199,7 @@ fn no_spec<S>() -> Option<Object<S>> {
 }
 
 /// Reads a resource.
-pub(super) fn resource<'a, S: Deserialize<'a> + Default>(
+pub(in crate::layout) fn resource<'a, S: Deserialize<'a> + Default>(
     value: &'a [u8],
 ) -> Result<(Metadata<'a>, S), FieldError> {
     let Some(Envelope { metadata, spec }) = read::<Envelope<'a, S>>(value)? else {
@@ -209,7 +209,9 @@ pub(super) fn resource<'a, S: Deserialize<'a> + Default>(
 }
 
 /// Reads JSON. `null` for the whole value is `None`: there is no such object.
-pub(super) fn read<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<Option<T>, FieldError> {
+pub(in crate::layout) fn read<'a, T: Deserialize<'a>>(
+    value: &'a [u8],
+) -> Result<Option<T>, FieldError> {
     let document: Option<Object<T>> = serde_json::from_slice(value).map_err(|error| {
         let text = error.to_string();
         let reason = text.rsplit_once(" at line ").map_or(&*text, |(reason, _)| reason);
@@ -224,12 +226,12 @@ pub(super) fn read<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<Option<T>,
 }
 
 /// A list that may be missing or `null`.
-pub(super) fn list<T>(list: &Option<Vec<T>>) -> &[T] {
+pub(in crate::layout) fn list<T>(list: &Option<Vec<T>>) -> &[T] {
     list.as_deref().unwrap_or_default()
 }
 
 /// Converts each element; an error carries the list's name and the element's index.
-pub(super) fn each<T, U>(
+pub(in crate::layout) fn each<T, U>(
     field: &str,
     list: &Option<Vec<T>>,
     convert: impl Fn(&T) -> Result<U, FieldError>,
@@ -243,7 +245,7 @@ pub(super) fn each<T, U>(
 }
 
 /// A selector that is there and not empty.
-pub(super) fn selector(
+pub(in crate::layout) fn selector(
     field: &str,
     text: &Option<Text<'_>>,
 ) -> Result<Option<Selector>, FieldError> {
@@ -251,7 +253,7 @@ pub(super) fn selector(
 }
 
 /// The name of another object.
-pub(super) fn name(text: &str) -> Result<Name, FieldError> {
+pub(in crate::layout) fn name(text: &str) -> Result<Name, FieldError> {
     keys::check_name(text).map_err(FieldError::new)?;
     Ok(Name::from(text))
 }

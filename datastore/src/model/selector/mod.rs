@@ -157,6 +157,12 @@ impl Selector {
         Self::from_root(Node::And(vec![self.0.root.clone(), other.0.root.clone()]))
     }
 
+    /// `(self || other)`.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self::from_root(Node::Or(vec![self.0.root.clone(), other.0.root.clone()]))
+    }
+
     /// `!self`; twice is none.
     #[must_use]
     pub fn not(&self) -> Self {

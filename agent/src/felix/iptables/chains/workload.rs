@@ -74,7 +74,7 @@ pub fn filter(
         .map(|p| format!("-i {p} {unknown_source}"))
         .chain(
             interfaces(settings)
-                .map(|p| format!("-o {p} -m set ! --match-set {known} dst,dst --jump DROP")),
+                .map(|p| format!("-o {p} -m set ! --match-set {known} dst,dst {drop_from}")),
         )
         .collect();
     // Where host endpoints decide before, they drop packets that are to be counted: those of endpoints

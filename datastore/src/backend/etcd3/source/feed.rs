@@ -9,7 +9,7 @@ use crate::backend::{SyncEvent, Syncer};
 
 /// Why nothing can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wait {
+pub(in crate::backend) enum Wait {
     /// No member answers.
     Unreachable,
     /// The store does not let us in.
@@ -19,7 +19,7 @@ pub(super) enum Wait {
 }
 
 /// The way to the reader.
-pub(super) struct Feed {
+pub(in crate::backend) struct Feed {
     tx: Sender<SyncEvent>,
     /// The trouble of the moment, said once.
     trouble: Option<Wait>,
@@ -28,12 +28,12 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(tx: Sender<SyncEvent>) -> Self {
+    pub(in crate::backend) fn new(tx: Sender<SyncEvent>) -> Self {
         Self { tx, trouble: None, reason: None }
     }
 
     /// Says why nothing can be read, unless that was said already.
-    pub(super) fn wait(&mut self, wait: Wait, reason: impl FnOnce() -> String) {
+    pub(in crate::backend) fn wait(&mut self, wait: Wait, reason: impl FnOnce() -> String) {
         if self.trouble == Some(wait) {
             return;
         }
@@ -44,7 +44,7 @@ impl Feed {
     }
 
     /// The store can be read again. True when the reader may have been told that it cannot.
-    pub(super) fn resume(&mut self) -> bool {
+    pub(in crate::backend) fn resume(&mut self) -> bool {
         self.reason = None;
         self.trouble.take().is_some()
     }
@@ -53,7 +53,7 @@ impl Feed {
     ///
     /// The work is polled to its end; only the wait for room in the queue is dropped and begun
     /// again, which loses nothing because a batch is taken from the syncer after there is room.
-    pub(super) async fn during<T>(
+    pub(in crate::backend) async fn during<T>(
         &mut self,
         syncer: &mut Syncer,
         work: impl Future<Output = T>,

@@ -137,7 +137,9 @@ fn check(key: &str, value: &[u8]) {
             assert_eq!(rejection.id, id_of(key));
             assert!(!rejection.reason.is_empty());
         }
-        Decoded::Ignored | Decoded::Unsupported { .. } => assert_eq!(id_of(key), None),
+        Decoded::Ignored | Decoded::Unsupported { .. } | Decoded::Part(_) => {
+            assert_eq!(id_of(key), None)
+        }
     }
 }
 

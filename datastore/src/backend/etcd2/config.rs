@@ -1,0 +1,16 @@
+//! How long anything may take. How etcd is reached is said as for its v3 API.
+
+use std::time::Duration;
+
+/// How long a long poll may be silent. Its answer begins at once, so this is also how soon a member
+/// that vanished without a word is noticed, and a cluster that was rebuilt.
+pub const IDLE_POLL: Duration = Duration::from_secs(10);
+
+/// How often a store is asked that says it is not ready.
+pub const READY_POLL: Duration = Duration::from_secs(1);
+
+/// The largest answer that is read. A snapshot has no pages: 100,000 endpoints are some 60 MiB.
+pub const MAX_ANSWER_BYTES: usize = 512 << 20;
+
+/// Everything that is read and watched lies below it.
+pub(super) const ROOT: &str = "/calico";
