@@ -280,6 +280,10 @@ pub struct ExplainArgs {
     /// Code of the ICMP message [default: 0].
     #[arg(long = "code", value_name = "NUMBER")]
     pub icmp_code: Option<u8>,
+    /// By which interface of a host it passes, which says whose host endpoint is asked: eth0, or
+    /// calico-02=eth0; may be given several times [default: as routes and addresses say].
+    #[arg(long, value_name = "[HOST=]NAME")]
+    pub interface: Vec<String>,
     /// Calculate it from the datastore that this host is told to use, and do not ask the agent.
     #[arg(long)]
     pub offline: bool,
@@ -334,6 +338,7 @@ impl ExplainArgs {
             protocol: self.protocol.clone(),
             port: self.port.clone(),
             source_port: self.source_port,
+            interface: (!self.interface.is_empty()).then(|| self.interface.join(",")),
             icmp_type: self.icmp_type,
             icmp_code: self.icmp_code,
         }

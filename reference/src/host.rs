@@ -111,7 +111,7 @@ impl Reference {
 }
 
 /// Is the policy one that is asked at this hook?
-fn is_of(policy: &Policy, hook: Hook, direction: Direction) -> bool {
+pub(crate) fn is_of(policy: &Policy, hook: Hook, direction: Direction) -> bool {
     let policy = &policy.object;
     match hook {
         Hook::Untracked => policy.kind == PolicyKind::Untracked,

@@ -17,6 +17,7 @@
 //! # let _ = (Direction::Ingress, Packet::tcp([10, 0, 0, 1].into(), 40_000, [10, 0, 0, 2].into(), 80));
 //! ```
 
+mod account;
 mod ask;
 mod extras;
 mod host;
@@ -30,6 +31,7 @@ mod store;
 mod tier;
 mod verdict;
 
+pub use account::{Account, Told};
 pub use extras::Owner;
 pub use host::{Failsafe, Hook, Interface};
 pub use packet::{Direction, Packet};

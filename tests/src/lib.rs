@@ -12,10 +12,11 @@
 //!
 //! [`run`] names and cleans up, [`netns`] and [`process`] are the only modules that make namespaces
 //! and processes, [`cluster`] puts hosts together, [`world`] writes what today's calicoctl and CNI
-//! plugin would write, [`probe`] sends packets and [`flow`] sends them all the time, [`matrix`]
+//! plugin would write, [`probe`] and [`ask`] send packets and [`flow`] sends them all the time, [`matrix`]
 //! compares what passed with what should, and [`kernel`] reads back with the system's own tools what
 //! the agent programmed.
 
+pub mod ask;
 pub mod cluster;
 pub mod etcd;
 pub mod etcd_cluster;

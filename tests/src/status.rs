@@ -56,6 +56,14 @@ impl Status {
         if all { self.0["datastore"]["revision"].as_i64().unwrap_or(0) } else { 0 }
     }
 
+    /// The same of one part alone.
+    pub fn applied_by(&self, part: &str) -> i64 {
+        let newest = self.0["generation"].as_u64();
+        let mut parts = list(&self.0["parts"]).filter(|entry| entry["name"] == part);
+        let all = parts.next().is_some_and(|part| part["applied"].as_u64() >= newest);
+        if all { self.0["datastore"]["revision"].as_i64().unwrap_or(0) } else { 0 }
+    }
+
     /// A counter of one part.
     ///
     /// # Errors

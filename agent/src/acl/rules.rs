@@ -31,7 +31,11 @@ pub(super) fn of_profile(name: &Name, stored: Option<&Profile>) -> Resolved {
 /// The rules of a profile that does not exist: everything is dropped. Nothing falls through to the
 /// next profile of the list, because nobody knows what the missing one would have denied.
 pub(super) fn drop_all() -> ActiveRules {
-    everything(Action::Deny)
+    let mut rules = everything(Action::Deny);
+    for rule in rules.ingress.iter_mut().chain(&mut rules.egress) {
+        rule.origin = ActiveRule::UNWRITTEN;
+    }
+    rules
 }
 
 /// The rules of the built-in profile `projectcalico-default-allow`.

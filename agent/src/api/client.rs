@@ -124,7 +124,8 @@ pub async fn graph(socket: &Path, question: &Question) -> Result<Graph, ClientEr
 
 /// The question as the query of a URL.
 fn query(question: &Question) -> String {
-    let Question { from, to, protocol, port, source_port, icmp_type, icmp_code } = question;
+    let Question { from, to, protocol, port, source_port, icmp_type, icmp_code, interface } =
+        question;
     let all = [
         ("from", Some(from.clone())),
         ("to", Some(to.clone())),
@@ -133,6 +134,7 @@ fn query(question: &Question) -> String {
         ("source_port", source_port.map(|port| port.to_string())),
         ("icmp_type", icmp_type.map(|kind| kind.to_string())),
         ("icmp_code", icmp_code.map(|code| code.to_string())),
+        ("interface", interface.clone()),
     ];
     let said = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let pairs: Vec<_> = said.map(|(name, value)| format!("{name}={}", escaped(&value))).collect();

@@ -17,7 +17,7 @@ use tokio::net::UnixListener;
 use crate::denied::Denied;
 use crate::explain::document::Explanation;
 use crate::explain::graph::Graph;
-use crate::explain::{self, ExplainError, Question, World, running};
+use crate::explain::{self, ExplainError, Question, World, here, running};
 use crate::status::document::{HangingLoop, Overall, StatusDocument};
 use crate::status::overview::Overview;
 
@@ -82,7 +82,11 @@ async fn explain(
     State(overview): State<Arc<Overview>>,
     Query(question): Query<Question>,
 ) -> Result<Json<Explanation>, Refusal> {
-    answered(&overview, move |world| explain::explain(&question, &world)).await
+    answered(&overview, move |mut world| {
+        here::look(&mut world, &question);
+        explain::explain(&question, &world)
+    })
+    .await
 }
 
 async fn graph(

@@ -1,8 +1,7 @@
-//! Host endpoints of this host: what would decide about packets of its own interfaces.
+//! Host endpoints of this host: what decides about packets of its own interfaces.
 //!
-//! Calculated, and not in force yet: no dataplane looks at it. It is a part by itself, so that a
-//! policy, a profile or a set that only host endpoints need is not programmed by anybody who
-//! programs what the endpoints of pods need. What both need is in both.
+//! It is a part by itself, so that a policy, a profile or a set that only host endpoints need is not
+//! programmed by anybody who programs what the endpoints of pods need. What both need is in both.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -54,7 +54,7 @@ pub struct DesiredState {
     pub profiles: OrdMap<Name, Arc<ActiveRules>>,
     /// The address sets that the rules of those policies and profiles use.
     pub sets: OrdMap<SetId, AddressSet>,
-    /// The host endpoints of this host with all that they need. Nothing of it is in force yet.
+    /// The host endpoints of this host with all that they need.
     pub host_endpoints: HostEndpoints,
     /// Every address pool: prefix → is what leaves it for outside all pools masqueraded?
     pub pools: OrdMap<Cidr, bool>,

@@ -29,7 +29,7 @@ pub struct SideMatch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveRule {
     /// Its place in the policy or profile as written, counted from 0: rules that were left out
-    /// count.
+    /// count. [`ActiveRule::UNWRITTEN`]: it stands nowhere.
     pub origin: u32,
     /// What happens on a match.
     pub action: Action,
@@ -47,6 +47,11 @@ pub struct ActiveRule {
     pub source: SideMatch,
     /// Where the packet goes to.
     pub destination: SideMatch,
+}
+
+impl ActiveRule {
+    /// The place of a rule that nobody wrote: it stands for a profile that is not there.
+    pub const UNWRITTEN: u32 = u32::MAX;
 }
 
 /// The rules of a policy or a profile.

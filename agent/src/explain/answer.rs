@@ -3,134 +3,23 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use calico_datastore::model::{Family, Name, Protocol};
 
-use super::directory::{Directory, Known, Peer, PeerError, short};
-use super::document::{Answer, Basis, End, EndKind, Explanation, Outcome, RuleAsked, SideAnswer};
+use super::conclusion::{conclusion, elsewhere, is_untracked};
+use super::directory::{Directory, Known, Peer, short};
+use super::document::{Answer, End, EndKind, Explanation, Outcome, RuleAsked, SideAnswer};
+use super::error::ExplainError;
 use super::external::External;
 use super::network;
-use super::question::{CLIENT_PORT, Packet, Port, Question, QuestionError};
+use super::passing::{self, Passing};
+use super::peers::{Peers, pods_of};
+use super::question::{CLIENT_PORT, Packet, Port, Question};
 use super::way::Writer;
 use super::words;
-use crate::desired::verdict::{Flow, Judge, Side, Traced};
-use crate::desired::{DesiredState, Externals, Member};
-
-/// What should be in force on one host.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The state.
-    pub state: Arc<DesiredState>,
-    /// The addresses of the host itself.
-    pub addresses: BTreeSet<IpAddr>,
-    /// Where external addresses lead.
-    pub externals: Externals,
-}
-
-impl Place {
-    /// External addresses lead where they do while all interfaces are up.
-    pub fn new(state: Arc<DesiredState>, addresses: BTreeSet<IpAddr>) -> Self {
-        let externals = Externals::of(&state, |_| true);
-        Self { state, addresses, externals }
-    }
-}
-
-/// Everything that an answer depends on.
-#[derive(Clone, Debug)]
-pub struct World {
-    /// Who is who.
-    pub directory: Directory,
-    /// The hosts whose policy is known.
-    pub places: BTreeMap<Name, Place>,
-    /// What it was all calculated from.
-    pub basis: Basis,
-    /// What may make it different in reality.
-    pub notes: Vec<String>,
-}
-
-/// It cannot be answered.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ExplainError {
-    /// It cannot be meant.
-    #[error(transparent)]
-    Question(#[from] QuestionError),
-    /// Who sends is not known.
-    #[error("from {0}")]
-    From(PeerError),
-    /// Who is sent to is not known.
-    #[error("to {0}")]
-    To(PeerError),
-    /// They have no address in common.
-    #[error("{from} and {to} have no family of addresses in common{}", of(*only))]
-    Families {
-        /// Who sends.
-        from: String,
-        /// Who is sent to.
-        to: String,
-        /// The only family of the protocol.
-        only: Option<Family>,
-    },
-    /// Two networks.
-    #[error("only one of the two may be a network: ask about an address of the other")]
-    TwoNetworks,
-    /// Nobody knows the port of that name.
-    #[error("no {protocol} port of {peer} is known by the name {name}: ask about its number")]
-    PortName {
-        /// The name.
-        name: Name,
-        /// The protocol.
-        protocol: Protocol,
-        /// Whose it would be.
-        peer: String,
-    },
-}
-
-fn of(only: Option<Family>) -> String {
-    only.map_or_else(String::new, |family| format!(" for a protocol of {family}"))
-}
-
-/// The two peers of a question.
-#[derive(Clone, Debug)]
-pub struct Peers {
-    from: Peer,
-    to: Peer,
-}
-
-impl Peers {
-    /// Finds them.
-    ///
-    /// # Errors
-    /// When one is not known, or not the only one of that name.
-    pub fn find(question: &Question, directory: &Directory) -> Result<Self, ExplainError> {
-        let from = directory.find(&question.from).map_err(ExplainError::From)?;
-        let to = directory.find(&question.to).map_err(ExplainError::To)?;
-        if matches!((&from, &to), (Peer::Network(_), Peer::Network(_))) {
-            return Err(ExplainError::TwoNetworks);
-        }
-        Ok(Self { from, to })
-    }
-
-    /// The hosts whose policy is asked.
-    pub fn hosts(&self, directory: &Directory) -> BTreeSet<Name> {
-        let both = [&self.from, &self.to].into_iter();
-        let asking = match &self.to {
-            Peer::Address(address) => directory.pods_asking_for(*address).collect(),
-            _ => Vec::new(),
-        };
-        let pods = both.flat_map(|peer| pods_of(peer, directory)).chain(asking);
-        pods.map(|pod| pod.id.node.clone()).collect()
-    }
-}
-
-fn pods_of<'a>(peer: &'a Peer, directory: &'a Directory) -> Vec<&'a Known> {
-    match peer {
-        Peer::Pod(pod) => vec![pod],
-        Peer::Address(address) => directory.pods_with(*address).collect(),
-        Peer::External(external) => vec![&external.pod],
-        Peer::Host(..) | Peer::Network(_) | Peer::Outside => Vec::new(),
-    }
-}
+use super::world::World;
+use crate::desired::verdict::{Flow, Judge, Passage, Side, Traced};
+use crate::desired::{DesiredState, Member};
 
 /// Answers the question.
 ///
@@ -189,12 +78,12 @@ impl<'a> Asking<'a> {
         let (Some(source), Some(destination)) = (source, destination) else {
             return Ok(Vec::new());
         };
-        let (net, other) = match (from, to) {
-            (Peer::Network(net), other) | (other, Peer::Network(net)) => (*net, other),
+        let net = match (from, to) {
+            (Peer::Network(net), _) | (_, Peer::Network(net)) => *net,
             _ => return Ok(vec![self.answer(source, destination)?]),
         };
-        let concerned = pods_of(other, &self.world.directory);
-        let nodes = concerned.iter().filter_map(|pod| self.world.places.get(&pod.id.node));
+        let nodes = self.peers.hosts(&self.world.directory);
+        let nodes = nodes.iter().filter_map(|node| self.world.places.get(node));
         let mut parts = Vec::new();
         let (found, more) = network::parts(net, nodes);
         self.too_many.set(self.too_many.get() || more);
@@ -227,6 +116,9 @@ impl<'a> Asking<'a> {
                 (Outcome::Unpoliced, "a pod reaches itself without asking its host".to_owned());
         } else {
             for (end, side) in [(&from, Side::Source), (&to, Side::Destination)] {
+                if side == Side::Destination {
+                    sides.extend(self.between(&from.end, &to.end, &flow)?);
+                }
                 sides.extend(end.pods.iter().map(|pod| match external {
                     Some(external) => self.side(pod, side, &external.seen_by(pod, side, &flow)),
                     None => self.side(pod, side, &flow),
@@ -257,6 +149,36 @@ impl<'a> Asking<'a> {
             }
             Packet::Other(protocol) => Flow { protocol: Some(*protocol), ..flow },
         })
+    }
+
+    /// What host endpoints say of a packet from one host to another, or to or from outside.
+    fn between(&self, from: &End, to: &End, flow: &Flow) -> Result<Vec<SideAnswer>, ExplainError> {
+        let mut sides = Vec::new();
+        if from.node.is_some() && from.node == to.node {
+            return Ok(sides);
+        }
+        // The host of the destination translates an external address, behind the early hooks.
+        let mut flow = *flow;
+        let mut sent = flow;
+        if let Peer::External(external) = &self.peers.to {
+            sent.destination = external.address;
+        }
+        for (end, side) in [(from, Side::Source), (to, Side::Destination)] {
+            let node = end.node.as_deref().map(Name::from);
+            let Some((node, passage)) = node.zip(passing::passage(end, side)) else { continue };
+            let asked = self.world.places.get(&node).zip(self.judges.get(&node));
+            let Some((place, (_, judge))) = asked else { continue };
+            let said = self.question.interface_of(&node)?;
+            let flow_there = if side == Side::Source { sent } else { flow };
+            let passing =
+                Passing { node: &node, place, judge, said, passage, sent, flow: flow_there };
+            sides.extend(passing.sides());
+            if passage == Passage::OutOf && to.kind == EndKind::Host {
+                flow = passing::masqueraded(&flow, &node, place, &self.world.directory);
+                sent = flow;
+            }
+        }
+        Ok(sides)
     }
 
     /// The port that the destination calls so: as its endpoint says, or a set of a rule.
@@ -352,6 +274,7 @@ impl<'a> Asking<'a> {
         let answer = SideAnswer {
             side: side.to_string(),
             endpoint: pod.id.on_host(),
+            hook: None,
             interface: Some(pod.interface.clone()),
             node: Some(pod.id.node.to_string()),
             allowed: None,
@@ -359,12 +282,12 @@ impl<'a> Asking<'a> {
             tiers: Vec::new(),
             profiles: Vec::new(),
         };
-        let Some((state, judge)) = self.judges.get(&pod.id.node) else { return answer };
+        let Some((_, judge)) = self.judges.get(&pod.id.node) else { return answer };
         let Some(Traced { verdict, steps }) = judge.trace(&pod.id, side, flow) else {
             let reason = "the endpoint is not in force: another one has its interface".to_owned();
             return SideAnswer { allowed: Some(false), reason, ..answer };
         };
-        let writer = Writer { state, judge, flow, side };
+        let writer = Writer { lists: judge.of_pods(), flow, side };
         let (tiers, profiles) = writer.steps(&steps);
         let (allowed, reason) = (Some(verdict.allowed), verdict.reason.to_string());
         SideAnswer { allowed, reason, tiers, profiles, ..answer }
@@ -406,13 +329,11 @@ impl<'a> Asking<'a> {
                  --source-port"
             ));
         }
-        for (node, (state, _)) in &self.judges {
-            let ids = state.host_endpoints.endpoints.keys();
-            let names: Vec<_> = ids.map(|id| id.name.as_str()).collect();
-            if !names.is_empty() {
-                let names = names.join(", ");
-                notes.push(format!("host endpoints of {node} are not asked here: {names}"));
-            }
+        if answers.iter().flat_map(|answer| &answer.sides).any(is_untracked) {
+            notes.push(
+                "a policy with doNotTrack allows it, so its answers are asked as packets of their own"
+                    .to_owned(),
+            );
         }
         if let Peer::External(external) = &self.peers.to {
             let from = pods_of(&self.peers.from, &self.world.directory);
@@ -440,34 +361,4 @@ struct FoundEnd<'a> {
     pods: Vec<&'a Known>,
     /// The side of somebody who is not known.
     unknown: Option<SideAnswer>,
-}
-
-fn elsewhere(address: IpAddr, side: Side) -> SideAnswer {
-    SideAnswer {
-        side: side.to_string(),
-        endpoint: address.to_string(),
-        interface: None,
-        node: None,
-        allowed: None,
-        reason: format!(
-            "{address} is no pod of this host; if it is one of another host, its policy is asked \
-             there: --offline calculates both sides from the datastore"
-        ),
-        tiers: Vec::new(),
-        profiles: Vec::new(),
-    }
-}
-
-fn conclusion(sides: &[SideAnswer]) -> (Outcome, String) {
-    let said = |side: &SideAnswer| format!("{}: {}", side.side, side.reason);
-    if let Some(side) = sides.iter().find(|side| side.allowed == Some(false)) {
-        return (Outcome::Denied, said(side));
-    }
-    if let Some(side) = sides.iter().find(|side| side.allowed.is_none()) {
-        return (Outcome::Unknown, said(side));
-    }
-    if sides.is_empty() {
-        return (Outcome::Unpoliced, "neither end is a pod: no policy is asked".to_owned());
-    }
-    (Outcome::Allowed, sides.iter().map(said).collect::<Vec<_>>().join("; "))
 }

@@ -71,7 +71,8 @@ pub struct Answer {
     pub from: End,
     /// Where they go to.
     pub to: End,
-    /// The sides that policy is asked on: the source's egress, the destination's ingress.
+    /// The sides that policy is asked on: the source's egress, the destination's ingress, and between
+    /// them the host endpoints that the packet passes.
     pub sides: Vec<SideAnswer>,
 }
 
@@ -116,8 +117,12 @@ pub enum EndKind {
 pub struct SideAnswer {
     /// `egress` or `ingress`.
     pub side: String,
-    /// Whose policy: `orchestrator/workload/endpoint`.
+    /// Whose policy: `orchestrator/workload/endpoint` of a pod, or `HostEndpoint name`.
     pub endpoint: String,
+    /// Of a host endpoint, where it was asked: `doNotTrack`, `preDNAT`, `host` (what the host itself
+    /// receives and sends), `applyOnForward`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
     /// Its interface on its host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,

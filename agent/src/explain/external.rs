@@ -5,8 +5,8 @@
 
 use std::net::IpAddr;
 
-use super::answer::{Place, World};
 use super::directory::{Known, Peer};
+use super::world::{Place, World};
 use crate::desired::verdict::{Flow, Side};
 
 /// An external address that is in force, and where it leads.

@@ -8,24 +8,35 @@
 //! It is about the first packet of a connection as policy sees it: answers of established
 //! connections always pass, and what others translate or drop (`nat`, the host's own rules, routes
 //! that are missing) is not known here. External addresses of endpoints are our own translation, and
-//! are known.
+//! are known. Between the pods stand the host endpoints that the packet passes.
 
 mod answer;
+mod conclusion;
 mod directory;
 pub mod document;
+mod error;
 mod external;
 pub mod graph;
+pub mod here;
 mod network;
 pub mod offline;
+mod passing;
+mod peers;
 mod question;
 pub mod render;
 pub mod running;
 #[cfg(test)]
 mod tests;
+mod uplink;
 mod way;
 mod words;
+mod world;
 
-pub use answer::{ExplainError, Peers, Place, World, explain};
+pub use answer::explain;
 pub use directory::{Directory, Known, Peer, PeerError};
+pub use error::ExplainError;
 pub use external::External;
+pub use peers::Peers;
 pub use question::{Question, QuestionError};
+pub use uplink::Interfaces;
+pub use world::{Place, World};

@@ -7,12 +7,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use calico_datastore::model::{Cidr, Family};
 
-use super::answer::Place;
 use super::document::Answer;
-use crate::desired::{ActiveRule, DesiredState, Member};
+use super::world::Place;
+use crate::config::Settings;
+use crate::desired::{ActiveRule, ActiveRules, DesiredState, Member};
 
 /// How many parts are looked at.
 pub(super) const MOST: usize = 4096;
@@ -55,7 +57,10 @@ fn own_address<'a>(net: Cidr, inside: impl Iterator<Item = &'a Cidr>) -> Option<
 
 /// Every prefix that a rule names.
 pub(super) fn of_rules(state: &DesiredState) -> impl Iterator<Item = Cidr> {
-    let lists = state.policies.values().chain(state.profiles.values());
+    of_lists(state.policies.values().chain(state.profiles.values()))
+}
+
+fn of_lists<'a>(lists: impl Iterator<Item = &'a Arc<ActiveRules>>) -> impl Iterator<Item = Cidr> {
     let rules = lists.flat_map(|rules| rules.ingress.iter().chain(&rules.egress));
     rules.flat_map(|ActiveRule { source, destination, .. }| {
         let sides = [source, destination].into_iter();
@@ -63,14 +68,19 @@ pub(super) fn of_rules(state: &DesiredState) -> impl Iterator<Item = Cidr> {
     })
 }
 
-/// Every prefix that a rule names, or that is a member of a set.
+/// Every prefix that a rule names, or that is a member of a set; of pods and of host endpoints.
 fn named(state: &DesiredState) -> impl Iterator<Item = Cidr> {
-    let members = state.sets.values().flat_map(|set| &set.members);
+    let hosts = &state.host_endpoints;
+    let sets = state.sets.values().chain(hosts.sets.values());
+    let members = sets.flat_map(|set| &set.members);
     let of_sets = members.map(|member| match member {
         Member::Net(net) => *net,
         Member::Port(address, ..) => Cidr::host(*address),
     });
-    of_rules(state).chain(of_sets)
+    let of_hosts = of_lists(hosts.policies.values().chain(hosts.profiles.values()));
+    let Settings { failsafe_inbound, failsafe_outbound, .. } = &*state.settings;
+    let failsafes = failsafe_inbound.iter().chain(failsafe_outbound).filter_map(|one| one.net);
+    of_rules(state).chain(of_sets).chain(of_hosts).chain(failsafes)
 }
 
 /// What the dataplane treats in its own way.
@@ -120,8 +130,6 @@ pub(super) fn grouped(parts: Vec<(Cidr, Answer)>, of_source: bool) -> Vec<Answer
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::parts as all_parts;
     use super::*;
     use crate::desired::{AddressSet, SetId, SetKind};

@@ -8,14 +8,17 @@ use std::time::Duration;
 use calico_datastore::backend::Batch;
 use calico_datastore::layout::Decoded;
 use calico_datastore::layout::v3::{self, manifest};
-use calico_datastore::location::Location;
 use calico_datastore::model::{Name, ResourceId, Update};
 
-use super::answer::{ExplainError, Peers, Place, World, explain};
+use super::answer::explain;
 use super::directory::Directory;
 use super::document::{Basis, Explanation};
+use super::error::ExplainError;
 use super::graph::{self, Graph};
+use super::here;
+use super::peers::Peers;
 use super::question::Question;
+use super::world::{Place, World};
 use crate::calculation::{self, Layers};
 use crate::config::{Env, FileConfig, Settings};
 use crate::node::addresses::host_addresses;
@@ -93,22 +96,18 @@ pub async fn read(startup: Startup, changes: &Changes) -> Result<Read, OfflineEr
     let location = local.datastore.below(&paths.state_dir);
     let batch = snapshot::read_batch(&location, SNAPSHOT_LIMIT).await;
     let batch = batch.map_err(OfflineError::Snapshot)?;
-    changed(batch, &location, here, layers, changes)
+    Read::of(batch, location.describe(), here, layers, changes)
 }
 
+/// What was read, with what is changed for the question.
 fn changed(
     mut batch: Batch,
-    location: &Location,
+    datastore: String,
     here: Option<Name>,
     layers: Layers,
     changes: &Changes,
 ) -> Result<Read, OfflineError> {
-    let mut basis = Basis {
-        agent: None,
-        datastore: location.describe(),
-        revision: batch.revision,
-        changes: Vec::new(),
-    };
+    let mut basis = Basis { agent: None, datastore, revision: batch.revision, changes: Vec::new() };
     let mut notes = Vec::new();
     for (count, rejection) in batch.rejections.iter().enumerate() {
         match count {
@@ -183,12 +182,23 @@ fn manifests(path: &Path, notes: &mut Vec<String>) -> Result<Vec<Update>, Offlin
 }
 
 impl Read {
-    /// Answers a question.
+    /// A snapshot that is there already, of a datastore that is called so. `here`: the host that this is,
+    /// with its own settings in `layers`.
     ///
     /// # Errors
-    /// When it has no answer.
-    pub async fn explain(self, question: &Question) -> Result<Explanation, OfflineError> {
-        let hosts = Peers::find(question, &self.directory)?.hosts(&self.directory);
+    /// When a file with changes cannot be read, or there is nothing of that name to leave out.
+    pub fn of(
+        batch: Batch,
+        datastore: String,
+        here: Option<Name>,
+        layers: Layers,
+        changes: &Changes,
+    ) -> Result<Self, OfflineError> {
+        changed(batch, datastore, here, layers, changes)
+    }
+
+    /// All that is known of these hosts.
+    pub async fn world(self, hosts: BTreeSet<Name>) -> World {
         let mut places = BTreeMap::new();
         for host in hosts {
             let place = self.place(&host).await;
@@ -200,7 +210,17 @@ impl Read {
                 "of other hosts only those settings are known that are in the datastore".to_owned(),
             );
         }
-        let world = World { directory: self.directory, places, basis: self.basis, notes };
+        World { directory: self.directory, places, basis: self.basis, notes }
+    }
+
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// When it has no answer.
+    pub async fn explain(self, question: &Question) -> Result<Explanation, OfflineError> {
+        let hosts = Peers::find(question, &self.directory)?.hosts(&self.directory);
+        let mut world = self.world(hosts).await;
+        here::look(&mut world, question);
         Ok(explain(question, &world)?)
     }
 

@@ -1,6 +1,6 @@
 //! What is asked: as it is typed, and what it means. Pure.
 
-use calico_datastore::model::{Family, Name, Protocol};
+use calico_datastore::model::{Family, InterfaceName, Name, Protocol};
 use serde::{Deserialize, Serialize};
 
 /// The port that a client is taken to use when nobody says.
@@ -32,6 +32,9 @@ pub struct Question {
     /// Code of an ICMP message; 0 without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmp_code: Option<u8>,
+    /// By which interface of a host it passes: `eth0`, or `calico-02=eth0`, with commas between several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
 }
 
 /// A question that cannot be meant.
@@ -57,6 +60,9 @@ pub enum QuestionError {
     /// A code without a type.
     #[error("--code needs --type")]
     CodeAlone,
+    /// Not an interface.
+    #[error("no interface can have the name {0:?}")]
+    Interface(String),
 }
 
 /// Which port.
@@ -131,6 +137,30 @@ impl Question {
         } else {
             Packet::Other(protocol)
         })
+    }
+}
+
+impl Question {
+    /// By which interface of a host the packet is said to pass: what is said of that host goes before
+    /// what is said of all.
+    ///
+    /// # Errors
+    /// When no interface can have that name.
+    pub fn interface_of(&self, host: &Name) -> Result<Option<InterfaceName>, QuestionError> {
+        let all = self.interface.as_deref().unwrap_or_default().split(',');
+        let said = all.map(str::trim).filter(|one| !one.is_empty());
+        let mut found = None;
+        for one in said {
+            let (of, name) = one.split_once('=').map_or((None, one), |(of, name)| (Some(of), name));
+            let wrong = || QuestionError::Interface(name.to_owned());
+            let name: InterfaceName = name.parse().map_err(|_| wrong())?;
+            match of {
+                Some(of) if *host == *of => return Ok(Some(name)),
+                Some(_) => {}
+                None => found = Some(name),
+            }
+        }
+        Ok(found)
     }
 }
 

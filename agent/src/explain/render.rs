@@ -30,7 +30,10 @@ fn write(out: &mut String, explanation: &Explanation) -> fmt::Result {
         }
     }
     for answer in shown {
-        if answer.sides.iter().any(|side| !side.tiers.is_empty() || !side.profiles.is_empty()) {
+        let has_steps = |side: &SideAnswer| {
+            !side.tiers.is_empty() || !side.profiles.is_empty() || side.hook.is_some()
+        };
+        if answer.sides.iter().any(has_steps) {
             writeln!(out)?;
             if explanation.answers.len() > 1 {
                 writeln!(out, "{} → {}", answer.from.address, answer.to.address)?;
@@ -111,7 +114,13 @@ fn way(out: &mut String, side: &SideAnswer) -> fmt::Result {
         None => "not known",
     };
     let on = side.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
-    writeln!(out, "{} of {}{on}: {verdict}: {}", side.side, side.endpoint, side.reason)?;
+    let at = match (&side.hook, &side.interface) {
+        (Some(hook), Some(interface)) => format!(" ({interface}, {hook})"),
+        (Some(hook), None) => format!(" ({hook})"),
+        (None, _) => String::new(),
+    };
+    let (whose, reason) = (&side.endpoint, &side.reason);
+    writeln!(out, "{} of {whose}{at}{on}: {verdict}: {reason}", side.side)?;
     for tier in &side.tiers {
         writeln!(out, "  tier {}", tier.tier)?;
         for policy in &tier.policies {

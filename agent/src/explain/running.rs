@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use calico_datastore::model::{Name, WorkloadEndpointId};
 
-use super::answer::{ExplainError, Place, World};
 use super::directory::Directory;
 use super::document::Basis;
+use super::error::ExplainError;
 use super::graph::{self, Graph};
 use super::question::Question;
+use super::world::{Place, World};
 use crate::node::addresses::host_addresses;
 use crate::reconcile::EndpointState;
 use crate::status::overview::Overview;

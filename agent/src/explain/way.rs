@@ -4,15 +4,13 @@ use calico_datastore::model::TierAction;
 
 use super::document::{RuleAsked, RulesAsked, SetAsked, TierAsked};
 use super::words;
-use crate::desired::verdict::{Criterion, Flow, Judge, Miss, RuleAt, Side, Step};
-use crate::desired::{ActiveRule, DesiredState, SetId, SideMatch};
+use crate::desired::verdict::{Criterion, Flow, Lists, Miss, RuleAt, Side, Step};
+use crate::desired::{ActiveRule, SetId, SideMatch};
 
 /// Writes down what was asked.
 pub(super) struct Writer<'a> {
-    /// What should be in force on the host.
-    pub(super) state: &'a DesiredState,
-    /// Who was asked.
-    pub(super) judge: &'a Judge<'a>,
+    /// What was asked.
+    pub(super) lists: &'a Lists<'a>,
     /// About what.
     pub(super) flow: &'a Flow,
     /// On which side.
@@ -44,6 +42,11 @@ impl Writer<'_> {
                             TierAction::Deny => "deny".to_owned(),
                             TierAction::Pass => "pass".to_owned(),
                         });
+                    }
+                }
+                Step::OpenEnd(_) => {
+                    if let Some(tier) = current {
+                        tier.end = Some("pass".to_owned());
                     }
                 }
                 Step::Profile(name) => {
@@ -79,23 +82,23 @@ impl Writer<'_> {
         RuleAsked {
             rule: RuleAt { side: self.side, index: rule.origin }.to_string(),
             action: words::action(rule.action).to_owned(),
-            text: words::rule(rule, self.state),
+            text: words::rule(rule, self.lists.sets()),
             matches: miss.is_none(),
-            why_not: miss.map(|miss| words::miss(miss, rule, self.flow, self.state)),
+            why_not: miss.map(|miss| words::miss(miss, rule, self.flow, self.lists.sets())),
             sets,
         }
     }
 
     fn set(&self, id: &SetId, end: Side) -> Option<SetAsked> {
-        let set = self.state.sets.get(id)?;
+        let set = self.lists.sets().get(id)?;
         let (address, port) = match end {
             Side::Source => (self.flow.source, self.flow.ports.map(|(from, _)| from)),
             Side::Destination => (self.flow.destination, self.flow.ports.map(|(_, to)| to)),
         };
-        let prefix = self.judge.prefix_in(id, address).map(|net| net.to_string());
+        let prefix = self.lists.prefix_in(id, address).map(|net| net.to_string());
         let member = prefix.or_else(|| {
             let (protocol, number) = (self.flow.protocol?, port?);
-            let held = self.judge.has_port(id, address, Some(protocol), port);
+            let held = self.lists.has_port(id, address, Some(protocol), port);
             held.then(|| format!("{address},{protocol}:{number}"))
         });
         Some(SetAsked {

@@ -4,9 +4,13 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use calico_datastore::model::{Action, Cidr, Family, PortRange, Protocol};
+use imbl::OrdMap;
 
 use crate::desired::verdict::{Criterion, Flow, Miss};
-use crate::desired::{ActiveRule, DesiredState, Member, SetId, SideMatch};
+use crate::desired::{ActiveRule, AddressSet, Member, SetId, SideMatch};
+
+/// The sets that rules name.
+type Sets = OrdMap<SetId, AddressSet>;
 
 /// How many prefixes or ports are named.
 const NAMED: usize = 6;
@@ -22,14 +26,14 @@ pub(super) fn action(action: Action) -> &'static str {
 }
 
 /// The rule: `allow tcp from role == "frontend" to port 80,8000-8100`.
-pub(super) fn rule(rule: &ActiveRule, state: &DesiredState) -> String {
+pub(super) fn rule(rule: &ActiveRule, sets: &Sets) -> String {
     let mut text = action(rule.action).to_owned();
     // Writing to a String cannot fail.
-    let _ = criteria(&mut text, rule, state);
+    let _ = criteria(&mut text, rule, sets);
     text
 }
 
-fn criteria(text: &mut String, rule: &ActiveRule, state: &DesiredState) -> std::fmt::Result {
+fn criteria(text: &mut String, rule: &ActiveRule, sets: &Sets) -> std::fmt::Result {
     if let Some(family) = rule.family {
         write!(text, " {family}")?;
     }
@@ -48,7 +52,7 @@ fn criteria(text: &mut String, rule: &ActiveRule, state: &DesiredState) -> std::
         }
     }
     for (word, side) in [("from", &rule.source), ("to", &rule.destination)] {
-        let parts = side_words(side, state);
+        let parts = side_words(side, sets);
         if !parts.is_empty() {
             write!(text, " {word} {}", parts.join(" and "))?;
         }
@@ -56,7 +60,7 @@ fn criteria(text: &mut String, rule: &ActiveRule, state: &DesiredState) -> std::
     Ok(())
 }
 
-fn side_words(side: &SideMatch, state: &DesiredState) -> Vec<String> {
+fn side_words(side: &SideMatch, sets: &Sets) -> Vec<String> {
     let mut parts = Vec::new();
     if !side.nets.is_empty() {
         parts.push(some(&side.nets, Cidr::to_string));
@@ -64,14 +68,14 @@ fn side_words(side: &SideMatch, state: &DesiredState) -> Vec<String> {
     if !side.not_nets.is_empty() {
         parts.push(format!("not {}", some(&side.not_nets, Cidr::to_string)));
     }
-    parts.extend(side.sets.iter().map(|id| selector(state, id)));
-    parts.extend(side.not_sets.iter().map(|id| format!("not ({})", selector(state, id))));
+    parts.extend(side.sets.iter().map(|id| selector(sets, id)));
+    parts.extend(side.not_sets.iter().map(|id| format!("not ({})", selector(sets, id))));
     let ports = |ports: &[PortRange], named: &[SetId]| {
         let mut list = Vec::new();
         if !ports.is_empty() {
             list.push(some(ports, range));
         }
-        list.extend(named.iter().map(|id| named_port(state, id)));
+        list.extend(named.iter().map(|id| named_port(sets, id)));
         list.join(" or ")
     };
     let (yes, no) =
@@ -101,13 +105,13 @@ fn range(ports: &PortRange) -> String {
 }
 
 /// The selector that a set stands for.
-pub(super) fn selector(state: &DesiredState, id: &SetId) -> String {
-    state.sets.get(id).map_or_else(|| id.to_string(), |set| set.selector.to_string())
+pub(super) fn selector(sets: &Sets, id: &SetId) -> String {
+    sets.get(id).map_or_else(|| id.to_string(), |set| set.selector.to_string())
 }
 
 /// `http`, or `http of role == "web"`: what the set of a named port stands for.
-fn named_port(state: &DesiredState, id: &SetId) -> String {
-    let whole = selector(state, id);
+fn named_port(sets: &Sets, id: &SetId) -> String {
+    let whole = selector(sets, id);
     let mut parts = whole.rsplitn(3, "; ");
     match (parts.next(), parts.next(), parts.next()) {
         (Some(name), Some(_), Some("all()")) => name.to_owned(),
@@ -117,7 +121,7 @@ fn named_port(state: &DesiredState, id: &SetId) -> String {
 }
 
 /// Why the rule does not match the flow: `the protocol is udp`.
-pub(super) fn miss(miss: Miss<'_>, rule: &ActiveRule, flow: &Flow, state: &DesiredState) -> String {
+pub(super) fn miss(miss: Miss<'_>, rule: &ActiveRule, flow: &Flow, sets: &Sets) -> String {
     let protocol = protocol(flow.protocol);
     match miss {
         Miss::Family => format!("the packet is {}", Family::of(flow.source)),
@@ -130,11 +134,11 @@ pub(super) fn miss(miss: Miss<'_>, rule: &ActiveRule, flow: &Flow, state: &Desir
         Miss::NoPorts => format!("{protocol} has no ports that rules can name"),
         Miss::Source(criterion) => {
             let port = flow.ports.map(|(from, _)| from);
-            side_miss(criterion, &rule.source, ("source", flow.source, port), state)
+            side_miss(criterion, &rule.source, ("source", flow.source, port), sets)
         }
         Miss::Destination(criterion) => {
             let port = flow.ports.map(|(_, to)| to);
-            side_miss(criterion, &rule.destination, ("destination", flow.destination, port), state)
+            side_miss(criterion, &rule.destination, ("destination", flow.destination, port), sets)
         }
     }
 }
@@ -143,7 +147,7 @@ fn side_miss(
     criterion: Criterion<'_>,
     side: &SideMatch,
     (word, address, port): (&str, IpAddr, Option<u16>),
-    state: &DesiredState,
+    sets: &Sets,
 ) -> String {
     let port = || port.map_or_else(|| "no port".to_owned(), |port| format!("{word} port {port}"));
     match criterion {
@@ -157,31 +161,31 @@ fn side_miss(
             "its prefixes are of the other family, so it is not for this one".to_owned()
         }
         Criterion::Set(id) => {
-            let (selector, members) = (selector(state, id), members(state, id));
+            let (selector, members) = (selector(sets, id), members(sets, id));
             format!("{word} {address} is not in {selector} ({members})")
         }
-        Criterion::NotSet(id) => format!("{word} {address} is in {}", selector(state, id)),
+        Criterion::NotSet(id) => format!("{word} {address} is in {}", selector(sets, id)),
         Criterion::Ports => {
             let one = SideMatch {
                 ports: side.ports.clone(),
                 named_ports: side.named_ports.clone(),
                 ..SideMatch::default()
             };
-            let wanted = side_words(&one, state).join("");
+            let wanted = side_words(&one, sets).join("");
             let wanted = wanted.strip_prefix("port ").unwrap_or(&wanted);
-            let called = called(state, &side.named_ports, address);
+            let called = called(sets, &side.named_ports, address);
             format!("{} is not {wanted}{called}", port())
         }
         Criterion::NotPorts => format!("it is {}", port()),
         Criterion::NotNamedPort(id) => {
-            format!("{} is {}", port(), named_port(state, id))
+            format!("{} is {}", port(), named_port(sets, id))
         }
     }
 }
 
 /// Which ports of the address have one of the names: ` (which is 8080 there)`.
-fn called(state: &DesiredState, named: &[SetId], address: IpAddr) -> String {
-    let sets = named.iter().filter_map(|id| state.sets.get(id));
+fn called(sets: &Sets, named: &[SetId], address: IpAddr) -> String {
+    let sets = named.iter().filter_map(|id| sets.get(id));
     let numbers = sets.flat_map(|set| {
         let of_address = set.members.iter().filter_map(|member| match member {
             Member::Port(of, _, port) if *of == address => Some(*port),
@@ -198,8 +202,8 @@ fn called(state: &DesiredState, named: &[SetId], address: IpAddr) -> String {
     }
 }
 
-fn members(state: &DesiredState, id: &SetId) -> String {
-    match state.sets.get(id).map_or(0, |set| set.members.len()) {
+fn members(sets: &Sets, id: &SetId) -> String {
+    match sets.get(id).map_or(0, |set| set.members.len()) {
         0 => "nobody is".to_owned(),
         1 => "1 member".to_owned(),
         many => format!("{many} members"),

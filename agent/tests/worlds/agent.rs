@@ -84,13 +84,10 @@ impl Agent {
                 Reason::Policy { tier, policy, rule: rule.index as usize }
             }
             verdict::Reason::EndOfTier(tier) => Reason::EndOfTier(tier),
-            verdict::Reason::Profile { profile, rule } if profile == *Profile::DEFAULT_ALLOW => {
+            verdict::Reason::Profile { profile, rule } => {
                 Reason::Profile { profile, rule: rule.index as usize }
             }
-            verdict::Reason::Profile { profile, rule } => match self.profiles.get(&profile) {
-                Some(_) => Reason::Profile { profile, rule: rule.index as usize },
-                None => Reason::MissingProfile(profile),
-            },
+            verdict::Reason::NoSuchProfile(profile) => Reason::MissingProfile(profile),
             verdict::Reason::NothingAllows => Reason::NothingAllows,
             verdict::Reason::NotItsAddress => Reason::NotItsAddress,
             verdict::Reason::NotInForce => Reason::Inactive,

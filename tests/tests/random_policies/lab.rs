@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use calico_e2e::ask::{Call, Patience, ask_all};
 use calico_e2e::cluster::Cluster;
 use calico_e2e::evaluator::{Direction, Evaluator, Packet};
 use calico_e2e::host::{Flavour, Host};
@@ -14,7 +15,6 @@ use calico_e2e::server::Server;
 use calico_e2e::tutorial::{DNS, HTTP, OTHER};
 use calico_e2e::{tutorial, wait};
 
-use crate::ask::{Call, Patience, ask_all};
 use crate::chance::Chance;
 use crate::pods::ALL_PODS;
 use crate::rules::{SOURCES, TCP, UDP};
@@ -313,8 +313,9 @@ impl Lab {
         if let Some(control) = question.control {
             ensure!(expected.passes == control, "wrong about a control: {}", expected.reason);
         }
-        let (netns, expect) = (from.netns.clone(), expected.passes);
-        let call = Call { netns, to: target, service: *service, source_port, expected: expect };
+        let (netns, service) = (from.netns.clone(), *service);
+        let passes = expected.passes;
+        let call = Call { netns, from: None, to: target, service, source_port, expected: passes };
         Ok(Some((call, expected)))
     }
 

@@ -19,7 +19,6 @@ use crate::lab::{Lab, Mismatch};
 use crate::ways::Ways;
 use crate::world::{Change, World, difference};
 
-mod ask;
 mod chance;
 mod hosts;
 mod lab;

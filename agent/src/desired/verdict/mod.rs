@@ -5,6 +5,8 @@
 //! type. Which interface a packet came from is not among them, so an address stands for the
 //! endpoint that may use it.
 
+mod host;
+mod lists;
 mod openstack;
 mod reason;
 mod rule;
@@ -15,17 +17,17 @@ mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
 
 use calico_datastore::model::{
-    Action, Cidr, Family, InterfaceName, Name, PolicyId, Protocol, TierAction, WorkloadEndpointId,
+    Cidr, Family, HostEndpointId, InterfaceName, Name, PolicyId, Protocol, WorkloadEndpointId,
 };
 
+pub use self::host::{Hook, Passage};
+pub use self::lists::Lists;
 pub use self::rule::{Criterion, Miss};
-use self::rule::{Lengths, miss};
 use self::trace::Trace;
 pub use self::trace::{Step, Traced};
-use super::{ActiveRule, ActiveRules, DesiredState, DirectionAcl, LocalEndpoint, SetId};
+use super::{DesiredState, LocalEndpoint};
 use crate::config::{HostAction, RKT_METADATA_PORT};
 
 /// The first packet of a connection, where policy sees it: behind the translation of its
@@ -119,6 +121,10 @@ pub enum Reason {
     ToHost,
     /// From the host itself: policy is not asked.
     FromHost,
+    /// One of the host's ports that stay reachable, or of others that it always reaches.
+    Failsafe,
+    /// Nothing that a host endpoint asks there decides: it goes on.
+    GoesOn,
 }
 
 /// Whose policy is asked.
@@ -126,6 +132,8 @@ pub enum Reason {
 pub enum Subject {
     /// A pod's.
     Workload(WorkloadEndpointId),
+    /// That of an interface of the host.
+    Host(HostEndpointId),
 }
 
 impl Subject {
@@ -133,6 +141,7 @@ impl Subject {
     pub fn workload(&self) -> Option<&WorkloadEndpointId> {
         match self {
             Self::Workload(id) => Some(id),
+            Self::Host(_) => None,
         }
     }
 }
@@ -167,7 +176,8 @@ pub struct Judge<'a> {
     spoofers: Vec<(&'a WorkloadEndpointId, &'a LocalEndpoint)>,
     /// Endpoints that are not in force, and what they would use.
     others: Vec<(&'a WorkloadEndpointId, &'a LocalEndpoint)>,
-    lengths: BTreeMap<&'a SetId, OnceLock<Lengths>>,
+    pods: Lists<'a>,
+    hosts: Lists<'a>,
 }
 
 /// UDP port of VXLAN.
@@ -187,7 +197,8 @@ impl<'a> Judge<'a> {
             nets: Vec::new(),
             spoofers: Vec::new(),
             others: Vec::new(),
-            lengths: state.sets.keys().map(|id| (id, OnceLock::new())).collect(),
+            pods: Lists::new(&state.policies, &state.profiles, &state.sets),
+            hosts: Lists::of_hosts(&state.host_endpoints),
         };
         // The first active one of an interface, in order of names, as the dataplane has it.
         let mut taken: BTreeSet<&InterfaceName> = BTreeSet::new();
@@ -291,6 +302,16 @@ impl<'a> Judge<'a> {
         endpoint.addresses.iter().chain(listed).any(|net| net.contains(address))
     }
 
+    /// What the endpoints of pods ask.
+    pub fn of_pods(&self) -> &Lists<'a> {
+        &self.pods
+    }
+
+    /// What host endpoints ask.
+    pub fn of_hosts(&self) -> &Lists<'a> {
+        &self.hosts
+    }
+
     fn owners(&self, address: IpAddr) -> Owners<'a> {
         let mut owners = self.owners.get(&address).cloned().unwrap_or_default();
         let nets = self.nets.iter().filter(|(net, ..)| net.contains(address));
@@ -317,7 +338,7 @@ impl<'a> Judge<'a> {
             if self.host.contains(&flow.source) {
                 return (true, Reason::FromHost);
             }
-            return self.walk(&class.ingress, side, flow, trace);
+            return self.pods.walk(&class.ingress, side, flow, trace);
         }
         let to = flow.destination;
         if openstack::asks_its_host(settings, &endpoint.interface, flow, self.host.contains(&to)) {
@@ -338,7 +359,7 @@ impl<'a> Judge<'a> {
         if vxlan || flow.protocol.is_some_and(|protocol| protocol.number() == IPIP) {
             return (false, Reason::Tunnel);
         }
-        let (allowed, reason) = self.walk(&class.egress, side, flow, trace);
+        let (allowed, reason) = self.pods.walk(&class.egress, side, flow, trace);
         let metadata = settings.rkt_metadata_service
             && flow.family() == Family::V4
             && flow.protocol == Some(Protocol::TCP)
@@ -347,78 +368,5 @@ impl<'a> Judge<'a> {
             return (false, Reason::ToHost);
         }
         (allowed, reason)
-    }
-
-    /// The tiers in order, then the profiles, then drop.
-    fn walk<T: Trace<'a>>(
-        &self,
-        acl: &'a DirectionAcl,
-        side: Side,
-        flow: &Flow,
-        trace: &mut T,
-    ) -> (bool, Reason) {
-        'tiers: for tier in &acl.tiers {
-            trace.step(Step::Tier(tier));
-            for id in &tier.policies {
-                trace.step(Step::Policy(id));
-                let Some(rules) = self.state.policies.get(id) else {
-                    let (policy, tier) = (id.clone(), tier.tier.clone());
-                    return (false, Reason::NoSuchPolicy { tier, policy });
-                };
-                match self.first(rules, side, flow, trace) {
-                    Some((Action::Pass, _)) => continue 'tiers,
-                    Some((action, rule)) => {
-                        let (policy, tier) = (id.clone(), tier.tier.clone());
-                        return (action == Action::Allow, Reason::Policy { tier, policy, rule });
-                    }
-                    None => {}
-                }
-            }
-            trace.step(Step::EndOfTier(tier));
-            if tier.default_action == TierAction::Deny {
-                return (false, Reason::EndOfTier(tier.tier.clone()));
-            }
-        }
-        for profile in &acl.profiles {
-            trace.step(Step::Profile(profile));
-            let Some(rules) = self.state.profiles.get(profile) else {
-                return (false, Reason::NoSuchProfile(profile.clone()));
-            };
-            match self.first(rules, side, flow, trace) {
-                // The rest of this profile is left out.
-                Some((Action::Pass, _)) | None => {}
-                Some((action, rule)) => {
-                    let profile = profile.clone();
-                    return (action == Action::Allow, Reason::Profile { profile, rule });
-                }
-            }
-        }
-        (false, Reason::NothingAllows)
-    }
-
-    /// The first rule that decides.
-    fn first<T: Trace<'a>>(
-        &self,
-        rules: &'a Arc<ActiveRules>,
-        side: Side,
-        flow: &Flow,
-        trace: &mut T,
-    ) -> Option<(Action, RuleAt)> {
-        let list: &'a [ActiveRule] = match side {
-            Side::Source => &rules.egress,
-            Side::Destination => &rules.ingress,
-        };
-        for rule in list {
-            // It decides nothing: only who wants to see everything asks it.
-            if rule.action == Action::Log && !T::WANTS_LOG {
-                continue;
-            }
-            let miss = miss(rule, flow, self);
-            trace.step(Step::Rule(rule, miss));
-            if miss.is_none() && rule.action != Action::Log {
-                return Some((rule.action, RuleAt { side, index: rule.origin }));
-            }
-        }
-        None
     }
 }

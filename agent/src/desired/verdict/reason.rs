@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Reason, RuleAt, Side};
+use super::{Hook, Reason, RuleAt, Side};
 
 impl fmt::Display for Side {
     /// Whose rules decide: `egress` or `ingress`.
@@ -10,6 +10,18 @@ impl fmt::Display for Side {
         f.write_str(match self {
             Self::Source => "egress",
             Self::Destination => "ingress",
+        })
+    }
+}
+
+impl fmt::Display for Hook {
+    /// As in a policy: `doNotTrack`, `preDNAT`, `host`, `applyOnForward`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Untracked => "doNotTrack",
+            Self::PreDnat => "preDNAT",
+            Self::Host => "host",
+            Self::Forward => "applyOnForward",
         })
     }
 }
@@ -44,6 +56,8 @@ impl fmt::Display for Reason {
             Self::OpenStack => f.write_str("OpenStack's guests may ask their host for it"),
             Self::ToHost => f.write_str("DefaultEndpointToHostAction is Drop"),
             Self::FromHost => f.write_str("it comes from the host itself"),
+            Self::Failsafe => f.write_str("it is a fail-safe port"),
+            Self::GoesOn => f.write_str("nothing decides there, so it goes on"),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use calico_datastore::model::{Cidr, Family, PortRange, Protocol};
 
-use super::{Flow, Judge};
+use super::{Flow, Lists};
 use crate::desired::{ActiveRule, Member, SetId, SideMatch};
 
 /// Which prefix lengths a set holds, of IPv4 and of IPv6: only those are looked up.
@@ -15,7 +15,7 @@ pub(super) struct Lengths {
 }
 
 impl Lengths {
-    fn of<'m>(members: impl Iterator<Item = &'m Member>) -> Self {
+    pub(super) fn of<'m>(members: impl Iterator<Item = &'m Member>) -> Self {
         // An address has at most 128 bits.
         let mut seen = [[false; 129]; 2];
         for member in members {
@@ -28,7 +28,7 @@ impl Lengths {
         Self { v4: list(&seen[0]), v6: list(&seen[1]) }
     }
 
-    fn family(&self, family: Family) -> &[u8] {
+    pub(super) fn family(&self, family: Family) -> &[u8] {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
@@ -90,7 +90,7 @@ pub enum Miss<'a> {
 }
 
 /// The first criterion of the rule that the flow does not meet; `None`: it matches.
-pub(super) fn miss<'r>(rule: &'r ActiveRule, flow: &Flow, judge: &Judge<'_>) -> Option<Miss<'r>> {
+pub(super) fn miss<'r>(rule: &'r ActiveRule, flow: &Flow, lists: &Lists<'_>) -> Option<Miss<'r>> {
     let family = flow.family();
     if rule.family.is_some_and(|only| only != family) {
         return Some(Miss::Family);
@@ -103,9 +103,9 @@ pub(super) fn miss<'r>(rule: &'r ActiveRule, flow: &Flow, judge: &Judge<'_>) -> 
         port: flow.ports.map(|(from, to)| if end == 0 { from } else { to }),
         protocol: flow.protocol,
     });
-    side_miss(&rule.source, source, judge)
+    side_miss(&rule.source, source, lists)
         .map(Miss::Source)
-        .or_else(|| side_miss(&rule.destination, destination, judge).map(Miss::Destination))
+        .or_else(|| side_miss(&rule.destination, destination, lists).map(Miss::Destination))
 }
 
 fn protocol_miss(rule: &ActiveRule, flow: &Flow) -> Option<Miss<'static>> {
@@ -145,7 +145,7 @@ fn protocol_miss(rule: &ActiveRule, flow: &Flow) -> Option<Miss<'static>> {
     (!has_ports && (by_number || (by_name && fixed))).then_some(Miss::NoPorts)
 }
 
-fn side_miss<'r>(side: &'r SideMatch, end: End, judge: &Judge<'_>) -> Option<Criterion<'r>> {
+fn side_miss<'r>(side: &'r SideMatch, end: End, lists: &Lists<'_>) -> Option<Criterion<'r>> {
     let family = Family::of(end.address);
     let within = |nets: &[Cidr]| nets.iter().any(|net| net.contains(end.address));
     // A list without any prefix of the family: the rule is not there for it.
@@ -153,8 +153,8 @@ fn side_miss<'r>(side: &'r SideMatch, end: End, judge: &Judge<'_>) -> Option<Cri
     let in_ports = |ports: &[PortRange]| {
         end.port.is_some_and(|port| ports.iter().any(|p| (p.first()..=p.last()).contains(&port)))
     };
-    let named = |id: &&SetId| judge.has_port(id, end.address, end.protocol, end.port);
-    let holds = |id: &&SetId| judge.has_address(id, end.address);
+    let named = |id: &&SetId| lists.has_port(id, end.address, end.protocol, end.port);
+    let holds = |id: &&SetId| lists.has_address(id, end.address);
     if !(side.nets.is_empty() || within(&side.nets)) {
         return Some(Criterion::Nets);
     }
@@ -178,36 +178,4 @@ fn side_miss<'r>(side: &'r SideMatch, end: End, judge: &Judge<'_>) -> Option<Cri
         return Some(Criterion::NotPorts);
     }
     side.not_named_ports.iter().find(named).map(Criterion::NotNamedPort)
-}
-
-impl Judge<'_> {
-    /// Does a prefix of the set hold the address?
-    fn has_address(&self, id: &SetId, address: IpAddr) -> bool {
-        self.prefix_in(id, address).is_some()
-    }
-
-    /// The shortest prefix of the set that holds the address. One look for each length that the set
-    /// has.
-    pub fn prefix_in(&self, id: &SetId, address: IpAddr) -> Option<Cidr> {
-        let (set, lengths) = (self.state.sets.get(id)?, self.lengths.get(id)?);
-        let lengths = lengths.get_or_init(|| Lengths::of(set.members.iter()));
-        let nets = lengths.family(Family::of(address)).iter();
-        nets.filter_map(|len| Cidr::new(address, *len).ok())
-            .find(|net| set.members.contains(&Member::Net(*net)))
-    }
-
-    /// Does the set hold this port of this address?
-    pub fn has_port(
-        &self,
-        id: &SetId,
-        address: IpAddr,
-        protocol: Option<Protocol>,
-        port: Option<u16>,
-    ) -> bool {
-        let (Some(set), Some(protocol), Some(port)) = (self.state.sets.get(id), protocol, port)
-        else {
-            return false;
-        };
-        set.members.contains(&Member::Port(address, protocol, port))
-    }
 }

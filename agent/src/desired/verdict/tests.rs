@@ -1,10 +1,15 @@
 mod spoofed;
 
-use calico_datastore::model::{IcmpMatch, PortRange};
+use std::sync::Arc;
+
+use calico_datastore::model::{Action, IcmpMatch, PortRange, TierAction};
 
 use super::*;
 use crate::config::Settings;
-use crate::desired::{AclClass, AddressSet, Member, SetKind, SideMatch, TierAcl};
+use crate::desired::{
+    AclClass, ActiveRule, ActiveRules, AddressSet, DirectionAcl, Member, SetId, SetKind, SideMatch,
+    TierAcl,
+};
 
 const HOST: &str = "192.0.2.1";
 

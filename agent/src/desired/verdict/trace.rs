@@ -14,6 +14,8 @@ pub enum Step<'a> {
     Policy(&'a PolicyId),
     /// No rule of the tier decided.
     EndOfTier(&'a TierAcl),
+    /// No rule of the tier decided, where the end of one drops nothing.
+    OpenEnd(&'a TierAcl),
     /// No tier decided, and a profile begins.
     Profile(&'a Name),
     /// A rule was asked; why it does not match, or `None`: it does.

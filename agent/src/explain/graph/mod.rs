@@ -17,10 +17,11 @@ use calico_datastore::model::{Cidr, Family, Name, Protocol, WorkloadEndpointId};
 use serde::{Deserialize, Serialize};
 
 use self::services::Service;
-use super::answer::{ExplainError, Place};
 use super::directory::{Directory, Peer, short};
+use super::error::ExplainError;
 use super::network;
 use super::question::{CLIENT_PORT, Question};
+use super::world::Place;
 use crate::desired::verdict::{Flow, Judge, Side};
 use crate::desired::{DesiredState, LocalEndpoint, Member};
 
@@ -204,7 +205,11 @@ fn groups(state: &DesiredState, judge: &Judge<'_>) -> Vec<Node> {
             class: endpoint.class.as_str(),
             in_force: judge.endpoints_with(address).contains(&id),
             v4: address.is_ipv4(),
-            sets: state.sets.keys().map(|set| judge.prefix_in(set, address).is_some()).collect(),
+            sets: state
+                .sets
+                .keys()
+                .map(|set| judge.of_pods().prefix_in(set, address).is_some())
+                .collect(),
             nets: nets.iter().map(|net| net.contains(address)).collect(),
             ports: ports.get(&address).cloned().unwrap_or_default(),
         };

@@ -6,7 +6,7 @@ use crate::explain::render::render;
 use crate::explain::{Question, World, explain};
 
 /// `from to protocol [port]`.
-fn question(text: &str) -> Question {
+pub(super) fn question(text: &str) -> Question {
     let words: Vec<&str> = text.split_whitespace().collect();
     let word = |at: usize| words.get(at).map(|word| (*word).to_owned());
     Question {
@@ -18,11 +18,11 @@ fn question(text: &str) -> Question {
     }
 }
 
-fn ask(world: &World, text: &str) -> Explanation {
+pub(super) fn ask(world: &World, text: &str) -> Explanation {
     explain(&question(text), world).unwrap()
 }
 
-fn text(world: &World, text: &str) -> String {
+pub(super) fn text(world: &World, text: &str) -> String {
     render(&ask(world, text))
 }
 

@@ -1,5 +1,6 @@
 mod answers;
 mod external;
+mod hosts;
 mod names;
 mod properties;
 mod words;

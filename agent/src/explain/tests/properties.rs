@@ -195,6 +195,7 @@ fn question(flow: &Flow) -> Question {
         source_port: flow.ports.map(|(from, _)| from),
         icmp_type: flow.icmp.map(|(kind, _)| kind),
         icmp_code: flow.icmp.map(|(_, code)| code),
+        interface: None,
     }
 }
 
@@ -236,7 +237,7 @@ fn replay(state: &DesiredState, steps: &[Step<'_>], side: Side) -> (bool, Reason
                 };
                 return (rule.action == Action::Allow, reason);
             }
-            Step::Rule(..) => {}
+            Step::Rule(..) | Step::OpenEnd(_) => {}
         }
     }
     match steps.last() {

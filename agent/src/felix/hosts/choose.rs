@@ -53,6 +53,18 @@ impl Chosen {
         named.chain(self.all.iter().map(|id| (None, id)))
     }
 
+    /// The endpoint of an interface, whether that is there or not.
+    pub fn governing(
+        &self,
+        interface: &InterfaceName,
+        settings: &Settings,
+    ) -> Option<&HostEndpointId> {
+        let out = interface.as_str() == LOOPBACK
+            || self.excluded.contains(interface)
+            || settings.is_of_pods(interface);
+        self.interfaces.get(interface).or_else(|| self.all.as_ref().filter(|_| !out))
+    }
+
     /// The interfaces of an endpoint that are there.
     pub fn links_of<'a>(
         &'a self,
@@ -60,14 +72,7 @@ impl Chosen {
         links: &'a Links,
         settings: &'a Settings,
     ) -> impl Iterator<Item = (&'a InterfaceName, &'a Link)> {
-        let others = self.all.as_ref() == Some(id);
-        links.iter().filter(move |(name, _)| match self.interfaces.get(*name) {
-            Some(owner) => owner == id,
-            None => {
-                let free = name.as_str() != LOOPBACK && !self.excluded.contains(*name);
-                others && free && !settings.is_of_pods(name)
-            }
-        })
+        links.iter().filter(move |(name, _)| self.governing(name, settings) == Some(id))
     }
 }
 

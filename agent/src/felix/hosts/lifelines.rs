@@ -4,19 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 
-use calico_datastore::model::{
-    Cidr, Family, HostEndpointId, InterfaceName, Name, Protocol, TierAction, WorkloadEndpointId,
-};
-use imbl::OrdMap;
+use calico_datastore::model::{Family, HostEndpointId, Protocol};
 
-use super::choose::{Chosen, LOOPBACK};
+use super::choose::Chosen;
 use crate::config::Failsafe;
-use crate::desired::verdict::{Flow, Judge, Side};
-use crate::desired::{
-    AclClass, DesiredState, DirectionAcl, LocalEndpoint, LocalHostEndpoint, TierAcl,
-};
+use crate::desired::DesiredState;
+use crate::desired::verdict::{Flow, Judge, Passage};
 use crate::reconcile::Problem;
 use crate::routes::monitor::Links;
 
@@ -102,6 +96,7 @@ pub fn cut_off(
     let settings = &state.settings;
     let own: BTreeSet<IpAddr> =
         links.values().flat_map(|link| link.addresses.iter().copied()).collect();
+    let judge = Judge::new(state, &own);
     for line in lifelines {
         let list =
             if line.outbound { &settings.failsafe_outbound } else { &settings.failsafe_inbound };
@@ -115,9 +110,8 @@ pub fn cut_off(
         else {
             continue;
         };
-        let Some(id) = endpoint_of(interface, chosen, state) else { continue };
-        let Some(endpoint) = state.host_endpoints.endpoints.get(id) else { continue };
-        if !allows(endpoint, state, line, address) {
+        let Some(id) = chosen.governing(interface, settings) else { continue };
+        if !allows(&judge, id, line, address) {
             let message = format!(
                 "it cuts off {}: port {} is not fail-safe, and no policy allows it",
                 line.what, line.port
@@ -133,78 +127,17 @@ fn covers(one: &Failsafe, line: &Lifeline) -> bool {
     one.protocol == Protocol::TCP && one.port == line.port && peer
 }
 
-fn endpoint_of<'a>(
-    interface: &InterfaceName,
-    chosen: &'a Chosen,
-    state: &DesiredState,
-) -> Option<&'a HostEndpointId> {
-    if let Some(id) = chosen.interfaces.get(interface) {
-        return Some(id);
-    }
-    let out = interface.as_str() == LOOPBACK
-        || chosen.excluded.contains(interface)
-        || state.settings.is_of_pods(interface);
-    chosen.all.as_ref().filter(|_| !out)
-}
-
-/// Asks what the endpoint's policies say in the order in which a packet meets them, as if they were
-/// those of a pod: what tables there are does not matter for the first packet.
-fn allows(
-    endpoint: &LocalHostEndpoint,
-    state: &DesiredState,
-    line: &Lifeline,
-    address: IpAddr,
-) -> bool {
-    let early = |tiers: &[TierAcl]| -> Vec<TierAcl> {
-        let pass = |tier: &TierAcl| TierAcl { default_action: TierAction::Pass, ..tier.clone() };
-        tiers.iter().map(pass).collect()
-    };
-    let LocalHostEndpoint { untracked, pre_dnat, normal, profiles, .. } = endpoint;
-    let direction = |lists: [Vec<TierAcl>; 3]| DirectionAcl {
-        tiers: lists.into_iter().flatten().collect(),
-        profiles: profiles.clone(),
-    };
-    let class = AclClass {
-        active: true,
-        ingress: direction([early(&untracked.ingress), early(pre_dnat), normal.ingress.clone()]),
-        egress: direction([early(&untracked.egress), Vec::new(), normal.egress.clone()]),
-    };
-    let id = WorkloadEndpointId {
-        node: Name::from(""),
-        orchestrator: Name::from(""),
-        workload: Name::from(""),
-        endpoint: Name::from(""),
-    };
-    let Ok(interface) = "host".parse::<InterfaceName>() else { return true };
-    let local = LocalEndpoint {
-        interface,
-        active: true,
-        mac: None,
-        addresses: vec![Cidr::host(address)],
-        nat: Vec::new(),
-        spoof: Vec::new(),
-        class: class.id(),
-    };
-    let host = &state.host_endpoints;
-    let asked = DesiredState {
-        endpoints: OrdMap::unit(id.clone(), Arc::new(local)),
-        classes: OrdMap::unit(class.id(), Arc::new(class)),
-        policies: host.policies.clone(),
-        profiles: host.profiles.clone(),
-        sets: host.sets.clone(),
-        settings: Arc::clone(&state.settings),
-        ..DesiredState::default()
-    };
-    let (source, destination, side) = if line.outbound {
-        (address, line.remote, Side::Source)
+/// Asks the endpoint about the first packet.
+fn allows(judge: &Judge<'_>, id: &HostEndpointId, line: &Lifeline, address: IpAddr) -> bool {
+    let (source, destination, passage) = if line.outbound {
+        (address, line.remote, Passage::FromHost)
     } else {
-        (line.remote, address, Side::Destination)
+        (line.remote, address, Passage::ToHost)
     };
     let ports = Some((ANY_PORT, line.port));
     let flow = Flow { source, destination, protocol: Some(Protocol::TCP), ports, icmp: None };
-    let nobody = BTreeSet::new();
-    let verdict = Judge::new(&asked, &nobody).ask(&id, side, &flow);
-    verdict.is_none_or(|verdict| verdict.allowed)
+    let asked = judge.trace_passage(id, passage, &flow, &flow);
+    asked.iter().all(|(_, traced)| traced.verdict.allowed)
 }
 
 #[cfg(test)]

@@ -1,8 +1,13 @@
-use calico_datastore::model::{Action, AsNumber, PolicyId, PortRange};
+use std::sync::Arc;
+
+use calico_datastore::model::{Action, AsNumber, PolicyId, PortRange, TierAction};
+use imbl::OrdMap;
 
 use super::*;
 use crate::config::Settings;
-use crate::desired::{ActiveRule, ActiveRules, BgpState, HostTiers, MeshPeer, SideMatch};
+use crate::desired::{
+    ActiveRule, ActiveRules, BgpState, HostTiers, LocalHostEndpoint, MeshPeer, SideMatch, TierAcl,
+};
 use crate::felix::hosts::choose::choose;
 use crate::routes::monitor::Link;
 

@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use calico_e2e::netns::enter;
-use calico_e2e::probe::{Answer, Service};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -16,38 +14,43 @@ use nix::sys::socket::{
     connect, setsockopt, socket, sockopt,
 };
 
+use crate::netns::enter;
+use crate::probe::{Answer, Service};
+
 /// What is sent, from where, and whether an answer is waited for with patience.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub struct Call {
     /// The sender's namespace.
-    pub(crate) netns: String,
+    pub netns: String,
+    /// The address that it is sent from, which the sender has; `None` = what the kernel chooses.
+    pub from: Option<IpAddr>,
     /// The address that is asked.
-    pub(crate) to: IpAddr,
+    pub to: IpAddr,
     /// What for.
-    pub(crate) service: Service,
+    pub service: Service,
     /// From this port, of TCP and UDP. Used by no call before, so that it is a new connection.
-    pub(crate) source_port: u16,
+    pub source_port: u16,
     /// An answer is expected.
-    pub(crate) expected: bool,
+    pub expected: bool,
 }
 
 /// How long to listen. All calls are sent at once, so the answers that come show when a packet
 /// that should not have passed would have been answered as well.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub struct Patience {
     /// At least this long.
-    pub(crate) least: Duration,
+    pub least: Duration,
     /// This long after the last expected answer.
-    pub(crate) after: Duration,
+    pub after: Duration,
     /// At most this long, when expected answers are missing.
-    pub(crate) most: Duration,
+    pub most: Duration,
 }
 
 /// Asks everything at once; the answers are in the order of the calls.
 ///
 /// # Errors
 /// When a socket cannot be made.
-pub(crate) fn ask_all(calls: &[Call], patience: Patience) -> Result<Vec<Answer>> {
+pub fn ask_all(calls: &[Call], patience: Patience) -> Result<Vec<Answer>> {
     let missing = AtomicUsize::new(calls.iter().filter(|call| call.expected).count());
     let mut places: Vec<&str> = calls.iter().map(|call| call.netns.as_str()).collect();
     places.sort_unstable();
@@ -171,6 +174,7 @@ fn dial(call: &Call) -> Result<Result<Line, Answer>> {
     let v4 = call.to.is_ipv4();
     let family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let near = call.from.unwrap_or(any);
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (kind, protocol, port) = match call.service {
         Service::Tcp(port) => (SockType::Stream, SockProtocol::Tcp, port),
@@ -179,11 +183,12 @@ fn dial(call: &Call) -> Result<Result<Line, Answer>> {
         Service::Icmp => (SockType::Datagram, SockProtocol::IcmpV6, 0),
     };
     let fd: OwnedFd = socket(family, kind, flags, protocol).context("no socket")?;
-    if call.service != Service::Icmp {
+    // The port of an echo socket is its identifier, which the kernel makes.
+    let near_port = if call.service == Service::Icmp { 0 } else { call.source_port };
+    if call.service != Service::Icmp || call.from.is_some() {
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-        let here = raw(SocketAddr::new(any, call.source_port));
-        bind(fd.as_raw_fd(), here.as_ref())
-            .with_context(|| format!("port {}", call.source_port))?;
+        let here = SocketAddr::new(near, near_port);
+        bind(fd.as_raw_fd(), raw(here).as_ref()).with_context(|| format!("from {here}"))?;
     }
     if v4 {
         setsockopt(&fd, sockopt::Ipv4RecvErr, &true)?;
