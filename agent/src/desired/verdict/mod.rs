@@ -67,7 +67,7 @@ pub enum Side {
 pub struct RuleAt {
     /// Whose rules: a source's are `egress`, a destination's `ingress`.
     pub side: Side,
-    /// Its place among them; see [`ActiveRule::origin`].
+    /// Its place among them; see [`ActiveRule::origin`](crate::desired::ActiveRule::origin).
     pub index: u32,
 }
 
