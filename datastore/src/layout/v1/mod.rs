@@ -127,5 +127,8 @@ pub fn decode_all<'a>(
     }
     syncer.finish_listing(1);
     let batch = syncer.take().unwrap_or_default();
-    (batch.updates.into_iter().map(|update| (update.id(), update)).collect(), batch.rejections)
+    let objects = batch.updates.into_iter().map(|update| (update.id(), update));
+    // A document may say that there is no such object.
+    let objects = objects.filter(|(id, update)| *update != Update::deleted(id.clone()));
+    (objects.collect(), batch.rejections)
 }
