@@ -90,12 +90,12 @@ impl Picture {
     }
 }
 
-/// A set's size grows with its history, and is nobody's decision.
+/// A set's size grows with its history and its counters with traffic: nobody's decisions.
 fn steady(line: &str) -> String {
     let mut words = line.split(' ').filter(|word| !word.is_empty()).peekable();
     let mut kept = Vec::new();
     while let Some(word) = words.next() {
-        if matches!(word, "hashsize" | "initval" | "bucketsize") {
+        if matches!(word, "hashsize" | "initval" | "bucketsize" | "packets" | "bytes") {
             words.next();
         } else {
             kept.push(word);

@@ -177,8 +177,8 @@ pub(super) fn everything(host: &Host) -> Result<BTreeSet<String>> {
         }
         let mut words: Vec<&str> = line.split_whitespace().collect();
         if part == "ipset" {
-            // How a set grew, and its random seed.
-            for key in ["hashsize", "initval", "bucketsize"] {
+            // How a set grew, its random seed, and what it counted.
+            for key in ["hashsize", "initval", "bucketsize", "packets", "bytes"] {
                 if let Some(at) = words.iter().position(|word| *word == key) {
                     words.drain(at..(at + 2).min(words.len()));
                 }
