@@ -36,17 +36,9 @@ setup:
 build: setup
 	cargo build --release --locked -p calico-agent -p calico-cni --bins
 
-# The programs under test are built first: cargo does not know that the end-to-end tests run them.
 test:
 	@scripts/setup --tests
-	cargo build --locked --workspace --bins
-	@if cargo nextest --version >/dev/null 2>&1; then set -x; \
-	    cargo nextest run --locked --workspace --exclude calico-e2e && \
-	    cargo nextest run --locked -p calico-e2e --test-threads $(E2E_THREADS); \
-	else set -x; \
-	    cargo test --locked --workspace --exclude calico-e2e && \
-	    cargo test --locked -p calico-e2e -- --test-threads $(E2E_THREADS); \
-	fi
+	@TEST_THREADS=$(E2E_THREADS) scripts/test
 
 # What each length is set to, and how to set another: CONTRIBUTING.md.
 full:
