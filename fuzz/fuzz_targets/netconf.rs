@@ -34,7 +34,10 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
                 assert!(invocation.version_answer()["cniVersion"].is_string());
                 return;
             }
-            assert!(!conf.name.is_empty() && !conf.ipam.kind.contains('/'));
+            // A DEL goes on without a name, and tells so.
+            assert!(!conf.name.is_empty() || command == Command::Del);
+            assert_eq!(conf.name.is_empty(), conf.overlooked.name.is_some());
+            assert!(!conf.ipam.kind.contains('/'));
             assert_eq!(conf.version, Version::of_input(stdin));
             assert!(command != Command::Gc || conf.valid_attachments.is_some());
             if let Some(previous) = &conf.previous {
