@@ -52,7 +52,8 @@ bench: setup
 	target/release/examples/stored_budget
 	CALICO_AGENT_BIN=target/release/calico-agent CALICO_PLUGIN_BIN=target/release/calico \
 	    target/debug/calico-bench
-	cargo test --release --locked -p calico-agent --test felix budget -- --ignored --nocapture
+	cargo test --release --locked -p calico-agent --test felix -- --ignored --nocapture --test-threads 1 \
+	    budget what_counting_costs
 
 fuzz: setup
 	scripts/fuzz $(SECONDS)
