@@ -11,6 +11,7 @@ POLICY  ?=
 KEEP    ?=
 FLAVOUR ?= auto
 RELEASE ?=
+FULL    ?=
 PROFILE_FLAG := $(if $(RELEASE),--release)
 TARGET  := target/$(if $(RELEASE),release,debug)
 
@@ -26,7 +27,7 @@ help:
 	@echo 'make full      all tests at length and an hour of fuzzing (about 70 minutes)'
 	@echo 'make build     agent and plugin, release    make install   DESTDIR='
 	@echo 'make lint      formatting, clippy, documentation, all warnings are errors'
-	@echo 'make bench     the calculation, a new endpoint and a new pod beside what the raw tools take'
+	@echo 'make bench     from etcd to the kernel, each figure beside a control; FULL=1 at length'
 	@echo 'make fuzz      every decoder, SECONDS=60 in all'
 	@echo 'make setup fmt doc demo-clean'
 
@@ -44,16 +45,15 @@ test:
 full:
 	@E2E_THREADS=$(E2E_THREADS) scripts/full
 
-# Ratios against the system's own tools in the same run; absolute times vary with the machine.
+# Each figure beside a control of the same run; absolute times vary with the machine. FULL=1: at length.
 bench: setup
 	cargo build --release --locked -p calico-agent -p calico-cni --bins --example calc_budget --example stored_budget
 	cargo build --locked -p calico-e2e --bins
-	target/release/examples/calc_budget
-	target/release/examples/stored_budget
 	CALICO_AGENT_BIN=target/release/calico-agent CALICO_PLUGIN_BIN=target/release/calico \
-	    target/debug/calico-bench
-	cargo test --release --locked -p calico-agent --test felix -- --ignored --nocapture --test-threads 1 \
-	    budget what_counting_costs
+	    target/debug/calico-bench $(if $(FULL),--full) --results bench/results.json
+	target/release/examples/stored_budget
+	$(if $(FULL),cargo test --release --locked -p calico-agent --test felix -- --ignored --nocapture \
+	    --test-threads 1 budget what_counting_costs)
 
 fuzz: setup
 	scripts/fuzz $(SECONDS)

@@ -13,7 +13,7 @@
 //!
 //! The objects come as keys and JSON in an order that is shuffled with a fixed seed. Making them is
 //! not timed; reading them is, and is shown apart. Memory is what the allocator gave out at most,
-//! without the text of the objects.
+//! without the text of the objects. With the name of a file the figures go there as JSON, too.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,6 +32,7 @@ use calico_agent::desired::DesiredState;
 use calico_datastore::layout::{Decoded, v3};
 use calico_datastore::model::Update;
 use peak_alloc::PeakAlloc;
+use serde_json::{Value, json};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -184,7 +185,12 @@ impl Running {
     }
 }
 
-fn measure(scenario: Scenario) {
+/// A figure for programs: `make bench` takes it over.
+fn row(scenario: &str, what: &str, unit: &str, (p50, p99): (f64, f64)) -> Value {
+    json!({ "what": format!("{what}, {scenario}"), "unit": unit, "p50": p50, "p99": p99 })
+}
+
+fn measure(scenario: Scenario) -> Vec<Value> {
     let objects = scenario.objects();
     let settings = Arc::new(Settings::default());
     let mut calculator = Calculator::new("host-0".into());
@@ -214,9 +220,17 @@ fn measure(scenario: Scenario) {
         state.sets.len(),
         calculator.selector_evaluations(),
     );
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let label = format!("{name} of {}", remote + local);
+    let mut rows = vec![
+        row(&label, "calculated", "ms", (ms(calculating), ms(calculating))),
+        row(&label, "decoded", "ms", (ms(decoding), ms(decoding))),
+        row(&label, "memory at most", "MB", (peak.into(), peak.into())),
+    ];
     if let Some((time, memory)) = scenario.budget {
-        let kept = if calculating <= time && peak <= memory { "kept" } else { "MISSED" };
-        println!("  budget {time:?}, {memory} MB: {kept}");
+        let kept = calculating <= time && peak <= memory;
+        println!("  budget {time:?}, {memory} MB: {}", if kept { "kept" } else { "MISSED" });
+        rows[0]["budget"] = json!({ "says": format!("≤ {time:?}, {memory} MB"), "kept": kept });
     }
     assert_eq!(state.endpoints.len(), scenario.local as usize);
     let mut running = Running { calculator, settings, state };
@@ -232,6 +246,7 @@ fn measure(scenario: Scenario) {
     for (what, (half, most)) in [("one remote endpoint more", more), ("one policy changed", policy)]
     {
         println!("  {what}, decoded, with the difference: p50 {half:?}, p99 {most:?}");
+        rows.push(row(&label, what, "ms", (ms(half), ms(most))));
     }
     let app = (of_here(0) + scenario.step) % scenario.groups;
     running.change(1, false, |_| network_set(app, 0));
@@ -239,8 +254,13 @@ fn measure(scenario: Scenario) {
     println!(
         "  one of 100,000 CIDRs of a network set, with the difference: p50 {half:?}, p99 {most:?}"
     );
+    rows.push(row(&label, "one of 100,000 CIDRs of a set", "ms", (ms(half), ms(most))));
+    rows
 }
 
 fn main() {
-    SCENARIOS.into_iter().for_each(measure);
+    let rows: Vec<Value> = SCENARIOS.into_iter().flat_map(measure).collect();
+    if let Some(path) = std::env::args_os().nth(1) {
+        std::fs::write(path, Value::from(rows).to_string()).unwrap();
+    }
 }

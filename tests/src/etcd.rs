@@ -3,6 +3,7 @@
 //! A client lives for one call: a connection belongs to the namespace in which it was made.
 
 mod history;
+mod listen;
 mod v2;
 
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use anyhow::{Context, Result};
 use etcd_client::{Client, Compare, CompareOp, DeleteOptions, GetOptions, Txn, TxnOp};
 
 pub use self::history::Version;
+pub use self::listen::Heard;
 use crate::netns::{Netns, Place, enter};
 use crate::process::{Command, Process};
 use crate::run::Run;

@@ -34,6 +34,18 @@ impl Flavour {
             Self::Nft => "nft",
         }
     }
+
+    /// A short name for tables.
+    pub fn name(self) -> &'static str {
+        self.setting()
+    }
+
+    /// True when no iptables has anything to do with it.
+    pub fn is_nftables(self) -> bool {
+        match self {
+            Self::Auto | Self::Legacy | Self::Nft => false,
+        }
+    }
 }
 
 /// A host.

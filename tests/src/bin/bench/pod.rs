@@ -12,14 +12,15 @@ use calico_e2e::rkt::{Attached, Rkt, draw_uuid};
 use calico_e2e::tutorial;
 use serde_json::json;
 
-use crate::percentiles;
+use crate::report::{Report, Row, Spread};
 
+const TITLE: &str = "one pod more: an ADD of the plugin, and its steps";
 /// What is left over of an ADD beside the steps that it tells.
 const PROCESS: &str = "start and end of the process";
 
 /// ADDs of one pod after the other with an agent that has nothing else to do, beside `ip` and two
 /// writes to etcd.
-pub(crate) fn measure(count: u16) -> Result<()> {
+pub(crate) fn measure(count: u16, report: &mut Report) -> Result<()> {
     let mut cluster = Cluster::new("benchp")?;
     cluster.etcd.put_all(&tutorial::before_pods())?;
     cluster.start_agents(Flavour::Nft)?;
@@ -41,11 +42,9 @@ pub(crate) fn measure(count: u16) -> Result<()> {
 
     let mut took: Vec<Duration> = all.iter().map(|attached| attached.took).collect();
     let mut raw = reference(&cluster, count)?;
-    let (ours, raw) = (percentiles(&mut took), percentiles(&mut raw));
-    println!("\none pod more, {count} times: median and 99th percentile, ms");
-    println!("{:<44}{:>9.2}{:>9.2}", "ADD by the plugin", ours.0, ours.1);
-    println!("{:<44}{:>9.2}{:>9.2}", "`ip` twice and two writes to etcd", raw.0, raw.1);
-    println!("of the ADD:");
+    let ours = Spread::of(&mut took);
+    let row = Row::new("pod", "ADD by the plugin", ours).within("p50 ≤ 30 ms", ours.p50 <= 30.0);
+    report.add(TITLE, row.beside("`ip` twice, two writes", Spread::of(&mut raw)));
     let mut steps: Vec<String> = Vec::new();
     let mut times: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
     for attached in &all {
@@ -58,9 +57,8 @@ pub(crate) fn measure(count: u16) -> Result<()> {
     }
     for step in steps {
         let times = times.entry(step.clone()).or_default();
-        let (number, (half, most)) = (times.len(), percentiles(times));
-        let note = if number == all.len() { "" } else { "  (not each time)" };
-        println!("  {step:<42}{half:>9.2}{most:>9.2}{note}");
+        let note = if times.len() == all.len() { "" } else { " (not each time)" };
+        report.add(TITLE, Row::new("pod", format!("· {step}{note}"), Spread::of(times)));
     }
     Ok(())
 }
