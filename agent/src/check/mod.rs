@@ -26,6 +26,7 @@ use self::judge::firewall::FirewallFacts;
 use self::judge::interfaces::InterfaceFacts;
 use self::probe::kernel::Request;
 use crate::api::client;
+use crate::beside::{read, watch};
 use crate::cli::RunArgs;
 use crate::config::{AddressChoice, Env, FileConfig, Local, NodeConfig, Settings};
 use crate::exec::Exec;
@@ -33,6 +34,7 @@ use crate::felix::Flavour;
 use crate::node::addresses::host_addresses;
 use crate::paths::Paths;
 use crate::preview::snapshot;
+use crate::routes::defaults;
 use crate::routes::monitor::{Links, Monitor};
 use crate::startup;
 use crate::status::document::Overall;
@@ -181,8 +183,8 @@ impl Host {
         };
         let ((programs, dataplane, kernel), saves, nft, units, bird, links, state) = tokio::join!(
             tools,
-            probe::tools::saves(&exec, ipv6),
-            probe::tools::nft(&exec),
+            read::saves(&exec, ipv6),
+            read::nft(&exec),
             probe::tools::systemd(&exec, booted),
             probe::bird::probe(&self.paths, &self.proc),
             self.links(),
@@ -200,6 +202,10 @@ impl Host {
             found.extend(judge::kernel::judge(&kernel));
         }
         found.extend(judge::sysctls::judge(&probe::host::sysctls(&self.proc_sys, &self.settings)));
+        let prefixes = &self.settings.interface_prefixes;
+        let like_a_pod =
+            |name: &&str| prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        let defaults = defaults::interfaces().await.unwrap_or_default();
         found.extend(judge::firewall::judge(&FirewallFacts {
             chosen,
             insert_mode: self.settings.insert_mode,
@@ -207,10 +213,10 @@ impl Host {
             saves,
             nft,
             bgp_works: bird.all_established(),
+            prefixes: prefixes.clone(),
+            uplinks: watch::uplinks(&links, &defaults, |name| like_a_pod(&name)),
+            pods: watch::sample(None, ipv6),
         }));
-        let prefixes = &self.settings.interface_prefixes;
-        let like_a_pod =
-            |name: &&str| prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
         let root = Path::new("/");
         found.extend(judge::interfaces::judge(&InterfaceFacts {
             present: links

@@ -254,7 +254,7 @@ impl Legacy {
 
 /// The tables of ours that the kernel has made. It lists them without making any; of the calling
 /// thread's network namespace.
-fn present(family: Family) -> io::Result<BTreeSet<Table>> {
+pub(super) fn present(family: Family) -> io::Result<BTreeSet<Table>> {
     let file = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",
