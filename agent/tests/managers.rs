@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use calico_agent::beside::manager::{Manager, advice};
-use calico_agent::beside::{Facts, Flow, Obstacle, nft, obstacles, save};
+use calico_agent::beside::{Bgp, Facts, Flow, Obstacle, nft, obstacles, save};
 use calico_agent::config::AllowAction;
 use calico_agent::felix::Flavour;
 use calico_datastore::model::Family;
@@ -26,7 +26,7 @@ fn facts() -> Facts {
         prefixes: vec!["cali".to_owned()],
         uplinks: vec!["eth0".to_owned()],
         pods: ["192.168.0.1", "fd80::1"].map(|ip| ip.parse::<IpAddr>().unwrap()).to_vec(),
-        bgp: false,
+        bgp: Bgp::Works,
     }
 }
 
@@ -171,16 +171,32 @@ fn where_our_chains_are_they_come_first() {
 
 #[test]
 fn bgp_that_is_not_let_in_is_named() {
-    for (name, flavour, command) in [
-        ("ufw.save", Flavour::Nft, "ufw allow proto tcp from <hosts> to any port 179"),
-        ("firewalld-nftables.json", Flavour::Legacy, "--add-service=bgp"),
-    ] {
-        let mut facts = with(name, flavour, &recorded(name));
-        facts.bgp = true;
-        let found: Vec<_> =
-            obstacles(&facts).into_iter().filter(|o| o.flows == [Flow::Bgp]).collect();
-        assert_eq!(found.len(), 1, "{name}: {found:#?}");
-        assert!(advice(&found[0], &facts.prefixes).contains(command), "{name}");
+    let peers: Vec<IpAddr> = vec!["172.18.18.102".parse().unwrap()];
+    let own: Vec<IpAddr> = vec!["172.18.18.101".parse().unwrap()];
+    let asked = |name: &str, flavour, text: &str, bgp: &Bgp| -> Vec<Obstacle> {
+        let facts = Facts { bgp: bgp.clone(), ..with(name, flavour, text) };
+        obstacles(&facts).into_iter().filter(|o| o.flows == [Flow::Bgp]).collect()
+    };
+    for (bgp, host) in [(Bgp::Somewhere, "<hosts>"), (Bgp::From(peers, own), "172.18.18.102")] {
+        for (name, flavour, command) in [
+            ("ufw.save", Flavour::Nft, "ufw allow proto tcp from HOST to any port 179"),
+            ("ufw.save", Flavour::Legacy, "ufw allow proto tcp from HOST to any port 179"),
+            ("firewalld-nftables.json", Flavour::Legacy, "--add-service=bgp"),
+        ] {
+            let text = recorded(name);
+            let found = asked(name, flavour, &text, &bgp);
+            assert_eq!(found.len(), 1, "{name}: {found:#?}");
+            assert_eq!(found[0].unless, None, "{name}");
+            let said = advice(&found[0], &["cali".to_owned()]);
+            assert!(said.contains(&command.replace("HOST", host)), "{name}: {said}");
+        }
+        // What ufw makes of it.
+        let told =
+            "-A ufw-user-input -s 172.18.18.102/32 -p tcp -m tcp --dport 179 -j ACCEPT\nCOMMIT";
+        let text = recorded("ufw.save").replace("COMMIT", told);
+        let found = asked("ufw.save", Flavour::Nft, &text, &bgp);
+        // Whether it is from the right hosts is known when they are.
+        assert!(found.iter().all(|o| host == "<hosts>" && o.unless.is_some()), "{found:#?}");
     }
 }
 

@@ -139,19 +139,32 @@ fn same_iptables(obstacle: &Obstacle) -> String {
     }
 }
 
+/// More hosts than this are not written out.
+const MOST_PEERS: usize = 8;
+
 fn bgp(obstacle: &Obstacle) -> String {
+    let peers: Vec<String> = match obstacle.peers.len() {
+        1..=MOST_PEERS => obstacle.peers.iter().map(ToString::to_string).collect(),
+        _ => vec!["<hosts>".to_owned()],
+    };
+    let Obstacle { table, chain, .. } = obstacle;
+    let each = |one: &dyn Fn(&str) -> String| {
+        peers.iter().map(|peer| one(peer)).collect::<Vec<_>>().join(" && ")
+    };
     let how = match (obstacle.manager, obstacle.iptables().unwrap_or_default().first()) {
         (Manager::Firewalld, _) => {
             "firewall-cmd --permanent --add-service=bgp && firewall-cmd --reload".to_owned()
         }
-        (Manager::Ufw, _) => "ufw allow proto tcp from <hosts> to any port 179".to_owned(),
+        (Manager::Ufw, _) => {
+            each(&|peer| format!("ufw allow proto tcp from {peer} to any port 179"))
+        }
         (_, Some(program)) => {
-            format!("{program} -I INPUT -p tcp --dport 179 -s <hosts> -j ACCEPT")
+            each(&|peer| format!("{program} -I {chain} -p tcp --dport 179 -s {peer} -j ACCEPT"))
         }
-        (_, None) => {
-            let Obstacle { table, chain, .. } = obstacle;
-            format!("nft insert rule {table} {chain} tcp dport 179 ip saddr <hosts> accept")
-        }
+        (_, None) => each(&|peer| {
+            let family = if peer.contains(':') { "ip6" } else { "ip" };
+            format!("nft insert rule {table} {chain} {family} saddr {peer} tcp dport 179 accept")
+        }),
     };
     format!("let it in from the other hosts: `{how}`")
 }

@@ -30,6 +30,7 @@ use self::manager::Manager;
 use self::packet::Packet;
 use self::rules::{Fate, Hook, Ours, Table, fate};
 use crate::config::AllowAction;
+use crate::desired::{BgpState, MeshPeer};
 use crate::felix::Flavour;
 use crate::felix::iptables::names::owns_chain;
 
@@ -50,8 +51,49 @@ pub struct Facts {
     pub uplinks: Vec<String>,
     /// An address of a pod, of each family that is in use.
     pub pods: Vec<IpAddr>,
-    /// BGP has to come in, and it is not known that it does.
-    pub bgp: bool,
+    /// The hosts from which BGP has to come in.
+    pub bgp: Bgp,
+}
+
+/// The hosts from which BGP has to come in: of two, the one with the smaller address waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Bgp {
+    /// It comes in from all, or from nowhere: nothing is asked.
+    #[default]
+    Works,
+    /// From hosts that are not known.
+    Somewhere,
+    /// From these, and to these addresses of this host.
+    From(Vec<IpAddr>, Vec<IpAddr>),
+}
+
+impl Bgp {
+    /// What a host waits for.
+    pub fn of(state: &BgpState) -> Self {
+        if state.listen_port.is_some_and(|port| port != PORT_OF_BGP) {
+            // Another port: the administrator knows which.
+            return Self::Works;
+        }
+        let own = [state.ipv4.map(IpAddr::V4), state.ipv6.map(IpAddr::V6)];
+        let own: Vec<IpAddr> = own.into_iter().flatten().collect();
+        let comes = |peer: &&MeshPeer| {
+            own.iter().any(|mine| mine.is_ipv4() == peer.address.is_ipv4() && peer.address > *mine)
+        };
+        Self::From(state.mesh.iter().filter(comes).map(|peer| peer.address).collect(), own)
+    }
+
+    /// What a connection comes with in a family: from whom, and to which address.
+    fn connections(&self, family: Family) -> Vec<(Option<IpAddr>, IpAddr)> {
+        match self {
+            Self::Works => Vec::new(),
+            Self::Somewhere => vec![(None, outside(family))],
+            Self::From(peers, own) => {
+                let of = |address: &&IpAddr| Family::of(**address) == family;
+                let mine = own.iter().find(of).copied().unwrap_or(outside(family));
+                peers.iter().filter(of).map(|peer| (Some(*peer), mine)).collect()
+            }
+        }
+    }
 }
 
 /// Which packets are meant.
@@ -93,6 +135,8 @@ pub struct Obstacle {
     pub flows: Vec<Flow>,
     /// Of which families.
     pub families: Vec<Family>,
+    /// The hosts whose BGP it drops, where they are known.
+    pub peers: Vec<IpAddr>,
     /// A rule that is not understood and may let them pass.
     pub unless: Option<String>,
     /// Whose it is.
@@ -155,7 +199,7 @@ fn outside(family: Family) -> IpAddr {
 /// A port that no service has: what is opened for one alone is not open.
 const PORT: u16 = 47_999;
 /// The port of BGP.
-const BGP: u16 = 179;
+const PORT_OF_BGP: u16 = 179;
 
 fn packets(facts: &Facts) -> Vec<(Flow, Packet)> {
     let prefix = facts.prefixes.first().map_or("cali", String::as_str);
@@ -175,8 +219,8 @@ fn packets(facts: &Facts) -> Vec<(Flow, Packet)> {
             let out = packet(&one, Some(uplink), Some(*pod), elsewhere, PORT);
             let back = packet(uplink, Some(&one), Some(elsewhere), *pod, PORT);
             packets.extend([(Flow::FromPods, out), (Flow::ToPods, back)]);
-            if facts.bgp {
-                packets.push((Flow::Bgp, packet(uplink, None, None, elsewhere, BGP)));
+            for (peer, mine) in facts.bgp.connections(Family::of(*pod)) {
+                packets.push((Flow::Bgp, packet(uplink, None, peer, mine, PORT_OF_BGP)));
             }
         }
     }
@@ -234,6 +278,7 @@ fn judge(
                 continue;
             };
             let family = packet.family();
+            let peer = packet.source.filter(|_| *flow == Flow::Bgp);
             let same = found.iter_mut().find(|o: &&mut Obstacle| {
                 let same = o.table == table.name && o.chain == *name && o.path == dropped.path;
                 let kind = (o.flows == [Flow::Bgp]) == (*flow == Flow::Bgp);
@@ -247,6 +292,8 @@ fn judge(
                     if !obstacle.families.contains(&family) {
                         obstacle.families.push(family);
                     }
+                    // The same by another interface.
+                    obstacle.peers.extend(peer.filter(|peer| !obstacle.peers.contains(peer)));
                 }
                 None => found.push(Obstacle {
                     table: table.name.clone(),
@@ -257,6 +304,7 @@ fn judge(
                     unless: dropped.unless,
                     flows: vec![*flow],
                     families: vec![family],
+                    peers: peer.into_iter().collect(),
                     flavour,
                     other_flavour: flavour.filter(|_| !chosen && facts.chosen.is_some()),
                 }),

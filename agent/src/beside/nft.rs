@@ -156,6 +156,10 @@ impl Reader<'_> {
             Some("status") => return Some(Field::Status),
             _ => {}
         }
+        let fib = &left["fib"];
+        if fib["result"] == "type" && fib["flags"] == Value::from(vec!["daddr"]) {
+            return Some(Field::DestinationType);
+        }
         let payload = &left["payload"];
         let header = payload["protocol"].as_str()?;
         let field = payload["field"].as_str()?;
@@ -261,7 +265,7 @@ fn word_pattern(field: Field, word: &str) -> Pattern {
             Some(prefix) => Pattern::Prefix(prefix.to_owned()),
             None => Pattern::Word(word.to_owned()),
         },
-        Field::State | Field::Status => Pattern::Word(word.to_owned()),
+        Field::State | Field::Status | Field::DestinationType => Pattern::Word(word.to_owned()),
         Field::Family => match word {
             "ipv4" | "ip" => Pattern::Numbers(4, 4),
             "ipv6" | "ip6" => Pattern::Numbers(6, 6),

@@ -55,6 +55,8 @@ pub enum Field {
     State,
     /// What connection tracking did to it: nothing.
     Status,
+    /// What its destination is to this host: `local`, or `unicast`.
+    DestinationType,
 }
 
 /// What a field is compared with.
@@ -84,6 +86,8 @@ impl Pattern {
             Field::To => return self.fits_word(packet.to.as_deref().unwrap_or_default()),
             Field::State => return self.fits_word("new"),
             Field::Status => return self.fits_word(""),
+            Field::DestinationType if packet.to.is_none() => return self.fits_word("local"),
+            Field::DestinationType => return self.fits_word("unicast"),
             Field::Source => {
                 return packet
                     .source

@@ -263,10 +263,10 @@ impl Walk<'_> {
         None
     }
 
-    /// Remembers a rule that may have let the packet pass. A `return` is none that is remembered:
-    /// what comes behind it decides, and mostly the same.
+    /// Remembers a rule that may have let the packet pass, or that may have led it past what drops it
+    /// in this chain.
     fn doubt(&mut self, verdict: &Verdict, rule: &Rule, depth: usize) {
-        let mut passes = false;
+        let mut passes = *verdict == Verdict::Return && depth > 1;
         let mut seen = Vec::new();
         self.may_accept(verdict, depth, &mut seen, &mut passes);
         if passes && self.unless.is_none() {

@@ -57,7 +57,7 @@ fn hook(chain: &str) -> Option<Hook> {
 }
 
 /// Matches that say nothing but by options that are read here.
-const READ: [&str; 7] = ["comment", "conntrack", "state", "tcp", "udp", "multiport", "iprange"];
+const READ: [&str; 7] = ["comment", "conntrack", "state", "tcp", "udp", "multiport", "addrtype"];
 
 /// Targets behind which the packet goes on.
 const HARMLESS: [&str; 9] =
@@ -84,7 +84,8 @@ fn parse_rule(text: &str) -> Rule {
             "-p" => add(Some(Field::Protocol), vec![protocol(rest.next().unwrap_or_default())]),
             "--sport" | "--sports" => add(Some(Field::SourcePort), ports(rest.next())),
             "--dport" | "--dports" => add(Some(Field::DestinationPort), ports(rest.next())),
-            "--ctstate" | "--state" => add(Some(Field::State), states(rest.next())),
+            "--ctstate" | "--state" => add(Some(Field::State), words_of(rest.next())),
+            "--dst-type" => add(Some(Field::DestinationType), words_of(rest.next())),
             "--comment" => drop(rest.next()),
             "-m" => {
                 if !rest.next().is_some_and(|name| READ.contains(&name)) {
@@ -187,7 +188,7 @@ fn ports(list: Option<&str>) -> Vec<Pattern> {
     list.unwrap_or_default().split(',').map(one).collect()
 }
 
-fn states(list: Option<&str>) -> Vec<Pattern> {
+fn words_of(list: Option<&str>) -> Vec<Pattern> {
     let words = list.unwrap_or_default().split(',');
     words.map(|word| Pattern::Word(word.to_ascii_lowercase())).collect()
 }

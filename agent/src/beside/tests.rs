@@ -10,7 +10,7 @@ fn facts(flavour: Flavour, text: &str) -> Facts {
         prefixes: vec!["cali".to_owned(), "tap".to_owned()],
         uplinks: vec!["eth0".to_owned()],
         pods: vec![IpAddr::from([192, 168, 0, 1])],
-        bgp: false,
+        bgp: Bgp::Works,
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::{Facts, Obstacle, manager, obstacles, read, save};
+use super::{Bgp, Facts, Obstacle, manager, obstacles, read, save};
 use crate::desired::DesiredState;
 use crate::exec::Exec;
 use crate::felix::Flavour;
@@ -54,6 +54,7 @@ struct Basis {
     flavour: Option<Flavour>,
     uplinks: Vec<String>,
     settings: (bool, crate::config::AllowAction, Vec<String>),
+    bgp: Bgp,
 }
 
 /// Runs until an input ends. `problems`: what drops accepted packets.
@@ -121,7 +122,8 @@ pub async fn run(mut inputs: Inputs, problems: watch::Sender<Vec<Problem>>) {
 impl Inputs {
     /// `None` until there is a desired state.
     async fn basis(&mut self) -> Option<Basis> {
-        let settings = Arc::clone(&self.desired.borrow_and_update().as_ref()?.settings);
+        let desired = self.desired.borrow_and_update().clone()?;
+        let settings = &desired.settings;
         let links = self.links.borrow_and_update().clone();
         let pods = |name: &str| {
             settings.interface_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
@@ -131,6 +133,7 @@ impl Inputs {
             flavour: self.changes.in_use(),
             uplinks,
             settings: (settings.ipv6, settings.filter_allow, settings.interface_prefixes.clone()),
+            bgp: Bgp::of(&desired.bgp),
         })
     }
 }
@@ -190,7 +193,7 @@ async fn look(
         prefixes,
         uplinks: basis.uplinks.clone(),
         pods,
-        bgp: false,
+        bgp: basis.bgp.clone(),
     }))
 }
 

@@ -68,6 +68,9 @@ fn what_is_not_understood_is_told() {
         ("-A FORWARD -m set --match-set x src -j ACCEPT", true),
         ("-A FORWARD -m mark --mark 0x1/0x1 -j one\n-A one -j ACCEPT", true),
         ("-A FORWARD -j NFQUEUE --queue-num 1", true),
+        ("-A FORWARD -j one\n-A one -m mark --mark 0x1 -j RETURN\n-A one -j DROP", true),
+        ("-A FORWARD -m mark --mark 0x1 -j RETURN\n-A FORWARD -j DROP", false),
+        ("-A FORWARD -j one\n-A one -m addrtype --dst-type LOCAL -j RETURN\n-A one -j DROP", false),
         // It is for others in any case.
         ("-A FORWARD -i eth0 -m mark --mark 0x1 -j ACCEPT", false),
         ("-A FORWARD -m mark --mark 0x1 -i eth0 -j ACCEPT", false),

@@ -10,7 +10,7 @@ use calico_datastore::model::Family;
 
 use super::ruleset::{End, Ruleset};
 use crate::beside::rules::Table;
-use crate::beside::{Facts, Flow, manager, obstacles, save};
+use crate::beside::{Bgp, Facts, Flow, manager, obstacles, save};
 use crate::check::finding::{Finding, Findings, Group};
 use crate::config::{AllowAction, InsertMode};
 use crate::felix::Flavour;
@@ -28,8 +28,8 @@ pub struct FirewallFacts {
     pub saves: Vec<(Flavour, Family, String)>,
     /// The tables of nf_tables that are neither ours nor of iptables; `None`: there is no `nft`.
     pub nft: Result<Option<Vec<Table>>, String>,
-    /// Every BGP session is up: whatever lets BGP in does.
-    pub bgp_works: bool,
+    /// The hosts from which BGP has to come in, unless every session is up.
+    pub bgp: Bgp,
     /// What names of pods' interfaces begin with.
     pub prefixes: Vec<String>,
     /// The interfaces that lead to other hosts.
@@ -87,7 +87,7 @@ fn beside(out: &mut Findings, facts: &FirewallFacts) {
         prefixes: facts.prefixes.clone(),
         uplinks: facts.uplinks.clone(),
         pods: facts.pods.clone(),
-        bgp: !facts.bgp_works,
+        bgp: facts.bgp.clone(),
     };
     let found = obstacles(&facts);
     for obstacle in &found {
@@ -102,11 +102,13 @@ fn beside(out: &mut Findings, facts: &FirewallFacts) {
             None => format!("nf_tables {}", obstacle.place()),
         };
         let advice = manager::advice(obstacle, &facts.prefixes);
-        match bgp || obstacle.unless.is_some() {
-            // Who lets in some hosts, or does what is not understood, has mostly thought of it.
-            true if bgp && obstacle.unless.is_some() => {}
-            true => out.warn(place, obstacle.finding(), advice),
-            false => out.fail(place, obstacle.finding(), advice),
+        // Who lets in some hosts, or does what is not understood, has mostly thought of it.
+        let somebody = facts.bgp == Bgp::Somewhere;
+        match (bgp, obstacle.unless.is_some()) {
+            (true, true) => {}
+            (true, false) if somebody => out.warn(place, obstacle.finding(), advice),
+            (false, true) => out.warn(place, obstacle.finding(), advice),
+            (_, false) => out.fail(place, obstacle.finding(), advice),
         }
     }
     for table in &facts.nft {
@@ -216,7 +218,7 @@ mod tests {
             allow: AllowAction::Accept,
             saves: vec![(flavour, Family::V4, text)],
             nft: Ok(Some(Vec::new())),
-            bgp_works: false,
+            bgp: Bgp::Somewhere,
             prefixes: vec!["cali".to_owned()],
             uplinks: vec!["eth0".to_owned()],
             pods: vec![IpAddr::from([192, 168, 0, 1])],
@@ -299,9 +301,9 @@ mod tests {
         let closed = "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\nCOMMIT\n".to_owned();
         let mut facts = facts(Flavour::Nft, closed.clone());
         assert_eq!(worst(&judge(&facts)), Level::Warn);
-        facts.bgp_works = true;
+        facts.bgp = Bgp::Works;
         assert_eq!(worst(&judge(&facts)), Level::Ok);
-        facts.bgp_works = false;
+        facts.bgp = Bgp::Somewhere;
         let open = "-A INPUT -p tcp -m tcp --dport 179 -j ACCEPT\nCOMMIT";
         facts.saves[0].2 = closed.replace("COMMIT", open);
         assert_eq!(worst(&judge(&facts)), Level::Ok);

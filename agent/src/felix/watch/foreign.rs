@@ -33,7 +33,8 @@ pub(crate) struct Foreign {
 impl Foreign {
     /// Begins to listen in the network namespace of the calling thread.
     pub(crate) fn open() -> Self {
-        let legacy = Family::ALL.map(|family| (Legacy::new(family), BTreeSet::new()));
+        let legacy = Family::ALL
+            .map(|family| (Legacy::of(family, |chain| !owns_chain(chain)), BTreeSet::new()));
         let mut foreign = Self { events: None, deaf: false, legacy };
         foreign.listen();
         foreign
