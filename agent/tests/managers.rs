@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test, which clippy does not take for tests")]
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -198,6 +199,28 @@ fn bgp_that_is_not_let_in_is_named() {
         // Whether it is from the right hosts is known when they are.
         assert!(found.iter().all(|o| host == "<hosts>" && o.unless.is_some()), "{found:#?}");
     }
+}
+
+/// The page for operators prints what we advise, and nothing else: `tests/tests/managers` does it.
+#[test]
+fn the_page_prints_what_we_advise() {
+    let mut advised = BTreeSet::new();
+    let peer: Vec<IpAddr> = vec!["172.18.18.102".parse().unwrap()];
+    for (name, ..) in RECORDS {
+        let name = file(name, "");
+        let mut facts = with(&name, Flavour::Legacy, &recorded(&name));
+        facts.bgp = Bgp::From(peer.clone(), Vec::new());
+        for obstacle in obstacles(&facts) {
+            let said = advice(&obstacle, &facts.prefixes);
+            let commands = said.split('`').nth(1).unwrap().to_owned();
+            advised.extend(commands.split(" && ").map(str::to_owned));
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/beside.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let printed: BTreeSet<String> = blocks.flat_map(str::lines).map(str::to_owned).collect();
+    assert_eq!(printed, advised);
 }
 
 /// Whatever `nft` may print: an error or tables, and never a panic.
