@@ -6,16 +6,18 @@
 //! after the last look. Nothing is started while nothing happens.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calico_datastore::model::Family;
+use calico_datastore::model::{Family, InterfaceName};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::{Bgp, Facts, Obstacle, manager, obstacles, read, save};
-use crate::desired::DesiredState;
+use crate::config::Settings;
+use crate::desired::{BgpState, DesiredState};
 use crate::exec::Exec;
 use crate::felix::Flavour;
 use crate::felix::watch::{Changes, Foreign};
@@ -48,13 +50,15 @@ pub struct Inputs {
     pub heartbeat: Heartbeat,
 }
 
-/// What a look depends on, besides the tables.
+/// What a look depends on, besides the tables. Made at each tick, so it costs little: interfaces of
+/// pods come and go, and default routes are asked for by the look itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Basis {
     flavour: Option<Flavour>,
-    uplinks: Vec<String>,
-    settings: (bool, crate::config::AllowAction, Vec<String>),
-    bgp: Bgp,
+    /// Interfaces that are not of pods, their index, and whether they hold addresses.
+    links: Vec<(InterfaceName, u32, bool)>,
+    settings: Arc<Settings>,
+    bgp: Arc<BgpState>,
 }
 
 /// Runs until an input ends. `problems`: what drops accepted packets.
@@ -71,7 +75,7 @@ pub async fn run(mut inputs: Inputs, problems: watch::Sender<Vec<Problem>>) {
         if now >= tick {
             tick = now + TICK;
             news |= foreign.poll(now);
-            let current = inputs.basis().await;
+            let current = inputs.basis(basis.as_ref());
             news |= current.is_some() && current != basis;
             basis = current.or(basis);
         }
@@ -83,7 +87,7 @@ pub async fn run(mut inputs: Inputs, problems: watch::Sender<Vec<Problem>>) {
         {
             due = None;
             let found = {
-                let mut look = std::pin::pin!(look(&inputs.exec, &inputs.desired, basis));
+                let mut look = pin!(look(&inputs.exec, &inputs.desired, &inputs.links, basis));
                 loop {
                     tokio::select! {
                         // The look is pinned outside and polled to its end.
@@ -100,7 +104,7 @@ pub async fn run(mut inputs: Inputs, problems: watch::Sender<Vec<Problem>>) {
                 "looked at rules of others"
             );
             match found {
-                Ok(found) => tell(&problems, found, basis),
+                Ok(found) => tell(&problems, &found, basis),
                 // What was known holds until more is known.
                 Err(error) => {
                     warn!(%error, "cannot read the rules of others");
@@ -121,21 +125,28 @@ pub async fn run(mut inputs: Inputs, problems: watch::Sender<Vec<Problem>>) {
 
 impl Inputs {
     /// `None` until there is a desired state.
-    async fn basis(&mut self) -> Option<Basis> {
+    fn basis(&mut self, before: Option<&Basis>) -> Option<Basis> {
         let desired = self.desired.borrow_and_update().clone()?;
-        let settings = &desired.settings;
-        let links = self.links.borrow_and_update().clone();
-        let pods = |name: &str| {
-            settings.interface_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
+        let settings = Arc::clone(&desired.settings);
+        let same = |before: &&Basis| Arc::ptr_eq(&before.settings, &settings);
+        let changed = self.links.has_changed().unwrap_or(true);
+        let links = match before.filter(same) {
+            Some(before) if !changed => before.links.clone(),
+            _ => {
+                let links = self.links.borrow_and_update();
+                let hosts = links.iter().filter(|(name, _)| !is_pods(&settings, name.as_str()));
+                let hosts = hosts
+                    .map(|(name, link)| (name.clone(), link.index, !link.addresses.is_empty()));
+                hosts.collect()
+            }
         };
-        let uplinks = uplinks(&links, &defaults::interfaces().await.unwrap_or_default(), pods);
-        Some(Basis {
-            flavour: self.changes.in_use(),
-            uplinks,
-            settings: (settings.ipv6, settings.filter_allow, settings.interface_prefixes.clone()),
-            bgp: Bgp::of(&desired.bgp),
-        })
+        let bgp = Arc::clone(&desired.bgp);
+        Some(Basis { flavour: self.changes.in_use(), links, settings, bgp })
     }
+}
+
+fn is_pods(settings: &Settings, name: &str) -> bool {
+    settings.interface_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
 }
 
 /// The interfaces that lead to other hosts: those of default routes, or else all that hold addresses.
@@ -174,11 +185,16 @@ pub fn sample(desired: Option<&DesiredState>, ipv6: bool) -> Vec<std::net::IpAdd
 async fn look(
     exec: &Exec,
     desired: &watch::Receiver<Option<Arc<DesiredState>>>,
+    links: &watch::Receiver<Links>,
     basis: &Basis,
 ) -> Result<Vec<Obstacle>, String> {
-    let (ipv6, allow, prefixes) = basis.settings.clone();
-    let (saves, nft) = tokio::join!(read::saves(exec, ipv6), read::nft(exec));
-    let pods = sample(desired.borrow().as_deref(), ipv6);
+    let settings = &basis.settings;
+    let (saves, nft, defaults) =
+        tokio::join!(read::saves(exec, settings.ipv6), read::nft(exec), defaults::interfaces());
+    let links = links.borrow().clone();
+    let is_pods = |name: &str| is_pods(settings, name);
+    let uplinks = uplinks(&links, &defaults.unwrap_or_default(), is_pods);
+    let pods = sample(desired.borrow().as_deref(), settings.ipv6);
     Ok(obstacles(&Facts {
         // Without the program nobody says what is there.
         nft: nft?.unwrap_or_default(),
@@ -189,16 +205,16 @@ async fn look(
             })
             .collect(),
         chosen: basis.flavour,
-        allow,
-        prefixes,
-        uplinks: basis.uplinks.clone(),
+        allow: settings.filter_allow,
+        prefixes: settings.interface_prefixes.clone(),
+        uplinks,
         pods,
-        bgp: basis.bgp.clone(),
+        bgp: Bgp::of(&basis.bgp),
     }))
 }
 
 /// Passes on what was found, and says once what is new and what is gone.
-fn tell(problems: &watch::Sender<Vec<Problem>>, found: Vec<Obstacle>, basis: &Basis) {
+fn tell(problems: &watch::Sender<Vec<Problem>>, found: &[Obstacle], basis: &Basis) {
     // What may be dropped, for all that is understood, is for `check`.
     let now: Vec<Problem> = found
         .iter()
@@ -208,7 +224,7 @@ fn tell(problems: &watch::Sender<Vec<Problem>>, found: Vec<Obstacle>, basis: &Ba
             message: format!(
                 "{} \u{2014} {}",
                 obstacle.finding(),
-                manager::advice(obstacle, &basis.settings.2)
+                manager::advice(obstacle, &basis.settings.interface_prefixes)
             ),
         })
         .collect();
