@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::{CONVERGENCE, Cluster, OUTSIDE_V4};
+use calico_e2e::flow::{Flow, Flows, RATE};
 use calico_e2e::host::{Flavour, Host};
 use calico_e2e::managers::{Kind, Manager};
+use calico_e2e::matrix::Family;
 use calico_e2e::probe::{BRIEF, PATIENT, Service, ask_from};
-use calico_e2e::tutorial::{OTHER, PODS, before_pods};
+use calico_e2e::tutorial::{DNS, OTHER, PODS, before_pods};
 use calico_e2e::wait;
 use serde_json::Value;
 
@@ -122,8 +124,43 @@ fn meet(cluster: &Cluster, manager: &Manager, case: Case) -> Result<()> {
         obey(manager, found.iter().filter(|line| !line.contains("of BGP from other hosts")))?;
     }
     settled(cluster, case)?;
-    manager.reload()?;
+    reloaded(cluster, manager, case).context("while it reloads")?;
     settled(cluster, case).context("after its reload")
+}
+
+/// What a reload may cost where it deletes our chains: they come back when the agent has noticed.
+const REPAIRED: Duration = Duration::from_secs(3);
+
+/// Reloads it while everybody sends: new flows every time, so that policy is asked.
+fn reloaded(cluster: &Cluster, manager: &Manager, case: Case) -> Result<()> {
+    let flow = |from: &str, allowed, family| Flow {
+        from: from.to_owned(),
+        to: "frontend-1".to_owned(),
+        family,
+        service: Service::Udp(DNS),
+        spoofed: None,
+        allowed,
+    };
+    let flows = [Family::V4, Family::V6]
+        .map(|family| [flow("frontend-2", true, family), flow("backend-2", false, family)]);
+    let flows = Flows::start(flows.as_flattened(), &cluster.sites())?;
+    manager.reload()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let tallies = flows.finish()?;
+    let mut slipped = 0;
+    for tally in &tallies {
+        println!("{case:?}: its reload: {tally}");
+        if !tally.stream.flow.allowed {
+            slipped += tally.arrived + tally.slipped;
+        }
+    }
+    // firewalld deletes all of iptables before it writes its own, if any. The others touch theirs only.
+    let most = match case.kind {
+        Kind::Firewalld | Kind::FirewalldIptables => 4 * REPAIRED.as_millis() / RATE.as_millis(),
+        Kind::Docker | Kind::Ufw => 0,
+    };
+    ensure!(u128::from(slipped) <= most, "{slipped} denied packets passed, {tallies:#?}");
+    Ok(())
 }
 
 /// All is as policy wants it, and nobody says anything else.

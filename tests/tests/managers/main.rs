@@ -4,6 +4,12 @@
 //!
 //! Docker is large: it is here where `scripts/managers docker` has unpacked it, as `make full` does.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what is measured, and what is skipped"
+)]
+
 mod lab;
 
 use anyhow::Result;
@@ -19,10 +25,7 @@ fn case(label: &str, kind: Kind, agent: Flavour, theirs: Flavour, first: First) 
         return Ok(());
     }
     if kind == Kind::Docker && !kind.is_here() {
-        #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-        {
-            eprintln!("skipped: Docker beside the agent: `scripts/managers docker` unpacks it");
-        }
+        eprintln!("skipped: Docker beside the agent: `scripts/managers docker` unpacks it");
         return Ok(());
     }
     play(label, Case { kind, agent, theirs, first })
@@ -57,10 +60,7 @@ fn docker_is_there_before_in_the_other_iptables() -> Result<()> {
 #[test]
 fn every_manager_in_every_order() -> Result<()> {
     if std::env::var_os("CALICO_MANAGERS").is_none_or(|all| all != "all") {
-        #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-        {
-            eprintln!("skipped: every manager in every order: CALICO_MANAGERS=all, as `make full`");
-        }
+        eprintln!("skipped: every manager in every order: CALICO_MANAGERS=all, as `make full`");
         return Ok(());
     }
     use Flavour::{Legacy, Nft};
