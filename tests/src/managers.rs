@@ -103,6 +103,19 @@ cat /run/firewalld.log >&2
 exit 1
 "#;
 
+/// It deletes all of iptables, and gives up when somebody writes there at the same moment, as an agent on
+/// iptables-nft does who repairs. It drops everything then, and its administrator restarts it
+/// (docs/beside.md).
+const RELOAD: &str = r#"
+rm -f /run/failed
+if said=$(firewall-cmd --reload 2>&1); then exit 0; fi
+case $said in *'Failed to reverse rule'*) ;; *) echo "$said" >&2; exit 1 ;; esac
+touch /run/failed
+kill "$(pidof -x firewalld)"
+for i in $(seq 100); do pidof -x firewalld > /dev/null || exit 0; sleep 0.05; done
+exit 1
+"#;
+
 const NO_DOCKER: &str = r#"
 kill "$(cat /run/dockerd.pid)"
 for i in $(seq 200); do [ -e /run/dockerd.pid ] || exit 0; sleep 0.05; done
@@ -182,7 +195,9 @@ impl Manager {
                 self.start()
             }
             Kind::Firewalld | Kind::FirewalldIptables => {
-                self.sh("firewall-cmd --reload")?.run().map(drop)
+                self.sh(RELOAD)?.run()?;
+                let failed = self.sh("test -e /run/failed")?.output()?.status.success();
+                if failed { self.start() } else { Ok(()) }
             }
             Kind::Ufw => self.sh("ufw reload")?.run().map(drop),
         }

@@ -62,6 +62,10 @@ pub fn advice(obstacle: &Obstacle, prefixes: &[String]) -> String {
         return bgp(obstacle);
     }
     match obstacle.manager {
+        // It is there while firewalld reloads, and stays when that fails.
+        Manager::Firewalld if obstacle.table.ends_with(" firewalld_policy_drop") => {
+            "firewalld did not finish its reload: `systemctl restart firewalld`".to_owned()
+        }
         Manager::Firewalld => format!("tell firewalld of pods: `{}`", firewalld(prefixes)),
         Manager::Ufw => {
             let routes = prefixes.iter().flat_map(|prefix| {

@@ -57,3 +57,16 @@ fn an_obstacle_says_where_whose_and_what_to_do() {
         assert!(advice.contains(part), "{part}: {advice}");
     }
 }
+
+/// What firewalld leaves behind when its reload fails.
+#[test]
+fn a_reload_that_failed_is_told() {
+    let text = r#"{"nftables":[{"chain":{"family":"inet","table":"firewalld_policy_drop",
+        "name":"filter_forward","type":"filter","hook":"forward","prio":9,"policy":"drop"}}]}"#;
+    let mut facts = facts(Legacy, "");
+    facts.nft = nft::parse(text).unwrap();
+    let found = obstacles(&facts);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let advice = manager::advice(&found[0], &facts.prefixes);
+    assert!(advice.contains("`systemctl restart firewalld`"), "{advice}");
+}
