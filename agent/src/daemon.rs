@@ -21,6 +21,7 @@ use self::loops::{follow, follow_log_level, follow_silence, registration_task, w
 use self::reload::Reloader;
 use self::tasks::Tasks;
 use crate::api::server::{self, ServerError};
+use crate::beside;
 use crate::calculation::{self, Layers, Outputs};
 use crate::collector::{self, CollectorState};
 use crate::config::{Flags, Local, set_locally};
@@ -273,6 +274,15 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         heartbeat: watchdog.register("denied packets"),
     };
     tasks.spawn("denied packets", denied::run(denied_inputs, book.clone(), denied_tx));
+    let (beside_tx, beside) = watch::channel(Vec::new());
+    let beside_inputs = beside::watch::Inputs {
+        desired: desired.clone(),
+        links: monitor.links.clone(),
+        changes: felix.changes(),
+        exec: Exec::new(ASKED_LIMIT),
+        heartbeat: watchdog.register("rules of others"),
+    };
+    tasks.spawn("rules of others", beside::watch::run(beside_inputs, beside_tx));
     let bird_steps = bird_exec.steps();
     let bird = Bird::new(paths.bird_config(), paths.bird_socket(), bird_exec);
     let touched = felix.changes().notify();
@@ -380,6 +390,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         kept,
         mtu,
         denied: denied_problems,
+        beside,
         book,
         collector,
         bird_socket: paths.bird_socket(),

@@ -17,6 +17,7 @@ pub mod acl;
 pub mod age;
 pub mod api;
 pub mod atomic_file;
+pub mod beside;
 pub mod calculation;
 pub mod check;
 pub mod cli;

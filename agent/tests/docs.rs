@@ -47,6 +47,7 @@ fn the_page_about_explain_names_every_option_and_exit_code() {
 #[test]
 fn every_path_that_a_document_links_to_exists() {
     let pages = [
+        "docs/beside.md",
         "docs/counters.md",
         "docs/explain.md",
         "docs/host-endpoints.md",

@@ -22,10 +22,11 @@ const SPELLED: &[(&str, &str)] = &[
 
 /// Sources that read or write JSON outside of their tests: the agent's own answers on its socket,
 /// the policy that it keeps on disk in a format of its own, the files that tell the CNI plugin what is
-/// programmed, and the network configurations of this host.
+/// programmed, the network configurations of this host, and what `nft` prints.
 const JSON: &[&str] = &[
     "api/client.rs",
     "api/server.rs",
+    "beside/nft.rs",
     "check/probe/cni.rs",
     "main.rs",
     "status/files.rs",

@@ -14,7 +14,7 @@
 //! and processes, [`cluster`] puts hosts together, [`world`] writes what today's calicoctl and CNI
 //! plugin would write, [`probe`] and [`ask`] send packets and [`flow`] sends them all the time, [`matrix`]
 //! compares what passed with what should, and [`kernel`] reads back with the system's own tools what
-//! the agent programmed.
+//! the agent programmed. [`managers`] are other firewalls beside it.
 
 pub mod ask;
 pub mod cluster;
@@ -27,6 +27,7 @@ pub mod holdings;
 pub mod host;
 pub mod kernel;
 pub mod machine;
+pub mod managers;
 pub mod matrix;
 pub mod netns;
 pub mod pod;

@@ -26,6 +26,7 @@ use self::judge::firewall::FirewallFacts;
 use self::judge::interfaces::InterfaceFacts;
 use self::probe::kernel::Request;
 use crate::api::client;
+use crate::beside::{Bgp, read, watch};
 use crate::cli::RunArgs;
 use crate::config::{AddressChoice, Env, FileConfig, Local, NodeConfig, Settings};
 use crate::exec::Exec;
@@ -33,6 +34,7 @@ use crate::felix::Flavour;
 use crate::node::addresses::host_addresses;
 use crate::paths::Paths;
 use crate::preview::snapshot;
+use crate::routes::defaults;
 use crate::routes::monitor::{Links, Monitor};
 use crate::startup;
 use crate::status::document::Overall;
@@ -78,9 +80,9 @@ pub async fn check(args: &RunArgs, env: Env) -> Vec<Finding> {
         (Some(location), Some(name)) if answers => read_store(location, name, layers).await,
         _ => None,
     };
-    let settings = match &read {
-        Some((settings, _)) => settings.clone(),
-        None => resolution.settings,
+    let (settings, owned, bgp) = match read {
+        Some((settings, owned, bgp)) => (settings, Some(owned), Some(bgp)),
+        None => (resolution.settings, None, None),
     };
     let host = Host { paths, proc: proc.to_owned(), proc_sys, settings };
     let mut found = judge::config::judge(&config);
@@ -96,7 +98,7 @@ pub async fn check(args: &RunArgs, env: Env) -> Vec<Finding> {
     let mut cni = probe::cni::probe(root, &addresses.unwrap_or_default());
     cni.store = location;
     found.extend(judge::cni::judge(&cni));
-    found.extend(host.look(&env, read.map(|(_, owned)| owned)).await);
+    found.extend(host.look(&env, owned, bgp).await);
     found.extend(store);
     found.extend(judge::systemd::judge_clock(
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
@@ -140,16 +142,16 @@ async fn look_at_store(location: &Location) -> (Vec<Finding>, bool) {
     }
 }
 
-/// The settings in force, and the interfaces that endpoints of this host name.
+/// The settings in force, the interfaces that endpoints of this host name, and from where BGP comes.
 async fn read_store(
     location: &Location,
     node: Name,
     layers: crate::calculation::Layers,
-) -> Option<(Settings, BTreeSet<String>)> {
+) -> Option<(Settings, BTreeSet<String>, Bgp)> {
     let read = snapshot::read(location, node, layers, SNAPSHOT_LIMIT).await;
     let desired = read.ok()?.desired;
     let names = desired.endpoints.values().map(|endpoint| endpoint.interface.to_string());
-    Some((Settings::clone(&desired.settings), names.collect()))
+    Some((Settings::clone(&desired.settings), names.collect(), Bgp::of(&desired.bgp)))
 }
 
 /// Where to look.
@@ -162,7 +164,12 @@ struct Host {
 
 impl Host {
     /// Everything that does not depend on how the configuration is spelled, at once.
-    async fn look(&self, env: &Env, owned: Option<BTreeSet<String>>) -> Vec<Finding> {
+    async fn look(
+        &self,
+        env: &Env,
+        owned: Option<BTreeSet<String>>,
+        bgp: Option<Bgp>,
+    ) -> Vec<Finding> {
         let exec = Exec::new(PROGRAM_LIMIT);
         let ipv6 = self.settings.ipv6 && probe::host::knows_ipv6(&self.proc_sys);
         let booted = Path::new("/run/systemd/system").is_dir();
@@ -181,8 +188,8 @@ impl Host {
         };
         let ((programs, dataplane, kernel), saves, nft, units, bird, links, state) = tokio::join!(
             tools,
-            probe::tools::saves(&exec, ipv6),
-            probe::tools::nft(&exec),
+            read::saves(&exec, ipv6),
+            read::nft(&exec),
             probe::tools::systemd(&exec, booted),
             probe::bird::probe(&self.paths, &self.proc),
             self.links(),
@@ -200,17 +207,25 @@ impl Host {
             found.extend(judge::kernel::judge(&kernel));
         }
         found.extend(judge::sysctls::judge(&probe::host::sysctls(&self.proc_sys, &self.settings)));
+        let prefixes = &self.settings.interface_prefixes;
+        let like_a_pod =
+            |name: &&str| prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        let defaults = defaults::interfaces().await.unwrap_or_default();
         found.extend(judge::firewall::judge(&FirewallFacts {
             chosen,
             insert_mode: self.settings.insert_mode,
             allow: self.settings.filter_allow,
             saves,
             nft,
-            bgp_works: bird.all_established(),
+            bgp: match (bird.all_established(), bgp) {
+                (true, _) => Bgp::Works,
+                (false, Some(bgp)) => bgp,
+                (false, None) => Bgp::Somewhere,
+            },
+            prefixes: prefixes.clone(),
+            uplinks: watch::uplinks(&links, &defaults, |name| like_a_pod(&name)),
+            pods: watch::sample(None, ipv6),
         }));
-        let prefixes = &self.settings.interface_prefixes;
-        let like_a_pod =
-            |name: &&str| prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
         let root = Path::new("/");
         found.extend(judge::interfaces::judge(&InterfaceFacts {
             present: links

@@ -123,6 +123,8 @@ pub struct Overview {
     pub mtu: watch::Receiver<Vec<Problem>>,
     /// Denied packets cannot be told.
     pub denied: watch::Receiver<Vec<Problem>>,
+    /// Rules of others drop what policy accepts.
+    pub beside: watch::Receiver<Vec<Problem>>,
     /// The last denied packets.
     pub book: Book,
     /// What the collector has come to.
@@ -163,6 +165,7 @@ impl Overview {
             && self.kept.borrow().is_empty()
             && self.mtu.borrow().is_empty()
             && self.denied.borrow().is_empty()
+            && self.beside.borrow().is_empty()
             && self.collector.borrow().problems.is_empty()
             && desired.notices.is_empty()
             && self.registration.borrow().is_clean();
@@ -317,6 +320,7 @@ impl Overview {
         notices.extend(self.kept.borrow().iter().cloned());
         notices.extend(self.mtu.borrow().iter().cloned());
         notices.extend(self.denied.borrow().iter().cloned());
+        notices.extend(self.beside.borrow().iter().cloned());
         let collector = self.collector.borrow().clone();
         notices.extend(collector.problems.iter().cloned());
         let registration = self.registration.borrow().clone();

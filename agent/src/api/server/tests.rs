@@ -62,6 +62,7 @@ async fn questions_and_answers_over_the_socket() {
         kept: watch::channel(Vec::new()).1,
         mtu: watch::channel(Vec::new()).1,
         denied: watch::channel(Vec::new()).1,
+        beside: watch::channel(Vec::new()).1,
         book: crate::denied::Book::default(),
         collector: watch::channel(Default::default()).1,
         bird_socket: dir.path().join("bird.ctl"),

@@ -4,10 +4,13 @@
 //! A packet that we accept is accepted in our tables only. It goes through the other iptables and
 //! through every table of nf_tables as well, and each of them may drop it.
 
+use std::net::IpAddr;
+
 use calico_datastore::model::Family;
 
-use super::nft;
 use super::ruleset::{End, Ruleset};
+use crate::beside::rules::Table;
+use crate::beside::{Bgp, Facts, Flow, manager, obstacles, save};
 use crate::check::finding::{Finding, Findings, Group};
 use crate::config::{AllowAction, InsertMode};
 use crate::felix::Flavour;
@@ -23,10 +26,16 @@ pub struct FirewallFacts {
     pub allow: AllowAction,
     /// What `iptables-save` and `ip6tables-save` print.
     pub saves: Vec<(Flavour, Family, String)>,
-    /// What `nft -t list ruleset` prints; `None`: not asked, or no such program.
-    pub nft: Option<String>,
-    /// Every BGP session is up: whatever lets BGP in does.
-    pub bgp_works: bool,
+    /// The tables of nf_tables that are neither ours nor of iptables; `None`: there is no `nft`.
+    pub nft: Result<Option<Vec<Table>>, String>,
+    /// The hosts from which BGP has to come in, unless every session is up.
+    pub bgp: Bgp,
+    /// What names of pods' interfaces begin with.
+    pub prefixes: Vec<String>,
+    /// The interfaces that lead to other hosts.
+    pub uplinks: Vec<String>,
+    /// An address of a pod, of each family that is in use.
+    pub pods: Vec<IpAddr>,
 }
 
 /// Judges all rule sets.
@@ -38,31 +47,76 @@ pub fn judge(facts: &FirewallFacts) -> Vec<Finding> {
         .map(|(flavour, family, text)| (*flavour, *family, Ruleset::parse(text)))
         .collect();
     for (flavour, family, rules) in &parsed {
-        let what = format!("{family} {flavour} FORWARD");
-        match facts.chosen {
-            Some(chosen) if chosen == *flavour => ours(&mut out, &what, rules, facts),
-            Some(_) => other(&mut out, &what, rules),
-            None => {}
+        if facts.chosen == Some(*flavour) {
+            ours(&mut out, &format!("{family} {flavour} FORWARD"), rules, facts);
         }
     }
     both(&mut out, &parsed, facts.chosen);
-    if !facts.bgp_works {
-        for (flavour, family, rules) in &parsed {
-            bgp(&mut out, &format!("{family} {flavour} INPUT"), rules);
-        }
-    }
-    for chain in facts.nft.as_deref().map(nft::forward_chains).unwrap_or_default() {
-        let what = format!("nf_tables {}", chain.name);
-        match chain.drops {
-            Some(why) if !chain.mentions_pods => out.fail(
-                what,
-                format!("{why}: what policy accepts is dropped here all the same"),
-                "accept packets from and to cali* in it (firewalld: put the interfaces into the zone trusted)",
-            ),
-            _ => out.ok(what, "drops nothing that policy accepts, as far as can be seen"),
-        }
-    }
+    beside(&mut out, facts);
     out.done()
+}
+
+/// What drops accepted packets where our chains cannot help: in the other iptables, in another table.
+fn beside(out: &mut Findings, facts: &FirewallFacts) {
+    let nft = match &facts.nft {
+        Ok(Some(tables)) => tables.clone(),
+        Ok(None) => {
+            out.warn(
+                "nf_tables",
+                "there is no nft, so nobody can say whether tables of others drop what policy accepts",
+                "install the package nftables",
+            );
+            Vec::new()
+        }
+        Err(error) => {
+            out.warn("nf_tables", error.clone(), "try `nft -j list chains`");
+            Vec::new()
+        }
+    };
+    let facts = Facts {
+        nft,
+        iptables: facts
+            .saves
+            .iter()
+            .map(|(flavour, family, text)| {
+                (*flavour, *family, save::parse(*flavour, *family, text))
+            })
+            .collect(),
+        chosen: facts.chosen,
+        allow: facts.allow,
+        prefixes: facts.prefixes.clone(),
+        uplinks: facts.uplinks.clone(),
+        pods: facts.pods.clone(),
+        bgp: facts.bgp.clone(),
+    };
+    let found = obstacles(&facts);
+    for obstacle in &found {
+        let bgp = obstacle.flows == [Flow::Bgp];
+        // What is in the chain that calls ours is judged above.
+        let judged = obstacle.flavour == facts.chosen && obstacle.chain == "FORWARD";
+        if obstacle.flavour.is_some() && (facts.chosen.is_none() || judged && !bgp) {
+            continue;
+        }
+        let place = match obstacle.flavour {
+            Some(_) => obstacle.place(),
+            None => format!("nf_tables {}", obstacle.place()),
+        };
+        let advice = manager::advice(obstacle, &facts.prefixes);
+        // Who lets in some hosts, or does what is not understood, has mostly thought of it.
+        let somebody = facts.bgp == Bgp::Somewhere;
+        match (bgp, obstacle.unless.is_some()) {
+            (true, true) => {}
+            (true, false) if somebody => out.warn(place, obstacle.finding(), advice),
+            (false, true) => out.warn(place, obstacle.finding(), advice),
+            (_, false) => out.fail(place, obstacle.finding(), advice),
+        }
+    }
+    for table in &facts.nft {
+        if !found.iter().any(|obstacle| obstacle.table == table.name) {
+            let what = format!("nf_tables {}", table.name);
+            out.ok(what, "drops nothing that policy accepts, as far as can be seen");
+        }
+    }
 }
 
 /// The chain that ours is called from.
@@ -107,18 +161,6 @@ fn ours(out: &mut Findings, what: &str, rules: &Ruleset, facts: &FirewallFacts) 
     }
 }
 
-/// The same chain of the iptables that we do not use.
-fn other(out: &mut Findings, what: &str, rules: &Ruleset) {
-    match rules.end_of("FORWARD") {
-        Some((End::Drop, rule)) if !rules.accepts_pods("FORWARD") => out.fail(
-            what,
-            format!("`{rule}` drops what policy accepts: we use the other iptables, and an ACCEPT there does not count here"),
-            "remove it, or move everything to one iptables (FELIX_IPTABLESBACKEND)",
-        ),
-        _ => {}
-    }
-}
-
 fn both(out: &mut Findings, parsed: &[(Flavour, Family, Ruleset)], chosen: Option<Flavour>) {
     let count = |wanted: Flavour| -> usize {
         parsed.iter().filter(|(f, ..)| *f == wanted).map(|(.., rules)| rules.foreign()).sum()
@@ -155,21 +197,6 @@ fn both(out: &mut Findings, parsed: &[(Flavour, Family, Ruleset)], chosen: Optio
     }
 }
 
-/// The port of BGP.
-const BGP: &str = "179";
-
-fn bgp(out: &mut Findings, what: &str, rules: &Ruleset) {
-    if let Some((End::Drop, rule)) = rules.end_of("INPUT")
-        && !rules.mentions_port(BGP)
-    {
-        out.warn(
-            what,
-            format!("`{rule}`, and no rule names TCP port {BGP}: BGP from the other hosts may be dropped"),
-            "let it in from the other hosts (iptables -I INPUT -p tcp --dport 179 -s <hosts> -j ACCEPT)",
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,8 +217,11 @@ mod tests {
             insert_mode: InsertMode::Insert,
             allow: AllowAction::Accept,
             saves: vec![(flavour, Family::V4, text)],
-            nft: None,
-            bgp_works: false,
+            nft: Ok(Some(Vec::new())),
+            bgp: Bgp::Somewhere,
+            prefixes: vec!["cali".to_owned()],
+            uplinks: vec!["eth0".to_owned()],
+            pods: vec![IpAddr::from([192, 168, 0, 1])],
         }
     }
 
@@ -219,7 +249,16 @@ mod tests {
             (Legacy, "DROP", &[], Level::Fail),
             (Legacy, "DROP", &[accept], Level::Ok),
             (Legacy, "ACCEPT", &[reject], Level::Fail),
-            (Legacy, "DROP", &["-A FORWARD -i cali+ -j ACCEPT"], Level::Ok),
+            (Legacy, "DROP", &["-A FORWARD -i cali+ -j ACCEPT"], Level::Fail),
+            (Legacy, "DROP", &["-A FORWARD -o cali+ -j ACCEPT"], Level::Fail),
+            (
+                Legacy,
+                "DROP",
+                &["-A FORWARD -i cali+ -j ACCEPT", "-A FORWARD -o cali+ -j ACCEPT"],
+                Level::Ok,
+            ),
+            // Perhaps, who knows.
+            (Legacy, "DROP", &["-A FORWARD -m mark --mark 0x1 -j ACCEPT"], Level::Warn),
         ] {
             let mut text = save(policy, rules);
             if flavour == Legacy {
@@ -248,12 +287,12 @@ mod tests {
         let ufw = "*filter\n:FORWARD ACCEPT [0:0]\n:ufw-forward - [0:0]\n:ufw-reject - [0:0]\n\
                    -A FORWARD -j ufw-forward\n-A ufw-forward -s 10.0.0.1/32 -j RETURN\n\
                    -A ufw-forward -j ufw-reject\n-A ufw-reject -j REJECT\nCOMMIT\n";
+        // What comes back out of it are others' packets.
         let found = judge(&facts(Flavour::Legacy, ufw.to_owned()));
-        // Some come back out of it; what becomes of them is not known.
-        assert_eq!(worst(&found), Level::Ok, "{found:#?}");
-        let all = ufw.replace("-A ufw-forward -s 10.0.0.1/32 -j RETURN\n", "");
-        let found = judge(&facts(Flavour::Legacy, all));
         assert_eq!(worst(&found), Level::Fail, "{found:#?}");
+        let pods = ufw.replace("-s 10.0.0.1/32", "-d 0.0.0.0/0");
+        let found = judge(&facts(Flavour::Legacy, pods));
+        assert_eq!(worst(&found), Level::Ok, "{found:#?}");
         assert!(found.iter().any(|f| f.finding.contains("ufw")), "{found:#?}");
     }
 
@@ -262,12 +301,17 @@ mod tests {
         let closed = "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\nCOMMIT\n".to_owned();
         let mut facts = facts(Flavour::Nft, closed.clone());
         assert_eq!(worst(&judge(&facts)), Level::Warn);
-        facts.bgp_works = true;
+        facts.bgp = Bgp::Works;
         assert_eq!(worst(&judge(&facts)), Level::Ok);
-        facts.bgp_works = false;
+        facts.bgp = Bgp::Somewhere;
         let open = "-A INPUT -p tcp -m tcp --dport 179 -j ACCEPT\nCOMMIT";
         facts.saves[0].2 = closed.replace("COMMIT", open);
         assert_eq!(worst(&judge(&facts)), Level::Ok);
+        // From some hosts: which they have to be is not known here.
+        facts.saves[0].2 = closed.replace("COMMIT", &open.replace("-p", "-s 10.9.0.0/16 -p"));
+        assert_eq!(worst(&judge(&facts)), Level::Ok);
+        facts.saves[0].2 = closed.replace("COMMIT", &open.replace("179", "22"));
+        assert_eq!(worst(&judge(&facts)), Level::Warn);
     }
 
     #[test]

@@ -11,7 +11,6 @@ pub mod failsafe;
 pub mod firewall;
 pub mod interfaces;
 pub mod kernel;
-pub mod nft;
 pub mod node;
 pub mod programs;
 pub mod rights;

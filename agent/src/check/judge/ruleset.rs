@@ -112,25 +112,6 @@ impl Ruleset {
         self.end_among(chain, &rules[ours..]).or_else(|| self.policy(chain))
     }
 
-    /// What decides about every packet that no condition held back.
-    pub fn end_of(&self, chain: &str) -> Option<(End, String)> {
-        self.end_among(chain, self.of(chain)).or_else(|| self.policy(chain))
-    }
-
-    /// True when a rule of the chain accepts packets of pods.
-    pub fn accepts_pods(&self, chain: &str) -> bool {
-        self.of(chain).iter().any(|rule| rule.contains(" cali") && rule.ends_with("-j ACCEPT"))
-    }
-
-    /// True when any rule names that port.
-    pub fn mentions_port(&self, port: &str) -> bool {
-        let names = |rule: &String| {
-            let words: Vec<&str> = rule.split([' ', ',', ':']).collect();
-            rule.contains("port") && words.contains(&port)
-        };
-        self.rules.values().flatten().any(names)
-    }
-
     fn of(&self, chain: &str) -> &[String] {
         self.rules.get(chain).map_or(&[], Vec::as_slice)
     }
@@ -216,7 +197,7 @@ mod tests {
         assert_eq!(rules.owners().collect::<Vec<_>>(), ["Docker"]);
         assert_eq!(rules.foreign(), 1);
         assert!(rules.holds_ours() && rules.has_ours("FORWARD") && !rules.holds_felix());
-        assert_eq!(rules.end_of("FORWARD"), Some((End::Drop, "policy DROP".to_owned())));
+        assert_eq!(rules.end_behind_ours("FORWARD"), Some((End::Drop, "policy DROP".to_owned())));
         assert_eq!(rules.end_before_ours("FORWARD"), None);
     }
 }

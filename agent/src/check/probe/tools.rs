@@ -6,7 +6,7 @@ use crate::check::judge::programs::{Absent, Program, ProgramFacts};
 use crate::check::judge::systemd::{PROPERTIES, SystemdFacts, Unit};
 use crate::config::Settings;
 use crate::exec::{Exec, ExecError};
-use crate::felix::{Dataplane, Flavour, Probed, survey};
+use crate::felix::{Dataplane, Probed, survey};
 use crate::telemetry::chain;
 
 /// Which programs there are, and which iptables the agent would use.
@@ -65,50 +65,6 @@ async fn version(exec: &Exec, program: &str, args: &[&str]) -> Program {
         Err(error) => Err(Absent::Broken(chain(&error))),
     };
     Program { name: program.to_owned(), version }
-}
-
-/// The rules of every iptables of this host. Reading makes no table.
-pub async fn saves(exec: &Exec, ipv6: bool) -> Vec<(Flavour, Family, String)> {
-    let mut wanted = Vec::new();
-    for (flavour, suffix) in [(Flavour::Nft, "-nft"), (Flavour::Legacy, "-legacy")] {
-        wanted.push((flavour, Family::V4, format!("iptables{suffix}-save")));
-        if ipv6 {
-            wanted.push((flavour, Family::V6, format!("ip6tables{suffix}-save")));
-        }
-    }
-    let asked = wanted.into_iter().map(|(flavour, family, program)| async move {
-        let output = exec.run::<&str>(&program, &[], b"").await.ok()?;
-        Some((flavour, family, String::from_utf8_lossy(&output.stdout).into_owned()))
-    });
-    let mut found: Vec<_> = futures::future::join_all(asked).await.into_iter().flatten().collect();
-    if found.is_empty() {
-        // A host with one flavour has the plain names only.
-        for (family, program) in [(Family::V4, "iptables-save"), (Family::V6, "ip6tables-save")] {
-            if family == Family::V6 && !ipv6 {
-                continue;
-            }
-            if let Ok(output) = exec.run::<&str>(program, &[], b"").await {
-                let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                found.push((plain_flavour(exec).await, family, text));
-            }
-        }
-    }
-    found
-}
-
-async fn plain_flavour(exec: &Exec) -> Flavour {
-    let program = version(exec, "iptables-save", &["--version"]).await;
-    if program.version.is_ok_and(|said| said.contains("nf_tables")) {
-        Flavour::Nft
-    } else {
-        Flavour::Legacy
-    }
-}
-
-/// Everything that nf_tables holds, without the members of sets; `None`: `nft` does not say.
-pub async fn nft(exec: &Exec) -> Option<String> {
-    let output = exec.run("nft", &["-t", "list", "ruleset"], b"").await.ok()?;
-    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The units, where systemd is in use.

@@ -178,6 +178,11 @@ impl Changes {
 
     /// Which iptables is in use, once that is known.
     pub(super) fn flavour(&self) -> Option<Flavour> {
+        self.in_use()
+    }
+
+    /// The iptables that holds our chains; `None` before the first run.
+    pub fn in_use(&self) -> Option<Flavour> {
         self.lock().flavour
     }
 

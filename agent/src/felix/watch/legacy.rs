@@ -139,7 +139,12 @@ impl Hasher for Mix {
 }
 
 /// The digest of a table. Equal for equal rules in the chains that concern us, wherever they lie.
-fn digest(bytes: &[u8], hooks: &[Option<u32>; 5], family: Family) -> u64 {
+fn digest(
+    bytes: &[u8],
+    hooks: &[Option<u32>; 5],
+    family: Family,
+    concerns: fn(&str) -> bool,
+) -> u64 {
     let layout = Layout::of(family);
     let begins: BTreeMap<usize, &str> = hooks
         .iter()
@@ -198,13 +203,21 @@ struct Seen {
 #[derive(Debug)]
 pub(super) struct Legacy {
     family: Family,
+    /// Chains whose rules count.
+    concerns: fn(&str) -> bool,
     socket: Option<Xtables>,
     seen: BTreeMap<Table, Seen>,
 }
 
 impl Legacy {
+    /// Of what concerns us.
     pub(super) fn new(family: Family) -> Self {
-        Self { family, socket: None, seen: BTreeMap::new() }
+        Self::of(family, concerns)
+    }
+
+    /// Of the chains with such names.
+    pub(super) fn of(family: Family, concerns: fn(&str) -> bool) -> Self {
+        Self { family, concerns, socket: None, seen: BTreeMap::new() }
     }
 
     /// Looks at the tables that are there. True when one is not as it was when last seen, or is gone;
@@ -239,7 +252,7 @@ impl Legacy {
                 continue;
             }
             let digest = match socket.entries(table.name(), &info) {
-                Ok(bytes) => digest(bytes, &info.hooks, self.family),
+                Ok(bytes) => digest(bytes, &info.hooks, self.family, self.concerns),
                 // Written just now: the next look will see.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
@@ -254,7 +267,7 @@ impl Legacy {
 
 /// The tables of ours that the kernel has made. It lists them without making any; of the calling
 /// thread's network namespace.
-fn present(family: Family) -> io::Result<BTreeSet<Table>> {
+pub(super) fn present(family: Family) -> io::Result<BTreeSet<Table>> {
     let file = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",

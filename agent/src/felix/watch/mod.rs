@@ -15,6 +15,7 @@
 
 mod budget;
 mod changes;
+mod foreign;
 mod legacy;
 mod nft;
 mod pace;
@@ -30,6 +31,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 pub use changes::{Changes, Grown, Kept, Touched};
+pub(crate) use foreign::Foreign;
 pub use pace::{Kind, Pace};
 pub(super) use socket::Dialogue;
 

@@ -18,27 +18,31 @@ use crate::netlink::{attribute, be32, messages, text};
 /// `NFNL_SUBSYS_NFTABLES` in the upper byte of a message's type.
 const SUBSYS: u16 = 10 << 8;
 /// `NFNLGRP_NFTABLES`.
-const GROUP: u32 = 7;
+pub(super) const GROUP: u32 = 7;
 /// Size of `nfgenmsg`.
 const NFGENMSG: usize = 4;
 
 /// `NFT_MSG_…` (linux/netfilter/nf_tables.h).
-mod msg {
-    pub(super) const NEW_TABLE: u16 = super::SUBSYS;
-    pub(super) const DEL_TABLE: u16 = super::SUBSYS | 2;
-    pub(super) const NEW_CHAIN: u16 = super::SUBSYS | 3;
-    pub(super) const DEL_CHAIN: u16 = super::SUBSYS | 5;
-    pub(super) const NEW_RULE: u16 = super::SUBSYS | 6;
-    pub(super) const DEL_RULE: u16 = super::SUBSYS | 8;
-    pub(super) const NEW_GENERATION: u16 = super::SUBSYS | 15;
+pub(super) mod msg {
+    pub(in crate::felix::watch) const NEW_TABLE: u16 = super::SUBSYS;
+    pub(in crate::felix::watch) const DEL_TABLE: u16 = super::SUBSYS | 2;
+    pub(in crate::felix::watch) const NEW_CHAIN: u16 = super::SUBSYS | 3;
+    pub(in crate::felix::watch) const DEL_CHAIN: u16 = super::SUBSYS | 5;
+    pub(in crate::felix::watch) const NEW_RULE: u16 = super::SUBSYS | 6;
+    pub(in crate::felix::watch) const DEL_RULE: u16 = super::SUBSYS | 8;
+    /// `NFT_MSG_NEWSETELEM`.
+    pub(in crate::felix::watch) const NEW_ELEMENT: u16 = super::SUBSYS | 12;
+    /// `NFT_MSG_DELSETELEM`.
+    pub(in crate::felix::watch) const DEL_ELEMENT: u16 = super::SUBSYS | 14;
+    pub(in crate::felix::watch) const NEW_GENERATION: u16 = super::SUBSYS | 15;
 }
 
 /// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`: the same in all.
 const TABLE: u16 = 1;
 /// `NFTA_CHAIN_NAME`.
-const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_NAME: u16 = 3;
 /// `NFTA_RULE_CHAIN`.
-const RULE_CHAIN: u16 = 2;
+pub(super) const RULE_CHAIN: u16 = 2;
 /// `NFTA_GEN_PROC_PID`, in the first pid namespace.
 const GEN_PID: u16 = 2;
 /// `NFTA_GEN_PROC_NAME`.

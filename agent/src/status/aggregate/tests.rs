@@ -59,6 +59,7 @@ impl Rig {
             kept: watch::channel(Vec::new()).1,
             mtu: watch::channel(Vec::new()).1,
             denied: watch::channel(Vec::new()).1,
+            beside: watch::channel(Vec::new()).1,
             book: crate::denied::Book::default(),
             collector: watch::channel(Default::default()).1,
             bird_socket: run_dir.path().join("bird.ctl"),

@@ -16,6 +16,7 @@ struct Rig {
     kept: watch::Sender<Vec<Problem>>,
     mtu: watch::Sender<Vec<Problem>>,
     denied: watch::Sender<Vec<Problem>>,
+    beside: watch::Sender<Vec<Problem>>,
     collector: watch::Sender<CollectorState>,
 }
 
@@ -31,6 +32,7 @@ fn rig() -> Rig {
     let (kept, kept_rx) = watch::channel(Vec::new());
     let (mtu, mtu_rx) = watch::channel(Vec::new());
     let (denied, denied_rx) = watch::channel(Vec::new());
+    let (beside, beside_rx) = watch::channel(Vec::new());
     let (collector, collector_rx) = watch::channel(CollectorState::default());
     let overview = Overview {
         location: String::new(),
@@ -49,6 +51,7 @@ fn rig() -> Rig {
         kept: kept_rx,
         mtu: mtu_rx,
         denied: denied_rx,
+        beside: beside_rx,
         book: Book::default(),
         collector: collector_rx,
         bird_socket: PathBuf::from("/nonexistent/bird.ctl"),
@@ -68,6 +71,7 @@ fn rig() -> Rig {
         kept,
         mtu,
         denied,
+        beside,
         collector,
     }
 }
@@ -97,7 +101,7 @@ fn well() -> Rig {
 fn anything_that_is_missing_degrades() {
     assert_eq!(well().overview.overall(), Overall::Ready);
     type Damage = (&'static str, fn(&Rig));
-    let damages: [Damage; 15] = [
+    let damages: [Damage; 16] = [
         ("a loop that hangs", |rig| {
             let since = Instant::now();
             rig.silent.send_modify(|all| all.push(Silence { name: "felix", since }));
@@ -107,6 +111,7 @@ fn anything_that_is_missing_degrades() {
             rig.sync.send_modify(|s| drop(s.rejected.insert("/k".to_owned(), "bad".to_owned())));
         }),
         ("settings", |rig| rig.sync.send_modify(|s| s.settings.push(problem()))),
+        ("rules of others", |rig| rig.beside.send_modify(|all| all.push(problem()))),
         ("files", |rig| rig.files.send_modify(|files| files.push(problem()))),
         ("kept", |rig| rig.kept.send_modify(|kept| kept.push(problem()))),
         ("mtu", |rig| rig.mtu.send_modify(|mtu| mtu.push(problem()))),

@@ -74,7 +74,7 @@ impl Example {
         // Twice: where the chains are is known only then.
         let (_, _, foreign, own) = self.make(family, 0, 0);
         let (bytes, hooks, ..) = self.make(family, foreign, own);
-        digest(&bytes, &hooks, family)
+        digest(&bytes, &hooks, family, concerns)
     }
 
     fn make(
@@ -129,7 +129,7 @@ proptest! {
         hook in any::<u32>(),
     ) {
         for family in Family::ALL {
-            digest(&bytes, &[Some(hook); 5], family);
+            digest(&bytes, &[Some(hook); 5], family, concerns);
         }
     }
 
@@ -139,7 +139,7 @@ proptest! {
             let (mut bytes, hooks, ..) = EXAMPLE.make(family, 0, 0);
             let at = at % bytes.len();
             bytes[at] = to;
-            digest(&bytes, &hooks, family);
+            digest(&bytes, &hooks, family, concerns);
         }
     }
 }
