@@ -120,7 +120,7 @@ pub struct Felix {
     unasked: BTreeSet<Family>,
     /// Families with connections that may have gone by the chains of external addresses.
     untranslated: BTreeSet<Family>,
-    /// The tool for connections is there; `None` = not looked yet.
+    /// The kernel tells about connections; `None` = not looked yet.
     conntrack_works: Option<bool>,
     endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
     /// What those were that are up.
@@ -178,9 +178,9 @@ impl Felix {
     pub fn new(exec: Exec, proc_sys: PathBuf) -> Self {
         let counters = Counters::default();
         Self {
-            sets: Sets::new(exec.clone(), counters.clone()),
+            sets: Sets::new(counters.clone()),
             sysctls: Sysctls::new(proc_sys, counters.clone()),
-            conntrack: Conntrack::new(exec.clone(), counters.clone()),
+            conntrack: Conntrack::new(counters.clone()),
             exec,
             counters,
             dataplane: None,
