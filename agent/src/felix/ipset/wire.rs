@@ -99,6 +99,8 @@ pub(super) mod code {
     pub(in crate::felix) const NO_TYPE: i32 = 4098;
     pub(in crate::felix) const TOO_MANY_SETS: i32 = 4099;
     pub(in crate::felix) const BUSY: i32 = 4100;
+    /// The second set of a swap is not there.
+    pub(in crate::felix) const NO_OTHER_SET: i32 = 4101;
     pub(in crate::felix) const OTHER_TYPE: i32 = 4102;
     pub(in crate::felix) const PREFIX_LENGTH: i32 = 4104;
     pub(in crate::felix) const FAMILY: i32 = 4106;

@@ -14,7 +14,7 @@ pub(super) fn refusal(number: i32, command: &Command) -> String {
         (EEXIST, Command::Create(..)) => {
             "a set of that name is there, and it is another one".to_owned()
         }
-        (ENOENT, Command::Swap(a, b)) => format!("there is no set {a}, or no set {b}"),
+        (code::NO_OTHER_SET, Command::Swap(_, other)) => format!("there is no set {other}"),
         (ENOENT, _) => "there is no set of that name".to_owned(),
         (EBUSY, _) => "somebody is listing it just now".to_owned(),
         (code::BUSY | code::REFERENCED, _) => "it is in use: a rule names it".to_owned(),
@@ -77,7 +77,8 @@ mod tests {
             (4098, Command::Create(set(), spec), "ip_set_hash_netiface"),
             (17, Command::Create(set(), spec), "it is another one"),
             (2, Command::Destroy(set()), "no set of that name"),
-            (2, Command::Swap(set(), "b".to_owned()), "no set cali40x, or no set b"),
+            (2, Command::Swap(set(), "b".to_owned()), "no set of that name"),
+            (4101, Command::Swap(set(), "b".to_owned()), "no set b"),
             (4100, Command::Destroy(set()), "a rule names it"),
             (4104, Command::Add(set(), everything), "0.0.0.0/0"),
             (12, Command::Destroy(set()), "memory"),
