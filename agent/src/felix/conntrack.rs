@@ -29,7 +29,7 @@ use super::watch::Dialogue;
 
 /// How many connections are deleted with one call.
 const AT_ONCE: usize = 64;
-/// Up to how many addresses the kernel is asked for one by one. It walks its table for each; for more it
+/// Up to how many IPv4 addresses the kernel is asked for one by one. It walks its table for each; for more it
 /// lists all connections once.
 const ONE_BY_ONE: usize = 8;
 
@@ -175,7 +175,8 @@ fn find(
             found.insert(one);
         }
     };
-    let mut filtered = wanted.len() <= ONE_BY_ONE;
+    // By IPv6 addresses the kernels up to now (6.18) leave out just those that were asked for.
+    let mut filtered = wanted.len() <= ONE_BY_ONE && family == Family::V4;
     if filtered {
         for one in &wanted {
             match socket.ask(&wire::list(family, Some(*one)), &mut add).map_err(Errno::try_from) {

@@ -150,6 +150,8 @@ fn what_belongs_to_an_address_is_forgotten_and_nothing_else() {
         (vec!["10.65.0.1"], vec![]),
         (vec!["10.65.0.4", "fd65::2"], vec![]),
         (vec![], vec!["192.0.2.1"]),
+        (vec![], vec!["192.0.2.77", "fd65::2"]),
+        (vec!["fd65::2"], vec![]),
         (vec!["10.65.0.2"], vec!["203.0.113.77"]),
         (vec!["10.65.0.77", "fd65::77"], vec!["192.0.2.77"]),
         // So many that the kernel is asked once for all.

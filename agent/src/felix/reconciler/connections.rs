@@ -1,10 +1,13 @@
 //! Connections that came to be while our rules were not in force. They are established, so policy
-//! would never be asked about them, and no address would be translated; here it is done, once.
+//! would never be asked about them, and no address would be translated; here it is done, once. Where it
+//! is wanted (`DeniedConnections`), the same is done after each change of policy.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use calico_datastore::model::Family;
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{Felix, Run};
@@ -21,6 +24,19 @@ const MOST: usize = 16_384;
 const BREATH: usize = 1000;
 /// How many of the connections that were cut are named.
 const NAMED: usize = 3;
+
+/// The shortest time between two changes of policy about which all connections are asked; of a host with
+/// very many it is so many times what asking took.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSES: u32 = 20;
+
+/// Connections of which a change of policy may deny some.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    any: bool,
+    /// When they are asked about again at the earliest.
+    rest: Option<Instant>,
+}
 
 /// Something others changed may have let connections pass that policy denies.
 fn is_hole(drift: &Drift) -> bool {
@@ -78,6 +94,28 @@ impl Felix {
         self.untranslated.extend(drift.iter().filter_map(is_untranslated));
     }
 
+    /// Notes that policy may deny connections that it allowed, where these are to be cut. Returns when they
+    /// are asked about, unless now.
+    pub(super) fn note_change(
+        &mut self,
+        may_deny: bool,
+        state: &DesiredState,
+        now: Instant,
+    ) -> Option<Instant> {
+        let suspects = &mut self.suspects;
+        suspects.any = state.settings.cut_denied_connections && (suspects.any || may_deny);
+        // What a state from disk denies the datastore may allow.
+        if !suspects.any || state.origin.is_stored() {
+            return None;
+        }
+        if let Some(rest) = suspects.rest.filter(|rest| *rest > now) {
+            return Some(rest);
+        }
+        suspects.any = false;
+        self.unasked.extend(Family::ALL);
+        None
+    }
+
     /// Asks policy about the connections of the families that were noted, and cuts those that it
     /// denies, and those whose address should have been translated. `in_force`: packets meet our
     /// rules again; until then it would be in vain.
@@ -111,6 +149,7 @@ impl Felix {
             }
         };
         let judge = Judge::new(state, &host);
+        let begin = Instant::now();
         for family in doubted {
             match self.cut_denied(family, &judge, &host, state, run).await {
                 Ok(true) => {
@@ -128,6 +167,7 @@ impl Felix {
                 }
             }
         }
+        self.suspects.rest = Some(Instant::now() + PAUSE.max(begin.elapsed() * PAUSES));
     }
 
     /// False when some are left for the next run.
