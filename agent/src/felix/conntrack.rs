@@ -123,12 +123,11 @@ impl Conntrack {
     ) -> Result<(Vec<Connection>, Option<BadEntry>), ConntrackError> {
         blocking(ConntrackError::List, move |socket| {
             let (mut connections, mut bad) = (Vec::new(), None);
-            socket
-                .ask(&wire::list(family, None), |body| match wire::connection(body) {
-                    Ok(connection) => connections.push(connection),
-                    Err(error) => drop(bad.get_or_insert(error)),
-                })
-                .map_err(|error| ConntrackError::of(error, ConntrackError::List))?;
+            list(socket, &wire::list(family, None), |body| match wire::connection(body) {
+                Ok(connection) => connections.push(connection),
+                Err(error) => drop(bad.get_or_insert(error)),
+            })
+            .map_err(|error| ConntrackError::of(error, ConntrackError::List))?;
             Ok((connections, bad))
         })
         .await
@@ -158,6 +157,15 @@ async fn blocking<T: Send + 'static>(
     worked.map_err(|error| failed(io::Error::other(error)))?
 }
 
+/// Connections come and go while they are listed: what came to be or ended meanwhile is in the list or
+/// not, and one may be in it twice.
+fn list(socket: &mut Dialogue, request: &[u8], read: impl FnMut(&[u8])) -> io::Result<()> {
+    match socket.ask(request, read) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        other => other,
+    }
+}
+
 /// The connections of a family that have one of these addresses.
 fn find(
     socket: &mut Dialogue,
@@ -167,6 +175,9 @@ fn find(
     let wanted: BTreeSet<(Side, IpAddr)> =
         wanted.iter().filter(|(_, address)| Family::of(*address) == family).copied().collect();
     let mut found = BTreeSet::new();
+    if wanted.is_empty() {
+        return Ok(found);
+    }
     // What the kernel leaves out is a matter of its age: all is looked at here.
     let mut add = |body: &[u8]| {
         let Ok(one) = wire::connection(body) else { return };
@@ -179,7 +190,8 @@ fn find(
     let mut filtered = wanted.len() <= ONE_BY_ONE && family == Family::V4;
     if filtered {
         for one in &wanted {
-            match socket.ask(&wire::list(family, Some(*one)), &mut add).map_err(Errno::try_from) {
+            let request = wire::list(family, Some(*one));
+            match list(socket, &request, &mut add).map_err(Errno::try_from) {
                 Ok(()) => {}
                 Err(Ok(Errno::EINVAL | Errno::EOPNOTSUPP)) => filtered = false,
                 Err(Ok(errno)) => return Err(ConntrackError::List(errno.into())),
@@ -188,8 +200,7 @@ fn find(
         }
     }
     if !filtered {
-        socket
-            .ask(&wire::list(family, None), &mut add)
+        list(socket, &wire::list(family, None), &mut add)
             .map_err(|error| ConntrackError::of(error, ConntrackError::List))?;
     }
     Ok(found)

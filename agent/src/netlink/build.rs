@@ -36,7 +36,7 @@ impl Message {
         let opened = self.open(kind);
         self.0.extend(text.as_bytes());
         self.0.push(0);
-        self.end(&opened);
+        self.end(opened.0);
     }
 
     /// Begins an attribute that holds others.
@@ -45,8 +45,8 @@ impl Message {
     }
 
     /// Ends it.
-    pub(crate) fn close(&mut self, opened: Opened) {
-        self.end(&opened);
+    pub(crate) fn close(&mut self, Opened(at): Opened) {
+        self.end(at);
     }
 
     /// The message.
@@ -63,9 +63,9 @@ impl Message {
         opened
     }
 
-    fn end(&mut self, opened: &Opened) {
-        let length = u16::try_from(self.0.len() - opened.0).unwrap_or(u16::MAX);
-        self.0[opened.0..opened.0 + 2].copy_from_slice(&length.to_ne_bytes());
+    fn end(&mut self, at: usize) {
+        let length = u16::try_from(self.0.len() - at).unwrap_or(u16::MAX);
+        self.0[at..at + 2].copy_from_slice(&length.to_ne_bytes());
         self.pad();
     }
 

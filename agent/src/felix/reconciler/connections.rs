@@ -205,6 +205,9 @@ impl Felix {
             }
             tokio::task::yield_now().await;
         }
+        // One may be listed twice.
+        cut.sort_unstable();
+        cut.dedup();
         let (all, denied) = (connections.len(), cut.len());
         debug!(%family, all, denied, misled, "connections judged");
         let complete = cut.len() <= MOST;

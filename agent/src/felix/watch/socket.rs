@@ -103,8 +103,10 @@ impl Dialogue {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
-        // What is refused need not be sent back as a whole.
-        socket.set_cap_ack(true)?;
+        // What is refused need not be sent back as a whole; kernels before 4.3 do so all the same.
+        if let Err(error) = socket.set_cap_ack(true) {
+            debug!(%error, "what is refused is sent back as a whole");
+        }
         Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM), sequence: 0 })
     }
 
