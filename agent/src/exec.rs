@@ -5,8 +5,8 @@
 //! would fill with them.
 //!
 //! Input is handed over as a whole, as a file in memory. Through a pipe it would come in pieces,
-//! and a program that outlives us would take for complete what had arrived by then: `ipset restore`
-//! carries out a last line that was cut off, and `10.0.0.0/2` is not `10.0.0.0/24`.
+//! and a program that outlives us would take for complete what had arrived by then: a last line that was
+//! cut off, say, and `10.0.0.0/2` is not `10.0.0.0/24`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -1,11 +1,15 @@
-//! As much of netlink's format as the watch needs: messages, attributes, a request. Pure; what does
-//! not fit its length ends the walk, and nothing panics whatever the bytes are.
+//! As much of netlink's format as we need: messages, attributes, requests. Pure; what does not fit its
+//! length ends the walk, and nothing panics whatever the bytes are.
+
+pub(crate) mod build;
 
 /// `nlmsghdr` (netlink(7)) without its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     /// `nlmsg_type`.
     pub(crate) kind: u16,
+    /// `nlmsg_flags`.
+    pub(crate) flags: u16,
     /// `nlmsg_seq`: that of the request that it answers.
     pub(crate) sequence: u32,
     /// `nlmsg_pid`: the port of the sender.
@@ -22,9 +26,13 @@ const HEADER: usize = 16;
 pub(crate) const REQUEST: u16 = 1 | 4;
 /// `NLM_F_DUMP`.
 pub(crate) const DUMP: u16 = 0x300;
+/// `NLM_F_DUMP_INTR`: what is listed changed meanwhile.
+pub(crate) const INTERRUPTED: u16 = 0x10;
 /// `NLA_TYPE_MASK`: the rest says nested, and in which byte order.
 const TYPE_MASK: u16 = 0x3fff;
-/// `NLA_F_NESTED` is the sender's to set; only we need `NLA_F_NET_BYTEORDER`.
+/// `NLA_F_NESTED`.
+pub(crate) const NESTED: u16 = 1 << 15;
+/// `NLA_F_NET_BYTEORDER`.
 pub(crate) const NET_BYTE_ORDER: u16 = 1 << 14;
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -51,12 +59,20 @@ pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = (Header, &[u8])>
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = u32_at(rest, 0)? as usize;
-        let (kind, sequence, port) = (u16_at(rest, 4)?, u32_at(rest, 8)?, u32_at(rest, 12)?);
-        let header = Header { kind, sequence, port };
+        let (kind, flags) = (u16_at(rest, 4)?, u16_at(rest, 6)?);
+        let (sequence, port) = (u32_at(rest, 8)?, u32_at(rest, 12)?);
+        let header = Header { kind, flags, sequence, port };
         let body = rest.get(HEADER..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((header, body))
     })
+}
+
+/// What the kernel says of a request by number, from an [`ERROR`]: 0 = carried out, else an error's
+/// number, positive; and the request, or the beginning of it.
+pub(crate) fn verdict(body: &[u8]) -> (i32, &[u8]) {
+    let code = u32_at(body, 0).unwrap_or(0).cast_signed().wrapping_neg();
+    (code, body.get(4..).unwrap_or_default())
 }
 
 /// Attributes: type and value.
@@ -90,20 +106,11 @@ pub(crate) fn request(
     header: &[u8],
     attributes: &[(u16, &[u8])],
 ) -> Vec<u8> {
-    let mut out = vec![0; HEADER];
-    out.extend(header);
+    let mut message = build::Message::new(kind, flags, header);
     for (kind, value) in attributes {
-        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        out.extend(length.to_ne_bytes());
-        out.extend(kind.to_ne_bytes());
-        out.extend(*value);
-        out.resize(out.len().next_multiple_of(4), 0);
+        message.put(*kind, value);
     }
-    let length = u32::try_from(out.len()).unwrap_or(u32::MAX);
-    out[0..4].copy_from_slice(&length.to_ne_bytes());
-    out[4..6].copy_from_slice(&kind.to_ne_bytes());
-    out[6..8].copy_from_slice(&flags.to_ne_bytes());
-    out
+    message.finish()
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ mod chaos;
 mod churn;
 #[path = "felix/connections.rs"]
 mod connections;
+#[path = "felix/conntrack.rs"]
+mod conntrack;
 #[path = "felix/contention.rs"]
 mod contention;
 #[path = "felix/counters.rs"]
@@ -58,6 +60,10 @@ mod policy;
 mod probing;
 #[path = "felix/rewriting.rs"]
 mod rewriting;
+#[path = "felix/sets.rs"]
+mod sets;
+#[path = "felix/sets_speed.rs"]
+mod sets_speed;
 #[path = "felix/spelling.rs"]
 mod spelling;
 #[path = "felix/spoofing.rs"]

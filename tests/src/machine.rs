@@ -20,7 +20,8 @@ use crate::rkt::plugin_binary;
 use crate::run::Run;
 use crate::wait;
 
-/// What the root holds besides Debian's minimum: what a host of ours needs.
+/// What the root holds besides Debian's minimum: what a host of ours needs, and what looks at it from
+/// outside.
 const PACKAGES: &str =
     "systemd,systemd-sysv,dbus,iproute2,iptables,ipset,nftables,kmod,procps,conntrack,bird2";
 

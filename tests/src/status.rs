@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// The counters of what was written since the agent's start, each with the part that keeps it: lines
-/// sent to `iptables-restore` and `ipset restore`, sysctls, routes and neighbours, BIRD's files.
+/// sent to `iptables-restore` and to the kernel's address sets, sysctls, routes and neighbours, BIRD's files.
 pub const WRITES: [(&str, &str); 5] = [
     ("felix", "iptables_lines"),
     ("felix", "ipset_lines"),

@@ -230,6 +230,20 @@ pub static PARAMS: &[Param] = &[
               all agents to that of the hosts that enforce. Felix only reports it.",
     },
     Param {
+        name: "DeniedConnections",
+        kind: Kind::Choice(&[
+            ("keep", |s| s.cut_denied_connections = false),
+            ("cut", |s| s.cut_denied_connections = true),
+        ]),
+        default: "keep",
+        none: Some("keep"),
+        on_bad: NextSource,
+        doc: "What becomes of connections of pods that policy allowed when they began, and denies \
+              since it changed. keep: they go on, as with Felix; only new ones are asked. cut: each \
+              change of policy, of labels or of what a selector chooses is asked about all of them, \
+              at most once a second, and those that it denies are cut. Felix has no such parameter.",
+    },
+    Param {
         name: "InvalidPolicy",
         kind: Kind::Choice(&[
             ("absent", |s| s.invalid_policy = InvalidPolicy::Absent),

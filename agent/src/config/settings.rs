@@ -113,6 +113,8 @@ pub struct Settings {
     /// `CalicoVersion`: the version of Calico whose names and order of policies hold. None = the one
     /// in ClusterInformation.
     pub calico_version: Option<CalicoVersion>,
+    /// `DeniedConnections`: connections that policy allowed once and denies now are cut. False: they go on.
+    pub cut_denied_connections: bool,
     /// `InvalidPolicy`: what a policy counts as whose value cannot be read. Absent.
     pub invalid_policy: InvalidPolicy,
     /// `IptablesBackend`. Auto.
@@ -210,6 +212,7 @@ impl Default for Settings {
             denied_log_group: 5,
             endpoint_counters: true,
             calico_version: None,
+            cut_denied_connections: false,
             invalid_policy: InvalidPolicy::Absent,
             iptables_backend: IptablesBackend::Auto,
             insert_mode: InsertMode::Insert,

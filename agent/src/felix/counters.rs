@@ -1,4 +1,4 @@
-//! How often the kernel's tools were called, and how much they were told.
+//! How often the kernel was told and asked something, and how much.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,13 +30,13 @@ pub struct Counters {
     pub iptables_bytes: Counter,
     /// Chains declared or deleted, and rules written.
     pub iptables_lines: Counter,
-    /// Calls of `ipset save`.
+    /// How often all sets were read.
     pub ipset_saves: Counter,
-    /// Calls of `ipset restore`.
+    /// Batches of commands for sets.
     pub ipset_restores: Counter,
-    /// Lines sent to `ipset restore`.
+    /// Commands in them: each a member or a set.
     pub ipset_lines: Counter,
-    /// Calls of `conntrack`.
+    /// Batches of connections to delete.
     pub conntrack_calls: Counter,
     /// Connections that were cut because policy denies them.
     pub connections_cut: Counter,

@@ -75,10 +75,10 @@ impl Leftovers {
                 }
             }
         }
-        match Sets::new(exec.clone(), Counters::default()).read().await {
+        match Sets::new(Counters::default()).read().await {
             Ok(sets) => found.sets = sets.into_keys().collect(),
-            // Who never had the tool has no sets.
-            Err(SetError::Read(error)) if error.is_missing() => {}
+            // A kernel without them has none of ours.
+            Err(SetError::Unsupported(_)) => {}
             Err(error) => found.problem("address sets", chain(&error)),
         }
         found
@@ -122,7 +122,7 @@ impl Leftovers {
             }
         }
         let mut commands: Vec<_> = self.sets.iter().cloned().map(Command::Destroy).collect();
-        let sets = Sets::new(exec.clone(), Counters::default());
+        let sets = Sets::new(Counters::default());
         for tries in 1..=SETS_TRIES {
             if commands.is_empty() {
                 break;

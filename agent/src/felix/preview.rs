@@ -115,8 +115,7 @@ pub async fn preview(
         }
         tables.extend(changes(&mut wanted, family, &driver, &dataplane).await?);
     }
-    let actual =
-        Sets::new(exec.clone(), counters.clone()).read().await.map_err(PreviewError::Sets)?;
+    let actual = Sets::new(counters.clone()).read().await.map_err(PreviewError::Sets)?;
     let desired = sets::all(state, &interfaces, &on);
     let Phases { before, after } = sets::full_plan(&desired, &known, &actual);
 

@@ -39,11 +39,11 @@ pub struct Plan {
     pub revision: i64,
     /// The iptables that would be used, and why.
     pub dataplane: String,
-    /// What goes to `ipset restore` before the tables are written.
+    /// Address sets before the tables are written, as `ipset restore` takes them.
     pub sets_before: Vec<String>,
     /// What goes to `iptables-restore --noflush`.
     pub tables: Vec<TableChange>,
-    /// What goes to `ipset restore` after that.
+    /// And after that.
     pub sets_after: Vec<String>,
     /// Kernel parameters.
     pub sysctls: Vec<SysctlChange>,

@@ -12,11 +12,11 @@ pub fn render(plan: &Plan) -> String {
             let _ = writeln!(text, "# {title}\n{}", lines.join("\n"));
         }
     };
-    part("ipset restore -exist, before the tables".to_owned(), &plan.sets_before);
+    part("address sets, before the tables".to_owned(), &plan.sets_before);
     for table in &plan.tables {
         part(format!("{} --noflush", table.program), &[table.text.trim_end().to_owned()]);
     }
-    part("ipset restore -exist, after the tables".to_owned(), &plan.sets_after);
+    part("address sets, after the tables".to_owned(), &plan.sets_after);
     let sysctls: Vec<String> = plan
         .sysctls
         .iter()

@@ -278,3 +278,91 @@ fn a_start_cuts_what_a_hole_let_through_and_not_what_an_older_policy_allowed() {
         assert!(Line::tcp(&place.a, place.b.v4(), 80).is_none(), "a new one is");
     });
 }
+
+/// `DeniedConnections`: what policy allowed and denies now goes on, or is cut; what it still allows goes on.
+#[test]
+fn a_change_of_policy_cuts_what_it_denies_where_that_is_wanted() {
+    each_flavour(|host, flavour| {
+        let mut place = place(host, flavour);
+        set(&mut place.state, "s:friends", &[1]);
+        let open = |state: &mut DesiredState| {
+            let mut udp = udp(Action::Allow, 5000);
+            udp.source.sets = vec![calico_agent::desired::SetId::new("s:friends")];
+            profile(state, "some", vec![tcp(Action::Allow, &[80]), udp], vec![any(Action::Allow)]);
+        };
+        open(&mut place.state);
+        host.apply(&place.state, Wake::Start);
+        let lines = |place: &Place| -> Vec<(Line, Line)> {
+            let both = place.b.both().into_iter();
+            both.map(|to| (Line::tcp(&place.a, to, 80).unwrap(), Line::udp(&place.a, to, 5000)))
+                .collect()
+        };
+        let outside = |place: &Place| {
+            OUTSIDE.map(|to| Line::tcp(&place.a, to.parse().unwrap(), 80).expect("it is allowed"))
+        };
+        let all = |lines: &[(Line, Line)]| {
+            let both: Vec<_> =
+                lines.iter().map(|(tcp, udp)| (tcp.echoes(), udp.echoes())).collect();
+            assert!(both.iter().all(|one| *one == both[0]), "both families: {both:?}");
+            both[0]
+        };
+        let (old, far) = (lines(&place), outside(&place));
+        assert_eq!(all(&old), (true, true));
+        let before = cut(&host.run(&place.state, Wake::Retry));
+
+        // As the original does it: they go on, whatever changes.
+        let mut state = next(&place.state);
+        set(&mut state, "s:friends", &[2]);
+        host.apply(&state, Wake::Desired);
+        assert_eq!(all(&old), (true, true), "keep");
+        assert!(!Line::udp(&place.a, place.b.v4(), 5000).echoes(), "a new one is asked");
+        let mut state = next(&place.state);
+        host.apply(&state, Wake::Desired);
+
+        // Who wants it now is asked about what there is: nothing is denied.
+        settings(&mut state, |s| s.cut_denied_connections = true);
+        let mut state = next(&state);
+        assert_eq!(cut(&host.apply(&state, Wake::Desired)), before);
+        assert_eq!(all(&old), (true, true));
+
+        // A member leaves: not at once after the last time, but in a second.
+        set(&mut state, "s:friends", &[2]);
+        let mut state = next(&state);
+        let report = host.apply(&state, Wake::Desired);
+        let wait = report.wake_after.expect("it comes back to that");
+        assert!(wait <= Duration::from_secs(2), "{wait:?}");
+        assert_eq!(cut(&report), before);
+        host.sleep(wait);
+        assert!(cut(&host.apply(&state, Wake::Timer)) >= before + 2);
+        assert_eq!(all(&old), (true, false), "UDP is denied, TCP is not");
+
+        // A rule goes.
+        host.sleep(Duration::from_secs(2));
+        profile(&mut state, "some", vec![], vec![any(Action::Allow)]);
+        let mut state = next(&state);
+        host.apply(&state, Wake::Desired);
+        assert_eq!(all(&old), (false, false));
+        assert!(far.iter().all(Line::echoes), "what goes out is still allowed");
+
+        // Another class: what the endpoint may send.
+        host.sleep(Duration::from_secs(2));
+        open(&mut state);
+        profile(&mut state, "mute", vec![any(Action::Allow)], vec![]);
+        endpoint(&mut state, &place.a, &profiles(&["mute"]), true);
+        let mut state = next(&state);
+        host.apply(&state, Wake::Desired);
+        assert!(!far.iter().any(Line::echoes), "cut");
+
+        // While no agent ran.
+        endpoint(&mut state, &place.a, &profiles(&["some"]), true);
+        set(&mut state, "s:friends", &[1]);
+        let mut state = next(&state);
+        host.apply(&state, Wake::Desired);
+        let new = lines(&place);
+        assert_eq!(all(&new), (true, true));
+        host.restart();
+        set(&mut state, "s:friends", &[2]);
+        host.apply(&next(&state), Wake::Start);
+        assert_eq!(all(&new), (true, false));
+    });
+}

@@ -30,10 +30,6 @@ pub struct ProgramFacts {
     pub iptables: (u32, u32, u32),
     /// `ip6tables` of the same flavour; `None` when IPv6 is off or not in this kernel.
     pub ip6tables: Option<Program>,
-    /// `ipset`.
-    pub ipset: Option<Program>,
-    /// `conntrack`.
-    pub conntrack: Option<Program>,
     /// `bird`.
     pub bird: Option<Program>,
 }
@@ -65,26 +61,6 @@ pub fn judge(facts: &ProgramFacts) -> Vec<Finding> {
             &mut out,
             program,
             "install it, or set FELIX_IPV6SUPPORT=false on a host without IPv6",
-        );
-    }
-    if let Some(program) = &facts.ipset {
-        match &program.version {
-            // It says so when the kernel speaks a newer revision than it does.
-            Ok(version) if version.contains("Warning") => {
-                out.warn("ipset", version, "install an ipset that is at least as new as the kernel")
-            }
-            _ => needed(
-                &mut out,
-                program,
-                "install the package ipset: without it no policy can be enforced",
-            ),
-        }
-    }
-    if let Some(program) = &facts.conntrack {
-        optional(
-            &mut out,
-            program,
-            "install the package conntrack: without it the next pod with an address inherits the connections of the last one",
         );
     }
     if let Some(program) = &facts.bird {
@@ -167,29 +143,11 @@ mod tests {
         let none = ProgramFacts::default();
         let missing = || Err(Absent::Missing);
         for (facts, expected) in [
-            (ProgramFacts { ipset: program(missing()), ..none.clone() }, Level::Fail),
             (ProgramFacts { ip6tables: program(missing()), ..none.clone() }, Level::Fail),
-            (ProgramFacts { conntrack: program(missing()), ..none.clone() }, Level::Warn),
             (ProgramFacts { bird: program(missing()), ..none.clone() }, Level::Warn),
             (ProgramFacts { bird: program(Ok("BIRD version 1.6.8")), ..none.clone() }, Level::Fail),
             (ProgramFacts { bird: program(Ok("BIRD version 2.0.12")), ..none.clone() }, Level::Ok),
-            (ProgramFacts { bird: program(Ok("BIRD version 3.1.0")), ..none.clone() }, Level::Ok),
-            (
-                ProgramFacts {
-                    ipset: program(Ok("ipset v7.17, protocol version: 7")),
-                    ..none.clone()
-                },
-                Level::Ok,
-            ),
-            (
-                ProgramFacts {
-                    ipset: program(Ok(
-                        "Warning: Kernel support protocol versions 6-7 while userspace supports protocol versions 6-6",
-                    )),
-                    ..none
-                },
-                Level::Warn,
-            ),
+            (ProgramFacts { bird: program(Ok("BIRD version 3.1.0")), ..none }, Level::Ok),
         ] {
             assert_eq!(level(&facts), expected, "{facts:?}");
         }

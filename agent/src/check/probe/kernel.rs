@@ -1,5 +1,5 @@
 //! Tries what the agent does to a kernel in a network namespace that lives as long as the trial, with
-//! the agent's own code; where no namespace can be made, asks the tools without writing.
+//! the agent's own code; where no namespace can be made, asks without writing.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -100,7 +100,7 @@ async fn without_writing(request: &Request) -> Vec<Tried> {
 
 /// The sets as the agent makes them, each with a member.
 async fn sets(request: &Request) -> Vec<Tried> {
-    let sets = Sets::new(request.exec.clone(), Counters::default());
+    let sets = Sets::new(Counters::default());
     let mut tried = Vec::new();
     for &family in &request.families {
         let [net, port, iface] = features::sets(family);
@@ -146,7 +146,7 @@ async fn rules(request: &Request, dry: bool) -> Vec<Tried> {
         let [.., iface] = features::sets(family);
         // Without writing only a set that the agent made earlier can be named.
         let set = if dry { names::local_endpoints(family) } else { iface };
-        let exists = !dry || set_exists(&request.exec, &set).await;
+        let exists = !dry || Sets::new(Counters::default()).has(&set).unwrap_or(false);
         let (settings, random) = (&request.settings, dataplane.random_fully);
         let all = features::features(family, settings, random, &set);
         let usable = |feature: &&Feature| exists || !feature.uses_set;
@@ -179,10 +179,6 @@ async fn rules(request: &Request, dry: bool) -> Vec<Tried> {
         }
     }
     tried
-}
-
-async fn set_exists(exec: &Exec, set: &str) -> bool {
-    exec.run("ipset", &["list", "-name", set], b"").await.is_ok()
 }
 
 /// A veth, its parameters, routes and neighbours.
@@ -303,16 +299,19 @@ async fn veth() -> Result<u32, rtnetlink::Error> {
 
 /// Cutting the connections of an address.
 async fn connections(request: &Request) -> Vec<Tried> {
-    let conntrack = Conntrack::new(request.exec.clone(), Counters::default());
+    let conntrack = Conntrack::new(Counters::default());
     let addresses: BTreeSet<IpAddr> = request.families.iter().copied().map(example).collect();
     let outcome = match conntrack.forget(&addresses, &addresses).await {
         Ok(()) => Outcome::Works,
-        // The missing program is told among the programs.
-        Err(error) if error.is_missing() => return Vec::new(),
         Err(error) => Outcome::Refused(chain(&error)),
     };
     let need = Need::For("cutting the connections of a pod that left");
-    vec![Tried { area: "connections".to_owned(), what: "conntrack".to_owned(), need, outcome }]
+    vec![Tried {
+        area: "connections".to_owned(),
+        what: "nf_conntrack_netlink".to_owned(),
+        need,
+        outcome,
+    }]
 }
 
 /// An address that nobody has (RFC 5737, RFC 3849).

@@ -26,12 +26,8 @@ pub async fn programs(
         };
         (chosen, six)
     };
-    let ((chosen, ip6tables), ipset, conntrack, bird) = tokio::join!(
-        surveyed,
-        version(exec, "ipset", &["--version"]),
-        version(exec, "conntrack", &["--version"]),
-        version(exec, "bird", &["--version"]),
-    );
+    let ((chosen, ip6tables), bird) =
+        tokio::join!(surveyed, version(exec, "bird", &["--version"]),);
     let dataplane = match &chosen {
         Ok(chosen) => Ok((chosen.flavour, chosen.to_string())),
         Err(error) => Err(chain(error)),
@@ -40,8 +36,6 @@ pub async fn programs(
         dataplane: Some(dataplane),
         iptables: chosen.as_ref().map(|chosen| chosen.version).unwrap_or_default(),
         ip6tables,
-        ipset: Some(ipset),
-        conntrack: Some(conntrack),
         bird: Some(bird),
     };
     (facts, chosen.ok())
@@ -51,15 +45,11 @@ async fn version(exec: &Exec, program: &str, args: &[&str]) -> Program {
     let version = match exec.run(program, args, b"").await {
         Ok(output) => {
             let out = String::from_utf8_lossy(&output.stdout).into_owned();
-            // BIRD prints its version to standard error, behind what the libraries say; ipset warns
-            // there of a kernel that speaks another protocol.
-            let warning = output.stderr.lines().find(|line| line.starts_with("Warning: Kernel"));
-            let said = match (out.trim(), warning) {
-                ("", _) => output.stderr.lines().last().unwrap_or_default().to_owned(),
-                (out, None) => out.to_owned(),
-                (out, Some(warning)) => format!("{out}; {warning}"),
-            };
-            Ok(said)
+            // BIRD prints its version to standard error, behind what the libraries say.
+            Ok(match out.trim() {
+                "" => output.stderr.lines().last().unwrap_or_default().to_owned(),
+                out => out.to_owned(),
+            })
         }
         Err(error) if error.is_missing() => Err(Absent::Missing),
         Err(error) => Err(Absent::Broken(chain(&error))),

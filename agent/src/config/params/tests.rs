@@ -17,6 +17,7 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         denied_log_group: 1,
         endpoint_counters: false,
         calico_version: Some(CalicoVersion { major: 1, minor: 1 }),
+        cut_denied_connections: true,
         invalid_policy: InvalidPolicy::KeepLast,
         iptables_backend: IptablesBackend::Legacy,
         insert_mode: InsertMode::Append,

@@ -1,185 +1,288 @@
-//! Runs `ipset`. It decides nothing but how to go on after a line that was refused.
+//! Reads and writes sets through netlink. It decides nothing but how to go on after a command that was
+//! refused, which is [`super::batch`]'s to say.
+//!
+//! The kernel does its work within the calls. What may take longer than some tenths of a millisecond is
+//! done by a thread that may block; the socket is opened in the caller's, which has the namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write as _};
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
 
-use tracing::debug;
+use nix::errno::Errno;
+use tokio::task::spawn_blocking;
 
-use super::{ActualSet, Command, Entry, save};
-use crate::exec::{Exec, ExecError};
+use super::batch::{Batch, Queue, Refused, Verdict};
+use super::encode::{Encoded, encode};
+use super::wire::{Link, NFGENMSG, attr, code};
+use super::{ActualSet, Command, SetSpec, list, words};
 use crate::felix::counters::Counters;
-use crate::felix::iptables::names::owns_set;
-use crate::telemetry::chain;
+use crate::felix::watch::Answer;
+use crate::netlink::{attribute, u32_at};
 
-/// How many refused lines one write may have before it is given up.
-const MOST_REFUSED: usize = 512;
-/// How many members of one set may be refused before the others of it are not asked for any more.
-const MOST_OF_ONE: usize = 8;
-/// How many lines go into one call.
-const CHUNK: usize = 50_000;
+/// How many members are written without another thread.
+const FEW: usize = 64;
+/// How often and how long somebody is waited for who lists a set that is to change its place.
+const SWAP_TRIES: usize = 20;
+const SWAP_PAUSE: Duration = Duration::from_millis(10);
+/// What every message that is refused as a whole begins with.
+const HEADERS: usize = 16 + NFGENMSG.len();
 
-/// A call that failed as a whole.
+/// The sets could not be read or written at all.
 #[derive(Debug, thiserror::Error)]
 pub enum SetError {
+    /// The kernel lacks them.
+    #[error("this kernel has no address sets: is its module ip_set there?")]
+    Unsupported(#[source] io::Error),
+    /// We may not.
+    #[error("not permitted to use the kernel's address sets")]
+    NotPermitted(#[source] io::Error),
     /// The sets could not be read.
     #[error("cannot read the address sets")]
-    Read(#[source] ExecError),
+    Read(#[source] io::Error),
     /// The sets could not be written.
     #[error("cannot write the address sets")]
-    Write(#[source] ExecError),
+    Write(#[source] io::Error),
+    /// Too much was refused to go on.
+    #[error("cannot write the address sets: too much is refused, at last {0}")]
+    Refused(Box<Refused>),
 }
 
-/// A command that the kernel refused; the others were carried out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// What was refused.
-    pub command: Command,
-    /// What the tool said.
-    pub message: String,
-}
-
-impl Refused {
-    /// True when the set has no room (`maxelem`).
-    pub fn is_full(&self) -> bool {
-        self.message.contains("is full")
+impl SetError {
+    fn of(error: io::Error, other: impl FnOnce(io::Error) -> Self) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EPERM | Errno::EACCES) => Self::NotPermitted(error),
+            _ => other(error),
+        }
     }
 }
 
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`ipset {}`: {}", self.command, self.message)
-    }
+/// A socket in the network namespace of the calling thread.
+fn open(other: impl FnOnce(io::Error) -> SetError) -> Result<Link, SetError> {
+    Link::open().map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+        // What is said about a part of the kernel that it does not have.
+        Some(Errno::EINVAL | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT) => {
+            SetError::Unsupported(error)
+        }
+        _ => SetError::of(error, other),
+    })
 }
 
 /// The kernel's address sets.
 #[derive(Clone, Debug)]
 pub struct Sets {
-    exec: Exec,
     counters: Counters,
 }
 
 impl Sets {
-    /// The sets of this network namespace.
-    pub fn new(exec: Exec, counters: Counters) -> Self {
-        Self { exec, counters }
+    /// The sets of the network namespace of whoever reads or writes them.
+    pub fn new(counters: Counters) -> Self {
+        Self { counters }
     }
 
-    /// Reads all sets that are ours. A set that the tool cannot print is one that we did not make: it
-    /// comes without type and members.
+    /// Ends with an error when there are none in this kernel, or we may not use them.
     ///
     /// # Errors
-    /// When the tool fails.
-    pub async fn read(&self) -> Result<BTreeMap<String, ActualSet>, SetError> {
-        let error = match self.save(None).await {
-            // A set of somebody else that this tool does not understand (it is older than what made
-            // the set) ends the output in the middle.
-            Err(error @ ExecError::Failed { .. }) => error,
-            other => return other.map_err(SetError::Read),
-        };
-        let names = match self.exec.run("ipset", &["list", "-name"], b"").await {
-            Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
-            Err(_) => return Err(SetError::Read(error)),
-        };
-        debug!(error = %chain(&error), "reading sets one by one");
-        let mut sets = BTreeMap::new();
-        for name in names.lines().filter(|name| owns_set(name)) {
-            match self.save(Some(name)).await {
-                Ok(one) => sets.extend(one),
-                Err(ExecError::Failed { .. }) => {
-                    sets.insert(name.to_owned(), ActualSet::default());
-                }
-                Err(error) => return Err(SetError::Read(error)),
-            }
-        }
-        Ok(sets)
+    /// See there.
+    pub fn probe(&self) -> Result<(), SetError> {
+        open(SetError::Read).map(drop)
     }
 
-    async fn save(&self, name: Option<&str>) -> Result<BTreeMap<String, ActualSet>, ExecError> {
+    /// True when there is a set of that name.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn has(&self, name: &str) -> Result<bool, SetError> {
+        match open(SetError::Read)?.list_head(name, |_| {}) {
+            Ok(()) => Ok(true),
+            Err(error) if is_missing(&error) => Ok(false),
+            Err(error) => Err(SetError::of(error, SetError::Read)),
+        }
+    }
+
+    /// Reads all sets that are ours. One that we would not make comes without what it is, one of a type
+    /// that we do not use also without its members. What others write meanwhile may be in it or not.
+    ///
+    /// # Errors
+    /// When the kernel does not list them.
+    pub async fn read(&self) -> Result<BTreeMap<String, ActualSet>, SetError> {
         self.counters.ipset_saves.count(1);
-        let args: Vec<&str> = ["save"].into_iter().chain(name).collect();
-        let output = self.exec.run("ipset", &args, b"").await?;
-        Ok(save::parse(&String::from_utf8_lossy(&output.stdout)))
+        let link = open(SetError::Read)?;
+        blocking(move || read(link)).await.map_err(|error| SetError::of(error, SetError::Read))
     }
 
     /// Carries out `commands` in their order. A refused one is left out, and so are all others
     /// about a set that could not be made.
     ///
     /// # Errors
-    /// When the tool fails without saying where, or refuses too much.
+    /// When the kernel does not take commands, or refuses too much.
     pub async fn write(&self, commands: &[Command]) -> Result<Vec<Refused>, SetError> {
-        let mut refused: Vec<Refused> = Vec::new();
-        let mut hopeless: BTreeSet<&str> = BTreeSet::new();
-        let mut full: BTreeSet<&str> = BTreeSet::new();
-        let (mut rest, mut asked) = (commands, 0);
-        while !rest.is_empty() {
-            let chunk = &rest[..rest.len().min(CHUNK)];
-            let mut text = String::new();
-            let mut sent = Vec::new();
-            for (i, command) in chunk.iter().enumerate() {
-                let adds = matches!(command, Command::Add(..) | Command::Count(..));
-                let refuses = full.contains(command.set()) && adds;
-                if !refuses && !hopeless.contains(command.set()) {
-                    let _ = writeln!(text, "{command}");
-                    sent.push(i);
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |error| SetError::of(error, SetError::Write);
+        let mut link = open(SetError::Write)?;
+        let new: Vec<SetSpec> = commands
+            .iter()
+            .filter_map(|command| match command {
+                Command::Create(_, spec) => Some(*spec),
+                _ => None,
+            })
+            .collect();
+        if !new.is_empty() {
+            link = blocking(move || {
+                for spec in new {
+                    link.learn(spec.kind, spec.family)?;
                 }
-            }
-            if sent.is_empty() {
-                rest = &rest[chunk.len()..];
-                continue;
+                Ok(link)
+            })
+            .await
+            .map_err(failed)?;
+        }
+        let mut queue = Queue::new(commands);
+        loop {
+            let batch = queue.next();
+            if batch.is_empty() {
+                return Ok(queue.refused());
             }
             self.counters.ipset_restores.count(1);
-            // With -exist a member that is there already, or is gone already, is no error.
-            let error = match self.exec.run("ipset", &["restore", "-exist"], text.as_bytes()).await
-            {
-                Ok(_) => {
-                    self.counters.ipset_lines.count(sent.len() as u64);
-                    rest = &rest[chunk.len()..];
-                    continue;
+            let verdicts;
+            (link, verdicts) = tell(link, commands, &batch).await.map_err(failed)?;
+            for (message, verdict) in batch.iter().zip(verdicts) {
+                match queue.settle(message, verdict) {
+                    Ok(looked_at) => self.counters.ipset_lines.count(looked_at as u64),
+                    Err(_) => {
+                        let last = queue.refused().pop().map(Box::new);
+                        let unknown = || failed(io::ErrorKind::InvalidData.into());
+                        return Err(last.map_or_else(unknown, SetError::Refused));
+                    }
                 }
-                Err(error) => error,
-            };
-            let Some((line, message)) = refused_line(&error) else {
-                return Err(SetError::Write(error));
-            };
-            let Some(&at) = line.checked_sub(1).and_then(|line| sent.get(line)) else {
-                return Err(SetError::Write(error));
-            };
-            self.counters.ipset_lines.count(line as u64);
-            if asked >= MOST_REFUSED {
-                return Err(SetError::Write(error));
             }
-            let command = &chunk[at];
-            if matches!(command, Command::Create(..) | Command::Swap(..)) {
-                hopeless.insert(command.set());
-            }
-            let one = Refused { command: command.clone(), message };
-            let adds = |one: &&Refused| {
-                one.command.set() == command.set() && matches!(one.command, Command::Add(..))
-            };
-            let enough = one.is_full() || refused.iter().filter(adds).count() + 1 >= MOST_OF_ONE;
-            if enough && matches!(command, Command::Add(..)) && full.insert(command.set()) {
-                // None of the others is asked for: there may be a hundred thousand of them. Those
-                // that are an endpoint are told one by one.
-                let others = rest[at + 1..].iter().filter(|other| {
-                    other.set() == command.set()
-                        && matches!(other, Command::Add(_, Entry::NetIface(..)))
-                });
-                refused.extend(
-                    others.map(|o| Refused { command: o.clone(), message: one.message.clone() }),
-                );
-            }
-            refused.push(one);
-            asked += 1;
-            rest = &rest[at + 1..];
         }
-        Ok(refused)
     }
 }
 
-/// The line, counted from 1, that `ipset restore` stopped at, and what it said about it.
-fn refused_line(error: &ExecError) -> Option<(usize, String)> {
-    let ExecError::Failed { stderr, .. } = error else { return None };
-    let (_, rest) = stderr.split_once("Error in line ")?;
-    let (line, message) = rest.split_once(':')?;
-    Some((line.parse().ok()?, message.trim().to_owned()))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ENOENT as i32)
+}
+
+fn read(mut link: Link) -> io::Result<BTreeMap<String, ActualSet>> {
+    // Heads first: a set of somebody else, however large, is not read.
+    let mut sets = link.list(None, list::add)?;
+    let known: Vec<String> =
+        sets.iter().filter(|(_, set)| set.shape.is_some()).map(|(name, _)| name.clone()).collect();
+    for name in known {
+        match link.list(Some(&name), list::add) {
+            // It has gone since.
+            Err(error) if is_missing(&error) => drop(sets.remove(&name)),
+            other => sets.append(&mut other?),
+        }
+    }
+    Ok(sets)
+}
+
+async fn tell(
+    mut link: Link,
+    commands: &[Command],
+    batch: &Batch,
+) -> io::Result<(Link, Vec<Verdict>)> {
+    let encode = |places: &Vec<usize>| encode(&link.dialect, commands, places);
+    let encoded: Vec<Encoded> = batch.iter().map(encode).collect();
+    let requests: Vec<Vec<u8>> = encoded.iter().filter_map(|one| one.bytes.clone()).collect();
+    let quick = |place: &usize| {
+        use Command::{Add, Count, Delete};
+        matches!(commands[*place], Add(..) | Count(..) | Delete(..))
+    };
+    let places = || batch.iter().flatten();
+    let answers;
+    if places().count() <= FEW && places().all(quick) {
+        answers = link.tell(&requests)?;
+    } else {
+        (link, answers) = blocking(move || {
+            let answers = link.tell(&requests)?;
+            Ok((link, answers))
+        })
+        .await?;
+    }
+    let mut answers = answers.into_iter();
+    let mut verdicts = Vec::new();
+    for (places, Encoded { bytes, unspeakable }) in batch.iter().zip(encoded) {
+        let mut answer = match bytes {
+            Some(bytes) => {
+                let missing = || io::Error::from(io::ErrorKind::UnexpectedEof);
+                let mut answer = answers.next().ok_or_else(missing)?;
+                if matches!(commands[places[0]], Command::Swap(..)) {
+                    (link, answer) = swap_again(link, bytes, answer).await?;
+                }
+                answer
+            }
+            None => Answer { code: 0, request: Vec::new() },
+        };
+        if matches!(commands[places[0]], Command::Destroy(_)) && answer.code == Errno::ENOENT as i32
+        {
+            // Old kernels say so where it was only asked to be gone.
+            answer.code = 0;
+        }
+        if [Errno::EPERM, Errno::EACCES].map(|errno| errno as i32).contains(&answer.code) {
+            return Err(io::Error::from_raw_os_error(answer.code));
+        }
+        verdicts.push(if answer.code == 0 {
+            match unspeakable {
+                Some((at, message)) => Verdict::Refused { at, message, full: false },
+                None => Verdict::Done,
+            }
+        } else {
+            let at = refused_line(&answer).filter(|at| *at < places.len()).unwrap_or(0);
+            let command = &commands[places[at]];
+            let full = answer.code == code::FULL;
+            let mut message = words::refusal(answer.code, command);
+            if full {
+                message = format!("{message}{}", room(&mut link, command.set()));
+            }
+            Verdict::Refused { at, message, full }
+        });
+    }
+    Ok((link, verdicts))
+}
+
+/// A set that somebody lists cannot change its place.
+async fn swap_again(
+    mut link: Link,
+    request: Vec<u8>,
+    mut answer: Answer,
+) -> io::Result<(Link, Answer)> {
+    for _ in 0..SWAP_TRIES {
+        if answer.code != Errno::EBUSY as i32 {
+            break;
+        }
+        tokio::time::sleep(SWAP_PAUSE).await;
+        let request = request.clone();
+        let mut answers;
+        (link, answers) = blocking(move || {
+            let answers = link.tell(&[request])?;
+            Ok((link, answers))
+        })
+        .await?;
+        answer = answers.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
+    }
+    Ok((link, answer))
+}
+
+/// Which of the commands of a message was refused, from 0, when the kernel says so.
+fn refused_line(answer: &Answer) -> Option<usize> {
+    let line = attribute(answer.request.get(HEADERS..)?, attr::LINE)?;
+    usize::try_from(u32_at(line, 0)?).ok()?.checked_sub(1)
+}
+
+/// How much room a set has, in words.
+fn room(link: &mut Link, set: &str) -> String {
+    let mut max = None;
+    // It only makes the message better.
+    let _ = link.list_head(set, |body| max = list::most(body).or(max));
+    max.map(|max| format!(" (maxelem {max})")).unwrap_or_default()
 }

@@ -1,14 +1,28 @@
 //! Address sets in the kernel, behind one small interface: read all of ours, write a list of
-//! commands. Today `ipset save` and `ipset restore` do it; netlink can take their place without
-//! anybody else noticing.
+//! commands. Both speak netlink; no program is started.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`wire`] | names of the protocol, and the socket |
+//! | [`element`], [`list`] | members and sets as the kernel says them (pure) |
+//! | [`batch`], [`encode`], [`words`] | which commands go together, how they are said, and what a refusal means (pure) |
+//! | [`driver`] | reads and writes |
+//! | [`plan`], [`compare`] | what has to be written, and what others changed (pure) |
 
+mod batch;
 mod compare;
 mod driver;
+pub(in crate::felix) mod element;
+mod encode;
+mod list;
 mod plan;
-pub mod save;
+/// What `ipset save` prints: the sets of tests.
+#[cfg(test)]
+mod save;
 #[cfg(test)]
 mod tests;
 pub(in crate::felix) mod wire;
+mod words;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -17,8 +31,10 @@ use std::net::IpAddr;
 use calico_datastore::model::{Cidr, Family, InterfaceName, Protocol};
 use serde::{Deserialize, Serialize};
 
+pub use batch::Refused;
 pub use compare::compare;
-pub use driver::{Refused, SetError, Sets};
+pub use driver::{SetError, Sets};
+pub use list::listed;
 pub(crate) use plan::members_gone;
 pub use plan::{Phases, full, members_of};
 
@@ -41,6 +57,15 @@ impl SetType {
             Self::NetIface => "hash:net,iface",
         }
     }
+
+    /// The module of the kernel that has it.
+    fn module(self) -> &'static str {
+        match self {
+            Self::Net => "ip_set_hash_net",
+            Self::Port => "ip_set_hash_ipport",
+            Self::NetIface => "ip_set_hash_netiface",
+        }
+    }
 }
 
 /// What a set is, apart from its members. A set of the same name that is something else cannot be
@@ -55,6 +80,14 @@ pub struct SetSpec {
     pub max: u32,
     /// The kernel counts the packets that each member is found for.
     pub counters: bool,
+}
+
+impl SetSpec {
+    /// With how many buckets it begins, where that is not what the kernel would take. A class mostly has
+    /// few members, and there may be thousands of classes; the kernel enlarges a table that fills.
+    fn hash_size(self) -> Option<u32> {
+        (self.kind == SetType::NetIface).then_some(64)
+    }
 }
 
 /// What the kernel counted for a member.
@@ -134,15 +167,15 @@ impl Command {
     }
 }
 
+/// As `ipset restore` takes it.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Create(set, spec) => {
                 let family = if spec.family == Family::V4 { "inet" } else { "inet6" };
-                // A class mostly has few members, and there may be thousands of classes; the
-                // kernel enlarges a table that fills.
-                let small = if spec.kind == SetType::NetIface { " hashsize 64" } else { "" };
                 write!(f, "create {set} {} family {family}", spec.kind.name())?;
+                let small = spec.hash_size().map(|size| format!(" hashsize {size}"));
+                let small = small.unwrap_or_default();
                 let counters = if spec.counters { " counters" } else { "" };
                 write!(f, "{small} maxelem {}{counters}", spec.max)
             }

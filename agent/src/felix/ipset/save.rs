@@ -8,7 +8,7 @@ use super::{ActualSet, Counts, Entry, SetSpec, SetType};
 use crate::felix::iptables::names::owns_set;
 
 /// Our sets by name. What cannot be read of them is left out: it will differ, and be replaced.
-pub fn parse(text: &str) -> BTreeMap<String, ActualSet> {
+pub(super) fn parse(text: &str) -> BTreeMap<String, ActualSet> {
     let mut sets: BTreeMap<String, ActualSet> = BTreeMap::new();
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();

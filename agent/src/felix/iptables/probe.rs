@@ -12,6 +12,8 @@ use calico_datastore::model::Family;
 use super::save;
 use crate::config::IptablesBackend;
 use crate::exec::{Exec, ExecError};
+use crate::felix::counters::Counters;
+use crate::felix::ipset::{SetError, Sets};
 
 /// Which kernel interface an iptables speaks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,9 +78,9 @@ pub enum ProbeError {
     /// No iptables of the wanted flavour.
     #[error("no {0} on this host: install the package iptables (1.6.2 or later)")]
     NoIptables(&'static str),
-    /// No ipset.
-    #[error("ipset is not on this host: install the package ipset")]
-    NoIpset(#[source] ExecError),
+    /// No address sets.
+    #[error("without address sets no policy can be enforced")]
+    NoSets(#[source] SetError),
     /// We may not.
     #[error(
         "not permitted to program the kernel with {program}: run as root or with CAP_NET_ADMIN and \
@@ -89,7 +91,7 @@ pub enum ProbeError {
         program: String,
         /// How.
         #[source]
-        source: ExecError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// It is there but does not work.
     #[error("{program} does not work with this kernel: are ip_tables or nf_tables available?")]
@@ -114,7 +116,7 @@ impl ProbeError {
             // What the legacy flavour says to root without the capability.
             || said.contains("unable to initialize table") && !may_administer_network()
         {
-            Self::NotPermitted { program, source }
+            Self::NotPermitted { program, source: source.into() }
         } else {
             Self::Broken { program, source }
         }
@@ -171,7 +173,7 @@ async fn candidates(exec: &Exec) -> (Vec<Candidate>, Vec<ProbeError>) {
 /// Chooses. Changes nothing in the kernel but that the tables it would use exist afterwards.
 ///
 /// # Errors
-/// When no iptables works, or ipset is missing: nothing can be enforced on this host.
+/// When no iptables works, or the kernel has no address sets: nothing can be enforced on this host.
 pub async fn probe(exec: &Exec, wanted: IptablesBackend) -> Result<Probed, ProbeError> {
     choose(exec, wanted, true).await
 }
@@ -179,13 +181,18 @@ pub async fn probe(exec: &Exec, wanted: IptablesBackend) -> Result<Probed, Probe
 /// The same without trying whether the tables can be written: nothing at all changes.
 ///
 /// # Errors
-/// When no iptables is there that can be read, or ipset is missing.
+/// When no iptables is there that can be read, or the kernel has no address sets.
 pub async fn survey(exec: &Exec, wanted: IptablesBackend) -> Result<Probed, ProbeError> {
     choose(exec, wanted, false).await
 }
 
 async fn choose(exec: &Exec, wanted: IptablesBackend, try_it: bool) -> Result<Probed, ProbeError> {
-    ipset(exec).await?;
+    Sets::new(Counters::default()).probe().map_err(|error| match error {
+        SetError::NotPermitted(source) => {
+            ProbeError::NotPermitted { program: "netlink".to_owned(), source: source.into() }
+        }
+        error => ProbeError::NoSets(error),
+    })?;
     let (mut found, mut errors) = candidates(exec).await;
     let mut failed = errors.pop();
     let only = match wanted {
@@ -232,14 +239,6 @@ fn in_order(mut found: Vec<Candidate>, asked: bool) -> impl Iterator<Item = Data
         };
         Dataplane { why, ..candidate.dataplane }
     })
-}
-
-async fn ipset(exec: &Exec) -> Result<(), ProbeError> {
-    match exec.run("ipset", &["list", "-name"], b"").await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_missing() => Err(ProbeError::NoIpset(error)),
-        Err(error) => Err(ProbeError::of("ipset".to_owned(), error)),
-    }
 }
 
 /// The iptables of that suffix, when the host has it.

@@ -225,10 +225,8 @@ impl Felix {
     /// Step 4. What could not be forgotten is tried again in the next run.
     pub(super) async fn forget_connections(&mut self, run: &mut Run) {
         if let Err(error) = self.conntrack.forget(&self.leaving, &self.moved).await {
-            let message = format!(
-                "connections of addresses that left are not cut: {} (package conntrack)",
-                chain(&error)
-            );
+            let message =
+                format!("connections of addresses that left are not cut: {}", chain(&error));
             run.problem("conntrack", message);
         } else {
             self.leaving.clear();

@@ -1,27 +1,42 @@
 //! Connections that came to be while our rules were not in force. They are established, so policy
-//! would never be asked about them, and no address would be translated; here it is done, once.
+//! would never be asked about them, and no address would be translated; here it is done, once. Where it
+//! is wanted (`DeniedConnections`), the same is done after each change of policy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use calico_datastore::model::Family;
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{Felix, Run};
 use crate::desired::verdict::Judge;
 use crate::desired::{DesiredState, Externals};
 use crate::drift::Drift;
-use crate::exec::ExecError;
-use crate::felix::conntrack::{Connection, Order};
+use crate::felix::conntrack::{Connection, ConntrackError};
 use crate::felix::watch::Kind;
 use crate::telemetry::chain;
 
-/// How many orders one run gives. What is left is for the next one, which comes at once.
-const MOST: usize = 512;
+/// How many connections one run cuts. What is left is for the next one, which comes at once.
+const MOST: usize = 16_384;
 /// How many connections are judged before other tasks get their turn.
 const BREATH: usize = 1000;
 /// How many of the connections that were cut are named.
 const NAMED: usize = 3;
+
+/// The shortest time between two changes of policy about which all connections are asked; of a host with
+/// very many it is so many times what asking took.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSES: u32 = 20;
+
+/// Connections of which a change of policy may deny some.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    any: bool,
+    /// When they are asked about again at the earliest.
+    rest: Option<Instant>,
+}
 
 /// Something others changed may have let connections pass that policy denies.
 fn is_hole(drift: &Drift) -> bool {
@@ -79,6 +94,28 @@ impl Felix {
         self.untranslated.extend(drift.iter().filter_map(is_untranslated));
     }
 
+    /// Notes that policy may deny connections that it allowed, where these are to be cut. Returns when they
+    /// are asked about, unless now.
+    pub(super) fn note_change(
+        &mut self,
+        may_deny: bool,
+        state: &DesiredState,
+        now: Instant,
+    ) -> Option<Instant> {
+        let suspects = &mut self.suspects;
+        suspects.any = state.settings.cut_denied_connections && (suspects.any || may_deny);
+        // What a state from disk denies the datastore may allow.
+        if !suspects.any || state.origin.is_stored() {
+            return None;
+        }
+        if let Some(rest) = suspects.rest.filter(|rest| *rest > now) {
+            return Some(rest);
+        }
+        suspects.any = false;
+        self.unasked.extend(Family::ALL);
+        None
+    }
+
     /// Asks policy about the connections of the families that were noted, and cuts those that it
     /// denies, and those whose address should have been translated. `in_force`: packets meet our
     /// rules again; until then it would be in vain.
@@ -112,6 +149,7 @@ impl Felix {
             }
         };
         let judge = Judge::new(state, &host);
+        let begin = Instant::now();
         for family in doubted {
             match self.cut_denied(family, &judge, &host, state, run).await {
                 Ok(true) => {
@@ -122,13 +160,14 @@ impl Felix {
                 Err(error) => {
                     run.sets_surprise = true;
                     let message = format!(
-                        "{family} connections that policy denies are not cut: {} (package conntrack)",
+                        "{family} connections that policy denies are not cut: {}",
                         chain(&error)
                     );
                     run.problem("connections", message);
                 }
             }
         }
+        self.suspects.rest = Some(Instant::now() + PAUSE.max(begin.elapsed() * PAUSES));
     }
 
     /// False when some are left for the next run.
@@ -139,7 +178,7 @@ impl Felix {
         host: &BTreeSet<IpAddr>,
         state: &DesiredState,
         run: &mut Run,
-    ) -> Result<bool, ExecError> {
+    ) -> Result<bool, ConntrackError> {
         let (connections, bad) = self.conntrack.list(family).await?;
         if let Some(bad) = bad {
             run.problem("connections", chain(&bad));
@@ -147,8 +186,7 @@ impl Felix {
         let ask = self.unasked.contains(&family);
         let externals = self.interfaces.externals();
         let mut misled = 0;
-        let mut denied: BTreeSet<&Connection> = BTreeSet::new();
-        let mut kept: BTreeSet<Order> = BTreeSet::new();
+        let mut cut: Vec<Connection> = Vec::new();
         for some in connections.chunks(BREATH) {
             for one in some {
                 let flow = one.flow();
@@ -159,30 +197,22 @@ impl Felix {
                 }
                 if is_misled(one, externals) || is_bare(one, state, host) {
                     misled += 1;
-                    denied.insert(one);
+                    cut.push(*one);
                 } else if let Some(verdict) = verdicts.iter().find(|verdict| !verdict.allowed) {
                     debug!(connection = ?one, ?verdict, "a connection that policy denies");
-                    denied.insert(one);
-                } else {
-                    kept.insert(Order::any_source_port(one));
+                    cut.push(*one);
                 }
             }
             tokio::task::yield_now().await;
         }
-        let (all, denied_count) = (connections.len(), denied.len());
-        debug!(%family, all, denied = denied_count, misled, "connections judged");
-        // One order for all of a client, where it may keep none of them.
-        let mut orders: BTreeMap<Order, Vec<&Connection>> = BTreeMap::new();
-        for one in denied {
-            let wide = Order::any_source_port(one);
-            let order = if kept.contains(&wide) { Order::exact(one) } else { wide };
-            orders.entry(order).or_default().push(one);
-        }
-        let complete = orders.len() <= MOST;
-        let orders: Vec<_> = orders.into_iter().take(MOST).collect();
-        let named: Vec<Order> = orders.iter().map(|(order, _)| *order).collect();
-        self.conntrack.cut(&named).await?;
-        let cut: Vec<&Connection> = orders.into_iter().flat_map(|(_, these)| these).collect();
+        // One may be listed twice.
+        cut.sort_unstable();
+        cut.dedup();
+        let (all, denied) = (connections.len(), cut.len());
+        debug!(%family, all, denied, misled, "connections judged");
+        let complete = cut.len() <= MOST;
+        cut.truncate(MOST);
+        self.conntrack.cut(&cut).await?;
         if !cut.is_empty() {
             self.counters.connections_cut.count(cut.len() as u64);
             let first: Vec<String> = cut.iter().take(NAMED).map(|one| one.to_string()).collect();
@@ -198,16 +228,17 @@ impl Felix {
         Ok(complete)
     }
 
-    /// Says that the tool is missing before it is needed. `look`: it may have come since.
+    /// Says that the kernel lacks something before it is needed. `look`: it may have come since.
     pub(super) async fn check_conntrack(&mut self, look: bool, run: &mut Run) {
         if self.conntrack_works.is_none() || (look && self.conntrack_works == Some(false)) {
-            let works = self.conntrack.version().await;
+            let works = self.conntrack.probe().await;
             self.conntrack_works = Some(works.is_ok());
         }
         if self.conntrack_works == Some(false) {
             run.problem(
                 "conntrack",
-                "the program does not start, so connections cannot be cut (package conntrack)",
+                "the kernel does not tell about connections, so they cannot be cut (module \
+                 nf_conntrack_netlink)",
             );
         }
     }

@@ -42,6 +42,7 @@ use imbl::OrdMap;
 use tokio::time::Instant;
 use tracing::info;
 
+use self::connections::Suspects;
 use self::copies::Copies;
 use super::conntrack::Conntrack;
 use super::counters::Counters;
@@ -120,7 +121,9 @@ pub struct Felix {
     unasked: BTreeSet<Family>,
     /// Families with connections that may have gone by the chains of external addresses.
     untranslated: BTreeSet<Family>,
-    /// The tool for connections is there; `None` = not looked yet.
+    /// Policy changed in a way that may deny connections.
+    suspects: Suspects,
+    /// The kernel tells about connections; `None` = not looked yet.
     conntrack_works: Option<bool>,
     endpoints: OrdMap<WorkloadEndpointId, EndpointState>,
     /// What those were that are up.
@@ -178,9 +181,9 @@ impl Felix {
     pub fn new(exec: Exec, proc_sys: PathBuf) -> Self {
         let counters = Counters::default();
         Self {
-            sets: Sets::new(exec.clone(), counters.clone()),
+            sets: Sets::new(counters.clone()),
             sysctls: Sysctls::new(proc_sys, counters.clone()),
-            conntrack: Conntrack::new(exec.clone(), counters.clone()),
+            conntrack: Conntrack::new(counters.clone()),
             exec,
             counters,
             dataplane: None,
@@ -206,6 +209,7 @@ impl Felix {
             moved: BTreeSet::new(),
             unasked: BTreeSet::new(),
             untranslated: BTreeSet::new(),
+            suspects: Suspects::default(),
             conntrack_works: None,
             endpoints: OrdMap::new(),
             in_force: InForce::new(),
@@ -270,6 +274,8 @@ impl Felix {
 struct Rendered {
     changes: InterfaceChanges,
     phases: Phases,
+    /// Policy may deny what it allowed.
+    may_deny: bool,
 }
 
 impl Reconciler for Felix {
@@ -309,7 +315,7 @@ impl Reconciler for Felix {
         let writes = self.counters.writes();
         let restores = (self.counters.iptables_restores.get(), self.counters.ipset_restores.get());
 
-        let Rendered { changes, phases } = self.render(state, &world.links);
+        let Rendered { changes, phases, may_deny } = self.render(state, &world.links);
         // A set that is to be destroyed and is wanted again: what it holds is not known.
         // What a state from disk left alone is no change of somebody else.
         let were_right = self.sets_known && !from_disk;
@@ -356,6 +362,7 @@ impl Reconciler for Felix {
         if !from_disk {
             self.note_holes(&run.drift);
         }
+        let ask_again = self.note_change(may_deny, state, now);
         let in_force = self.families.iter().all(|one| in_force.contains(&one.family));
         self.check_conntrack(again || check_tables, &mut run).await;
         self.ask_connections(state, in_force, &mut run).await;
@@ -383,7 +390,8 @@ impl Reconciler for Felix {
             self.counters.iptables_restores.get() > restores.0,
             self.counters.ipset_restores.get() > restores.1,
         );
-        let next = [self.check_tables, self.check_sets, doomed, pace].into_iter().flatten().min();
+        let times = [self.check_tables, self.check_sets, doomed, pace, ask_again];
+        let next = times.into_iter().flatten().min();
 
         // A try that failed as the one before is no news; a program that hangs would fill the journal.
         let in_vain = wake == Wake::Retry && !run.problems.is_empty();

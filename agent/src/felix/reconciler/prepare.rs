@@ -76,7 +76,7 @@ impl Felix {
                 one.renderer.scene(&scene, &mut one.tables);
             }
             self.sets_known = false;
-            return Rendered { changes, phases: Phases::default() };
+            return Rendered { changes, phases: Phases::default(), may_deny: true };
         };
         let changes = self.interfaces.update(&diff.endpoints, state, links);
         let hosts = self.choose_hosts(state, &diff, links);
@@ -88,7 +88,7 @@ impl Felix {
             one.renderer.changed(&scene, changed, &mut one.tables);
         }
         let phases = sets::changed(&old, state, &diff, &changes, &self.family_list());
-        Rendered { changes, phases }
+        Rendered { changes, phases, may_deny: may_deny(&diff) }
     }
 
     /// Finds the interfaces of host endpoints again when something of them is another. True when their
@@ -124,6 +124,19 @@ impl Felix {
         }
         self.shut = !self.incomplete.is_empty() || (self.shut && !open_others);
     }
+}
+
+/// Connections that were allowed may be denied now.
+fn may_deny(diff: &DesiredDiff) -> bool {
+    fn goes<K, V>(changes: &[(K, Change<V>)]) -> bool {
+        changes.iter().any(|(_, change)| !matches!(change, Change::Added(_)))
+    }
+    // One that is new has no connections yet, and one that goes takes them with it.
+    let other = |(_, change): &(_, Change<_>)| matches!(change, Change::Updated { .. });
+    diff.endpoints.iter().any(other)
+        || goes(&diff.policies)
+        || goes(&diff.profiles)
+        || !diff.sets_changed.is_empty()
 }
 
 /// Chains that jump to one of these have to say something else.

@@ -1,16 +1,15 @@
 //! Reads the counters of the sets, one list for each set.
 
 use std::io;
-use std::net::IpAddr;
 
 use calico_datastore::model::{Cidr, Family, InterfaceName};
 
 use super::Counts;
 use super::book::{Reading, What};
-use crate::felix::ipset::wire::{attr, behind_head, list, member, open};
+use crate::felix::ipset::element::elements;
+use crate::felix::ipset::wire::Link;
 use crate::felix::iptables::names;
 use crate::felix::ruleset::Direction;
-use crate::netlink::{attribute, attributes, text};
 
 /// Which set counts what. What is denied comes last: a packet is counted there after it was counted in
 /// one of the others, so nothing counts as allowed that is denied just now.
@@ -27,19 +26,18 @@ fn sets(family: Family) -> [(String, What); 6] {
 
 /// Reads the sets of these families. One that is not there counts nothing.
 pub(super) fn read(families: &[Family]) -> io::Result<Reading> {
-    let (mut socket, version) = open()?;
+    let mut link = Link::open()?;
     let mut reading = Reading::new();
     for (set, what) in families.iter().flat_map(|family| sets(*family)) {
-        let asked = socket.ask(&list(version, Some(&set)), |body| {
-            for (interface, net, counts) in members(body) {
-                let known = reading.entry(interface).or_default().entry((what, net)).or_default();
-                // An address may be in both sets of sources.
-                *known = *known + counts;
-            }
-        });
-        match asked {
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {}
+        let add = |found: &mut Vec<_>, body: &[u8]| found.extend(members(body));
+        let found = match link.list(Some(&set), add) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => continue,
             other => other?,
+        };
+        for (interface, net, counts) in found {
+            let known = reading.entry(interface).or_default().entry((what, net)).or_default();
+            // An address may be in both sets of sources.
+            *known = *known + counts;
         }
     }
     Ok(reading)
@@ -47,24 +45,7 @@ pub(super) fn read(families: &[Family]) -> io::Result<Reading> {
 
 /// The members in a message of a list for which anything is counted.
 fn members(body: &[u8]) -> impl Iterator<Item = (InterfaceName, Cidr, Counts)> {
-    let all = behind_head(body).and_then(|body| attribute(body, attr::MEMBERS));
-    all.into_iter().flat_map(attributes).filter_map(|(_, entry)| counted(entry))
-}
-
-fn counted(entry: &[u8]) -> Option<(InterfaceName, Cidr, Counts)> {
-    let number = |kind| Some(u64::from_be_bytes(attribute(entry, kind)?.try_into().ok()?));
-    let counts = Counts { packets: number(member::PACKETS)?, bytes: number(member::BYTES)? };
-    let interface = attribute(entry, member::INTERFACE).and_then(text)?.parse().ok()?;
-    let (_, address) = attributes(attribute(entry, member::ADDRESS)?).next()?;
-    let address = match address.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
-        _ => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
-    };
-    let net = match attribute(entry, member::LENGTH) {
-        Some(length) => Cidr::new(address, *length.first()?).ok()?,
-        None => Cidr::host(address),
-    };
-    Some((interface, net, counts))
+    elements(body).flatten().filter_map(|one| Some((one.interface?, one.net, one.counts?)))
 }
 
 #[cfg(test)]
@@ -72,6 +53,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::felix::ipset::wire::{attr, member};
     use crate::netlink::request;
 
     fn nla(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -127,7 +109,6 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = members(&bytes).count();
-            let _ = counted(&bytes);
         }
     }
 }

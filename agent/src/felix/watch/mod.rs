@@ -33,7 +33,7 @@ use tracing::{debug, warn};
 pub use changes::{Changes, Grown, Kept, Touched};
 pub(crate) use foreign::Foreign;
 pub use pace::{Kind, Pace};
-pub(super) use socket::Dialogue;
+pub(super) use socket::{Answer, Dialogue};
 
 use self::legacy::Legacy;
 use self::nft::Nft;

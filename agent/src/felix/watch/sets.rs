@@ -15,8 +15,8 @@ use tracing::debug;
 
 use super::budget::{Budget, cpu_time};
 use super::changes::Grown;
-use super::socket::Dialogue;
-use crate::felix::ipset::wire::{attr, behind_head, list, member, open};
+use crate::felix::ipset::element;
+use crate::felix::ipset::wire::{Link, attr, behind_head, head, member};
 use crate::felix::iptables::names::owns_set;
 use crate::netlink::{attribute, attributes, be32, text};
 
@@ -33,7 +33,7 @@ struct Head {
 }
 
 /// The head of a set in a message of a list.
-fn head(body: &[u8]) -> Option<(&str, Head)> {
+fn described(body: &[u8]) -> Option<(&str, Head)> {
     let body = behind_head(body)?;
     let name = attribute(body, attr::NAME).and_then(text)?;
     let mut hasher = DefaultHasher::new();
@@ -43,8 +43,8 @@ fn head(body: &[u8]) -> Option<(&str, Head)> {
     let mut count = None;
     for (kind, value) in attributes(data) {
         match kind {
-            attr::ELEMENTS => count = be32(value),
-            attr::HASH_SIZE | attr::REFERENCES | attr::MEMORY => {}
+            head::ELEMENTS => count = be32(value),
+            head::HASH_SIZE | head::REFERENCES | head::MEMORY => {}
             _ => (kind, value).hash(&mut hasher),
         }
     }
@@ -53,7 +53,6 @@ fn head(body: &[u8]) -> Option<(&str, Head)> {
 
 /// Digest of the members in a message of a list, whatever their order, and whatever was counted for them.
 fn members(body: &[u8]) -> u64 {
-    let list = behind_head(body).and_then(|body| attribute(body, attr::MEMBERS));
     let digest = |entry: &[u8]| {
         let mut hasher = DefaultHasher::new();
         let said = attributes(entry);
@@ -61,8 +60,7 @@ fn members(body: &[u8]) -> u64 {
             .for_each(|said| said.hash(&mut hasher));
         hasher.finish()
     };
-    let list = list.into_iter().flat_map(attributes);
-    list.fold(0, |sum: u64, (_, entry)| sum.wrapping_add(digest(entry)))
+    element::members(body).fold(0, |sum: u64, entry| sum.wrapping_add(digest(entry)))
 }
 
 /// What was last seen of a set.
@@ -75,7 +73,7 @@ struct Seen {
 /// The sets of ours.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    socket: Option<(Dialogue, u8)>,
+    link: Option<Link>,
     seen: Option<BTreeMap<String, Seen>>,
     heads: Budget,
     members: Budget,
@@ -92,23 +90,19 @@ impl Sets {
         }
         self.look(now, all, grown).unwrap_or_else(|error| {
             debug!(%error, "cannot look at the address sets");
-            self.socket = None;
+            self.link = None;
             Vec::new()
         })
     }
 
     fn look(&mut self, now: Instant, all: bool, grown: &Grown) -> io::Result<Vec<String>> {
         let begin = cpu_time();
-        let (socket, version) = match &mut self.socket {
-            Some((socket, version)) => (socket, *version),
-            none => {
-                let (socket, version) = none.insert(open()?);
-                (socket, *version)
-            }
+        let link = match &mut self.link {
+            Some(link) => link,
+            none => none.insert(Link::open()?),
         };
-        let mut heads: BTreeMap<String, Head> = BTreeMap::new();
-        socket.ask(&list(version, None), |body| {
-            if let Some((name, head)) = head(body).filter(|(name, _)| owns_set(name)) {
+        let heads = link.list(None, |heads: &mut BTreeMap<String, Head>, body| {
+            if let Some((name, head)) = described(body).filter(|(name, _)| owns_set(name)) {
                 heads.insert(name.to_owned(), head);
             }
         })?;
@@ -126,12 +120,9 @@ impl Sets {
             let mut digest = same.and_then(|known| known.members);
             let small = head.count.is_none_or(|count| count <= SMALL);
             if small && (deep || same.is_none()) {
-                let mut sum = 0_u64;
-                let asked = socket.ask(&list(version, Some(&name)), |body| {
-                    sum = sum.wrapping_add(members(body));
-                });
+                let add = |sum: &mut u64, body: &[u8]| *sum = sum.wrapping_add(members(body));
                 // It may have gone since it was listed: the next look will see.
-                digest = asked.is_ok().then_some(sum);
+                digest = link.list(Some(&name), add).ok();
             }
             let differs = |known: &Seen| {
                 known.head != head || (known.members.zip(digest)).is_some_and(|(a, b)| a != b)
@@ -200,14 +191,14 @@ mod tests {
 
     #[test]
     fn parameters_and_the_number_of_members_count() {
-        let of = |data: &[(u16, u32)]| head(&message("cali40x", data, &[])).unwrap().1;
-        let whole = of(&[(19, 65536), (attr::HASH_SIZE, 64), (attr::ELEMENTS, 2)]);
+        let of = |data: &[(u16, u32)]| described(&message("cali40x", data, &[])).unwrap().1;
+        let whole = of(&[(19, 65536), (head::HASH_SIZE, 64), (head::ELEMENTS, 2)]);
         assert_eq!(whole.count, Some(2));
-        let grown = of(&[(19, 65536), (attr::HASH_SIZE, 128), (attr::REFERENCES, 5), (24, 2)]);
+        let grown = of(&[(19, 65536), (head::HASH_SIZE, 128), (head::REFERENCES, 5), (24, 2)]);
         assert_eq!(grown, whole);
-        assert_ne!(of(&[(19, 65537), (attr::ELEMENTS, 2)]), whole);
-        assert_ne!(of(&[(19, 65536), (attr::ELEMENTS, 3)]), whole);
-        assert_eq!(head(&message("cali40x", &[], &[])).unwrap().0, "cali40x");
+        assert_ne!(of(&[(19, 65537), (head::ELEMENTS, 2)]), whole);
+        assert_ne!(of(&[(19, 65536), (head::ELEMENTS, 3)]), whole);
+        assert_eq!(described(&message("cali40x", &[], &[])).unwrap().0, "cali40x");
     }
 
     #[test]
@@ -234,11 +225,11 @@ mod tests {
 
     #[test]
     fn what_was_written_explains_no_more_than_itself() {
-        let head = |count| Head { kind: 1, count: Some(count) };
-        let old = Some(head(3));
-        assert!(explained(old, head(5), Some(&Some(2))));
-        assert!(!explained(old, head(4), Some(&Some(2))), "somebody took one");
-        assert!(!explained(old, head(3), None), "it was not written at all");
+        let one = |count| Head { kind: 1, count: Some(count) };
+        let old = Some(one(3));
+        assert!(explained(old, one(5), Some(&Some(2))));
+        assert!(!explained(old, one(4), Some(&Some(2))), "somebody took one");
+        assert!(!explained(old, one(3), None), "it was not written at all");
         let other = Head { kind: 2, count: Some(5) };
         assert!(!explained(old, other, Some(&Some(2))), "it is another one");
         assert!(explained(old, other, Some(&None)) && explained(None, other, Some(&None)));
@@ -247,7 +238,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (head(&bytes), members(&bytes));
+            let _ = (described(&bytes), members(&bytes));
         }
     }
 }

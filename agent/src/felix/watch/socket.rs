@@ -8,7 +8,7 @@ use netlink_sys::{AsyncSocket as _, Socket, SocketAddr, TokioSocket};
 use nix::sys::socket::{setsockopt, sockopt};
 use tracing::debug;
 
-use crate::netlink::{self, DONE, ERROR, messages};
+use crate::netlink::{self, DONE, ERROR, INTERRUPTED, messages};
 
 /// Bytes of receive buffer asked for. A transaction that writes a full host is some megabytes of
 /// events, each of which the kernel charges at twice its size.
@@ -103,35 +103,49 @@ impl Dialogue {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
+        // What is refused need not be sent back as a whole; kernels before 4.3 do so all the same.
+        if let Err(error) = socket.set_cap_ack(true) {
+            debug!(%error, "what is refused is sent back as a whole");
+        }
         Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM), sequence: 0 })
     }
 
     /// Sends `request` and hands every message of the answer to `read`.
+    ///
+    /// # Errors
+    /// What the kernel says against it, by number. `Interrupted` at the end of a list of which a part
+    /// changed while it was read: what was handed over may lack something, or hold it twice.
     pub(in crate::felix) fn ask(
         &mut self,
         request: &[u8],
         mut read: impl FnMut(&[u8]),
     ) -> io::Result<()> {
         let mut request = request.to_vec();
-        self.sequence = self.sequence.wrapping_add(1);
-        netlink::number(&mut request, self.sequence);
+        let sequence = self.next_sequence();
+        netlink::number(&mut request, sequence);
         self.socket.send(&request, 0)?;
+        let mut interrupted = false;
         loop {
-            self.buffer.clear();
-            self.socket.recv(&mut self.buffer, 0)?;
+            self.receive()?;
             for (header, body) in messages(&self.buffer) {
                 // The kernel ends a list that it refuses twice: what is left of that is no answer to this.
-                if header.sequence != self.sequence {
+                if header.sequence != sequence {
                     continue;
                 }
+                interrupted |= header.flags & INTERRUPTED != 0 && header.kind != ERROR;
                 match header.kind {
-                    DONE => return Ok(()),
+                    DONE => {
+                        return match netlink::verdict(body) {
+                            // A list that ends before its end says why.
+                            (code @ 1.., _) => Err(io::Error::from_raw_os_error(code)),
+                            _ if interrupted => Err(io::ErrorKind::Interrupted.into()),
+                            _ => Ok(()),
+                        };
+                    }
                     ERROR => {
-                        // Zero is the acknowledgement.
-                        let code = netlink::u32_at(body, 0).unwrap_or(0).cast_signed();
-                        return match code {
-                            0 => Ok(()),
-                            _ => Err(io::Error::from_raw_os_error(code.wrapping_neg())),
+                        return match netlink::verdict(body) {
+                            (0, _) => Ok(()),
+                            (code, _) => Err(io::Error::from_raw_os_error(code)),
                         };
                     }
                     _ => read(body),
@@ -139,4 +153,65 @@ impl Dialogue {
             }
         }
     }
+
+    /// Sends `requests`, which all ask to be acknowledged, at once, and returns what the kernel said to
+    /// each. It carries them out in their order, also those behind one that it refuses. The answers
+    /// have to fit the receive buffer: some dozens, of which one may be as long as its request.
+    ///
+    /// # Errors
+    /// When they cannot be sent, or one is not answered; some may have been carried out.
+    pub(in crate::felix) fn tell(&mut self, requests: &[Vec<u8>]) -> io::Result<Vec<Answer>> {
+        let first = self.sequence.wrapping_add(1);
+        let mut all = Vec::with_capacity(requests.iter().map(Vec::len).sum());
+        for request in requests {
+            let at = all.len();
+            all.extend_from_slice(request);
+            let sequence = self.next_sequence();
+            netlink::number(&mut all[at..], sequence);
+        }
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.socket.send(&all, 0)?;
+        let mut answers: Vec<Option<Answer>> = vec![None; requests.len()];
+        let mut missing = requests.len();
+        while missing > 0 {
+            self.receive()?;
+            for (header, body) in messages(&self.buffer).filter(|(header, _)| header.kind == ERROR)
+            {
+                let place = answers.get_mut(header.sequence.wrapping_sub(first) as usize);
+                if let Some(place @ None) = place {
+                    let (code, request) = netlink::verdict(body);
+                    let request = if code == 0 { Vec::new() } else { request.to_vec() };
+                    *place = Some(Answer { code, request });
+                    missing -= 1;
+                }
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+}
+
+/// What the kernel said to a request that is carried out or refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::felix) struct Answer {
+    /// 0 = carried out; else an error's number, positive.
+    pub(in crate::felix) code: i32,
+    /// The request that was refused, as the kernel sends it back: its head, or all of it.
+    pub(in crate::felix) request: Vec<u8>,
 }
