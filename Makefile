@@ -6,7 +6,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 SECONDS ?= 60
 
-# make demo POLICY=1 KEEP=1 FLAVOUR=legacy|nft RELEASE=1
+# make demo POLICY=1 KEEP=1 FLAVOUR=legacy|nft|nftables RELEASE=1
 POLICY  ?=
 KEEP    ?=
 FLAVOUR ?= auto
@@ -22,7 +22,7 @@ E2E_THREADS ?= 2
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo      two hosts out of namespaces; POLICY=1, KEEP=1, FLAVOUR=legacy|nft, RELEASE=1'
+	@echo 'make demo      two hosts out of namespaces; POLICY=1, KEEP=1, FLAVOUR=legacy|nft|nftables, RELEASE=1'
 	@echo 'make test      all tests (root: some make network namespaces)'
 	@echo 'make full      all tests at length and an hour of fuzzing (about 70 minutes)'
 	@echo 'make build     agent and plugin, release    make install   DESTDIR='

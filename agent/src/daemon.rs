@@ -93,7 +93,7 @@ pub enum DaemonError {
     Monitor(#[source] MonitorError),
     /// No dataplane can be programmed.
     #[error("this host cannot enforce policy")]
-    Dataplane(#[source] felix::ProbeError),
+    Dataplane(#[source] felix::pick::PickError),
     /// etcd's configuration cannot work.
     #[error("cannot use the datastore configuration")]
     Datastore(#[source] OpenError),
@@ -202,7 +202,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let watched = Notifier::watchdog_limit();
     let exec = || Exec::new(EXEC_LIMIT.min(watched.unwrap_or(watchdog::LIMIT) / 3));
     let (bird_exec, exec) = (exec(), exec());
-    felix::probe(&exec, first.iptables_backend).await.map_err(DaemonError::Dataplane)?;
+    let wanted = first.wanted_dataplane();
+    felix::pick::pick(&exec, wanted, true).await.map_err(DaemonError::Dataplane)?;
     let location = local.datastore.clone().below(&paths.state_dir);
     let servers = lifelines::servers(location.servers());
     let felix = Felix::new(exec.clone(), PathBuf::from(PROC_SYS)).with_datastore(servers);

@@ -8,6 +8,7 @@
 //! | goes | stays |
 //! |---|---|
 //! | our chains, and our rules in the kernel's chains, of both flavours and families | everything of others |
+//! | our own table of nf_tables, and the groups that we put interfaces into | |
 //! | our address sets | sets and chains that a rule of somebody else uses: emptied of effect, and named |
 //! | routes and blackholes with our protocol number; those of BIRD into the pools | routes of the CNI plugin (protocol boot); what BIRD learned besides |
 //! | permanent neighbours of pods | all other neighbours |

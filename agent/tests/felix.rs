@@ -1,6 +1,7 @@
 //! Felix on a real kernel: each test makes a host and its pods out of network namespaces, programs
 //! a desired state built by hand, and sends packets. Every test runs on the legacy and on the nft
-//! flavour, with IPv4 and IPv6 side by side.
+//! flavour of iptables, and on a table of our own where it means the same, with IPv4 and IPv6 side by
+//! side.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
@@ -46,6 +47,8 @@ mod leftovers;
 mod machines;
 #[path = "felix/nat.rs"]
 mod nat;
+#[path = "felix/native.rs"]
+mod native;
 #[path = "felix/neighbours.rs"]
 mod neighbours;
 #[path = "felix/netns.rs"]
@@ -68,6 +71,8 @@ mod sets_speed;
 mod spelling;
 #[path = "felix/spoofing.rs"]
 mod spoofing;
+#[path = "felix/switching.rs"]
+mod switching;
 #[path = "felix/tampering.rs"]
 mod tampering;
 #[path = "felix/together.rs"]

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 const PURE: &[(&str, &[&str])] = &[
     ("agent/src/acl", &["acl", "config", "desired"]),
     ("agent/src/desired", &["acl", "config", "desired"]),
+    ("agent/src/felix/nftables/render", &["config", "denied", "desired", "felix"]),
     ("datastore/src/model", &["model"]),
 ];
 

@@ -12,7 +12,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         assert!(set.spec.is_none_or(|spec| shape == Some((spec.kind, spec.family))));
         let all = set.members.len() + set.negated.len();
         assert!(shape.is_some() || all == 0, "members of an unknown type");
-        assert!(set.counts.keys().all(|one| set.members.contains(one) || set.negated.contains(one)));
+        assert!(
+            set.counts.keys().all(|one| set.members.contains(one) || set.negated.contains(one))
+        );
         members += all;
     }
     // Each has a head and an address.

@@ -14,7 +14,7 @@ use crate::status::Status;
 use crate::tutorial::HostSpec;
 use crate::wait;
 
-/// Which iptables the agent is told to use.
+/// Which dataplane the agent is told to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Flavour {
     /// What the agent finds best.
@@ -24,26 +24,33 @@ pub enum Flavour {
     Legacy,
     /// iptables on top of nf_tables.
     Nft,
+    /// A table of its own of nf_tables.
+    Nftables,
 }
 
 impl Flavour {
-    fn setting(self) -> &'static str {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Legacy => "legacy",
             Self::Nft => "nft",
+            Self::Nftables => "nftables",
         }
     }
 
-    /// A short name for tables.
-    pub fn name(self) -> &'static str {
-        self.setting()
+    /// True for the agent's own table.
+    #[must_use]
+    pub fn is_nftables(self) -> bool {
+        self == Self::Nftables
     }
 
-    /// True when no iptables has anything to do with it.
-    pub fn is_nftables(self) -> bool {
+    /// The parameter that says it, and its value.
+    fn setting(self) -> (&'static str, &'static str) {
         match self {
-            Self::Auto | Self::Legacy | Self::Nft => false,
+            Self::Auto | Self::Legacy | Self::Nft => ("FELIX_IPTABLESBACKEND", self.name()),
+            Self::Nftables => ("FELIX_DATAPLANE", self.name()),
         }
     }
 }
@@ -53,7 +60,7 @@ impl Flavour {
 pub struct Host {
     /// What it is.
     pub spec: HostSpec,
-    /// Which iptables its agent uses.
+    /// Which dataplane its agent uses.
     pub flavour: Flavour,
     /// More environment for its agent: `FELIX_…`, `PATH`.
     pub env: Vec<(String, String)>,
@@ -155,6 +162,7 @@ impl Host {
         let words = how.iter().map(OsString::from).chain([agent_binary()?.into_os_string()]);
         let mut words = words.collect::<Vec<_>>().into_iter();
         let program = words.next().context("no program")?;
+        let (setting, value) = self.flavour.setting();
         let mut command = self
             .ns
             .command(program)
@@ -169,7 +177,7 @@ impl Host {
             .args(["--nodename", self.spec.name, "--ip", &format!("{}/24", self.spec.v4)])
             .args([if self.etcd.starts_with("dir:") { "--datastore" } else { "--etcd-endpoints" }])
             .arg(&self.etcd)
-            .env("FELIX_IPTABLESBACKEND", self.flavour.setting())
+            .env(setting, value)
             // Otherwise all hosts of all tests on this machine share one lock file.
             .env("XTABLES_LOCKFILE", self.xtables_lock());
         for (key, value) in &self.env {

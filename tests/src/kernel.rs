@@ -173,11 +173,22 @@ pub struct Chains {
     pub legacy: usize,
     /// Through `iptables-nft-save`.
     pub nft: usize,
+    /// In the table of the agent's own, through `nft list ruleset`.
+    pub own: usize,
+}
+
+impl Chains {
+    /// All of them.
+    #[must_use]
+    pub fn all(self) -> usize {
+        self.legacy + self.nft + self.own
+    }
 }
 
 impl fmt::Display for Chains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "iptables-legacy: {} cali chains, iptables-nft: {}", self.legacy, self.nft)
+        let Self { legacy, nft, own } = self;
+        write!(f, "iptables-legacy: {legacy} cali chains, iptables-nft: {nft}, nftables: {own}")
     }
 }
 
@@ -194,7 +205,15 @@ pub fn chains(ns: &Place) -> Result<Chains> {
         }
         Ok(all)
     };
-    Ok(Chains { legacy: count("legacy")?, nft: count("nft")? })
+    let ruleset = ns.command("nft").args(["-t", "list", "ruleset"]).run()?;
+    let mut ours = false;
+    let own = ruleset.lines().filter(|line| {
+        if line.starts_with("table ") {
+            ours = *line == "table inet calico {";
+        }
+        ours && line.trim_start().starts_with("chain ")
+    });
+    Ok(Chains { legacy: count("legacy")?, nft: count("nft")?, own: own.count() })
 }
 
 /// `ip route` lines of one family, of the main table.

@@ -52,7 +52,7 @@ impl Host {
             removed.with_context(|| format!("cannot remove {}", path.display()))?;
         }
         let chains = kernel::chains(self.ns())?;
-        ensure!((chains.legacy, chains.nft) == (0, 0), "a reboot leaves nothing: {chains}");
+        ensure!(chains.all() == 0, "a reboot leaves nothing: {chains}");
         let policy = self.stored_policy();
         if policy.exists() {
             edit_header(&policy, |header| header["boot"] = OTHER_BOOT.into())?;

@@ -5,10 +5,13 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// The counters of what was written since the agent's start, each with the part that keeps it: lines
-/// sent to `iptables-restore` and to the kernel's address sets, sysctls, routes and neighbours, BIRD's files.
-pub const WRITES: [(&str, &str); 5] = [
+/// sent to `iptables-restore` and to the kernel's address sets, messages to nf_tables, groups of interfaces,
+/// sysctls, routes and neighbours, BIRD's files.
+pub const WRITES: [(&str, &str); 7] = [
     ("felix", "iptables_lines"),
     ("felix", "ipset_lines"),
+    ("felix", "nftables_messages"),
+    ("felix", "link_groups"),
     ("felix", "sysctl_writes"),
     ("routes", "writes"),
     ("bird", "writes"),

@@ -1,4 +1,4 @@
-//! The demo's tables on both flavours, and the demo program itself.
+//! The demo's tables on each dataplane, and the demo program itself.
 #![expect(clippy::print_stdout, reason = "a test says which dataplane it read back")]
 
 use std::time::Duration;
@@ -38,12 +38,19 @@ fn both_tables(label: &str, flavour: Flavour, right: fn(Chains) -> bool) -> Resu
 
 #[test]
 fn both_tables_are_right_on_iptables_legacy() -> Result<()> {
-    both_tables("legacy", Flavour::Legacy, |chains| chains.legacy > 0 && chains.nft == 0)
+    both_tables("legacy", Flavour::Legacy, |chains| {
+        chains.legacy > 0 && chains.legacy == chains.all()
+    })
 }
 
 #[test]
 fn both_tables_are_right_on_iptables_nft() -> Result<()> {
-    both_tables("nft", Flavour::Nft, |chains| chains.nft > 0 && chains.legacy == 0)
+    both_tables("nft", Flavour::Nft, |chains| chains.nft > 0 && chains.nft == chains.all())
+}
+
+#[test]
+fn both_tables_are_right_on_nftables() -> Result<()> {
+    both_tables("own", Flavour::Nftables, |chains| chains.own > 0 && chains.own == chains.all())
 }
 
 #[test]

@@ -62,8 +62,27 @@ const NFT: [Tampering; 3] = [
     by("nft delete table ip6 raw", "IPv6 table raw"),
 ];
 
+/// Where the table is the agent's own. `@I` is the interface of the first pod of the host.
+const OWN: [Tampering; 12] = [
+    by("nft flush chain inet calico forward-to-pod", "nftables chain forward-to-pod"),
+    by("nft delete table inet calico", "nftables the table"),
+    by("ip link set @I group 0", "group of interface @I"),
+    by("sysctl -qw net.ipv4.conf.@I.rp_filter=0", "sysctl net.ipv4.conf.@I.rp_filter"),
+    by("nft insert rule inet calico forward-from-pod accept", "nftables chain forward-from-pod"),
+    by("nft flush set inet calico pods4", "nftables set pods4"),
+    by("nft flush ruleset", "nftables the table"),
+    by("nft add element inet calico pods-to '{ 0 : accept }'", "nftables set pods-to"),
+    by("nft flush chain inet calico nat-postrouting", "nftables chain nat-postrouting"),
+    by("nft add chain inet calico theirs", "nftables chain theirs"),
+    by("ip link set @I group 4711", "group of interface @I"),
+    by("sysctl -qw net.ipv4.ip_forward=0", "sysctl net.ipv4.ip_forward"),
+];
+
 /// What the kernel holds, as far as it has to be the same afterwards.
 fn kernel(host: &Host) -> Result<Vec<String>> {
+    if host.flavour.is_nftables() {
+        return own(host);
+    }
     let text = Snapshot::take(host.ns())?.without_counters().to_string();
     // Handles are new with each write, and so is the seed of a set's hash; members have no order.
     let lines = text.lines().filter(|line| !line.contains("# handle"));
@@ -73,6 +92,18 @@ fn kernel(host: &Host) -> Result<Vec<String>> {
     let mut lines: Vec<String> = lines.chain(sysctls.lines().map(str::to_owned)).collect();
     lines.sort();
     Ok(lines)
+}
+
+/// The same where the table is the agent's own. Elements have no order.
+fn own(host: &Host) -> Result<Vec<String>> {
+    let look = "nft -s list ruleset; ip -o link | grep -o ' cali.*@\\| group [^ ]*'
+        sysctl -a 2> /dev/null | grep -E '\\.(ip_forward|rp_filter|route_localnet|proxy_arp|forwarding) ='";
+    let text = host.ns().command("sh").args(["-c", look]).run()?;
+    let parts = text.lines().flat_map(|line| line.split(['{', '}', ',']));
+    let parts = parts.map(|part| part.trim().to_owned()).filter(|part| !part.is_empty());
+    let mut parts: Vec<String> = parts.collect();
+    parts.sort();
+    Ok(parts)
 }
 
 fn differs(whole: &[String], now: &[String]) -> String {
@@ -117,8 +148,12 @@ fn holds(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
     cluster.etcd.put_all(&tutorial::policies())?;
     cluster.check(true)?;
     cluster.wait_until_ready()?;
-    let more = if flavour == Flavour::Nft { &NFT[..] } else { &[] };
-    for (number, tampering) in TAMPERINGS.iter().chain(more).enumerate() {
+    let (first, more) = match flavour {
+        Flavour::Nftables => (&OWN[..], &[][..]),
+        Flavour::Nft => (&TAMPERINGS[..], &NFT[..]),
+        _ => (&TAMPERINGS[..], &[][..]),
+    };
+    for (number, tampering) in first.iter().chain(more).enumerate() {
         // One host after the other: each has its rest.
         let number = number % 2;
         let host = &cluster.hosts[number];
@@ -129,6 +164,7 @@ fn holds(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
                 .replace("T6 ", &format!("ip6tables-{tool} -w "))
                 .replace("A,I", &format!("{},{}", pod.v4, pod.interface()))
                 .replace(".I.", &format!(".{}.", pod.interface()))
+                .replace("@I", &pod.interface())
         };
         let (what, subject) = (fill(tampering.what), fill(tampering.subject));
         let (whole, before) = (kernel(host)?, repairs(host, &subject)?);
@@ -163,6 +199,11 @@ fn what_others_change_is_repaired_on_iptables_legacy() -> Result<()> {
 #[test]
 fn what_others_change_is_repaired_on_iptables_nft() -> Result<()> {
     holds("drinft", Flavour::Nft, "nft")
+}
+
+#[test]
+fn what_others_change_is_repaired_on_nftables() -> Result<()> {
+    holds("driown", Flavour::Nftables, "nft")
 }
 
 /// Somebody writes the same thing again as soon as it was repaired: that is told, and costs little.

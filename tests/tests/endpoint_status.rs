@@ -57,7 +57,7 @@ fn a_file_says_that_an_endpoint_is_programmed() -> Result<()> {
             .and_then(|r| r.map(Some).map_err(|files| anyhow::anyhow!("{files:?}")))
     })?;
     // At that moment, its chains and routes are there.
-    ensure!(kernel::chains(host.ns())?.legacy + kernel::chains(host.ns())?.nft > 0, "no chains");
+    ensure!(kernel::chains(host.ns())?.all() > 0, "no chains");
     let routes = kernel::routes(host.ns(), "-4")?;
     let to = format!("{} dev {}", first.v4, first.interface());
     ensure!(routes.iter().any(|route| route.starts_with(&to)), "{routes:?}");

@@ -46,7 +46,7 @@ fn numbers(cluster: &Cluster, site: &str, tag: &str) -> Result<Vec<u32>> {
     arrivals.iter().map(|one| Ok(text(&one.payload).parse()?)).collect()
 }
 
-fn hole(cluster: &Cluster, tool: &str) -> Result<()> {
+fn hole(cluster: &Cluster, flush: &str) -> Result<()> {
     let denied = || numbers(cluster, "backend-1", "denied");
     let allowed = || numbers(cluster, "outside", "allowed");
     wait::until_true("allowed flow", Duration::from_secs(5), || {
@@ -55,11 +55,10 @@ fn hole(cluster: &Cluster, tool: &str) -> Result<()> {
     ensure!(denied()?.is_empty(), "it is denied");
 
     let begin = Instant::now();
-    let flush = format!("iptables-{tool} -w -F; iptables-{tool} -w -t raw -F");
     while denied()?.is_empty() {
         ensure!(begin.elapsed() < Duration::from_secs(20), "nothing gets through a hole");
         for host in &cluster.hosts {
-            host.ns().command("sh").args(["-ec", &flush]).run()?;
+            host.ns().command("sh").args(["-ec", flush]).run()?;
         }
     }
     std::thread::sleep(REPAIRED);
@@ -80,7 +79,7 @@ fn hole(cluster: &Cluster, tool: &str) -> Result<()> {
     Ok(())
 }
 
-fn ends(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
+fn ends(label: &str, flavour: Flavour, flush: &str) -> Result<()> {
     if !run::can_run() {
         return Ok(());
     }
@@ -94,7 +93,7 @@ fn ends(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| send(&from, &flows, &stop));
-        let outcome = hole(&cluster, tool);
+        let outcome = hole(&cluster, flush);
         stop.store(true, Ordering::Relaxed);
         sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         outcome
@@ -104,10 +103,15 @@ fn ends(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
 
 #[test]
 fn a_denied_flow_ends_with_its_hole_on_iptables_legacy() -> Result<()> {
-    ends("holleg", Flavour::Legacy, "legacy")
+    ends("holleg", Flavour::Legacy, "iptables-legacy -w -F; iptables-legacy -w -t raw -F")
 }
 
 #[test]
 fn a_denied_flow_ends_with_its_hole_on_iptables_nft() -> Result<()> {
-    ends("holnft", Flavour::Nft, "nft")
+    ends("holnft", Flavour::Nft, "iptables-nft -w -F; iptables-nft -w -t raw -F")
+}
+
+#[test]
+fn a_denied_flow_ends_with_its_hole_on_nftables() -> Result<()> {
+    ends("holown", Flavour::Nftables, "nft flush ruleset")
 }

@@ -107,3 +107,8 @@ fn a_crash_and_an_outage_change_nothing_on_iptables_legacy() -> Result<()> {
 fn a_crash_and_an_outage_change_nothing_on_iptables_nft() -> Result<()> {
     survives("resnft", Flavour::Nft)
 }
+
+#[test]
+fn a_crash_and_an_outage_change_nothing_on_nftables() -> Result<()> {
+    survives("resown", Flavour::Nftables)
+}

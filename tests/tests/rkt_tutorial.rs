@@ -196,6 +196,11 @@ fn the_tutorial_on_iptables_nft() -> Result<()> {
     tutorial("rktnft", Flavour::Nft)
 }
 
+#[test]
+fn the_tutorial_on_nftables() -> Result<()> {
+    tutorial("rktown", Flavour::Nftables)
+}
+
 /// One pod in both networks: each interface has its own address, endpoint and policy, and answers
 /// leave by the interface that was asked.
 #[test]

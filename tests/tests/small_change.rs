@@ -116,6 +116,11 @@ fn one_endpoint_costs_the_same_among_many_on_iptables_nft() -> Result<()> {
     flat("smanft", Flavour::Nft)
 }
 
+#[test]
+fn one_endpoint_costs_the_same_among_many_on_nftables() -> Result<()> {
+    flat("smaown", Flavour::Nftables)
+}
+
 /// A rule's packet counter and the rule, of `[3:96] -A …`.
 fn counted(line: &str) -> Option<(u64, &str)> {
     let (counters, rule) = line.strip_prefix('[')?.split_once("] ")?;

@@ -271,7 +271,7 @@ fn a_policy_that_cannot_be_used_is_named_and_not_used() -> Result<()> {
     wait::until("agent", CONVERGENCE, || Ok(host.status().ok().map(drop)))?;
     std::thread::sleep(Duration::from_secs(1));
     let chains = kernel::chains(host.ns())?;
-    ensure!((chains.legacy, chains.nft) == (0, 0), "{chains}");
+    ensure!(chains.all() == 0, "{chains}");
     ensure!(host.status()?.0["stored"].is_null());
     Ok(())
 }

@@ -6,10 +6,8 @@ use super::nft;
 use super::rules::Table;
 use crate::exec::Exec;
 use crate::felix::Flavour;
+use crate::felix::nftables::TABLE as OWN_TABLE;
 use crate::telemetry::chain;
-
-/// The table of the nftables dataplane. What it decides is ours.
-const OWN_TABLE: &str = "calico";
 
 /// The rules of every iptables of this host, as its `save` prints them.
 pub async fn saves(exec: &Exec, ipv6: bool) -> Vec<(Flavour, Family, String)> {

@@ -2,7 +2,7 @@
 //!
 //! The kernel tells every transaction of nf_tables; legacy tables are looked at each two seconds. What
 //! is read then costs programs, so it is read once for a burst, and less often where it costs much:
-//! [`SETTLE`] after the first event, and not before [`REST`] (or twenty times what the last look took)
+//! `SETTLE` after the first event, and not before `REST` (or twenty times what the last look took)
 //! after the last look. Nothing is started while nothing happens.
 
 use std::collections::BTreeSet;

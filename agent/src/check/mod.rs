@@ -179,6 +179,7 @@ impl Host {
             let kernel = probe::kernel::probe(Request {
                 exec: exec.clone(),
                 dataplane: dataplane.clone(),
+                nftables: programs.nftables.is_some(),
                 families,
                 settings: self.settings.clone(),
                 proc_sys: self.proc_sys.clone(),

@@ -35,7 +35,8 @@ pub use params::{BadValue, OnBad, PARAMS, Param};
 pub use pattern::InterfacePattern;
 pub use resolve::{Ignored, Resolution, Source, Sources, resolve, set_locally};
 pub use settings::{
-    AllowAction, DenyAction, HostAction, InsertMode, InvalidPolicy, IptablesBackend,
-    METADATA_SERVICE, OPENSTACK_PREFIX, RKT_METADATA_PORT, Settings,
+    AllowAction, DataplaneSetting, DenyAction, HostAction, InsertMode, InvalidPolicy,
+    IptablesBackend, METADATA_SERVICE, NftablesMode, OPENSTACK_PREFIX, RKT_METADATA_PORT, Settings,
+    Wanted,
 };
 pub use unsupported::{UNSUPPORTED, why_unsupported};

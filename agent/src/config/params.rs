@@ -9,7 +9,8 @@ use super::failsafe::{INBOUND, OUTBOUND};
 use super::kind::Kind;
 use super::pattern::HOST_INTERFACES;
 use super::settings::{
-    AllowAction, DenyAction, HostAction, InsertMode, InvalidPolicy, IptablesBackend, Settings,
+    AllowAction, DataplaneSetting, DenyAction, HostAction, InsertMode, InvalidPolicy,
+    IptablesBackend, NftablesMode, Settings,
 };
 
 /// What a value that cannot be read leads to.
@@ -262,6 +263,37 @@ pub static PARAMS: &[Param] = &[
               what it said before holds. Felix has no such parameter.",
     },
     Param {
+        name: "Dataplane",
+        kind: Kind::Choice(&[
+            ("auto", |s| s.dataplane = DataplaneSetting::Auto),
+            ("nftables", |s| s.dataplane = DataplaneSetting::Nftables),
+            ("iptables-nft", |s| s.dataplane = DataplaneSetting::IptablesNft),
+            ("iptables-legacy", |s| s.dataplane = DataplaneSetting::IptablesLegacy),
+        ]),
+        default: "auto",
+        none: Some("auto"),
+        on_bad: NextSource,
+        doc: "How policy gets into the kernel. nftables: a table of our own, written over netlink; \
+              iptables is not needed, but kernel 5.7 or later. iptables-nft, \
+              iptables-legacy: that iptables, and address sets. auto: what NFTablesMode and \
+              IptablesBackend say, and where these say nothing iptables, or nftables on a host \
+              without iptables. A change takes effect at once: the new one is complete \
+              before the old one goes. Felix has no such parameter.",
+    },
+    Param {
+        name: "NFTablesMode",
+        kind: Kind::Choice(&[
+            ("Auto", |s| s.nftables_mode = NftablesMode::Auto),
+            ("Enabled", |s| s.nftables_mode = NftablesMode::Enabled),
+            ("Disabled", |s| s.nftables_mode = NftablesMode::Disabled),
+        ]),
+        default: "Auto",
+        none: Some("Auto"),
+        on_bad: NextSource,
+        doc: "Felix's name for the choice of nftables. Enabled: nftables. Disabled: iptables, also on \
+              a host that has none. Dataplane decides over it.",
+    },
+    Param {
         name: "IptablesBackend",
         kind: Kind::Choice(&[
             ("Auto", |s| s.iptables_backend = IptablesBackend::Auto),
@@ -271,7 +303,8 @@ pub static PARAMS: &[Param] = &[
         default: "Auto",
         none: Some("Auto"),
         on_bad: NextSource,
-        doc: "Which iptables is used. Auto takes what the host can do and already uses.",
+        doc: "Which iptables is used. Auto takes what the host can do and already uses. Dataplane and \
+              NFTablesMode decide over it.",
     },
     Param {
         name: "ChainInsertMode",

@@ -60,6 +60,43 @@ pub enum IptablesBackend {
     Nft,
 }
 
+/// Which dataplane is asked for (`Dataplane`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataplaneSetting {
+    /// What `NFTablesMode` and `IptablesBackend` say.
+    #[default]
+    Auto,
+    /// A table of our own of nf_tables.
+    Nftables,
+    /// iptables on top of nf_tables.
+    IptablesNft,
+    /// The legacy kernel interface.
+    IptablesLegacy,
+}
+
+/// Whether a table of our own of nf_tables is used (`NFTablesMode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NftablesMode {
+    /// Where there is no iptables.
+    #[default]
+    Auto,
+    /// Yes.
+    Enabled,
+    /// No.
+    Disabled,
+}
+
+/// Which dataplane the settings want, all of them together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// iptables, as it is there, and where it is not a table of our own.
+    Auto,
+    /// A table of our own of nf_tables, and nothing else.
+    Nftables,
+    /// iptables, and nothing else.
+    Iptables(IptablesBackend),
+}
+
 /// What a value counts as that is stored for a policy, a tier, a profile or a network set and cannot
 /// be read (`InvalidPolicy`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,6 +154,10 @@ pub struct Settings {
     pub cut_denied_connections: bool,
     /// `InvalidPolicy`: what a policy counts as whose value cannot be read. Absent.
     pub invalid_policy: InvalidPolicy,
+    /// `Dataplane`. Auto.
+    pub dataplane: DataplaneSetting,
+    /// `NFTablesMode`. Auto.
+    pub nftables_mode: NftablesMode,
     /// `IptablesBackend`. Auto.
     pub iptables_backend: IptablesBackend,
     /// `ChainInsertMode`. Insert.
@@ -194,6 +235,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Which dataplane is wanted: `Dataplane` decides, then `NFTablesMode`, then `IptablesBackend`.
+    pub fn wanted_dataplane(&self) -> Wanted {
+        match (self.dataplane, self.nftables_mode, self.iptables_backend) {
+            (DataplaneSetting::Nftables, ..) => Wanted::Nftables,
+            (DataplaneSetting::IptablesNft, ..) => Wanted::Iptables(IptablesBackend::Nft),
+            (DataplaneSetting::IptablesLegacy, ..) => Wanted::Iptables(IptablesBackend::Legacy),
+            (DataplaneSetting::Auto, NftablesMode::Enabled, _) => Wanted::Nftables,
+            (DataplaneSetting::Auto, NftablesMode::Auto, IptablesBackend::Auto) => Wanted::Auto,
+            (DataplaneSetting::Auto, _, backend) => Wanted::Iptables(backend),
+        }
+    }
+
     /// True for an interface of a pod, by its name.
     pub fn is_of_pods(&self, interface: &InterfaceName) -> bool {
         self.interface_prefixes.iter().any(|prefix| interface.as_str().starts_with(prefix.as_str()))
@@ -214,6 +267,8 @@ impl Default for Settings {
             calico_version: None,
             cut_denied_connections: false,
             invalid_policy: InvalidPolicy::Absent,
+            dataplane: DataplaneSetting::Auto,
+            nftables_mode: NftablesMode::Auto,
             iptables_backend: IptablesBackend::Auto,
             insert_mode: InsertMode::Insert,
             filter_allow: AllowAction::Accept,

@@ -62,7 +62,6 @@ pub static UNSUPPORTED: &[(&str, &str)] = &[
     ("LogSeverityFile", LOGS),
     ("LogSeveritySys", LOGS),
     ("NetlinkTimeoutSecs", "every call to the kernel has a bound of its own"),
-    ("NFTablesMode", "the nftables dataplane is not there yet"),
     ("OpenstackRegion", OPENSTACK),
     ("PolicySyncPathPrefix", "there is no application layer policy"),
     ("ProgramClusterRoutes", OVERLAY),

@@ -36,6 +36,16 @@ pub struct Counters {
     pub ipset_restores: Counter,
     /// Commands in them: each a member or a set.
     pub ipset_lines: Counter,
+    /// Transactions of nf_tables.
+    pub nftables_batches: Counter,
+    /// Messages in them.
+    pub nftables_messages: Counter,
+    /// Bytes of them.
+    pub nftables_bytes: Counter,
+    /// How many times our table of nf_tables was read.
+    pub nftables_reads: Counter,
+    /// Interfaces that were put into another group.
+    pub link_groups: Counter,
     /// Batches of connections to delete.
     pub conntrack_calls: Counter,
     /// Connections that were cut because policy denies them.
@@ -55,6 +65,11 @@ impl Counters {
             ("ipset_saves", &self.ipset_saves),
             ("ipset_restores", &self.ipset_restores),
             ("ipset_lines", &self.ipset_lines),
+            ("nftables_batches", &self.nftables_batches),
+            ("nftables_messages", &self.nftables_messages),
+            ("nftables_bytes", &self.nftables_bytes),
+            ("nftables_reads", &self.nftables_reads),
+            ("link_groups", &self.link_groups),
             ("conntrack_calls", &self.conntrack_calls),
             ("connections_cut", &self.connections_cut),
             ("sysctl_writes", &self.sysctl_writes),
@@ -68,6 +83,8 @@ impl Counters {
     pub fn writes(&self) -> u64 {
         self.iptables_restores.get()
             + self.ipset_restores.get()
+            + self.nftables_batches.get()
+            + self.link_groups.get()
             + self.conntrack_calls.get()
             + self.sysctl_writes.get()
     }

@@ -1,4 +1,4 @@
-//! What an endpoint is to the dataplane: members of sets and a MAC rule behind one interface.
+//! What an endpoint is to the dataplane: addresses, a class and a MAC behind one interface.
 //!
 //! The interface is the key, because the kernel knows nothing else. Two endpoints that name the
 //! same interface (a pod that was made again under another name, and its old object not deleted
@@ -8,11 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use calico_datastore::model::{Cidr, Family, InterfaceName, Mac, WorkloadEndpointId};
+use calico_datastore::model::{Family, InterfaceName, Mac, WorkloadEndpointId};
 
-use super::ipset::Entry;
-use super::iptables::names;
-use super::ruleset::Direction;
 use crate::desired::{Change, ClassId, DesiredState, Externals, LocalEndpoint};
 use crate::routes::monitor::Links;
 
@@ -27,8 +24,6 @@ pub struct Interfaces {
     decided: bool,
     /// Endpoints may send from the prefixes that they list.
     may_spoof: bool,
-    /// Packets are counted.
-    counted: bool,
     spoofers: Spoofers,
     /// Who lists prefixes in vain.
     honest: BTreeMap<InterfaceName, WorkloadEndpointId>,
@@ -37,13 +32,14 @@ pub struct Interfaces {
 /// The interfaces from which more than the endpoint's own addresses may come, and its class.
 pub type Spoofers = BTreeMap<Family, BTreeMap<InterfaceName, ClassId>>;
 
+/// The owner of an interface before and after a change.
+pub type Owners = (Option<Arc<LocalEndpoint>>, Option<Arc<LocalEndpoint>>);
+
 /// What a change of endpoints means.
 #[derive(Debug, Default)]
 pub struct InterfaceChanges {
-    /// Members that come: (set, member).
-    pub added: BTreeSet<(String, Entry)>,
-    /// Members that go.
-    pub removed: BTreeSet<(String, Entry)>,
+    /// The interfaces whose owner is another or says something else: before, and now.
+    pub owners: BTreeMap<InterfaceName, Owners>,
     /// Addresses that left an interface.
     pub left: BTreeSet<IpAddr>,
     /// External addresses that lead elsewhere, or nowhere, than at the last time. Of the first time
@@ -98,6 +94,11 @@ impl Interfaces {
         self.owners.get(interface).map(|(id, _)| id)
     }
 
+    /// What the endpoint is that is in force on an interface.
+    pub fn endpoint(&self, interface: &InterfaceName) -> Option<&Arc<LocalEndpoint>> {
+        self.owners.get(interface).map(|(_, endpoint)| endpoint)
+    }
+
     /// Every endpoint that names the interface.
     pub fn claimants(
         &self,
@@ -106,15 +107,14 @@ impl Interfaces {
         self.claims.get(interface).into_iter().flatten()
     }
 
+    /// The interfaces with an owner, and the owner.
+    pub fn owners(&self) -> impl Iterator<Item = (&InterfaceName, &Arc<LocalEndpoint>)> {
+        self.owners.iter().map(|(name, (_, endpoint))| (name, endpoint))
+    }
+
     /// The interfaces with an owner.
     pub fn names(&self) -> impl Iterator<Item = &InterfaceName> {
         self.owners.keys()
-    }
-
-    /// All members of `family`: (set, member).
-    pub fn members(&self, family: Family) -> impl Iterator<Item = (String, Entry)> {
-        let kinds = self.kinds();
-        self.owners.values().flat_map(move |(_, endpoint)| members(endpoint, family, kinds))
     }
 
     /// Takes over the endpoints of `state` from nothing. `links`: the interfaces that there are.
@@ -127,18 +127,13 @@ impl Interfaces {
         // What led where is known all the same, if anything is: settings may have changed that.
         let (externals, decided) = (std::mem::take(&mut self.externals), self.decided);
         let may_spoof = state.settings.source_spoofing;
-        let counted = state.settings.endpoint_counters;
-        *self = Self { externals, may_spoof, counted, ..Self::default() };
+        *self = Self { externals, may_spoof, ..Self::default() };
         let mut changes = self.update(&changes, state, links);
         self.decided = true;
         if !decided {
             changes.moved.clear();
         }
         changes
-    }
-
-    fn kinds(&self) -> Kinds {
-        Kinds { spoof: self.may_spoof, counted: self.counted }
     }
 
     /// Takes over changed endpoints.
@@ -176,9 +171,6 @@ impl Interfaces {
         out.spoof_begins = has.difference(&had).copied().collect();
         out.spoof_ends = had.difference(&has).copied().collect();
         out.moved = self.update_externals(changes, state, links);
-        // A member that moves from one interface's owner to the next stays.
-        let added = &out.added;
-        out.removed.retain(|member| !added.contains(member));
         out
     }
 
@@ -226,14 +218,12 @@ impl Interfaces {
         };
         let new = owner.as_ref().map(|(_, endpoint)| endpoint);
         let old = old.as_ref().map(|(_, endpoint)| endpoint);
-        let (spoof, kinds) = (self.may_spoof, self.kinds());
-        let all = |endpoint: Option<&Arc<LocalEndpoint>>| -> BTreeSet<(String, Entry)> {
-            let Some(endpoint) = endpoint else { return BTreeSet::new() };
-            Family::ALL.into_iter().flat_map(|family| members(endpoint, family, kinds)).collect()
-        };
-        let (before, after) = (all(old), all(new));
-        out.added.extend(after.difference(&before).cloned());
-        out.removed.extend(before.difference(&after).cloned());
+        if old != new {
+            // One that is touched twice was first what it was before.
+            let change = out.owners.entry(interface.clone());
+            change.or_insert_with(|| (old.cloned(), None)).1 = new.cloned();
+        }
+        let spoof = self.may_spoof;
         let has = |address: &IpAddr| new.is_some_and(|e| addresses(e).any(|a| a == *address));
         out.left.extend(old.into_iter().flat_map(|e| addresses(e)).filter(|a| !has(a)));
         let lists = |family: Family| {
@@ -278,39 +268,4 @@ fn set_spoofer(
 /// The single addresses of an endpoint.
 fn addresses(endpoint: &LocalEndpoint) -> impl Iterator<Item = IpAddr> {
     endpoint.addresses.iter().filter(|net| net.is_host()).map(|net| net.address())
-}
-
-/// Which sets an endpoint may be a member of besides the two of every endpoint.
-#[derive(Clone, Copy)]
-struct Kinds {
-    /// That of the prefixes that it lists: only sources are looked up in it.
-    spoof: bool,
-    /// Those that count.
-    counted: bool,
-}
-
-/// The members that an endpoint is.
-fn members(
-    endpoint: &LocalEndpoint,
-    family: Family,
-    kinds: Kinds,
-) -> impl Iterator<Item = (String, Entry)> {
-    let Kinds { spoof, counted } = kinds;
-    let mut sets = vec![names::local_endpoints(family), names::class_set(family, &endpoint.class)];
-    let mut of_sources = vec![names::spoofed(family)];
-    if counted {
-        sets.extend(names::counting(family));
-        of_sources.push(names::denied(family, Direction::Egress));
-    }
-    let nets = endpoint
-        .addresses
-        .iter()
-        // "Any address" cannot be a member, and an endpoint that may use any is none we know of.
-        .filter(move |net| net.family() == family && net.prefix_len() > 0);
-    let entry = |net: &Cidr| Entry::NetIface(*net, endpoint.interface.clone());
-    let own = nets.flat_map(move |net| sets.clone().into_iter().map(move |set| (set, entry(net))));
-    let listed = endpoint.spoof.iter().filter(move |net| spoof && net.family() == family);
-    let listed = listed
-        .flat_map(move |net| of_sources.clone().into_iter().map(move |set| (set, entry(net))));
-    own.chain(listed)
 }

@@ -1,6 +1,7 @@
 //! Everything of ours in the tables and sets of this host, to be listed and removed: chains,
-//! rules in the kernel's chains, and address sets, of both flavours and both families. What the
-//! original Felix left counts as ours, as it does for the reconciler.
+//! rules in the kernel's chains, and address sets, of both flavours and both families; our own table of
+//! nf_tables, and the groups of interfaces. What the original Felix left counts as ours, as it does for
+//! the reconciler.
 //!
 //! It knows no desired state and must not run beside an agent.
 
@@ -15,6 +16,8 @@ use super::iptables::driver::Driver;
 use super::iptables::names::family_of_set;
 use super::iptables::probe::{Dataplane, installed};
 use super::iptables::tables::FamilyTables;
+use super::nftables::TABLE;
+use super::nftables::backend::Remains;
 use super::sysctl::Sysctls;
 use crate::exec::Exec;
 use crate::reconcile::Problem;
@@ -30,6 +33,7 @@ const SETS_PAUSE: Duration = Duration::from_millis(100);
 pub struct Leftovers {
     tables: Vec<(Dataplane, Family, Vec<String>)>,
     sets: Vec<String>,
+    native: Remains,
     /// What could not be looked at.
     pub problems: Vec<Problem>,
 }
@@ -81,6 +85,10 @@ impl Leftovers {
             Err(SetError::Unsupported(_)) => {}
             Err(error) => found.problem("address sets", chain(&error)),
         }
+        match Remains::find() {
+            Ok(native) => found.native = native,
+            Err(said) => found.problem("nftables", said),
+        }
         found
     }
 
@@ -93,10 +101,17 @@ impl Leftovers {
         let tables = self.tables.iter().flat_map(|(dataplane, family, lines)| {
             lines.iter().map(move |line| format!("{} {family} {line}", dataplane.flavour))
         });
-        tables.chain(self.sets.iter().map(|set| match family_of_set(set) {
+        let sets = self.sets.iter().map(|set| match family_of_set(set) {
             Some(family) => format!("{family} address set {set}"),
             None => format!("address set {set}"),
-        }))
+        });
+        let native = self.native.table.then(|| format!("nftables table inet {TABLE}"));
+        let groups = self
+            .native
+            .links
+            .iter()
+            .map(|link| format!("group {:#x} of interface {}", link.group, link.name));
+        tables.chain(sets).chain(native).chain(groups)
     }
 
     /// Removes everything; says what is left.
@@ -120,6 +135,9 @@ impl Leftovers {
                     format!("emptied, but it cannot be deleted: {said}"),
                 );
             }
+        }
+        if let Err(said) = self.native.remove(&Counters::default()) {
+            say("nftables".to_owned(), said);
         }
         let mut commands: Vec<_> = self.sets.iter().cloned().map(Command::Destroy).collect();
         let sets = Sets::new(Counters::default());

@@ -6,14 +6,12 @@ use std::fmt::Write as _;
 use calico_datastore::model::Family;
 
 use super::counters::Counters;
-use super::endpoints::Interfaces;
-use super::hosts::choose::choose;
 use super::ipset::Command;
-use super::iptables::render::{Renderer, Scene};
+use super::iptables::render::Renderer;
 use super::iptables::save::Table;
+use super::iptables::sets;
 use super::iptables::tables::FamilyTables;
-use super::iptables::uses::Uses;
-use super::sets;
+use super::scene::Stage;
 use crate::reconcile::World;
 
 /// The ruleset of one family.
@@ -28,21 +26,17 @@ pub struct Rendered {
 /// Renders a state on a host with these interfaces; `None` when the mark mask of its settings has too
 /// few bits.
 pub fn rendered(world: &World, family: Family) -> Option<Rendered> {
-    let state = &*world.desired;
+    let state = &world.desired;
     let renderer = Renderer::new(&state.settings, family, true)?;
-    let mut interfaces = Interfaces::default();
-    interfaces.rebuild(state, &world.links);
-    let chosen = choose(&state.host_endpoints, &world.links, &state.settings);
-    let uses = Uses::of(state, &chosen);
-    let scene = Scene { state, interfaces: &interfaces, chosen: &chosen, uses: &uses };
+    let stage = Stage::of(state, &world.links);
     let mut tables = FamilyTables::new(family, Counters::default());
-    renderer.scene(&scene, &mut tables);
+    renderer.scene(&stage.scene(state), &mut tables);
     let text = Table::ALL.into_iter().map(|table| table_text(&tables, table)).collect();
     if renderer.is_off() {
         return Some(Rendered { tables: text, sets: String::new() });
     }
     let mut members = String::new();
-    for (name, (spec, entries)) in sets::all(state, &interfaces, &[family]) {
+    for (name, (spec, entries)) in sets::all(state, stage.interfaces(), &[family]) {
         // Writing to a string cannot fail.
         let _ = writeln!(members, "{}", Command::Create(name.clone(), spec));
         let mut entries: Vec<_> = entries.into_iter().collect();

@@ -16,7 +16,7 @@ use calico_datastore::layout::is_key;
 use serde::Serialize;
 
 use crate::exec::Exec;
-use crate::felix::preview::{FelixPreview, SysctlChange, TableChange};
+use crate::felix::preview::{FelixPreview, GroupChange, SysctlChange, TableChange};
 use crate::node::name::{self, NameError};
 use crate::reconcile::{Problem, World};
 use crate::routes::bird::{self, BirdPreview};
@@ -37,8 +37,14 @@ pub struct Plan {
     pub node: String,
     /// The revision of the datastore that it was made from.
     pub revision: i64,
-    /// The iptables that would be used, and why.
+    /// The dataplane that would be used, and why.
     pub dataplane: String,
+    /// What our own table of nf_tables would be told in one transaction, as `nft -f` takes it.
+    pub nftables: Vec<String>,
+    /// Interfaces that come into other groups after that.
+    pub groups: Vec<GroupChange>,
+    /// And in another transaction, after that.
+    pub nftables_after: Vec<String>,
     /// Address sets before the tables are written, as `ipset restore` takes them.
     pub sets_before: Vec<String>,
     /// What goes to `iptables-restore --noflush`.
@@ -59,7 +65,10 @@ pub struct Plan {
 impl Plan {
     /// True when there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.sets_before.is_empty()
+        self.nftables.is_empty()
+            && self.groups.is_empty()
+            && self.nftables_after.is_empty()
+            && self.sets_before.is_empty()
             && self.tables.is_empty()
             && self.sets_after.is_empty()
             && self.sysctls.is_empty()
@@ -116,8 +125,17 @@ pub async fn preview(startup: Startup) -> Result<Plan, PlanError> {
         routes::preview::preview(&world),
         bird::preview(&config, &world),
     );
-    let FelixPreview { dataplane, before, tables, after, sysctls, mut problems } =
-        policy.map_err(PlanError::Felix)?;
+    let FelixPreview {
+        dataplane,
+        nftables,
+        groups,
+        nftables_after,
+        before,
+        tables,
+        after,
+        sysctls,
+        mut problems,
+    } = policy.map_err(PlanError::Felix)?;
     let (routes, conflicts) = routes.map_err(PlanError::Routes)?;
     problems.extend(conflicts);
     let bird = match bird.map_err(PlanError::Bird)? {
@@ -147,6 +165,9 @@ pub async fn preview(startup: Startup) -> Result<Plan, PlanError> {
         node: node.to_string(),
         revision: world.desired.revision,
         dataplane,
+        nftables,
+        groups,
+        nftables_after,
         sets_before: before.iter().map(ToString::to_string).collect(),
         tables,
         sets_after: after.iter().map(ToString::to_string).collect(),

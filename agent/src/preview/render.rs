@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Plan;
+use crate::felix::preview::GroupChange;
 
 /// The text for people. Empty when there is nothing to write and nothing to say.
 pub fn render(plan: &Plan) -> String {
@@ -12,6 +13,13 @@ pub fn render(plan: &Plan) -> String {
             let _ = writeln!(text, "# {title}\n{}", lines.join("\n"));
         }
     };
+    part("nft -f".to_owned(), &plan.nftables);
+    let groups = plan.groups.iter().map(|change| {
+        let GroupChange { interface, from, to } = change;
+        format!("ip link set {interface} group {to:#x}   # is {from:#x}")
+    });
+    part("groups of interfaces".to_owned(), &groups.collect::<Vec<_>>());
+    part("nft -f, after that".to_owned(), &plan.nftables_after);
     part("address sets, before the tables".to_owned(), &plan.sets_before);
     for table in &plan.tables {
         part(format!("{} --noflush", table.program), &[table.text.trim_end().to_owned()]);

@@ -2,20 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::{DesiredState, Member, SetId};
 use calico_agent::exec::Exec;
 use calico_agent::felix::Felix;
 use calico_agent::reconcile::{EndpointState, Problem, Wake};
 use calico_datastore::model::{Action, Cidr, TierAction};
 
-use crate::host::{Host, Pod, each_flavour};
+use crate::host::{Flavour, Host, Pod, each_dataplane, each_flavour};
 use crate::netns::sh;
 use crate::probing::alone;
 use crate::world::*;
 
 /// Two pods that may talk to each other, and the second answers on port 80.
-fn small_world(host: &mut Host, flavour: IptablesBackend) -> (Pod, Pod, DesiredState) {
+fn small_world(host: &mut Host, flavour: Flavour) -> (Pod, Pod, DesiredState) {
     let (a, b) = (host.pod(1), host.pod(2));
     b.serve(80);
     let mut state = empty(flavour);
@@ -128,7 +127,7 @@ fn a_held_lock_blames_no_policy_and_is_waited_for() {
 #[ignore = "run by the test above"]
 fn child_with_a_held_lock() {
     each_flavour(|host, flavour| {
-        if flavour != IptablesBackend::Legacy {
+        if flavour != Flavour::Legacy {
             return; // nf_tables has no such lock.
         }
         let (a, b, mut state) = small_world(host, flavour);
@@ -167,7 +166,7 @@ fn child_with_a_held_lock() {
 
 #[test]
 fn what_is_switched_off_passes_nothing_and_leaves_nothing() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b, mut state) = small_world(host, flavour);
         for pod in [&a, &b] {
             endpoint(&mut state, pod, &profiles(&["net"]), true);
@@ -252,7 +251,7 @@ fn whatever_is_flushed_comes_back_and_a_change_in_between_wedges_nothing() {
 
 #[test]
 fn a_read_only_proc_is_one_standing_problem() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (_a, b, mut state) = small_world(host, flavour);
         let c = host.pod(3);
         let dir = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use calico_agent::desired::{DesiredState, LocalEndpoint};
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Cidr, Mac};
 
-use crate::host::each_flavour;
+use crate::host::each_dataplane;
 use crate::world::*;
 
 fn add(state: &mut DesiredState, n: u32, class: &calico_agent::desired::AclClass) {
@@ -30,7 +30,7 @@ fn add(state: &mut DesiredState, n: u32, class: &calico_agent::desired::AclClass
 #[test]
 #[ignore = "a measurement"]
 fn two_thousand_endpoints_of_a_hundred_classes() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let mut state = empty(flavour);
         let classes: Vec<_> = (0..100)
             .map(|i| {

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::{DesiredState, SetId};
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Protocol, TierAction};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::host::{Host, Pod, each_flavour};
+use crate::host::{Flavour, Host, Pod, each_dataplane};
 use crate::world::*;
 
 /// What is sent to these ports of a pod: 53 from a new port each time, 54 as one long flow, both
@@ -140,7 +139,7 @@ pub(crate) fn vary(state: &mut DesiredState, round: u32, a: &Pod, b: &Pod, other
 }
 
 /// What [`vary`] begins with.
-pub(crate) fn churned(flavour: IptablesBackend, a: &Pod, b: &Pod) -> DesiredState {
+pub(crate) fn churned(flavour: Flavour, a: &Pod, b: &Pod) -> DesiredState {
     let mut state = empty(flavour);
     profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
     profile(&mut state, "none", vec![], vec![]);
@@ -162,7 +161,7 @@ fn seconds() -> u64 {
 
 #[test]
 fn no_packet_gets_another_verdict_while_everything_around_it_changes() {
-    each_flavour(|host: &mut Host, flavour| {
+    each_dataplane(|host: &mut Host, flavour| {
         let (a, b) = (host.pod(1), host.pod(2));
         let others = [host.pod(3), host.pod(4)];
         let mut state = churned(flavour, &a, &b);

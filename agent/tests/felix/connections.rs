@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Cidr};
 
-use crate::host::{Pod, dial, each_flavour};
+use crate::host::{Pod, dial, each_dataplane};
 use crate::world::*;
 
 fn open(from: &Pod, to: SocketAddr) -> TcpStream {
@@ -19,7 +19,7 @@ fn echoes(mut stream: &TcpStream) -> bool {
 
 #[test]
 fn a_connection_ends_with_its_endpoint_and_not_with_a_policy() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b) = (host.pod(1), host.pod(2));
         b.serve(80);
         let mut state = empty(flavour);
@@ -54,7 +54,7 @@ fn a_connection_ends_with_its_endpoint_and_not_with_a_policy() {
 
 #[test]
 fn an_address_that_left_while_nobody_watched_is_forgotten_too() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b) = (host.pod(1), host.pod(2));
         b.serve(80);
         let mut state = empty(flavour);
@@ -74,7 +74,7 @@ fn an_address_that_left_while_nobody_watched_is_forgotten_too() {
 
 #[test]
 fn what_leaves_the_pools_is_masqueraded_and_what_stays_is_not() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b) = (host.pod(1), host.pod(2));
         b.serve(80);
         // A machine outside, which knows no route to pods. The host's own address towards it is

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::{AddressSet, Member, SetId, SetKind};
 use calico_agent::exec::Exec;
 use calico_agent::felix::counters::Counters;
@@ -15,7 +14,7 @@ use calico_agent::felix::probe;
 use calico_agent::reconcile::{EndpointState, Report, Wake};
 use calico_datastore::model::{Action, Family, Protocol, TierAction};
 
-use crate::host::{each_flavour, v4};
+use crate::host::{Flavour, each_flavour, v4};
 use crate::netns::sh;
 use crate::tampering::place;
 use crate::world::*;
@@ -88,7 +87,7 @@ fn a_chain_that_somebody_else_leads_to_stays_and_every_other_goes() {
 #[test]
 fn a_table_or_a_chain_of_the_kernel_that_cannot_be_used_keeps_no_other_from_being_written() {
     each_flavour(|host, flavour| {
-        if flavour != IptablesBackend::Nft {
+        if flavour != Flavour::Nft {
             return; // Nobody can take the legacy tables away.
         }
         let place = place(host, flavour);
@@ -183,7 +182,7 @@ fn very_many_refused_policies_take_many_short_runs() {
     each_flavour(|host, flavour| {
         let exec = Exec::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let dataplane = runtime.block_on(probe(&exec, flavour)).unwrap().chosen;
+        let dataplane = runtime.block_on(probe(&exec, flavour.iptables())).unwrap().chosen;
         let driver = Driver::new(exec, dataplane, Counters::default());
         let patience = Duration::from_millis(50);
         let mut tables = FamilyTables::new(Family::V4, Counters::default()).with_patience(patience);

@@ -10,7 +10,7 @@ use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, TierAction};
 use tokio::sync::watch;
 
-use crate::host::{Host, Pod, each_flavour};
+use crate::host::{Host, Pod, each_dataplane, each_flavour};
 use crate::machines::*;
 use crate::world::*;
 
@@ -64,7 +64,7 @@ const EXPECTED: [(u16, &str); 4] = [
 
 #[test]
 fn each_place_that_denies_is_named() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b) = (host.pod(1), host.pod(2));
         [80, 81, 82, 90, 91].iter().for_each(|&port| b.serve(port));
         let mut state = empty(flavour);
@@ -143,7 +143,7 @@ fn what_reports_comes_and_goes_with_what_denies() {
 /// The kernel reports so many a second of each place, and a flood of one hides no other.
 #[test]
 fn a_flood_is_reported_in_part() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b) = (host.pod(1), host.pod(2));
         let mut state = empty(flavour);
         tiered(&mut state, &a, &b);
@@ -172,7 +172,7 @@ fn a_flood_is_reported_in_part() {
 /// `filter`: whichever it is, the host endpoint is named.
 #[test]
 fn what_a_host_endpoint_denies_is_reported_from_each_table() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         settings(&mut state, |s| {
             s.denied_log = true;

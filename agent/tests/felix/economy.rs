@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::SetId;
 use calico_agent::felix::counters::Counters;
 use calico_agent::reconcile::{EndpointState, Wake};
 use calico_datastore::model::{Action, InterfaceName, PortRange, Protocol};
 
-use crate::host::{Host, Pod, each_flavour};
+use crate::host::{Flavour, Host, Pod, each_dataplane, each_flavour};
 use crate::netns::sh;
 use crate::world::*;
 
@@ -32,7 +31,7 @@ fn since(counters: &Counters, before: [u64; 7]) -> [u64; 7] {
 
 fn small_world(
     host: &mut Host,
-    flavour: IptablesBackend,
+    flavour: Flavour,
 ) -> (Pod, Pod, calico_agent::desired::DesiredState) {
     let (a, b) = (host.pod(1), host.pod(2));
     b.serve(80);
@@ -102,7 +101,7 @@ fn a_changed_rule_sends_its_policys_chain_only() {
 
 #[test]
 fn started_again_on_an_unchanged_world_it_writes_nothing() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (_a, b, mut state) = small_world(host, flavour);
         endpoint(&mut state, &b, &profiles(&["net"]), true);
         // Everything that the kernel might print in another way than it was written.
@@ -128,7 +127,7 @@ fn started_again_on_an_unchanged_world_it_writes_nothing() {
 
 #[test]
 fn what_is_not_ours_is_not_touched() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b, mut state) = small_world(host, flavour);
         sh("ipset create foreign hash:ip; ipset add foreign 192.0.2.9");
         for family in [4, 6] {
@@ -146,7 +145,7 @@ fn what_is_not_ours_is_not_touched() {
                 host.iptables(family, rule);
             }
         }
-        let v = if flavour == IptablesBackend::Legacy { "legacy" } else { "nft" };
+        let v = if flavour == Flavour::Legacy { "legacy" } else { "nft" };
         let foreign = |host: &Host| -> String {
             // The last packets of a connection come after it.
             host.sleep(Duration::from_millis(200));
@@ -190,7 +189,7 @@ fn empty_like(state: &calico_agent::desired::DesiredState) -> calico_agent::desi
 
 #[test]
 fn leftovers_of_an_earlier_run_go_and_so_do_those_of_felix() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (_a, _b, state) = small_world(host, flavour);
         sh("ipset create cali40s:old hash:net; ipset create felix-other hash:net");
         for family in [4, 6] {
@@ -322,11 +321,11 @@ fn the_other_flavour_is_cleaned_when_the_setting_changes() {
         host.apply(&state, Wake::Start);
         assert!(host.saved(4).contains("cali-FORWARD"));
         let other = match flavour {
-            IptablesBackend::Legacy => IptablesBackend::Nft,
-            _ => IptablesBackend::Legacy,
+            Flavour::Legacy => Flavour::Nft,
+            _ => Flavour::Legacy,
         };
         let mut state = next(&state);
-        settings(&mut state, |s| s.iptables_backend = other);
+        settings(&mut state, |s| choose(s, other));
         host.apply(&state, Wake::Desired);
         for family in [4, 6] {
             assert!(!host.saved(family).contains("cali"), "{}", host.saved(family));
@@ -337,7 +336,7 @@ fn the_other_flavour_is_cleaned_when_the_setting_changes() {
 
 #[test]
 fn a_missing_interface_is_told_and_followed() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b, mut state) = small_world(host, flavour);
         endpoint(&mut state, &b, &profiles(&["net"]), true);
         let link = host.links.remove(&"calipod2".parse::<InterfaceName>().unwrap()).unwrap();

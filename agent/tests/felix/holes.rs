@@ -5,12 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::DesiredState;
 use calico_agent::reconcile::{Report, Wake};
 use calico_datastore::model::{Action, Cidr, PortRange, Protocol};
 
-use crate::host::{Host, Pod, dial, each_flavour, serve};
+use crate::host::{Flavour, Host, Pod, dial, each_dataplane, serve};
 use crate::netns::{Netns, sh};
 use crate::world::*;
 
@@ -31,7 +30,7 @@ fn udp(action: Action, port: u16) -> calico_agent::desired::ActiveRule {
 }
 
 /// Two pods and a machine outside, where pods are masqueraded. `b` takes TCP to 80 and UDP to 5000.
-fn place(host: &mut Host, flavour: IptablesBackend) -> Place {
+fn place(host: &mut Host, flavour: Flavour) -> Place {
     let (a, b) = (host.pod(1), host.pod(2));
     let outside = Netns::new();
     sh(&format!(
@@ -143,6 +142,10 @@ impl Line {
 
 impl Place {
     fn flush(&self, host: &Host) {
+        if host.flavour() == Flavour::Nftables {
+            sh("nft delete table inet calico");
+            return;
+        }
         for v in ["", "6"] {
             let tool = format!("ip{v}tables-{} -w", host.tool());
             sh(&format!("for t in raw filter; do {tool} -t $t -F; {tool} -t $t -X; done"));
@@ -197,7 +200,7 @@ const ALLOWED: [&str; 2] = ["dport=80 ", "dport=5000 "];
 
 #[test]
 fn what_came_through_a_hole_is_cut_and_nothing_else() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let place = place(host, flavour);
         host.apply(&place.state, Wake::Start);
         let allowed = place.allowed();
@@ -229,7 +232,7 @@ fn what_came_through_a_hole_is_cut_and_nothing_else() {
 
 #[test]
 fn a_member_that_was_taken_from_a_set_is_a_hole_too() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let mut place = place(host, flavour);
         set(&mut place.state, "s:bad", &[1]);
         let mut deny = from_set(any(Action::Deny), "s:bad");
@@ -244,7 +247,11 @@ fn a_member_that_was_taken_from_a_set_is_a_hole_too() {
         assert!(Line::tcp(&place.a, place.b.v4(), 80).is_none());
         let kept = Line::udp(&place.a, place.b.v4(), 5000);
         assert!(kept.echoes());
-        sh("ipset del cali40s:bad 10.65.0.1");
+        sh(if flavour == Flavour::Nftables {
+            "nft delete element inet calico set4-s-bad '{ 10.65.0.1 }'"
+        } else {
+            "ipset del cali40s:bad 10.65.0.1"
+        });
         let line = Line::tcp(&place.a, place.b.v4(), 80).expect("there is a hole");
         assert!(line.echoes());
         let report = host.run(&place.state, Wake::Retry);
@@ -256,7 +263,7 @@ fn a_member_that_was_taken_from_a_set_is_a_hole_too() {
 
 #[test]
 fn a_start_cuts_what_a_hole_let_through_and_not_what_an_older_policy_allowed() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let place = place(host, flavour);
         host.apply(&place.state, Wake::Start);
         let allowed = place.allowed();
@@ -282,7 +289,7 @@ fn a_start_cuts_what_a_hole_let_through_and_not_what_an_older_policy_allowed() {
 /// `DeniedConnections`: what policy allowed and denies now goes on, or is cut; what it still allows goes on.
 #[test]
 fn a_change_of_policy_cuts_what_it_denies_where_that_is_wanted() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let mut place = place(host, flavour);
         set(&mut place.state, "s:friends", &[1]);
         let open = |state: &mut DesiredState| {

@@ -9,7 +9,7 @@ use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, PortRange, Protocol};
 
 use crate::holes::{cut, echo};
-use crate::host::{Host, Pod, dial, each_flavour, receiver};
+use crate::host::{Flavour, Host, Pod, dial, each_dataplane, receiver};
 use crate::nat::{EXTERNAL, OUTSIDE, give, lead_to, outside, world};
 use crate::netns::{Netns, sh};
 use crate::spoofing::{FOREIGN, LISTED, addresses, spoofing_world};
@@ -17,6 +17,19 @@ use crate::world::*;
 
 /// Takes our rules away, and those of everybody else.
 fn flush(host: &Host, tables: &[&str]) {
+    if host.flavour() == Flavour::Nftables {
+        let nat = ["nat-prerouting", "nat-output", "nat-postrouting"];
+        let flushed = |chain: &&str| format!("nft flush chain inet calico {chain} 2>&1 || true");
+        sh(&match tables {
+            ["nat"] => nat.iter().map(flushed).collect::<Vec<_>>().join("\n"),
+            // All but that one.
+            [_, _] => "for chain in $(nft list table inet calico | grep -oP 'chain \\K[^ ]*'); do
+                case $chain in nat-*|external-*) ;; *) nft flush chain inet calico $chain;; esac; done"
+                .to_owned(),
+            _ => "nft delete table inet calico".to_owned(),
+        });
+        return;
+    }
     for v in ["", "6"] {
         let tool = format!("ip{v}tables-{} -w", host.tool());
         for table in tables {
@@ -71,7 +84,7 @@ fn streams<'a>(from: &Pod, sources: [IpAddr; 2], at: &'a [UdpSocket; 2]) -> [Str
 
 #[test]
 fn a_source_that_a_pod_lists_is_asked_for_its_policy() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b, state) = spoofing_world(host, flavour);
         track(host);
         // Its answers have to come by the host.
@@ -125,7 +138,7 @@ fn answers(mut stream: &TcpStream) -> bool {
 
 #[test]
 fn what_came_by_an_external_address_is_asked_as_what_it_leads_to() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b, mut state) = world(host, flavour);
         let outside = outside();
         give(&mut state, &b, &EXTERNAL);
@@ -179,7 +192,7 @@ fn any_port(to: &str) -> UdpSocket {
 
 #[test]
 fn who_went_by_an_external_address_while_it_was_not_translated_is_led_there_again() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (_a, b, mut state) = world(host, flavour);
         let outside = outside();
         track(host);
@@ -239,7 +252,7 @@ fn who_went_by_an_external_address_while_it_was_not_translated_is_led_there_agai
 
 #[test]
 fn who_left_without_another_address_while_it_was_not_translated_gets_one_again() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, _b, mut state) = world(host, flavour);
         let outside = outside();
         // Nothing comes back to a pod's own address.

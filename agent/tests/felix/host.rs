@@ -18,26 +18,62 @@ use crate::netns::{Netns, sh};
 /// How long a probe waits before it counts as not answered.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// The flavours that every test runs on.
-pub(crate) const FLAVOURS: [IptablesBackend; 2] = [IptablesBackend::Legacy, IptablesBackend::Nft];
+/// What carries policy into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// iptables, legacy tables.
+    Legacy,
+    /// iptables, nf_tables.
+    Nft,
+    /// A table of our own of nf_tables.
+    Nftables,
+}
+
+impl Flavour {
+    /// The setting of one of iptables.
+    pub(crate) fn iptables(self) -> IptablesBackend {
+        match self {
+            Self::Legacy => IptablesBackend::Legacy,
+            Self::Nft => IptablesBackend::Nft,
+            Self::Nftables => IptablesBackend::Auto,
+        }
+    }
+}
+
+/// Those of iptables: what a test is about that speaks of its tables or of address sets.
+const IPTABLES: [Flavour; 2] = [Flavour::Legacy, Flavour::Nft];
+/// All.
+const ALL: [Flavour; 3] = [Flavour::Legacy, Flavour::Nft, Flavour::Nftables];
 
 /// The host: the namespace of the test's own thread.
 pub(crate) struct Host {
     pub(crate) felix: Felix,
     pub(crate) links: Links,
     runtime: tokio::runtime::Runtime,
-    flavour: &'static str,
+    flavour: Flavour,
 }
 
-/// Runs `test` on a new host, once for each flavour.
-pub(crate) fn each_flavour(
-    test: impl Fn(&mut Host, IptablesBackend) + Send + Sync + Copy + 'static,
-) {
+/// Runs `test` on a new host, once for each flavour of iptables.
+pub(crate) fn each_flavour(test: impl Fn(&mut Host, Flavour) + Send + Sync + Copy + 'static) {
+    each(&IPTABLES, test);
+}
+
+/// Runs `test` on a new host, once for each dataplane.
+pub(crate) fn each_dataplane(test: impl Fn(&mut Host, Flavour) + Send + Sync + Copy + 'static) {
+    each(&ALL, test);
+}
+
+/// Runs `test` on a new host with our own table of nf_tables.
+pub(crate) fn on_nftables(test: impl Fn(&mut Host, Flavour) + Send + Sync + Copy + 'static) {
+    each(&[Flavour::Nftables], test);
+}
+
+fn each(flavours: &[Flavour], test: impl Fn(&mut Host, Flavour) + Send + Sync + Copy + 'static) {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: needs root for network namespaces");
         return;
     }
-    for flavour in FLAVOURS {
+    for &flavour in flavours {
         let netns = Netns::new();
         let outcome = netns.run(move || {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -53,7 +89,7 @@ pub(crate) fn each_flavour(
 }
 
 impl Host {
-    fn new(flavour: IptablesBackend) -> Self {
+    fn new(flavour: Flavour) -> Self {
         sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0
              ip addr add 192.0.2.1/32 dev lo; ip -6 addr add fd99::1/128 dev lo nodad");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -61,8 +97,13 @@ impl Host {
             felix: Felix::new(Exec::default(), PathBuf::from("/proc/sys")),
             links: Links::new(),
             runtime,
-            flavour: if flavour == IptablesBackend::Legacy { "legacy" } else { "nft" },
+            flavour,
         }
+    }
+
+    /// What carries policy into the kernel.
+    pub(crate) fn flavour(&self) -> Flavour {
+        self.flavour
     }
 
     /// Starts the agent anew: it knows nothing of what it did.
@@ -98,24 +139,35 @@ impl Host {
     /// kernel's chains, which any packet in between changes (multicast listener reports come late).
     pub(crate) fn saved(&self, family: u8) -> String {
         let v = if family == 4 { "" } else { "6" };
-        sh(&format!(r"ip{v}tables-{}-save | sed '/^#/d; /^:/s/ \[.*//'", self.flavour))
+        match self.flavour {
+            // Both families are in one table; elements come in no order.
+            Flavour::Nftables => sh("nft -s list ruleset"),
+            _ => sh(&format!(r"ip{v}tables-{}-save | sed '/^#/d; /^:/s/ \[.*//'", self.tool())),
+        }
     }
 
     /// The same with the counters of each rule.
     pub(crate) fn saved_with_counters(&self, family: u8) -> String {
         let v = if family == 4 { "" } else { "6" };
-        sh(&format!("ip{v}tables-{}-save -c", self.flavour))
+        match self.flavour {
+            Flavour::Nftables => sh("nft list ruleset"),
+            _ => sh(&format!("ip{v}tables-{}-save -c", self.tool())),
+        }
     }
 
     /// What the names of the flavour's programs hold: `legacy` or `nft`.
     pub(crate) fn tool(&self) -> &'static str {
-        self.flavour
+        match self.flavour {
+            Flavour::Legacy => "legacy",
+            // What others write beside our own table they may write with iptables.
+            Flavour::Nft | Flavour::Nftables => "nft",
+        }
     }
 
     /// Runs `iptables` or `ip6tables` of the flavour.
     pub(crate) fn iptables(&self, family: u8, args: &str) {
         let v = if family == 4 { "" } else { "6" };
-        sh(&format!("ip{v}tables-{} -w {args}", self.flavour));
+        sh(&format!("ip{v}tables-{} -w {args}", self.tool()));
     }
 
     /// Makes the pod number `n`.

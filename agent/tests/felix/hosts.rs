@@ -8,14 +8,14 @@ use calico_agent::reconcile::Wake;
 use calico_agent::routes::monitor::Link;
 use calico_datastore::model::{Action, Cidr, Name, Protocol};
 
-use crate::host::each_flavour;
+use crate::host::{each_dataplane, each_flavour};
 use crate::machines::*;
 use crate::netns::sh;
 use crate::world::*;
 
 #[test]
 fn what_the_host_receives_and_sends_is_asked_and_fail_safe_ports_stay_open() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, state) = guarded(host, flavour);
         let other = Machine::new(host, 2);
         other.serve(&PORTS);
@@ -71,7 +71,7 @@ fn what_the_host_receives_and_sends_is_asked_and_fail_safe_ports_stay_open() {
 
 #[test]
 fn without_policy_profiles_decide_and_without_those_nothing_passes() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         put(&mut state, "a", on("eth1"));
         host.apply(&state, Wake::Start);
@@ -95,7 +95,7 @@ fn without_policy_profiles_decide_and_without_those_nothing_passes() {
 
 #[test]
 fn what_passes_through_is_asked_where_a_policy_applies_on_forward() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         let b = Machine::new(host, 2);
         b.serve(&PORTS);
@@ -180,7 +180,7 @@ fn tracked(port: u16) -> usize {
 
 #[test]
 fn policies_that_do_not_track_come_first_and_leave_no_connection() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         host_policy(
             &mut state,
@@ -250,7 +250,7 @@ fn policies_that_do_not_track_come_first_and_leave_no_connection() {
 
 #[test]
 fn policies_before_the_translation_of_destinations_see_what_was_sent() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         let b = Machine::new(host, 2);
         b.serve(&PORTS);
@@ -295,7 +295,7 @@ fn policies_before_the_translation_of_destinations_see_what_was_sent() {
 
 #[test]
 fn what_the_host_sends_is_asked_by_where_it_really_goes() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, state) = guarded(host, flavour);
         let b = Machine::new(host, 2);
         b.serve(&PORTS);
@@ -322,7 +322,7 @@ fn what_the_host_sends_is_asked_by_where_it_really_goes() {
 
 #[test]
 fn an_interface_is_found_by_name_by_address_and_among_all() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         let (b, c) = (Machine::new(host, 2), Machine::new(host, 3));
         let pod = host.pod(1);

@@ -15,7 +15,7 @@ use calico_agent::reconcile::{EndpointState, Report, Wake, World};
 use calico_agent::routes::monitor::Link;
 use calico_datastore::model::{Action, Cidr};
 
-use crate::host::{Host, each_flavour, serve};
+use crate::host::{Host, each_dataplane, each_flavour, serve};
 use crate::machines::*;
 use crate::world::*;
 
@@ -113,7 +113,7 @@ fn set_of(addresses: &[std::net::IpAddr]) -> calico_agent::desired::AddressSet {
 
 #[test]
 fn sets_that_only_hosts_need_are_filled_and_go_with_them() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         let from = from_set(tcp(Action::Allow, &[81]), "s:mine");
         host_policy(&mut state, "web", vec![from.clone()], Vec::new());
@@ -170,7 +170,7 @@ fn problems(report: &Report) -> Vec<(String, String)> {
 
 #[test]
 fn what_becomes_of_a_host_endpoint_is_said() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         put(&mut state, "b", on("eth1"));
         put(&mut state, "c", on("eth7"));
@@ -212,7 +212,7 @@ fn what_becomes_of_a_host_endpoint_is_said() {
 
 #[test]
 fn a_family_that_is_off_is_not_policed_and_that_is_said() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         settings(&mut state, |settings| settings.ipv6 = false);
         let report = host.run(&state, Wake::Start);
@@ -230,7 +230,7 @@ fn a_family_that_is_off_is_not_policed_and_that_is_said() {
 
 #[test]
 fn settings_say_what_allowed_and_denied_packets_do() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         let b = Machine::new(host, 2);
         b.serve(&PORTS);
@@ -275,7 +275,7 @@ fn settings_say_what_allowed_and_denied_packets_do() {
 
 #[test]
 fn a_state_from_disk_protects_the_host() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, state) = guarded(host, flavour);
         let stored =
             DesiredState { origin: Origin::Stored { since: 1 }, generation: 0, ..state.clone() };
@@ -312,7 +312,7 @@ fn a_plan_shows_host_endpoints_and_writes_nothing() {
 
 #[test]
 fn a_host_endpoint_that_cuts_off_the_datastore_is_obeyed_and_named() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, mut state) = guarded(host, flavour);
         let servers = a.both().map(|ip| (ip, 2379).into());
         let felix = Felix::new(Exec::default(), PathBuf::from("/proc/sys"));

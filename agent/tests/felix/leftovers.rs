@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::DesiredState;
 use calico_agent::exec::Exec;
 use calico_agent::felix::leftovers::Leftovers;
 use calico_agent::reconcile::{Report, Wake};
 
-use crate::host::{Host, each_flavour};
+use crate::host::{Flavour, Host, each_flavour};
 use crate::netns::sh;
 use crate::world::*;
 
@@ -82,7 +81,7 @@ fn what_somebody_else_uses_is_named_and_the_rest_goes() {
 #[test]
 fn what_the_other_iptables_holds_of_ipv6_alone_is_found_too() {
     each_flavour(|host, flavour| {
-        let other = if flavour == IptablesBackend::Nft { "legacy" } else { "nft" };
+        let other = if flavour == Flavour::Nft { "legacy" } else { "nft" };
         sh(&format!(
             "ip6tables-{other} -w -N cali-INPUT; ip6tables-{other} -w -I INPUT -j cali-INPUT -m comment --comment cali:ABCDEFGHIJKLMNOP"
         ));
@@ -95,7 +94,7 @@ fn what_the_other_iptables_holds_of_ipv6_alone_is_found_too() {
 #[test]
 fn what_somebody_else_uses_in_the_other_iptables_is_named_and_the_rest_goes() {
     each_flavour(|host, flavour| {
-        let other = if flavour == IptablesBackend::Nft { "legacy" } else { "nft" };
+        let other = if flavour == Flavour::Nft { "legacy" } else { "nft" };
         for v in ["", "6"] {
             sh(&format!(
                 "t='ip{v}tables-{other} -w'; $t -N felix-INPUT; $t -I INPUT -j felix-INPUT

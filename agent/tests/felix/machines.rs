@@ -4,14 +4,13 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::{
     ActiveRule, ActiveRules, DesiredState, HostTiers, LocalHostEndpoint, TierAcl,
 };
 use calico_agent::routes::monitor::Link;
 use calico_datastore::model::{Action, HostEndpointId, InterfaceName, Name, PortRange, TierAction};
 
-use crate::host::{Host, serve};
+use crate::host::{Flavour, Host, serve};
 use crate::netns::{Netns, sh};
 use crate::world::*;
 
@@ -157,7 +156,7 @@ pub(crate) fn traces(host: &Host) -> Vec<String> {
 pub(crate) const PORTS: [u16; 4] = [22, 80, 81, 2379];
 
 /// An interface with a policy for 80, in both directions.
-pub(crate) fn guarded(host: &mut Host, flavour: IptablesBackend) -> (Machine, DesiredState) {
+pub(crate) fn guarded(host: &mut Host, flavour: Flavour) -> (Machine, DesiredState) {
     let machine = Machine::new(host, 1);
     machine.serve(&PORTS);
     PORTS.into_iter().for_each(serve);

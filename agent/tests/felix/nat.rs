@@ -8,7 +8,7 @@ use calico_agent::desired::DesiredState;
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, PortRange};
 
-use crate::host::{Host, Pod, dial, each_flavour};
+use crate::host::{Host, Pod, dial, each_dataplane};
 use crate::netns::{Netns, sh};
 use crate::world::*;
 
@@ -63,10 +63,7 @@ pub(crate) fn lead_to(pod: &Pod) {
 }
 
 /// Two pods that send what they like, and take TCP to port 80.
-pub(crate) fn world(
-    host: &mut Host,
-    flavour: calico_agent::config::IptablesBackend,
-) -> (Pod, Pod, DesiredState) {
+pub(crate) fn world(host: &mut Host, flavour: crate::host::Flavour) -> (Pod, Pod, DesiredState) {
     let (a, b) = (host.pod(1), host.pod(2));
     for pod in [&a, &b] {
         pod.serve(80);
@@ -83,7 +80,7 @@ pub(crate) fn world(
 
 #[test]
 fn an_external_address_leads_to_its_pod_and_to_its_policy() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b, mut state) = world(host, flavour);
         let outside = outside();
         host.apply(&state, Wake::Start);
@@ -127,7 +124,7 @@ fn an_external_address_leads_to_its_pod_and_to_its_policy() {
 
 #[test]
 fn a_connection_does_not_outlive_the_way_it_came() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b, mut state) = world(host, flavour);
         let outside = outside();
         give(&mut state, &b, &EXTERNAL);
@@ -191,7 +188,7 @@ fn a_connection_does_not_outlive_the_way_it_came() {
 
 #[test]
 fn of_two_that_ask_for_an_address_one_has_it_and_the_other_is_named() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b, mut state) = world(host, flavour);
         give(&mut state, &a, &EXTERNAL);
         give(&mut state, &b, &[EXTERNAL[0], EXTERNAL[1], &a.v4().to_string()]);
@@ -288,7 +285,7 @@ fn pings(pod: &Pod, to: IpAddr) -> bool {
 
 #[test]
 fn what_leaves_the_pools_has_the_address_and_the_ports_of_the_settings() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, _b, mut state) = world(host, flavour);
         let outside = outside();
         // Nothing comes back to a pod's own address.
@@ -365,7 +362,7 @@ fn what_leaves_the_pools_has_the_address_and_the_ports_of_the_settings() {
 
 #[test]
 fn only_what_leaves_by_the_interface_of_the_settings_is_masqueraded() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, _b, mut state) = world(host, flavour);
         let outside = outside();
         sh(&format!(

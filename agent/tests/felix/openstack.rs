@@ -10,17 +10,14 @@ use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, InterfaceName};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::host::{Host, Pod, dial, each_flavour, receiver};
+use crate::host::{Host, Pod, dial, each_dataplane, receiver};
 use crate::world::*;
 
 /// Where the guests look for their metadata.
 const METADATA: &str = "169.254.169.254";
 
 /// A guest and a pod that may send nothing at all, on a host that takes nothing from them.
-fn closed_world(
-    host: &mut Host,
-    flavour: calico_agent::config::IptablesBackend,
-) -> (Pod, Pod, DesiredState) {
+fn closed_world(host: &mut Host, flavour: crate::host::Flavour) -> (Pod, Pod, DesiredState) {
     let (guest, pod) = (host.pod_behind(3, "tapguest3"), host.pod(4));
     let mut state = empty(flavour);
     settings(&mut state, |s| {
@@ -52,7 +49,7 @@ fn asks(from: &Pod, source: SocketAddr, to: SocketAddr, at: &UdpSocket, expected
 
 #[test]
 fn guests_have_metadata_and_names_and_pods_have_not() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (guest, pod, mut state) = closed_world(host, flavour);
         crate::host::serve(8775);
         crate::host::serve(8776);
@@ -110,7 +107,7 @@ fn guests_have_metadata_and_names_and_pods_have_not() {
 
 #[test]
 fn guests_without_an_address_ask_for_one_and_pods_do_not() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (guest, pod, state) = closed_world(host, flavour);
         host.apply(&state, Wake::Start);
         for one in [&guest, &pod] {

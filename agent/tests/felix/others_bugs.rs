@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::{AddressSet, Member, SetId, SetKind};
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Family, Protocol, TierAction};
 
-use crate::host::{Pod, each_flavour};
+use crate::host::{Flavour, Pod, each_flavour};
 use crate::netns::sh;
 use crate::tampering::{Place, place};
 use crate::world::*;
@@ -24,7 +23,7 @@ fn after_a_flush_of_the_whole_rule_set_the_jumps_are_back() {
         let whole = (host.saved(4), host.saved(6));
         for _ in 0..2 {
             match flavour {
-                IptablesBackend::Nft => drop(sh("nft flush ruleset")),
+                Flavour::Nft => drop(sh("nft flush ruleset")),
                 _ => {
                     for (v, table) in
                         [4, 6].into_iter().flat_map(|v| ["raw", "nat", "filter"].map(|t| (v, t)))

@@ -1,10 +1,11 @@
 //! Which iptables is chosen, and what is said when there is none.
 
-use calico_agent::config::IptablesBackend;
+use calico_agent::config::{IptablesBackend, Wanted};
 use calico_agent::exec::Exec;
 use calico_agent::felix::conntrack::Conntrack;
 use calico_agent::felix::counters::Counters;
 use calico_agent::felix::ipset::{Command, SetError, Sets};
+use calico_agent::felix::pick::{Pick, pick};
 use calico_agent::felix::{Flavour, ProbeError, probe};
 
 use crate::netns::{Netns, sh};
@@ -53,6 +54,12 @@ pub(crate) fn alone(how: &str, test: &str) {
     assert!(said.contains("1 passed"), "{said}");
 }
 
+fn picked(wanted: Wanted) -> Result<Pick, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let picked = runtime.block_on(pick(&Exec::default(), wanted, true));
+    picked.map(|picked| picked.pick).map_err(|error| error.to_string())
+}
+
 fn refused() -> ProbeError {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(probe(&Exec::default(), IptablesBackend::Auto)).unwrap_err()
@@ -72,6 +79,10 @@ fn child_without_net_admin() {
     let error = refused();
     assert!(matches!(error, ProbeError::NotPermitted { .. }), "{error:?}");
     assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    for wanted in [Wanted::Nftables, Wanted::Auto] {
+        let error = picked(wanted).unwrap_err();
+        assert!(error.contains("CAP_NET_ADMIN"), "{error}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let error = runtime.block_on(Sets::new(Counters::default()).read()).unwrap_err();
     assert!(matches!(error, SetError::NotPermitted(_)), "{error:?}");
@@ -93,4 +104,11 @@ fn a_missing_tool_is_named_with_its_package() {
 fn child_without_iptables() {
     let error = refused();
     assert!(error.to_string().contains("install the package iptables"), "{error}");
+    // What is asked for is not there; who asks for nothing gets what needs no program.
+    let error = picked(Wanted::Iptables(IptablesBackend::Auto)).unwrap_err();
+    assert!(error.contains("install the package iptables"), "{error}");
+    let native = picked(Wanted::Auto).unwrap().to_string();
+    assert_eq!(native, "nftables: iptables is not on this host");
+    let native = picked(Wanted::Nftables).unwrap().to_string();
+    assert_eq!(native, "nftables: the settings ask for it");
 }

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use calico_agent::config::{DenyAction, IptablesBackend};
+use calico_agent::config::DenyAction;
 use calico_agent::desired::{
     ActiveRule, ActiveRules, AddressSet, DesiredState, Member, SetId, SetKind, SideMatch,
 };
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Family, IcmpMatch, PortRange, Protocol, TierAction};
 
-use crate::host::{Host, each_flavour};
+use crate::host::{Flavour, Host, each_dataplane};
 use crate::netns::sh;
 use crate::world::*;
 
@@ -141,7 +141,7 @@ impl Dice {
     }
 }
 
-fn world(flavour: IptablesBackend) -> DesiredState {
+fn world(flavour: Flavour) -> DesiredState {
     let mut state = empty(flavour);
     set(&mut state, "s:0", &[7]);
     set(&mut state, "s:1", &[]);
@@ -170,15 +170,17 @@ fn held(host: &Host) -> Vec<String> {
 
 #[test]
 fn random_changes_of_plain_rules_go_line_by_line_and_end_where_writing_anew_ends() {
-    each_flavour(|host, flavour| stir_and_compare(host, flavour, Dice { state: 7, plain: true }));
+    each_dataplane(|host, flavour| stir_and_compare(host, flavour, Dice { state: 7, plain: true }));
 }
 
 #[test]
 fn random_changes_of_any_rules_end_where_writing_anew_ends() {
-    each_flavour(|host, flavour| stir_and_compare(host, flavour, Dice { state: 8, plain: false }));
+    each_dataplane(|host, flavour| {
+        stir_and_compare(host, flavour, Dice { state: 8, plain: false })
+    });
 }
 
-fn stir_and_compare(host: &mut Host, flavour: IptablesBackend, mut dice: Dice) {
+fn stir_and_compare(host: &mut Host, flavour: Flavour, mut dice: Dice) {
     let pods: Vec<_> = (1..=3).map(|n| host.pod(n)).collect();
     let mut state = world(flavour);
     let mut rules: Vec<ActiveRule> = (0..20).map(|_| dice.rule()).collect();

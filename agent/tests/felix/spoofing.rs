@@ -8,11 +8,11 @@ use calico_agent::desired::DesiredState;
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Protocol};
 
-use crate::host::{Host, Pod, each_flavour, receiver, v4, v6};
+use crate::host::{Host, Pod, each_dataplane, each_flavour, receiver, v4, v6};
 use crate::world::*;
 
 /// Two pods that may do anything, with their MACs.
-fn open_world(host: &mut Host, flavour: calico_agent::config::IptablesBackend) -> (Pod, Pod) {
+fn open_world(host: &mut Host, flavour: crate::host::Flavour) -> (Pod, Pod) {
     let (a, b) = (host.pod(1), host.pod(2));
     b.serve(80);
     let mut state = empty(flavour);
@@ -56,7 +56,7 @@ fn a_foreign_source_address_is_dropped() {
 
 #[test]
 fn a_foreign_mac_is_dropped() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b) = open_world(host, flavour);
         let renew = "ip route replace 169.254.1.1 dev eth0
              ip neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
@@ -141,7 +141,7 @@ fn list(state: &mut DesiredState, pod: &Pod, prefixes: &[&str]) {
 /// UDP to port 5000 only. The first lists the first prefix of each family.
 pub(crate) fn spoofing_world(
     host: &mut Host,
-    flavour: calico_agent::config::IptablesBackend,
+    flavour: crate::host::Flavour,
 ) -> (Pod, Pod, DesiredState) {
     let (a, b) = (host.pod(1), host.pod(2));
     for pod in [&a, &b] {
@@ -278,7 +278,7 @@ fn what_an_endpoint_lists_it_may_send_from_and_nobody_else() {
 
 #[test]
 fn without_leave_a_list_is_nothing_and_is_told() {
-    each_flavour(|host, flavour| {
+    each_dataplane(|host, flavour| {
         let (a, b, mut state) = spoofing_world(host, flavour);
         settings(&mut state, |s| s.source_spoofing = false);
         let listed = addresses(LISTED);

@@ -1,14 +1,13 @@
 //! What somebody else changes of ours is named precisely and put right, and nothing else is touched:
 //! rules that were not changed keep their counters, and what we change ourselves is never reported.
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::DesiredState;
 use calico_agent::drift::{Change, Drift};
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, TierAction};
 
 use crate::churn::{churned, vary};
-use crate::host::{Host, Pod, each_flavour};
+use crate::host::{Flavour, Host, Pod, each_flavour};
 use crate::netns::sh;
 use crate::world::*;
 
@@ -20,7 +19,7 @@ pub(crate) struct Place {
 
 /// Two pods: the first may open port 80 of the second and no other. Everything that we program is
 /// there: policies, profiles, sets of both kinds, a MAC tree, masquerading.
-pub(crate) fn place(host: &mut Host, flavour: IptablesBackend) -> Place {
+pub(crate) fn place(host: &mut Host, flavour: Flavour) -> Place {
     let (a, b) = (host.pod(1), host.pod(2));
     b.serve(80);
     b.serve(81);
@@ -274,7 +273,7 @@ fn whatever_others_change_is_named_and_put_right() {
         let (rules, sets) = (ours(host), our_sets());
         place.works();
         let mut all = tampers();
-        if flavour == IptablesBackend::Nft {
+        if flavour == Flavour::Nft {
             all.extend(nft_tampers());
         }
         for (what, tamper, expected) in all {

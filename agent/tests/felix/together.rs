@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::{ActiveRule, DesiredState};
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Protocol, TierAction};
 
-use crate::host::{Host, Pod, each_flavour};
+use crate::host::{Flavour, Host, Pod, each_dataplane};
 use crate::world::*;
 
 /// Pod 1 may not send to this port of pod 2, in any state.
@@ -26,7 +25,7 @@ fn udp(action: Action, port: u16) -> ActiveRule {
 /// Two states that say the same about pod 1 in opposite ways: "allow S" and "deny S, allow everybody",
 /// once with a set that it leaves and once with one that it joins. With half of such a change both
 /// ports would be the other way round.
-fn states(flavour: IptablesBackend, a: &Pod, b: &Pod) -> [DesiredState; 2] {
+fn states(flavour: Flavour, a: &Pod, b: &Pod) -> [DesiredState; 2] {
     let mut one = empty(flavour);
     profile(&mut one, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
     set(&mut one, "s:without", &[3]);
@@ -60,25 +59,28 @@ fn states(flavour: IptablesBackend, a: &Pod, b: &Pod) -> [DesiredState; 2] {
 
 /// Packets of one port: sent, arrived.
 #[derive(Clone, Default)]
-struct Count(Arc<[AtomicU64; 2]>);
+pub(crate) struct Count(Arc<[AtomicU64; 2]>);
 
 impl Count {
-    fn get(&self) -> (u64, u64) {
+    pub(crate) fn get(&self) -> (u64, u64) {
         (self.0[0].load(Ordering::SeqCst), self.0[1].load(Ordering::SeqCst))
     }
 }
 
 /// Sends from `a` to `b`, from a new port each time, while `work` is done.
-fn flow(a: &Pod, b: &Pod, port: u16, stop: &Arc<AtomicBool>) -> Count {
+pub(crate) fn flow(a: &Pod, b: &Pod, port: u16, stop: &Arc<AtomicBool>) -> Count {
     let count = Count::default();
     let (stopped, counted) = (Arc::clone(stop), count.clone());
     b.netns.run(move || {
         let socket = UdpSocket::bind(("::", port)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         std::thread::spawn(move || {
-            while !stopped.load(Ordering::SeqCst) {
+            // What was sent is counted, also when it waits for this thread.
+            loop {
                 if socket.recv(&mut [0; 8]).is_ok() {
                     counted.0[1].fetch_add(1, Ordering::SeqCst);
+                } else if stopped.load(Ordering::SeqCst) {
+                    break;
                 }
             }
         })
@@ -103,7 +105,7 @@ fn flow(a: &Pod, b: &Pod, port: u16, stop: &Arc<AtomicBool>) -> Count {
 }
 
 /// Goes from state to state and back, `rounds` times, and looks at what passed.
-fn back_and_forth(host: &mut Host, flavour: IptablesBackend, rounds: usize, restart: bool) {
+fn back_and_forth(host: &mut Host, flavour: Flavour, rounds: usize, restart: bool) {
     let (a, b) = (host.pod(1), host.pod(2));
     let states = states(flavour, &a, &b);
     host.apply(&states[0], Wake::Start);
@@ -125,6 +127,8 @@ fn back_and_forth(host: &mut Host, flavour: IptablesBackend, rounds: usize, rest
             host.restart();
         }
         host.apply(to, if restart { Wake::Start } else { Wake::Desired });
+        // For some packets in each of them.
+        host.sleep(Duration::from_millis(5));
     }
     until(allowed.get().1 + 10);
     assert_eq!(rounds % 2, 0);
@@ -149,10 +153,10 @@ fn back_and_forth(host: &mut Host, flavour: IptablesBackend, rounds: usize, rest
 
 #[test]
 fn a_policy_that_changes_with_its_sets_is_never_half_in_force() {
-    each_flavour(|host, flavour| back_and_forth(host, flavour, 20, false));
+    each_dataplane(|host, flavour| back_and_forth(host, flavour, 20, false));
 }
 
 #[test]
 fn nor_is_one_that_changed_with_its_sets_while_the_agent_was_down() {
-    each_flavour(|host, flavour| back_and_forth(host, flavour, 10, true));
+    each_dataplane(|host, flavour| back_and_forth(host, flavour, 10, true));
 }

@@ -18,7 +18,7 @@ use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Cidr, Family, Name, PortRange, Protocol, TierAction};
 
 use crate::holes::{Line, echo};
-use crate::host::each_flavour;
+use crate::host::each_dataplane;
 use crate::netns::sh;
 use crate::world::*;
 
@@ -110,7 +110,7 @@ fn fill(state: &mut DesiredState, chance: &mut Chance) -> (AclClass, AclClass) {
 #[test]
 fn the_kernel_does_what_the_verdict_says() {
     let rounds = std::env::var("CALICO_VERDICTS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
-    each_flavour(move |host, flavour| {
+    each_dataplane(move |host, flavour| {
         let (a, b) = (host.pod(1), host.pod(2));
         for port in [80, 81] {
             b.serve(port);

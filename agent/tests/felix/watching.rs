@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use calico_agent::config::IptablesBackend;
 use calico_agent::desired::DesiredState;
 use calico_agent::drift::Change;
 use calico_agent::felix::watch::{Changes, Touched, Watch};
@@ -10,7 +9,7 @@ use calico_agent::reconcile::{Report, Wake};
 use calico_agent::status::systemd::Watchdog;
 use calico_datastore::model::{Action, Family};
 
-use crate::host::{Host, Pod, each_flavour};
+use crate::host::{Flavour, Host, Pod, each_flavour};
 use crate::netns::sh;
 use crate::world::*;
 
@@ -31,7 +30,7 @@ struct Watched<'a> {
 }
 
 impl<'a> Watched<'a> {
-    fn new(host: &'a mut Host, flavour: IptablesBackend) -> Self {
+    fn new(host: &'a mut Host, flavour: Flavour) -> Self {
         let (a, b) = (host.pod(1), host.pod(2));
         let mut state = empty(flavour);
         network(&mut state, "net", &[1, 2]);
@@ -137,7 +136,7 @@ fn what_others_do_to_tables_is_noticed_and_repaired() {
         let v6 = |t: &Touched| t.tables.contains(&Family::V6);
         let modify = world.script(MODIFY);
         let touched = world.noticed(&modify, v4);
-        if flavour == IptablesBackend::Nft {
+        if flavour == Flavour::Nft {
             let by = touched.by.unwrap();
             assert!(by.starts_with("iptables-nft (process "), "{by}");
         }
@@ -152,7 +151,7 @@ fn what_others_do_to_tables_is_noticed_and_repaired() {
         }
         let what = world.script("T6 -t raw -I cali-anti-spoof -j RETURN");
         world.repaired(&what, &whole, v6);
-        if flavour == IptablesBackend::Nft {
+        if flavour == Flavour::Nft {
             world.repaired("nft delete table ip filter", &whole, v4);
             world.repaired("nft flush ruleset", &whole, |t| v4(t) && v6(t));
         }

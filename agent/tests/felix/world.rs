@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use calico_agent::config::{IptablesBackend, Settings};
+use calico_agent::config::{DataplaneSetting, Settings};
 use calico_agent::desired::{
     AclClass, ActiveRule, ActiveRules, AddressSet, DesiredState, DirectionAcl, LocalEndpoint,
     Member, SetId, SetKind, SideMatch, TierAcl,
@@ -12,16 +12,25 @@ use calico_datastore::model::{
     Action, Cidr, Name, PolicyId, PortRange, Protocol, TierAction, WorkloadEndpointId,
 };
 
-use crate::host::{Pod, v4, v6};
+use crate::host::{Flavour, Pod, v4, v6};
 
 /// An empty state for a flavour.
-pub(crate) fn empty(flavour: IptablesBackend) -> DesiredState {
-    let settings = Settings {
-        iptables_backend: flavour,
+pub(crate) fn empty(flavour: Flavour) -> DesiredState {
+    let mut settings = Settings {
         endpoint_to_host: calico_agent::config::HostAction::Return,
         ..Settings::default()
     };
+    choose(&mut settings, flavour);
     DesiredState { generation: 1, settings: Arc::new(settings), ..DesiredState::default() }
+}
+
+/// Asks for a flavour.
+pub(crate) fn choose(settings: &mut Settings, flavour: Flavour) {
+    settings.iptables_backend = flavour.iptables();
+    settings.dataplane = match flavour {
+        Flavour::Legacy | Flavour::Nft => DataplaneSetting::Auto,
+        Flavour::Nftables => DataplaneSetting::Nftables,
+    };
 }
 
 pub(crate) fn settings(state: &mut DesiredState, change: impl FnOnce(&mut Settings)) {

@@ -32,10 +32,7 @@ fn way(ruleset: &Ruleset, outcome: &Outcome) -> Vec<(String, String, usize)> {
     outcome.matched.iter().map(place).collect()
 }
 
-fn state(
-    flavour: calico_agent::config::IptablesBackend,
-    pods: &[crate::host::Pod; 2],
-) -> DesiredState {
+fn state(flavour: crate::host::Flavour, pods: &[crate::host::Pod; 2]) -> DesiredState {
     let mut state = empty(flavour);
     network(&mut state, "net", &[1, 2]);
     set(&mut state, "s:one", &[1]);

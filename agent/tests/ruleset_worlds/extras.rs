@@ -8,11 +8,13 @@ use std::sync::Arc;
 use calico_agent::config::Settings;
 use calico_datastore::model::{Family, WorkloadEndpointId};
 use calico_reference::{Direction, Owner, Packet, Reference};
-use calico_ruleset::{Fate, Outcome};
+use calico_ruleset::Fate;
 use calico_worlds::{Question, World, shrink};
 
+use crate::kernel::Outcome;
+use crate::number;
+use crate::pods::allowed;
 use crate::subject::{End, Subject, UPLINK, settings, through, told};
-use crate::{allowed, number};
 
 /// Questions about each world.
 const QUESTIONS: usize = 24;

@@ -9,11 +9,13 @@ use std::net::IpAddr;
 use calico_agent::config::HostAction;
 use calico_datastore::model::{Cidr, Family, WorkloadEndpointId};
 use calico_reference::{Direction, Reference};
-use calico_ruleset::{Host, Outcome, Packet, Ruleset, State};
+use calico_ruleset::{Host, Packet, State};
 use calico_worlds::{Question, World};
 
+use crate::kernel::{Outcome, Ruleset};
+use crate::pods::allowed;
 use crate::subject::{POOLS, Subject, UPLINK, settings, told};
-use crate::{allowed, crafted, number};
+use crate::{crafted, number};
 
 /// A packet, the host that it comes to, and what has to become of it.
 pub(crate) struct Probe {
@@ -88,6 +90,9 @@ pub(crate) fn probes(subject: &Subject, reference: &Reference, question: &Questi
     kinds.push(Packet { protocol: 17, ports: Some((4789, 53)), ..base.clone() });
     kinds.push(Packet { protocol: 4, ..base.clone() });
     kinds.push(Packet { protocol: 6, ports: Some((40_000, 18112)), ..base.clone() });
+    // The same ports of another protocol mean nothing.
+    kinds.push(Packet { protocol: 6, ports: Some((40_000, 4789)), ..base.clone() });
+    kinds.push(Packet { protocol: 17, ports: Some((40_000, 18112)), ..base.clone() });
     if family == Family::V6 {
         kinds.extend(TYPES.map(|kind| Packet {
             protocol: 58,

@@ -4,21 +4,20 @@
 //! `CALICO_HOST_WORLDS` = how many worlds (1000), `CALICO_SEED` = the first one.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use calico_agent::config::{AllowAction, Failsafe, HostAction, InterfacePattern, Settings};
-use calico_agent::felix::rendered::Rendered;
 use calico_agent::routes::monitor::{Link, Links};
 use calico_datastore::model::{Cidr, Family, InterfaceName, Update};
 use calico_reference::{Hook, Host, Known, Passage, Place, Reason, Reference, Walk};
-use calico_ruleset::{Outcome, Packet, Ruleset, State};
+use calico_ruleset::{Packet, State};
 use calico_worlds::{HostCase, HostCoverage, Trip, World, shrink};
 
-use crate::subject::{Flight, Subject, place, read, settings, told};
+use crate::kernel::{Outcome, Ruleset, Translation};
+use crate::subject::{Flight, Subject, place, settings, told};
 use crate::{hosts_crafted, number};
 
 /// Trips of each world.
@@ -188,7 +187,7 @@ impl Machine {
 
 /// Rules of others that translate destinations, for trips that say so. Those that would translate one
 /// address to two are left out.
-fn translations(trips: &mut Vec<Trip>) -> [String; 2] {
+fn translations(trips: &mut Vec<Trip>) -> [Vec<Translation>; 2] {
     let mut all: BTreeMap<IpAddr, IpAddr> = BTreeMap::new();
     trips.retain(|Trip(passage)| {
         let (from, Some(to)) = (passage.packet.destination, passage.translated) else {
@@ -196,28 +195,19 @@ fn translations(trips: &mut Vec<Trip>) -> [String; 2] {
         };
         *all.entry(from).or_insert(to) == to
     });
-    let text = |family: Family| {
-        let mut text = "*nat\n".to_owned();
-        for (from, to) in all.iter().filter(|(from, _)| Family::of(**from) == family) {
-            for chain in ["PREROUTING", "OUTPUT"] {
-                writeln!(text, "-A {chain} --destination {from} --jump DNAT --to-destination {to}")
-                    .unwrap();
-            }
-        }
-        text + "COMMIT\n"
-    };
-    Family::ALL.map(text)
+    Family::ALL.map(|family| {
+        let of = all.iter().filter(|(from, _)| Family::of(**from) == family);
+        of.map(|(from, to)| Translation { from: *from, to: *to, everywhere: true }).collect()
+    })
 }
 
-/// The texts of a machine, with rules of others that translate behind them.
-pub(crate) fn texts(machine: &Machine, trips: &mut Vec<Trip>) -> [Rendered; 2] {
-    let others = translations(trips);
-    Family::ALL.map(|family| {
-        let mut text = machine.subject.texts[place(family)].clone();
-        text.tables += &others[place(family)];
-        text.tables += &crate::hosts_frame::translations(machine, family);
-        text
-    })
+/// The rules of others that translate, on a machine that is asked about these trips.
+pub(crate) fn others(machine: &Machine, trips: &mut Vec<Trip>) -> [Vec<Translation>; 2] {
+    let mut all = translations(trips);
+    for family in Family::ALL {
+        all[place(family)].extend(crate::hosts_frame::translations(machine, family));
+    }
+    all
 }
 
 /// The first trip that goes otherwise than the reference says.
@@ -230,11 +220,9 @@ fn difference(
     counts: &mut [u64; 2],
 ) -> Option<(Trip, String)> {
     let machine = Machine::new(world, updates, seed, host);
-    let texts = texts(&machine, &mut trips);
-    let rulesets = Family::ALL.map(|family| {
-        let text = &texts[place(family)];
-        read(family, text).unwrap_or_else(|error| panic!("{error}\n{}", text.tables))
-    });
+    let others = others(&machine, &mut trips);
+    let among = |family| machine.subject.made.among(family, &others[place(family)]);
+    let rulesets = Family::ALL.map(among);
     for Trip(passage) in trips {
         let Some((packet, host)) = machine.flight(&passage) else { continue };
         let Some((passes, walk)) = machine.expected(&passage) else { continue };
@@ -255,7 +243,7 @@ fn difference(
 }
 
 fn corpus() -> PathBuf {
-    crate::corpus().join("hosts")
+    crate::pods::corpus().join("hosts")
 }
 
 /// Makes a world small in which the ruleset is wrong, and keeps it as a file.

@@ -8,9 +8,10 @@ use calico_ruleset::{Packet, State};
 use calico_worlds::World;
 
 use crate::frame::Probe;
-use crate::hosts::{Machine, texts};
+use crate::hosts::{Machine, others};
+use crate::kernel::Translation;
 use crate::number;
-use crate::subject::{End, place, read};
+use crate::subject::{End, place};
 
 /// What neighbours and routers say: without it nobody is found on the link.
 const DISCOVERY: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
@@ -45,15 +46,15 @@ fn pod(machine: &Machine, family: Family) -> Option<(IpAddr, &End)> {
 }
 
 /// The rules of others that translate these addresses.
-pub(crate) fn translations(machine: &Machine, family: Family) -> String {
+pub(crate) fn translations(machine: &Machine, family: Family) -> Vec<Translation> {
     let v4 = family == Family::V4;
     let own = machine.addresses.iter().find(|address| Family::of(**address) == family);
     let pod = pod(machine, family).map(|(address, _)| address);
     let all = [(FOR_HOST[at(v4)], own.copied()), (FOR_POD[at(v4)], pod)];
-    let lines = all.into_iter().filter_map(|(from, to)| {
-        Some(format!("-A OUTPUT --destination {from} --jump DNAT --to-destination {}\n", to?))
-    });
-    format!("*nat\n{}COMMIT\n", lines.collect::<String>())
+    let one = |(from, to): (IpAddr, Option<IpAddr>)| {
+        Some(Translation { from, to: to?, everywhere: false })
+    };
+    all.into_iter().filter_map(one).collect()
 }
 
 /// Packets that fare the same whatever policy says.
@@ -123,9 +124,9 @@ fn what_is_around_the_policy_of_hosts_is_as_documented() {
     for seed in first..first + worlds {
         let (world, host) = (World::with_hosts(seed), World::host(seed));
         let machine = Machine::new(&world, world.updates(), seed, &host);
-        let texts = texts(&machine, &mut Vec::new());
+        let others = others(&machine, &mut Vec::new());
         for family in Family::ALL.into_iter().filter(|family| !machine.subject.is_off(*family)) {
-            let ruleset = read(family, &texts[place(family)]).unwrap();
+            let ruleset = machine.subject.made.among(family, &others[place(family)]);
             for probe in frames(&machine, family) {
                 let outcome = probe.walk(&ruleset);
                 let trace = outcome.trace(&ruleset);
@@ -157,7 +158,7 @@ fn a_packet_of_no_connection_is_dropped_though_a_pre_dnat_policy_allows_it() {
         let machine = Machine::new(&world, world.updates(), seed, &World::host(0));
         assert_eq!(machine.subject.state.settings.allow_conntrack_invalid, !dropped);
         for (family, far) in [(Family::V4, "198.51.100.7"), (Family::V6, "2001:db8:7::7")] {
-            let ruleset = &machine.subject.rulesets[place(family)];
+            let ruleset = machine.subject.made.ruleset(family);
             let own = machine.addresses.iter().find(|ip| Family::of(**ip) == family).unwrap();
             let mut host = calico_ruleset::Host::default();
             host.address(*own);

@@ -5,7 +5,7 @@ use calico_reference::Host;
 use calico_worlds::{Trip, World};
 
 use crate::elements::{Line, kind_of_chain};
-use crate::hosts::{Machine, set_up, texts};
+use crate::hosts::{Machine, others, set_up};
 use crate::hosts_frame::frames;
 use crate::mutants::{
     Equivalent, Forgotten, Later, LeftOut, Negated, Prepared, Target, assert_found, closed, prepare,
@@ -131,7 +131,9 @@ fn random(seed: u64) -> Prepared {
 
 fn prepared(seed: u64, world: &World, host: &Host, mut trips: Vec<Trip>) -> Prepared {
     let machine = Machine::new(world, world.updates(), seed, host);
-    let texts = texts(&machine, &mut trips);
+    let others = others(&machine, &mut trips);
+    let among = |family| machine.subject.made.text_among(family, &others[place(family)]);
+    let texts = Family::ALL.map(among);
     let mut flights = [Vec::new(), Vec::new()];
     for trip in trips {
         let Some((packet, host)) = machine.flight(&trip.0) else { continue };

@@ -15,7 +15,8 @@ use calico_worlds::World;
 
 use crate::elements::{Line, kind_of_chain};
 use crate::frame::{Probe, models, probes};
-use crate::subject::{Flight, Subject, place, read, settings};
+use crate::kernel::read;
+use crate::subject::{Flight, Subject, place, settings};
 use crate::{crafted, number};
 
 /// A mistake.
@@ -152,10 +153,10 @@ impl Prepared {
             flights[place(question.packet.family())].extend(probes);
         }
         let lines = Family::ALL.map(|family| {
-            let text = &subject.texts[place(family)].tables;
+            let text = &subject.made.texts[place(family)].tables;
             Line::all(&closed(seed, text))
         });
-        Self::new(lines, subject.texts.map(|text| text.sets), flights, false)
+        Self::new(lines, subject.made.texts.map(|text| text.sets), flights, false)
     }
 
     pub(crate) fn new(

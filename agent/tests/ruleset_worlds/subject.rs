@@ -1,4 +1,4 @@
-//! A world as the kernel would see it: calculated, rendered as text, read by the interpreter.
+//! A world as the kernel would see it: calculated, rendered, read by an interpreter (`kernel.rs`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,12 +7,13 @@ use std::sync::Arc;
 use calico_agent::acl::Calculator;
 use calico_agent::config::{AllowAction, DenyAction, HostAction, Settings};
 use calico_agent::desired::{DesiredState, HostEndpoints, LocalEndpoint};
-use calico_agent::felix::rendered::{Rendered, rendered};
 use calico_agent::routes::monitor::{Link, Links};
 use calico_datastore::model::{Family, Mac, Name, Update, WorkloadEndpointId};
 use calico_reference::Direction;
-use calico_ruleset::{Host, Outcome, Packet, Ruleset, State};
+use calico_ruleset::{Host, Packet, State};
 use calico_worlds::Question;
+
+use crate::kernel::{Made, Outcome, Ruleset};
 
 /// The interface to everywhere else.
 pub(crate) const UPLINK: &str = "eth0";
@@ -20,9 +21,7 @@ pub(crate) const UPLINK: &str = "eth0";
 /// The rulesets of a world's own node.
 pub(crate) struct Subject {
     pub(crate) state: Arc<DesiredState>,
-    /// Of IPv4 and of IPv6.
-    pub(crate) texts: [Rendered; 2],
-    pub(crate) rulesets: [Ruleset; 2],
+    pub(crate) made: Made,
     ends: BTreeMap<WorkloadEndpointId, End>,
 }
 
@@ -54,23 +53,8 @@ pub(crate) fn settings(seed: u64) -> Arc<Settings> {
     })
 }
 
-pub(crate) fn of(family: Family) -> calico_ruleset::Family {
-    match family {
-        Family::V4 => calico_ruleset::Family::V4,
-        Family::V6 => calico_ruleset::Family::V6,
-    }
-}
-
 pub(crate) fn place(family: Family) -> usize {
     usize::from(family == Family::V6)
-}
-
-/// Reads a text; an error names the rule.
-pub(crate) fn read(family: Family, text: &Rendered) -> Result<Ruleset, String> {
-    Ruleset::parse(of(family), &text.tables, &text.sets).map_err(|error| {
-        let source = std::error::Error::source(&error);
-        format!("{error} {}", source.map(ToString::to_string).unwrap_or_default())
-    })
 }
 
 impl Subject {
@@ -117,25 +101,21 @@ impl Subject {
             .map(|(name, index)| (name, Link { index, up: true, ..Link::default() }));
         links.extend(of_pods);
         let world = calico_agent::reconcile::World { desired: Arc::clone(&state), links };
-        let texts = Family::ALL.map(|family| rendered(&world, family).unwrap());
-        let rulesets = Family::ALL.map(|family| {
-            let text = &texts[place(family)];
-            read(family, text).unwrap_or_else(|error| panic!("{error}\n{}", text.tables))
-        });
+        let made = Made::new(&world);
         let ends = state.endpoints.iter().enumerate().map(|(n, (id, one))| {
             let interface = one.interface.to_string();
             (id.clone(), End { interface, mac: mac(n), checked: one.mac.is_some() })
         });
         let ends = ends.collect();
-        Self { state, texts, rulesets, ends }
+        Self { state, made, ends }
     }
 
     pub(crate) fn rules(&self) -> usize {
-        self.rulesets.iter().map(Ruleset::len).sum()
+        self.made.rules()
     }
 
     pub(crate) fn ruleset(&self, family: Family) -> &Ruleset {
-        &self.rulesets[place(family)]
+        self.made.ruleset(family)
     }
 
     pub(crate) fn ends(&self) -> &BTreeMap<WorkloadEndpointId, End> {

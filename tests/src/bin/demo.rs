@@ -9,11 +9,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use calico_e2e::cluster::{Cluster, OUTSIDE_V4};
 use calico_e2e::host::{Flavour, agent_binary};
+use calico_e2e::kernel::{self, Chains};
 use calico_e2e::matrix::Family;
 use calico_e2e::process::Command;
+use calico_e2e::run;
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{self, DNS, HOSTS, HTTP, OTHER, PODS, PodSpec};
-use calico_e2e::{kernel, run};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -186,8 +187,12 @@ fn keep(mut cluster: Cluster) -> Result<()> {
     println!("  # what the agent says, and what the kernel holds");
     println!("  {} status --run-dir {}", agent.display(), host.run_dir().display());
     let chains = kernel::chains(host.ns())?;
-    let flavour = if chains.nft > chains.legacy { "nft" } else { "legacy" };
-    println!("  nsenter --net=/run/netns/{run}-calico-01 iptables-{flavour}-save");
+    let show = match chains {
+        Chains { own: 1.., .. } => "nft list table inet calico",
+        Chains { nft: 1.., .. } => "iptables-nft-save",
+        Chains { .. } => "iptables-legacy-save",
+    };
+    println!("  nsenter --net=/run/netns/{run}-calico-01 {show}");
     println!("  nsenter --net=/run/netns/{run}-calico-01 ip route");
     println!("  birdc -s {} show protocols", host.bird_socket().display());
     println!("  less {}", host.agent_log().display());

@@ -1,5 +1,5 @@
 //! From facts to findings: pure. One file an area, with the facts that it judges; [`super::probe`]
-//! collects them. [`ruleset`] and [`nft`] read what the firewalls' tools print.
+//! collects them. [`ruleset`] reads what `iptables-save` prints.
 
 pub mod agents;
 pub mod bird;

@@ -24,8 +24,10 @@ pub enum Absent {
 /// What was asked.
 #[derive(Clone, Debug, Default)]
 pub struct ProgramFacts {
-    /// Which iptables the agent would take, and why; or why it can take none.
+    /// Which iptables the agent would take, and why; or why it can take none. `None`: it takes none.
     pub dataplane: Option<Result<(Flavour, String), String>>,
+    /// Why it would take nftables, or why it cannot. `None`: it would not.
+    pub nftables: Option<Result<String, String>>,
     /// Version of the chosen one.
     pub iptables: (u32, u32, u32),
     /// `ip6tables` of the same flavour; `None` when IPv6 is off or not in this kernel.
@@ -54,6 +56,15 @@ pub fn judge(facts: &ProgramFacts) -> Vec<Finding> {
             }
         }
         Some(Err(why)) => out.fail("iptables", why, "without it no policy can be enforced"),
+        None => {}
+    }
+    match &facts.nftables {
+        Some(Ok(why)) => out.ok("nftables", why),
+        Some(Err(why)) => out.fail(
+            "nftables",
+            why,
+            "boot a kernel 5.7 or later with nf_tables, or set dataplane = \"auto\"",
+        ),
         None => {}
     }
     if let Some(program) = &facts.ip6tables {

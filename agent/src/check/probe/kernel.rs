@@ -21,6 +21,7 @@ use crate::felix::conntrack::Conntrack;
 use crate::felix::counters::Counters;
 use crate::felix::ipset::{Command, Entry, SetSpec, SetType, Sets};
 use crate::felix::iptables::names;
+use crate::felix::nftables::trial::trials;
 use crate::felix::sysctl::{SysctlError, Sysctls};
 use crate::routes::changes::Changes;
 use crate::routes::kernel::{Kernel, RouteFilter};
@@ -39,6 +40,8 @@ pub struct Request {
     pub exec: Exec,
     /// Which iptables; `None`: there is none.
     pub dataplane: Option<Dataplane>,
+    /// It is not iptables that would be used but a table of our own.
+    pub nftables: bool,
     /// The families that are switched on and known to this kernel.
     pub families: Vec<Family>,
     /// What the rules depend on.
@@ -75,8 +78,13 @@ fn in_namespace(request: Request) -> Result<Vec<Tried>, String> {
         .build()
         .map_err(|error| error.to_string())?;
     Ok(runtime.block_on(async move {
-        let mut tried = sets(&request).await;
-        tried.extend(rules(&request, false).await);
+        let mut tried = if request.nftables {
+            nftables()
+        } else {
+            let mut tried = sets(&request).await;
+            tried.extend(rules(&request, false).await);
+            tried
+        };
         tried.extend(network(&request).await);
         tried.extend(connections(&request).await);
         tried
@@ -86,7 +94,8 @@ fn in_namespace(request: Request) -> Result<Vec<Tried>, String> {
 /// Nothing here may change anything.
 async fn without_writing(request: &Request) -> Vec<Tried> {
     let mut tried = rules(request, true).await;
-    let untried = [("address sets", "hash:net"), ("routes and neighbours", "route")];
+    let sets = if request.nftables { NFTABLES } else { ("address sets", "hash:net") };
+    let untried = [sets, ("routes and neighbours", "route")];
     for (area, what) in untried {
         tried.push(Tried {
             area: area.to_owned(),
@@ -96,6 +105,20 @@ async fn without_writing(request: &Request) -> Vec<Tried> {
         });
     }
     tried
+}
+
+/// Where nothing of our own table could be tried.
+const NFTABLES: (&str, &str) = ("nftables", "chains and rules");
+
+/// All that our own table is made of.
+fn nftables() -> Vec<Tried> {
+    let trials = trials().into_iter().map(|trial| Tried {
+        area: NFTABLES.0.to_owned(),
+        what: trial.what.to_owned(),
+        need: trial.needed_for.map_or(Need::Always, Need::For),
+        outcome: trial.result.map_or_else(Outcome::Refused, |()| Outcome::Works),
+    });
+    trials.collect()
 }
 
 /// The sets as the agent makes them, each with a member.

@@ -6,7 +6,8 @@ use crate::check::judge::programs::{Absent, Program, ProgramFacts};
 use crate::check::judge::systemd::{PROPERTIES, SystemdFacts, Unit};
 use crate::config::Settings;
 use crate::exec::{Exec, ExecError};
-use crate::felix::{Dataplane, Probed, survey};
+use crate::felix::Dataplane;
+use crate::felix::pick::{Pick, PickError, pick};
 use crate::telemetry::chain;
 
 /// Which programs there are, and which iptables the agent would use.
@@ -16,29 +17,31 @@ pub async fn programs(
     ipv6: bool,
 ) -> (ProgramFacts, Option<Dataplane>) {
     let surveyed = async {
-        let chosen =
-            survey(exec, settings.iptables_backend).await.map(|Probed { chosen, .. }| chosen);
-        let six = match &chosen {
-            Ok(chosen) if ipv6 => {
+        let picked = pick(exec, settings.wanted_dataplane(), false).await.map(|one| one.pick);
+        let six = match &picked {
+            Ok(Pick::Iptables(chosen)) if ipv6 => {
                 Some(version(exec, &chosen.program(Family::V6, "restore"), &["--version"]).await)
             }
             _ => None,
         };
-        (chosen, six)
+        (picked, six)
     };
-    let ((chosen, ip6tables), bird) =
-        tokio::join!(surveyed, version(exec, "bird", &["--version"]),);
-    let dataplane = match &chosen {
-        Ok(chosen) => Ok((chosen.flavour, chosen.to_string())),
-        Err(error) => Err(chain(error)),
+    let ((picked, ip6tables), bird) = tokio::join!(surveyed, version(exec, "bird", &["--version"]));
+    let facts = ProgramFacts { bird: Some(bird), ..ProgramFacts::default() };
+    let (dataplane, chosen) = match picked {
+        Ok(Pick::Iptables(chosen)) => (Ok((chosen.flavour, chosen.to_string())), Some(chosen)),
+        // It needs none of the programs.
+        Ok(Pick::Nftables { why }) => {
+            return (ProgramFacts { nftables: Some(Ok(why)), ..facts }, None);
+        }
+        Err(PickError::Nftables(why)) => {
+            return (ProgramFacts { nftables: Some(Err(why)), ..facts }, None);
+        }
+        Err(error @ PickError::Iptables(_)) => (Err(chain(&error)), None),
     };
-    let facts = ProgramFacts {
-        dataplane: Some(dataplane),
-        iptables: chosen.as_ref().map(|chosen| chosen.version).unwrap_or_default(),
-        ip6tables,
-        bird: Some(bird),
-    };
-    (facts, chosen.ok())
+    let iptables = chosen.as_ref().map(|chosen| chosen.version).unwrap_or_default();
+    let dataplane = Some(dataplane);
+    (ProgramFacts { dataplane, iptables, ip6tables, ..facts }, chosen)
 }
 
 async fn version(exec: &Exec, program: &str, args: &[&str]) -> Program {

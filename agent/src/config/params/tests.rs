@@ -19,6 +19,8 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         calico_version: Some(CalicoVersion { major: 1, minor: 1 }),
         cut_denied_connections: true,
         invalid_policy: InvalidPolicy::KeepLast,
+        dataplane: DataplaneSetting::Nftables,
+        nftables_mode: NftablesMode::Disabled,
         iptables_backend: IptablesBackend::Legacy,
         insert_mode: InsertMode::Append,
         filter_allow: AllowAction::Return,
@@ -132,4 +134,30 @@ fn a_typing_mistake_is_recognised_and_nonsense_is_not() {
     assert_eq!(nearest("ipv6_suport", known()).as_deref(), Some("ipv6_support"));
     assert_eq!(nearest("reporting_interval", known()).as_deref(), Some("reporting_interval_secs"));
     assert_eq!(nearest("colour_of_the_bikeshed", known()), None);
+}
+
+#[test]
+fn dataplane_decides_over_felixs_names() {
+    use crate::config::Wanted;
+    for (dataplane, mode, backend, wanted) in [
+        ("auto", "Auto", "Auto", Wanted::Auto),
+        ("auto", "Auto", "Legacy", Wanted::Iptables(IptablesBackend::Legacy)),
+        ("auto", "Auto", "NFT", Wanted::Iptables(IptablesBackend::Nft)),
+        ("auto", "Enabled", "Legacy", Wanted::Nftables),
+        ("auto", "Disabled", "Auto", Wanted::Iptables(IptablesBackend::Auto)),
+        ("auto", "disabled", "nft", Wanted::Iptables(IptablesBackend::Nft)),
+        ("nftables", "Disabled", "Legacy", Wanted::Nftables),
+        ("iptables-nft", "Enabled", "Legacy", Wanted::Iptables(IptablesBackend::Nft)),
+        ("IPTABLES-LEGACY", "Enabled", "Auto", Wanted::Iptables(IptablesBackend::Legacy)),
+    ] {
+        let mut settings = Settings::default();
+        for (name, value) in
+            [("dataplane", dataplane), ("NFTABLESMODE", mode), ("iptables_backend", backend)]
+        {
+            Param::find(name).unwrap().apply(value, &mut settings).unwrap();
+        }
+        assert_eq!(settings.wanted_dataplane(), wanted, "{dataplane} {mode} {backend}");
+    }
+    let dataplane = Param::find("Dataplane").unwrap();
+    assert!(dataplane.apply("bpf", &mut Settings::default()).is_err());
 }

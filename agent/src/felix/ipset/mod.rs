@@ -3,11 +3,11 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`wire`] | names of the protocol, and the socket |
-//! | [`element`], [`list`] | members and sets as the kernel says them (pure) |
-//! | [`batch`], [`encode`], [`words`] | which commands go together, how they are said, and what a refusal means (pure) |
-//! | [`driver`] | reads and writes |
-//! | [`plan`], [`compare`] | what has to be written, and what others changed (pure) |
+//! | `wire` | names of the protocol, and the socket |
+//! | `element`, `list` | members and sets as the kernel says them (pure) |
+//! | `batch`, `encode`, `words` | which commands go together, how they are said, and what a refusal means (pure) |
+//! | `driver` | reads and writes |
+//! | `plan`, `compare` | what has to be written, and what others changed (pure) |
 
 mod batch;
 mod compare;

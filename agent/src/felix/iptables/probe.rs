@@ -124,7 +124,7 @@ impl ProbeError {
 }
 
 /// True when this process has CAP_NET_ADMIN (bit 12), or when that cannot be told.
-fn may_administer_network() -> bool {
+pub(in crate::felix) fn may_administer_network() -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     effective
@@ -152,6 +152,13 @@ pub struct Probed {
 pub async fn installed(exec: &Exec) -> (Vec<Dataplane>, Vec<ProbeError>) {
     let (found, errors) = candidates(exec).await;
     (found.into_iter().map(|candidate| candidate.dataplane).collect(), errors)
+}
+
+/// Those of them that hold anything of ours.
+pub(in crate::felix) async fn with_ours(exec: &Exec) -> Vec<Dataplane> {
+    let (found, _) = candidates(exec).await;
+    let ours = found.into_iter().filter(|candidate| candidate.ours);
+    ours.map(|candidate| candidate.dataplane).collect()
 }
 
 async fn candidates(exec: &Exec) -> (Vec<Candidate>, Vec<ProbeError>) {

@@ -18,11 +18,12 @@ use super::save::Table;
 use super::tables::FamilyTables;
 use super::uses::{Subject, Uses};
 use crate::config::{DenyAction, InsertMode, Settings};
-use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredDiff, DesiredState, SetId};
-use crate::felix::endpoints::{InterfaceChanges, Interfaces};
-use crate::felix::hosts::choose::{Chosen, choose};
+use crate::desired::{AclClass, ActiveRules, Change, ClassId, DesiredState, SetId};
+use crate::felix::endpoints::Interfaces;
+use crate::felix::hosts::choose::choose;
 use crate::felix::ruleset::deny::{self, DeniedBy, DenyPoint};
 use crate::felix::ruleset::{self, Direction};
+use crate::felix::scene::{Changed, Scene};
 use crate::routes::monitor::Links;
 
 /// Writes the chains of one family into [`FamilyTables`].
@@ -32,32 +33,6 @@ pub struct Renderer {
     /// The settings switch the family off.
     off: bool,
     random_fully: bool,
-}
-
-/// What chains are made from.
-#[derive(Clone, Copy, Debug)]
-pub struct Scene<'a> {
-    /// What should be.
-    pub state: &'a DesiredState,
-    /// The interfaces of pods.
-    pub interfaces: &'a Interfaces,
-    /// Which host endpoint is about which interface.
-    pub chosen: &'a Chosen,
-    /// Which policies and profiles are used where.
-    pub uses: &'a Uses,
-}
-
-/// What changed of a scene.
-#[derive(Clone, Copy, Debug)]
-pub struct Changed<'a> {
-    /// Of the desired state.
-    pub diff: &'a DesiredDiff,
-    /// The interfaces of pods.
-    pub interfaces: &'a InterfaceChanges,
-    /// The host endpoints, or their interfaces.
-    pub hosts: bool,
-    /// What may be used elsewhere than before.
-    pub uses: &'a BTreeSet<Subject>,
 }
 
 impl Renderer {
@@ -161,7 +136,7 @@ impl Renderer {
         if self.off {
             return;
         }
-        let Changed { diff, interfaces, hosts, uses } = changed;
+        let Changed { diff, interfaces, hosts, uses, .. } = changed;
         let state = scene.state;
         let policies = diff.policies.iter().chain(&diff.hosts.policies).map(|(id, _)| id.clone());
         let profiles =

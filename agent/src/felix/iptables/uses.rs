@@ -2,6 +2,7 @@
 //! to is not programmed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use calico_datastore::model::{Name, PolicyId};
 
@@ -17,6 +18,15 @@ pub enum Subject {
     Policy(PolicyId),
     /// A profile.
     Profile(Name),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy(id) => write!(f, "policy {id}"),
+            Self::Profile(name) => write!(f, "profile {name}"),
+        }
+    }
 }
 
 /// Where a chain is needed.

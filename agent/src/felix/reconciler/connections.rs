@@ -45,16 +45,35 @@ fn is_hole(drift: &Drift) -> bool {
             let (chains, whole) = (format!("{family} {table} "), format!("{family} table {table}"));
             drift.subject.starts_with(&chains) || drift.subject == whole
         }),
-        Kind::Sets => true,
+        Kind::Table => !translates(drift),
+        Kind::Groups | Kind::Sets => true,
         Kind::Parameters => false,
     }
 }
 
+/// What begins so is a chain of our own table.
+const CHAIN: &str = "nftables chain ";
+
+/// True for the chains of our own table that translate and decide nothing.
+fn translates(drift: &Drift) -> bool {
+    let chain = drift.subject.strip_prefix(CHAIN);
+    chain.is_some_and(|chain| chain.starts_with("nat-") || chain == "external-to-pods")
+}
+
 /// Something others changed may have kept packets for external addresses from being translated.
-fn is_untranslated(drift: &Drift) -> Option<Family> {
-    let Kind::Tables(family) = Kind::of(drift) else { return None };
-    let (chains, whole) = (format!("{family} nat "), format!("{family} table nat"));
-    (drift.subject.starts_with(&chains) || drift.subject == whole).then_some(family)
+fn untranslated(drift: &Drift) -> Vec<Family> {
+    match Kind::of(drift) {
+        Kind::Tables(family) => {
+            let (chains, whole) = (format!("{family} nat "), format!("{family} table nat"));
+            let nat = drift.subject.starts_with(&chains) || drift.subject == whole;
+            if nat { vec![family] } else { Vec::new() }
+        }
+        // What is none of the other chains: the table as a whole, and sets of both families.
+        Kind::Table if translates(drift) || !drift.subject.starts_with(CHAIN) => {
+            Family::ALL.to_vec()
+        }
+        Kind::Table | Kind::Groups | Kind::Sets | Kind::Parameters => Vec::new(),
+    }
 }
 
 /// A connection to an external address that does not go where that leads, or that a pod opened to
@@ -83,15 +102,15 @@ fn is_bare(one: &Connection, state: &DesiredState, host: &BTreeSet<IpAddr>) -> b
 
 impl Felix {
     /// Notes which families have connections that were not asked. A set is of either family, as far
-    /// as its name tells.
+    /// as its name tells, and so is a table of our own.
     pub(super) fn note_holes(&mut self, drift: &[Drift]) {
         for drift in drift.iter().filter(|drift| is_hole(drift)) {
             match Kind::of(drift) {
                 Kind::Tables(family) => drop(self.unasked.insert(family)),
-                Kind::Sets | Kind::Parameters => self.unasked.extend(Family::ALL),
+                _ => self.unasked.extend(Family::ALL),
             }
         }
-        self.untranslated.extend(drift.iter().filter_map(is_untranslated));
+        self.untranslated.extend(drift.iter().flat_map(untranslated));
     }
 
     /// Notes that policy may deny connections that it allowed, where these are to be cut. Returns when they
@@ -128,9 +147,9 @@ impl Felix {
         if !in_force || (self.unasked.is_empty() && self.untranslated.is_empty()) {
             return;
         }
-        let families = self.family_list();
+        let families = &self.on;
         self.unasked.retain(|family| families.contains(family) && !state.endpoints.is_empty());
-        let externals = self.interfaces.externals();
+        let externals = self.stage.interfaces().externals();
         let masquerades =
             |family: Family| state.pools.iter().any(|(pool, nat)| *nat && pool.family() == family);
         self.untranslated.retain(|family| {
@@ -144,7 +163,7 @@ impl Felix {
         let host = match host_addresses() {
             Ok(host) => host,
             Err(error) => {
-                run.sets_surprise = true;
+                run.surprise = true;
                 return run.problem("connections", format!("the host's addresses: {error}"));
             }
         };
@@ -156,9 +175,9 @@ impl Felix {
                     self.unasked.remove(&family);
                     self.untranslated.remove(&family);
                 }
-                Ok(false) => run.sets_surprise = true,
+                Ok(false) => run.surprise = true,
                 Err(error) => {
-                    run.sets_surprise = true;
+                    run.surprise = true;
                     let message = format!(
                         "{family} connections that policy denies are not cut: {}",
                         chain(&error)
@@ -184,7 +203,7 @@ impl Felix {
             run.problem("connections", chain(&bad));
         }
         let ask = self.unasked.contains(&family);
-        let externals = self.interfaces.externals();
+        let externals = self.stage.interfaces().externals();
         let mut misled = 0;
         let mut cut: Vec<Connection> = Vec::new();
         for some in connections.chunks(BREATH) {
@@ -226,6 +245,18 @@ impl Felix {
             info!(%family, "connections cut: {count} {why} ({first}{more})");
         }
         Ok(complete)
+    }
+
+    /// Forgets those of addresses that left. What could not be forgotten is tried again in the next run.
+    pub(super) async fn forget_connections(&mut self, run: &mut Run) {
+        if let Err(error) = self.conntrack.forget(&self.leaving, &self.moved).await {
+            let message =
+                format!("connections of addresses that left are not cut: {}", chain(&error));
+            run.problem("conntrack", message);
+        } else {
+            self.leaving.clear();
+            self.moved.clear();
+        }
     }
 
     /// Says that the kernel lacks something before it is needed. `look`: it may have come since.
@@ -271,6 +302,12 @@ mod tests {
             ("IPv6 raw jump PREROUTING → cali-PREROUTING", true),
             ("address set cali40local-endpoints", true),
             ("IPv4 mangle chain cali-fh-eth0", true),
+            ("nftables chain forward-from-pod", true),
+            ("nftables chain nat-postrouting", false),
+            ("nftables chain external-to-pods", false),
+            ("nftables set pods4", true),
+            ("nftables the table", true),
+            ("group of interface cali1", true),
             ("IPv4 table nat", false),
             ("IPv4 nat chain cali-nat-outgoing", false),
             ("sysctl net.ipv4.ip_forward", false),
@@ -283,16 +320,20 @@ mod tests {
 
     #[test]
     fn external_addresses_are_lost_by_the_table_nat_alone() {
-        for (subject, family) in [
-            ("IPv4 table nat", Some(Family::V4)),
-            ("IPv6 nat chain cali-fip-dnat", Some(Family::V6)),
-            ("IPv4 nat jump OUTPUT → cali-OUTPUT", Some(Family::V4)),
-            ("IPv4 table filter", None),
-            ("address set cali40local-endpoints", None),
+        for (subject, families) in [
+            ("IPv4 table nat", &[Family::V4][..]),
+            ("IPv6 nat chain cali-fip-dnat", &[Family::V6]),
+            ("IPv4 nat jump OUTPUT → cali-OUTPUT", &[Family::V4]),
+            ("IPv4 table filter", &[]),
+            ("address set cali40local-endpoints", &[]),
+            ("nftables chain nat-prerouting", &Family::ALL),
+            ("nftables the table", &Family::ALL),
+            ("nftables chain to-pod", &[]),
+            ("group of interface cali1", &[]),
         ] {
             let subject = subject.to_owned();
             let drift = Drift { subject, change: Change::Missing, detail: String::new() };
-            assert_eq!(is_untranslated(&drift), family, "{}", drift.subject);
+            assert_eq!(untranslated(&drift), families, "{}", drift.subject);
         }
     }
 

@@ -3,82 +3,23 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use calico_datastore::model::{Family, InterfaceName, WorkloadEndpointId};
+use calico_datastore::model::{InterfaceName, WorkloadEndpointId};
 use imbl::ordmap::DiffItem;
 
+use super::backend::Backend;
 use super::{Felix, Run};
 use crate::desired::DesiredState;
 use crate::felix::hosts;
 use crate::felix::hosts::choose::Chosen;
 use crate::felix::hosts::lifelines::{cut_off, lifelines, local_address};
-use crate::felix::ipset::{Command, Entry};
-use crate::felix::iptables::names;
-use crate::felix::iptables::save::Table;
-use crate::felix::iptables::tables::Outcome;
-use crate::felix::ruleset::Direction;
 use crate::reconcile::{EndpointState, HostStates, Problem, Programmed, Report, World};
 use crate::routes::monitor::Links;
-use crate::telemetry::chain;
 
 impl Felix {
-    /// Notes what became of the tables. Returns the families whose policy is in force.
-    pub(super) fn judge_tables(
-        &mut self,
-        outcomes: Vec<(Family, Outcome)>,
-        run: &mut Run,
-    ) -> BTreeSet<Family> {
-        let mut in_force = BTreeSet::new();
-        for (family, outcome) in outcomes {
-            in_force.insert(family);
-            run.wrote_tables |= outcome.wrote;
-            run.drift.extend(outcome.drift);
-            self.moved.extend(outcome.moved);
-            if outcome.was_open {
-                self.unasked.insert(family);
-            }
-            if outcome.was_untranslated {
-                self.untranslated.insert(family);
-            }
-            let off = self.families.iter().any(|one| one.family == family && one.renderer.is_off());
-            for (table, error) in outcome.failed {
-                if off {
-                    let said = format!(
-                        "{family} is switched off, but packets of pods are not dropped: {}",
-                        chain(&error)
-                    );
-                    run.problem(format!("{family} table {}", table.name()), said);
-                    continue;
-                }
-                // The others hold policies as well when there are host endpoints.
-                let polices =
-                    table == Table::Filter || (table != Table::Nat && !self.chosen.is_empty());
-                if polices {
-                    in_force.remove(&family);
-                }
-                run.fail(&format!("{family} table {}", table.name()), chain(&error));
-            }
-            run.refused_chains |= !outcome.refused.is_empty();
-            for (chain, said) in outcome.refused {
-                let subject = self.subject_of(&chain).unwrap_or(chain);
-                run.problem(
-                    subject,
-                    format!("the kernel refuses its {family} rules; it drops everything: {said}"),
-                );
-            }
-            for (chain, said) in outcome.stuck {
-                run.problem(
-                    format!("chain {chain}"),
-                    format!("cannot be deleted from the {family} tables: {said}"),
-                );
-            }
-        }
-        in_force
-    }
-
     /// Names the external addresses that an endpoint asks for and does not have. Its state is not
     /// touched: a pod does not wait for them.
     pub(super) fn tell_externals(&self, run: &mut Run) {
-        for ((id, address), why) in &self.interfaces.externals().refused {
+        for ((id, address), why) in &self.stage.interfaces().externals().refused {
             run.problem(
                 format!("endpoint {id}"),
                 format!("its external address {address} is not programmed: {why}"),
@@ -88,7 +29,7 @@ impl Felix {
 
     /// Names the endpoints that would send from other addresses and may not.
     pub(super) fn tell_honest(&self, run: &mut Run) {
-        for id in self.interfaces.honest() {
+        for id in self.stage.interfaces().honest() {
             run.problem(
                 format!("endpoint {id}"),
                 "it may send from its own addresses only: it lists allowSpoofedSourcePrefixes, and \
@@ -97,25 +38,16 @@ impl Felix {
         }
     }
 
-    /// The policy or profile that a chain was made of.
-    pub(super) fn subject_of(&self, chain: &str) -> Option<String> {
-        let state = self.rendered.as_ref()?;
-        let hosts = &state.host_endpoints;
-        let policies =
-            state.policies.keys().chain(hosts.policies.keys()).flat_map(|id| {
-                Direction::ALL.map(|d| (names::policy(id, d), format!("policy {id}")))
-            });
-        let profiles = state.profiles.keys().chain(hosts.profiles.keys()).flat_map(|name| {
-            Direction::ALL.map(|d| (names::profile(name, d), format!("profile {name}")))
-        });
-        policies.chain(profiles).find(|(name, _)| name == chain).map(|(_, subject)| subject)
-    }
-
     /// Brings the endpoints' states up to date.
-    pub(super) fn judge_endpoints(&mut self, touched: &BTreeSet<WorkloadEndpointId>, run: &Run) {
-        let Some(state) = self.rendered.clone() else { return };
+    pub(super) fn judge_endpoints(
+        &mut self,
+        touched: &BTreeSet<WorkloadEndpointId>,
+        backend: &Backend,
+        run: &Run,
+    ) {
+        let Some(state) = self.stage.state().cloned() else { return };
         // A refused member may be that of any endpoint, and be taken the next time.
-        let refused = !self.refused.is_empty();
+        let refused = backend.refuses();
         let all = run.failed != self.failure || refused || self.had_refused;
         self.had_refused = refused;
         self.failure.clone_from(&run.failed);
@@ -125,7 +57,7 @@ impl Felix {
             touched.iter().cloned().collect()
         };
         for id in ids {
-            let judged = self.judge(&id, &state);
+            let judged = self.judge(&id, &state, backend);
             let endpoint = state.endpoints.get(&id);
             let up = endpoint.filter(|_| judged == Some(EndpointState::Up));
             let now = up.and_then(|endpoint| {
@@ -140,10 +72,11 @@ impl Felix {
         }
     }
 
-    pub(super) fn judge(
+    fn judge(
         &self,
         id: &WorkloadEndpointId,
         state: &DesiredState,
+        backend: &Backend,
     ) -> Option<EndpointState> {
         let endpoint = state.endpoints.get(id)?;
         if let Some(failure) = &self.failure {
@@ -153,7 +86,7 @@ impl Felix {
             return Some(EndpointState::Down("administratively down".to_owned()));
         }
         let interface = &endpoint.interface;
-        match self.interfaces.owner(interface) {
+        match self.stage.interfaces().owner(interface) {
             Some(owner) if owner == id => {}
             Some(owner) => {
                 let said = format!("interface {interface} belongs to {owner}");
@@ -161,15 +94,8 @@ impl Felix {
             }
             None => return Some(EndpointState::Error("its class is not programmed".to_owned())),
         }
-        // Its own members, or the set that they belong to.
-        let sets = Family::ALL.map(|family| names::class_set(family, &endpoint.class));
-        let concerns = |command: &Command| match command {
-            Command::Add(_, Entry::NetIface(_, at)) => at == interface,
-            Command::Create(set, _) => sets.contains(set),
-            _ => false,
-        };
-        if let Some(refused) = self.refused.iter().find(|refused| concerns(&refused.command)) {
-            return Some(EndpointState::Error(refused.to_string()));
+        if let Some(refusal) = backend.refusal(endpoint) {
+            return Some(EndpointState::Error(refusal));
         }
         Some(match self.links.get(interface) {
             None => EndpointState::Down(format!("interface {interface} is missing")),
@@ -183,16 +109,16 @@ impl Felix {
         let same = |(of, links): &(Arc<DesiredState>, Links)| {
             Arc::ptr_eq(of, state) && links.ptr_eq(&self.links)
         };
-        if self.chosen.is_empty() {
+        if self.stage.chosen().is_empty() {
             (self.cut_off, self.cut_off_of) = (Vec::new(), None);
         } else if !self.cut_off_of.as_ref().is_some_and(same) {
             let lines = lifelines(&self.datastore, state);
-            self.cut_off = cut_off(state, &self.chosen, &self.links, &lines, local_address);
+            self.cut_off = cut_off(state, self.stage.chosen(), &self.links, &lines, local_address);
             self.cut_off_of = Some((Arc::clone(state), self.links.clone()));
         }
         run.problems.extend(self.cut_off.iter().cloned());
-        run.problems.extend(hosts::judge::problems(state, &self.chosen, &self.links));
-        hosts::judge::judge(state, &self.chosen, &self.links, self.failure.as_deref())
+        run.problems.extend(hosts::judge::problems(state, self.stage.chosen(), &self.links));
+        hosts::judge::judge(state, self.stage.chosen(), &self.links, self.failure.as_deref())
     }
 
     /// Notes which interfaces are new, another, or gone.
@@ -221,7 +147,7 @@ impl Felix {
                     name
                 }
             };
-            touched.extend(self.interfaces.claimants(name).cloned());
+            touched.extend(self.stage.interfaces().claimants(name).cloned());
         }
         self.links = links.clone();
         (appeared, touched)
@@ -229,7 +155,7 @@ impl Felix {
 
     /// What nothing can be done about now.
     pub(super) fn helpless(&mut self, world: &World, subject: &str, message: String) -> Report {
-        self.rendered = None;
+        self.stage.forget();
         let state = |_| EndpointState::Error(message.clone());
         let ids = world.desired.endpoints.keys().cloned();
         self.endpoints = ids.map(|id| (id.clone(), state(id))).collect();

@@ -1,145 +1,146 @@
-//! Before anything is written: which iptables, which tables, and what should be in them.
+//! Before anything is written: which dataplane. And when everything is: what goes of the others.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use calico_datastore::model::Family;
 use tracing::info;
 
-use super::{Felix, OneFamily, Rendered};
+use super::backend::Backend;
+use super::{Felix, Run};
 use crate::config::Settings;
-use crate::desired::{Change, DesiredDiff, DesiredState, SetId};
-use crate::felix::hosts::choose::choose;
-use crate::felix::ipset::Phases;
-use crate::felix::iptables::names;
-use crate::felix::iptables::probe::{Dataplane, ProbeError, probe};
-use crate::felix::iptables::render::{Changed, Renderer, Scene};
-use crate::felix::iptables::tables::FamilyTables;
-use crate::felix::iptables::uses::Uses;
-use crate::felix::sets;
-use crate::routes::monitor::Links;
+use crate::felix::ipset::{Command, Sets};
+use crate::felix::iptables::backend::{self, Iptables};
+use crate::felix::nftables::backend::{Nftables, Remains};
+use crate::felix::pick::{Abandoned, Pick, PickError, pick};
+use crate::telemetry::chain;
+
+/// After how many tries something that does not go is worth telling. nf_tables lets go of the sets of a
+/// deleted rule some time after the transaction.
+const PATIENCE: u32 = 10;
+
+/// There is nothing to work with.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChooseError {
+    /// This host cannot.
+    #[error(transparent)]
+    Pick(PickError),
+    /// The settings do not let us.
+    #[error("IptablesMarkMask {0:#x} has no bit")]
+    Marks(u32),
+}
 
 impl Felix {
-    /// Finds the iptables to use, unless that is known.
-    pub(super) async fn choose(&mut self, settings: &Settings) -> Result<Dataplane, ProbeError> {
-        let wanted = settings.iptables_backend;
-        if let Some((asked, dataplane)) = &self.dataplane
-            && *asked == wanted
-        {
-            return Ok(dataplane.clone());
+    /// Finds the dataplane to use, unless that is known, and takes it out of `self` for a run. A run
+    /// that does not come to its end does not bring it back: the next one knows nothing.
+    pub(super) async fn choose(&mut self, settings: &Settings) -> Result<Backend, ChooseError> {
+        let wanted = settings.wanted_dataplane();
+        match self.backend.take() {
+            Some((asked, backend)) if asked == wanted => return Ok(backend),
+            // Until another is found.
+            other => self.backend = other,
         }
-        let probed = probe(&self.exec, wanted).await?;
-        info!(dataplane = %probed.chosen, "dataplane chosen");
-        if let Some((_, old)) = self.dataplane.take()
-            && old.flavour != probed.chosen.flavour
-        {
-            // What was known is of the other tables.
-            self.families.iter_mut().for_each(|family| family.tables.start_over());
-        }
-        self.abandoned = probed.abandoned;
-        self.dataplane = Some((wanted, probed.chosen.clone()));
-        Ok(probed.chosen)
-    }
-
-    /// The tables and renderers for these settings. `None` when the mark mask is too small.
-    pub(super) fn set_up(&mut self, settings: &Settings, dataplane: &Dataplane) -> Option<()> {
-        let mut old = std::mem::take(&mut self.families);
-        for family in Family::ALL.into_iter().filter(|family| self.sysctls.has(*family)) {
-            let renderer = Renderer::new(settings, family, dataplane.random_fully)?;
-            let tables = match old.iter().position(|one| one.family == family) {
-                Some(at) => old.swap_remove(at).tables,
-                None => FamilyTables::new(family, self.counters.clone()),
-            };
-            self.families.push(OneFamily { family, tables, renderer });
-        }
-        Some(())
-    }
-
-    /// Brings what should be up to date with `state` and the interfaces; returns what that means for
-    /// sets.
-    pub(super) fn render(&mut self, state: &Arc<DesiredState>, links: &Links) -> Rendered {
-        let old = self.rendered.replace(Arc::clone(state));
-        let diff = old.as_ref().map(|old| state.diff(old));
-        let (Some(old), Some(diff)) = (old, diff.filter(|diff| !diff.settings)) else {
-            let before: BTreeSet<_> = self.endpoints.keys().cloned().collect();
-            let mut changes = self.interfaces.rebuild(state, links);
-            changes.touched.extend(before);
-            self.chosen = choose(&state.host_endpoints, links, &state.settings);
-            self.uses = Uses::of(state, &self.chosen);
-            let scene = Scene {
-                state,
-                interfaces: &self.interfaces,
-                chosen: &self.chosen,
-                uses: &self.uses,
-            };
-            for one in &mut self.families {
-                one.renderer.scene(&scene, &mut one.tables);
+        let picked = pick(&self.exec, wanted, true).await.map_err(ChooseError::Pick)?;
+        info!(dataplane = %picked.pick, "dataplane chosen");
+        (self.abandoned, self.clinging) = (picked.abandoned.into(), 0);
+        let (counters, changes) = (self.counters.clone(), self.changes.clone());
+        let old = self.backend.take().map(|(_, backend)| backend);
+        Ok(match (old, picked.pick) {
+            (Some(Backend::Iptables(mut iptables)), Pick::Iptables(dataplane)) => {
+                iptables.move_to(dataplane);
+                Backend::Iptables(iptables)
             }
-            self.sets_known = false;
-            return Rendered { changes, phases: Phases::default(), may_deny: true };
+            (Some(Backend::Nftables(mut nftables)), Pick::Nftables { why }) => {
+                nftables.explain(why);
+                Backend::Nftables(nftables)
+            }
+            (_, pick) => {
+                // It has to be told everything.
+                self.stage.forget();
+                match pick {
+                    Pick::Iptables(dataplane) => {
+                        let iptables =
+                            Iptables::new(self.exec.clone(), counters, changes, dataplane);
+                        Backend::Iptables(Box::new(iptables))
+                    }
+                    Pick::Nftables { why } => {
+                        let nftables = Nftables::new(settings, counters, changes, why);
+                        let too_small = || ChooseError::Marks(settings.mark_mask);
+                        Backend::Nftables(Box::new(nftables.ok_or_else(too_small)?))
+                    }
+                }
+            }
+        })
+    }
+
+    /// Makes the backend follow these settings.
+    ///
+    /// # Errors
+    /// In words, when it cannot work with them.
+    pub(super) fn set_up(
+        &mut self,
+        settings: &Arc<Settings>,
+        backend: &mut Backend,
+    ) -> Result<(), String> {
+        let families = Family::ALL.into_iter();
+        self.known = families.filter(|family| self.sysctls.has(*family)).collect();
+        let families = self.known.iter().copied();
+        self.on = families.filter(|f| *f == Family::V4 || settings.ipv6).collect();
+        backend.set_up(settings, &self.known)
+    }
+
+    /// Removes what an earlier run left elsewhere, once what is in use is complete.
+    pub(super) async fn clean_abandoned(&mut self, run: &mut Run) {
+        while let Some(next) = self.abandoned.front().cloned() {
+            let clean = match &next {
+                Abandoned::Iptables(dataplane) => {
+                    backend::clean(&self.exec, &self.counters, dataplane, &self.known, run).await
+                }
+                Abandoned::Sets => self.clean_sets(run).await,
+                Abandoned::Nftables => self.clean_nftables(run),
+            };
+            if !clean {
+                return;
+            }
+            info!(%next, "what an earlier run left is removed");
+            self.abandoned.pop_front();
+            self.clinging = 0;
+        }
+    }
+
+    async fn clean_sets(&mut self, run: &mut Run) -> bool {
+        let sets = Sets::new(self.counters.clone());
+        let left = async {
+            let all = sets.read().await?;
+            let commands: Vec<_> = all.into_keys().map(Command::Destroy).collect();
+            sets.write(&commands).await
         };
-        let changes = self.interfaces.update(&diff.endpoints, state, links);
-        let hosts = self.choose_hosts(state, &diff, links);
-        let uses = self.uses.update(state, &diff, hosts.then_some(&self.chosen));
-        let scene =
-            Scene { state, interfaces: &self.interfaces, chosen: &self.chosen, uses: &self.uses };
-        let changed = Changed { diff: &diff, interfaces: &changes, hosts, uses: &uses };
-        for one in &mut self.families {
-            one.renderer.changed(&scene, changed, &mut one.tables);
+        match left.await {
+            Ok(refused) if refused.is_empty() => true,
+            Ok(refused) => {
+                self.clinging = self.clinging.saturating_add(1);
+                run.surprise |= self.clinging < PATIENCE;
+                for one in refused.iter().filter(|_| self.clinging >= PATIENCE) {
+                    run.problem(
+                        format!("address set {}", one.command.set()),
+                        "of an earlier run cannot be destroyed; does a rule of somebody else use it?",
+                    );
+                }
+                false
+            }
+            Err(error) => {
+                let said = format!("those of an earlier run are still there: {}", chain(&error));
+                run.problem("address sets", said);
+                false
+            }
         }
-        let phases = sets::changed(&old, state, &diff, &changes, &self.family_list());
-        Rendered { changes, phases, may_deny: may_deny(&diff) }
     }
 
-    /// Finds the interfaces of host endpoints again when something of them is another. True when their
-    /// chains have to be made again.
-    fn choose_hosts(&mut self, state: &DesiredState, diff: &DesiredDiff, links: &Links) -> bool {
-        let hosts = &diff.hosts;
-        let none = state.host_endpoints.endpoints.is_empty() && hosts.endpoints.is_empty();
-        if none || (hosts.endpoints.is_empty() && self.links.ptr_eq(links)) {
-            return comes_or_goes(&hosts.policies) || comes_or_goes(&hosts.profiles);
+    fn clean_nftables(&mut self, run: &mut Run) -> bool {
+        let removed = Remains::find().and_then(|remains| remains.remove(&self.counters));
+        if let Err(said) = &removed {
+            let said = format!("what an earlier run left is still there: {said}");
+            run.problem("nftables table calico", said);
         }
-        let chosen = choose(&state.host_endpoints, links, &state.settings);
-        let differs = chosen != self.chosen;
-        self.chosen = chosen;
-        differs
-            || !hosts.endpoints.is_empty()
-            || comes_or_goes(&hosts.policies)
-            || comes_or_goes(&hosts.profiles)
+        removed.is_ok()
     }
-
-    /// Closes the policies and profiles that name a set which the kernel did not fill, and with
-    /// `open_others` opens those whose sets are whole again. The next write of the tables does it.
-    pub(super) fn shut_incomplete(&mut self, state: &DesiredState, open_others: bool) {
-        if self.incomplete.is_empty() && !(self.shut && open_others) {
-            return;
-        }
-        let incomplete = &self.incomplete;
-        let scene =
-            Scene { state, interfaces: &self.interfaces, chosen: &self.chosen, uses: &self.uses };
-        for one in self.families.iter_mut().filter(|one| !one.renderer.is_off()) {
-            let family = one.family;
-            let concerned = |id: &SetId| incomplete.contains_key(&names::set(family, id));
-            one.renderer.policies(&scene, concerned, open_others, &mut one.tables);
-        }
-        self.shut = !self.incomplete.is_empty() || (self.shut && !open_others);
-    }
-}
-
-/// Connections that were allowed may be denied now.
-fn may_deny(diff: &DesiredDiff) -> bool {
-    fn goes<K, V>(changes: &[(K, Change<V>)]) -> bool {
-        changes.iter().any(|(_, change)| !matches!(change, Change::Added(_)))
-    }
-    // One that is new has no connections yet, and one that goes takes them with it.
-    let other = |(_, change): &(_, Change<_>)| matches!(change, Change::Updated { .. });
-    diff.endpoints.iter().any(other)
-        || goes(&diff.policies)
-        || goes(&diff.profiles)
-        || !diff.sets_changed.is_empty()
-}
-
-/// Chains that jump to one of these have to say something else.
-fn comes_or_goes<K, V>(changes: &[(K, Change<V>)]) -> bool {
-    changes.iter().any(|(_, change)| !matches!(change, Change::Updated { .. }))
 }

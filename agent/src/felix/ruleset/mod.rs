@@ -12,7 +12,7 @@ mod tests;
 
 use calico_datastore::model::{Action, Family, IcmpMatch, Protocol};
 
-use crate::desired::{ActiveRules, SetId, SideMatch};
+use crate::desired::{ActiveRule, ActiveRules, SetId, SideMatch};
 
 /// Which way a packet goes, seen from the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,4 +68,9 @@ pub fn rules(rules: &ActiveRules, direction: Direction, family: Family) -> Vec<R
         Direction::Egress => &rules.egress,
     };
     list.iter().flat_map(|rule| family::rules_of(rule, family)).collect()
+}
+
+/// What one rule is for packets of `family`, as [`rules`] makes it.
+pub fn rules_of(rule: &ActiveRule, family: Family) -> Vec<Rule> {
+    family::rules_of(rule, family)
 }

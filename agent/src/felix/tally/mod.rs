@@ -1,7 +1,7 @@
 //! How many packets of each endpoint were allowed and denied.
 //!
 //! The kernel counts, in the address sets whose members are the endpoints
-//! ([`super::iptables::chains`] says where). They are read when somebody asks, and at no other time.
+//! ([`super::iptables::chains`] says where), or in the sets of our own table of nf_tables. They are read when somebody asks, and at no other time.
 
 mod book;
 mod read;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::book::Book;
 pub use super::ipset::Counts;
-use super::watch::Changes;
+use super::watch::{Changes, Rules};
 use crate::desired::DesiredState;
 
 /// One direction of an endpoint's packets.
@@ -61,7 +61,7 @@ impl Tally {
     /// reconciler writes for long they are those of the last time.
     ///
     /// # Errors
-    /// When the kernel does not list its address sets.
+    /// When the kernel does not list its sets.
     pub async fn ask(&self, state: &DesiredState) -> io::Result<Tallies> {
         if !state.settings.endpoint_counters || state.endpoints.is_empty() {
             return Ok(Tallies::new());
@@ -74,8 +74,10 @@ impl Tally {
             return Ok(locked(&self.book).told());
         };
         let (book, owners) = (Arc::clone(&self.book), owners(state));
+        let native = self.changes.rules() == Some(Rules::Nftables);
         let asked = tokio::task::spawn_blocking(move || {
-            let reading = read::read(&families)?;
+            let reading =
+                if native { read::table(&families)? } else { read::address_sets(&families)? };
             let tallies = locked(&book).update(&reading, &owners);
             drop(turn);
             Ok(tallies)

@@ -9,6 +9,8 @@ use super::book::{Reading, What};
 use crate::felix::ipset::element::elements;
 use crate::felix::ipset::wire::Link;
 use crate::felix::iptables::names;
+use crate::felix::nftables::counted::Counting;
+use crate::felix::nftables::render::names::OfPods;
 use crate::felix::ruleset::Direction;
 
 /// Which set counts what. What is denied comes last: a packet is counted there after it was counted in
@@ -24,20 +26,47 @@ fn sets(family: Family) -> [(String, What); 6] {
     ]
 }
 
-/// Reads the sets of these families. One that is not there counts nothing.
-pub(super) fn read(families: &[Family]) -> io::Result<Reading> {
+/// The same of our own table: what a pod is denied to send is never looked up as what another receives.
+const TABLE: [(OfPods, What); 6] = [
+    (OfPods::Sent, What::Sent),
+    (OfPods::SentSpoofed, What::Sent),
+    (OfPods::Received, What::Received),
+    (OfPods::DeniedFrom, What::DeniedFrom),
+    (OfPods::DeniedSpoofed, What::DeniedFrom),
+    (OfPods::DeniedTo, What::DeniedTo),
+];
+
+/// Reads the sets of our own table. One that is not there counts nothing.
+pub(super) fn table(families: &[Family]) -> io::Result<Reading> {
+    let mut counting = Counting::open()?;
+    let mut reading = Reading::new();
+    for ((set, what), &family) in families.iter().flat_map(|family| TABLE.map(|one| (one, family)))
+    {
+        for (interface, net, counts) in counting.read(set, family)? {
+            add(&mut reading, interface, (what, net), counts);
+        }
+    }
+    Ok(reading)
+}
+
+/// An address may be in both sets of sources.
+fn add(reading: &mut Reading, interface: InterfaceName, of: (What, Cidr), counts: Counts) {
+    let known = reading.entry(interface).or_default().entry(of).or_default();
+    *known = *known + counts;
+}
+
+/// Reads the address sets of these families. One that is not there counts nothing.
+pub(super) fn address_sets(families: &[Family]) -> io::Result<Reading> {
     let mut link = Link::open()?;
     let mut reading = Reading::new();
     for (set, what) in families.iter().flat_map(|family| sets(*family)) {
-        let add = |found: &mut Vec<_>, body: &[u8]| found.extend(members(body));
-        let found = match link.list(Some(&set), add) {
+        let found = |found: &mut Vec<_>, body: &[u8]| found.extend(members(body));
+        let found = match link.list(Some(&set), found) {
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => continue,
             other => other?,
         };
         for (interface, net, counts) in found {
-            let known = reading.entry(interface).or_default().entry((what, net)).or_default();
-            // An address may be in both sets of sources.
-            *known = *known + counts;
+            add(&mut reading, interface, (what, net), counts);
         }
     }
     Ok(reading)

@@ -14,11 +14,27 @@ use tokio::time::Instant;
 
 use crate::felix::iptables::probe::Flavour;
 
+/// Where the rules are that the reconciler keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// In tables of iptables.
+    Iptables(Flavour),
+    /// In a table of our own of nf_tables, and in the groups of interfaces.
+    Nftables,
+}
+
+/// The interfaces that the reconciler put into groups, by index.
+pub type Placed = OrdMap<u32, (InterfaceName, u32)>;
+
 /// Places that are to be read again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
     /// Tables of these families: rules in our chains or in the kernel's own.
     pub tables: BTreeSet<Family>,
+    /// Our own table of nf_tables, or anything in it.
+    pub table: bool,
+    /// The groups of these interfaces.
+    pub groups: BTreeSet<InterfaceName>,
     /// Address sets of ours, by name.
     pub sets: BTreeSet<String>,
     /// Parameters of these interfaces.
@@ -38,6 +54,8 @@ impl Touched {
     /// Adds what `other` holds.
     pub fn merge(&mut self, other: Self) {
         self.tables.extend(other.tables);
+        self.table |= other.table;
+        self.groups.extend(other.groups);
         self.sets.extend(other.sets);
         self.sysctls.extend(other.sysctls);
         self.forwarding |= other.forwarding;
@@ -73,7 +91,10 @@ pub type Grown = BTreeMap<String, Option<i64>>;
 struct Inner {
     touched: Touched,
     grown: Grown,
-    flavour: Option<Flavour>,
+    rules: Option<Rules>,
+    /// The ports of the sockets that write our table.
+    ports: BTreeSet<u32>,
+    placed: Placed,
     kept: Kept,
     wrote: Wrote,
     hears: bool,
@@ -153,12 +174,32 @@ impl Changes {
         Arc::clone(&self.turn).try_lock_owned().ok()
     }
 
-    /// Says which iptables is in use; the watch looks at no other. The first look at it is the
-    /// one after this run.
-    pub fn set_flavour(&self, flavour: Flavour, turn: &mut Turn) {
-        if self.lock().flavour.replace(flavour) != Some(flavour) {
+    /// Says where the rules are; the watch looks nowhere else. The first look at them is the one after
+    /// this run.
+    pub fn set_rules(&self, rules: Rules, turn: &mut Turn) {
+        if self.lock().rules.replace(rules) != Some(rules) {
             turn.wrote(true, true);
         }
+    }
+
+    /// What the socket with that port writes to our table is our own work.
+    pub fn is_us(&self, port: u32) {
+        self.lock().ports.insert(port);
+    }
+
+    /// True when the socket with that port is ours.
+    pub(super) fn is_ours(&self, port: u32) -> bool {
+        self.lock().ports.contains(&port)
+    }
+
+    /// Says which interfaces should stay in their groups.
+    pub fn place(&self, placed: Placed) {
+        self.lock().placed = placed;
+    }
+
+    /// Which interfaces should stay in their groups.
+    pub(super) fn placed(&self) -> Placed {
+        self.lock().placed.clone()
     }
 
     /// The reconciler has written these sets, in its turn. Whatever else the watch finds was
@@ -176,14 +217,17 @@ impl Changes {
         std::mem::take(&mut self.lock().grown)
     }
 
-    /// Which iptables is in use, once that is known.
-    pub(super) fn flavour(&self) -> Option<Flavour> {
-        self.in_use()
+    /// Where the rules are, once that is known.
+    pub(in crate::felix) fn rules(&self) -> Option<Rules> {
+        self.lock().rules
     }
 
-    /// The iptables that holds our chains; `None` before the first run.
+    /// The iptables that holds our chains; `None` before the first run, and where they are in none.
     pub fn in_use(&self) -> Option<Flavour> {
-        self.lock().flavour
+        match self.rules() {
+            Some(Rules::Iptables(flavour)) => Some(flavour),
+            Some(Rules::Nftables) | None => None,
+        }
     }
 
     /// Says which parameters should stay as they are.
@@ -204,7 +248,7 @@ impl Changes {
     /// True when every foreign write of the tables is heard of, so that nobody has to look.
     pub fn hears(&self) -> bool {
         let inner = self.lock();
-        inner.hears && inner.flavour == Some(Flavour::Nft)
+        inner.hears && inner.rules.is_some_and(|rules| rules != Rules::Iptables(Flavour::Legacy))
     }
 
     /// Own writes to tables since the last call.
@@ -270,12 +314,12 @@ mod tests {
     async fn the_first_look_is_due_although_nothing_was_written() {
         let changes = Changes::default();
         let mut turn = changes.turn().await;
-        changes.set_flavour(Flavour::Legacy, &mut turn);
+        changes.set_rules(Rules::Iptables(Flavour::Legacy), &mut turn);
         turn.wrote(false, false);
         drop(turn);
         assert!(changes.take_wrote_tables().is_some() && changes.take_wrote_sets().is_some());
         let mut turn = changes.turn().await;
-        changes.set_flavour(Flavour::Legacy, &mut turn);
+        changes.set_rules(Rules::Iptables(Flavour::Legacy), &mut turn);
         turn.wrote(false, false);
         drop(turn);
         assert!(changes.take_wrote_tables().is_none() && changes.take_wrote_sets().is_none());

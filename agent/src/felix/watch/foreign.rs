@@ -12,14 +12,13 @@ use super::nft::msg;
 use super::socket::{Events, Overrun};
 use crate::felix::iptables::names::owns_chain;
 use crate::felix::iptables::save::Table;
+use crate::felix::nftables::TABLE as OWN_TABLE;
 use crate::netlink::{attribute, messages, text};
 
 /// Size of `nfgenmsg`.
 const NFGENMSG: usize = 4;
 /// `NFTA_TABLE_NAME`, and the same of what lies in a table.
 const TABLE: u16 = 1;
-/// The table of the nftables dataplane.
-const OWN_TABLE: &str = "calico";
 
 /// Listens to nf_tables, and polls legacy tables.
 #[derive(Debug)]

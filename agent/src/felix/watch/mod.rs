@@ -6,6 +6,7 @@
 //! | what | how | within |
 //! |---|---|---|
 //! | nf_tables | the kernel tells each transaction (`nft`) | at once |
+//! | groups of interfaces | the kernel tells each change (`groups`) | at once |
 //! | legacy tables | `getsockopt(2)` and a digest (`legacy`) | 1 s; 2 s for thousands of rules |
 //! | address sets | their heads, and the members of small ones (`sets`) | 1 s; 2 s |
 //! | parameters | the kernel tells of some; the others in turn (`sysctls`) | 2 s up to 64 pods |
@@ -16,6 +17,7 @@
 mod budget;
 mod changes;
 mod foreign;
+mod groups;
 mod legacy;
 mod nft;
 mod pace;
@@ -30,11 +32,12 @@ use calico_datastore::model::Family;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-pub use changes::{Changes, Grown, Kept, Touched};
+pub use changes::{Changes, Grown, Kept, Placed, Rules, Touched};
 pub(crate) use foreign::Foreign;
-pub use pace::{Kind, Pace};
+pub use pace::{GROUP, Kind, Pace, TABLE};
 pub(super) use socket::{Answer, Dialogue};
 
+use self::groups::Groups;
 use self::legacy::Legacy;
 use self::nft::Nft;
 use self::sets::Sets;
@@ -56,6 +59,7 @@ pub struct Watch {
     changes: Changes,
     children: Children,
     nft: Option<Nft>,
+    groups: Option<Groups>,
     legacy: [Legacy; 2],
     sets: Sets,
     parameters: Parameters,
@@ -71,6 +75,7 @@ impl Watch {
             changes: felix.changes(),
             children: felix.children(),
             nft: None,
+            groups: None,
             legacy: Family::ALL.map(Legacy::new),
             sets: Sets::default(),
             parameters: Parameters::open(felix.sysctls()),
@@ -78,6 +83,7 @@ impl Watch {
             deaf: false,
         };
         watch.listen();
+        watch.listen_to_interfaces();
         watch
     }
 
@@ -91,10 +97,17 @@ impl Watch {
                     None => std::future::pending().await,
                 }
             };
+            let groups = async {
+                match &mut self.groups {
+                    Some(groups) => groups.ready().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 // All are cancel-safe: what came stays in its socket, a notice is kept, an
                 // unanswered token stays in its channel.
                 () = nft => {}
+                () = groups => {}
                 () = self.parameters.ready() => {}
                 () = self.changes.news() => {}
                 () = sleep_until(self.tick) => {}
@@ -124,32 +137,39 @@ impl Watch {
         }
     }
 
-    /// Hears of transactions, when tables are made of them.
+    /// Hears of transactions, when rules are made by them, and of the groups of interfaces.
     fn hear(&mut self) {
-        match self.changes.flavour() {
-            Some(Flavour::Legacy) => {
-                self.nft = None;
-                self.changes.set_hears(false);
-                return;
-            }
-            Some(Flavour::Nft) if self.nft.is_none() => {
-                self.listen();
-                if self.nft.is_none() {
-                    return;
-                }
+        let rules = self.changes.rules();
+        if rules == Some(Rules::Iptables(Flavour::Legacy)) {
+            self.nft = None;
+            self.changes.set_hears(false);
+        } else if let Some(rules) = rules.filter(|_| self.nft.is_none()) {
+            self.listen();
+            if self.nft.is_some() {
                 // What happened before is not known.
-                self.changes.touch(|touched| touched.tables.extend(Family::ALL));
+                self.changes.touch(|touched| touched.merge(everything(rules)));
             }
-            Some(Flavour::Nft) | None => {}
         }
+        self.hear_nft(rules);
+        self.hear_groups(rules);
+    }
+
+    fn hear_nft(&mut self, rules: Option<Rules>) {
         let Some(nft) = &mut self.nft else { return };
         match nft.drain() {
-            // As long as no flavour is chosen, the reconciler has read nothing.
-            Ok(touched) if !touched.is_empty() && self.changes.flavour().is_some() => {
-                debug!(?touched, "somebody wrote our tables");
-                self.changes.touch(|all| all.merge(touched));
+            Ok(mut touched) => {
+                // As long as nothing is chosen, the reconciler has read nothing. What is left in other
+                // places of an earlier run it has no more to do with.
+                match rules {
+                    Some(Rules::Iptables(_)) => touched.table = false,
+                    Some(Rules::Nftables) => touched.tables.clear(),
+                    None => return,
+                }
+                if touched.table || !touched.tables.is_empty() {
+                    debug!(?touched, "somebody wrote our tables");
+                    self.changes.touch(|all| all.merge(touched));
+                }
             }
-            Ok(_) => {}
             Err(error) => {
                 warn!(%error, "the socket for nf_tables broke");
                 self.nft = None;
@@ -158,8 +178,45 @@ impl Watch {
         }
     }
 
+    /// Listens to interfaces as long as nothing says that their groups do not matter.
+    fn hear_groups(&mut self, rules: Option<Rules>) {
+        if matches!(rules, Some(Rules::Iptables(_))) {
+            self.groups = None;
+            return;
+        }
+        let placed = self.changes.placed();
+        if self.groups.is_none() {
+            self.listen_to_interfaces();
+            if self.groups.is_none() {
+                return;
+            }
+            // What happened before is not known.
+            let names = placed.values().map(|(name, _)| name.clone());
+            self.changes.touch(|all| all.groups.extend(names));
+        }
+        let Some(groups) = &mut self.groups else { return };
+        match groups.drain(&placed) {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => {
+                debug!(?names, "somebody changed groups of interfaces");
+                self.changes.touch(|all| all.groups.extend(names));
+            }
+            Err(error) => {
+                warn!(%error, "the socket for interfaces broke");
+                self.groups = None;
+            }
+        }
+    }
+
+    fn listen_to_interfaces(&mut self) {
+        // The table is heard of by a socket of the same kind: that one says why it cannot be.
+        let groups = Groups::open();
+        let groups = groups.inspect_err(|error| debug!(%error, "cannot hear of interfaces"));
+        self.groups = groups.ok();
+    }
+
     fn listen(&mut self) {
-        match Nft::open(self.children.clone()) {
+        match Nft::open(self.children.clone(), self.changes.clone()) {
             Ok(nft) => {
                 self.nft = Some(nft);
                 self.deaf = false;
@@ -178,7 +235,7 @@ impl Watch {
     /// (`IptablesPostWriteCheckIntervalSecs`); sets tell it by their size.
     fn poll(&mut self, now: Instant, tick: bool) -> Touched {
         let mut touched = Touched::default();
-        let Some(flavour) = self.changes.flavour() else { return touched };
+        let Some(Rules::Iptables(flavour)) = self.changes.rules() else { return touched };
         let wrote = self.changes.take_wrote_tables();
         if flavour == Flavour::Legacy && (tick || wrote.is_some()) {
             for (family, legacy) in Family::ALL.into_iter().zip(&mut self.legacy) {
@@ -194,6 +251,14 @@ impl Watch {
             touched.sets.extend(self.sets.poll(now, wrote.is_some(), &grown));
         }
         touched
+    }
+}
+
+/// All that transactions may have changed.
+fn everything(rules: Rules) -> Touched {
+    match rules {
+        Rules::Iptables(_) => Touched { tables: Family::ALL.into(), ..Touched::default() },
+        Rules::Nftables => Touched { table: true, ..Touched::default() },
     }
 }
 

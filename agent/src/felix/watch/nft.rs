@@ -1,18 +1,20 @@
 //! What others do to nf_tables: the kernel tells every transaction (`NFNLGRP_NFTABLES`), first
 //! what it changed and then, with its generation, who made it.
 //!
-//! Transactions of our own programs wake nobody, and neither do those that touch no chain of ours
-//! and none of the kernel's: kube-proxy may write its own chains in our tables all day.
+//! Transactions of our own programs and sockets wake nobody, and neither do those that touch neither
+//! our own table nor, in the tables of iptables, a chain of ours or of the kernel's: kube-proxy may
+//! write its own chains there all day.
 
 use std::collections::BTreeSet;
 
 use calico_datastore::model::Family;
 
-use super::changes::Touched;
+use super::changes::{Changes, Touched};
 use super::socket::{Events, Overrun};
 use crate::exec::Children;
 use crate::felix::iptables::names::owns_chain;
 use crate::felix::iptables::save::Table;
+use crate::felix::nftables::TABLE as OURS;
 use crate::netlink::{attribute, be32, messages, text};
 
 /// `NFNL_SUBSYS_NFTABLES` in the upper byte of a message's type.
@@ -21,6 +23,8 @@ const SUBSYS: u16 = 10 << 8;
 pub(super) const GROUP: u32 = 7;
 /// Size of `nfgenmsg`.
 const NFGENMSG: usize = 4;
+/// `NFPROTO_INET`.
+const INET: u8 = 1;
 
 /// `NFT_MSG_…` (linux/netfilter/nf_tables.h).
 pub(super) mod msg {
@@ -30,14 +34,16 @@ pub(super) mod msg {
     pub(in crate::felix::watch) const DEL_CHAIN: u16 = super::SUBSYS | 5;
     pub(in crate::felix::watch) const NEW_RULE: u16 = super::SUBSYS | 6;
     pub(in crate::felix::watch) const DEL_RULE: u16 = super::SUBSYS | 8;
+    pub(in crate::felix::watch) const NEW_SET: u16 = super::SUBSYS | 9;
     /// `NFT_MSG_NEWSETELEM`.
     pub(in crate::felix::watch) const NEW_ELEMENT: u16 = super::SUBSYS | 12;
     /// `NFT_MSG_DELSETELEM`.
     pub(in crate::felix::watch) const DEL_ELEMENT: u16 = super::SUBSYS | 14;
     pub(in crate::felix::watch) const NEW_GENERATION: u16 = super::SUBSYS | 15;
+    pub(in crate::felix::watch) const DEL_FLOWTABLE: u16 = super::SUBSYS | 24;
 }
 
-/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`: the same in all.
+/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`…: the same in all.
 const TABLE: u16 = 1;
 /// `NFTA_CHAIN_NAME`.
 pub(super) const CHAIN_NAME: u16 = 3;
@@ -75,6 +81,8 @@ impl Author {
 pub(super) struct Decoder {
     /// Of the transaction whose author is not known yet.
     families: BTreeSet<Family>,
+    /// It touched our own table.
+    table: bool,
 }
 
 impl Decoder {
@@ -98,16 +106,21 @@ impl Decoder {
                         port: header.port,
                         name: name(GEN_NAME).unwrap_or("somebody").to_owned(),
                     };
-                    let families = std::mem::take(&mut self.families);
-                    if !families.is_empty() && !own(&author) {
+                    let Self { families: tables, table } = std::mem::take(self);
+                    if (table || !tables.is_empty()) && !own(&author) {
                         let by = author.describe();
-                        touched.merge(Touched { tables: families, by, ..Touched::default() });
+                        touched.merge(Touched { tables, table, by, ..Touched::default() });
                     }
                     continue;
                 }
+                msg::NEW_SET..=msg::DEL_FLOWTABLE => false,
                 _ => continue,
             };
-            // NFPROTO_IPV4 and NFPROTO_IPV6; `inet` and `bridge` hold nothing of iptables.
+            if *family == INET {
+                self.table |= name(TABLE) == Some(OURS);
+                continue;
+            }
+            // NFPROTO_IPV4 and NFPROTO_IPV6; `bridge` holds nothing of iptables.
             let family = match family {
                 2 => Family::V4,
                 10 => Family::V6,
@@ -127,15 +140,17 @@ pub(super) struct Nft {
     events: Events,
     decoder: Decoder,
     children: Children,
+    changes: Changes,
     /// We are in the first pid namespace, whose numbers the kernel tells.
     first_pids: bool,
 }
 
 impl Nft {
     /// Begins to listen in the network namespace of the calling thread.
-    pub(super) fn open(children: Children) -> std::io::Result<Self> {
+    pub(super) fn open(children: Children, changes: Changes) -> std::io::Result<Self> {
         let events = Events::open(netlink_sys::protocols::NETLINK_NETFILTER, &[GROUP])?;
-        Ok(Self { events, decoder: Decoder::default(), children, first_pids: first_pids() })
+        let decoder = Decoder::default();
+        Ok(Self { events, decoder, children, changes, first_pids: first_pids() })
     }
 
     /// Waits for something to read. Cancel-safe.
@@ -150,15 +165,17 @@ impl Nft {
         let ended = self.children.ended();
         let mut touched = Touched::default();
         let (decoder, children, first) = (&mut self.decoder, &self.children, self.first_pids);
+        let changes = &self.changes;
         let own = |author: &Author| {
             let number = if first && author.pid != 0 { author.pid } else { author.port };
-            children.contains(number)
+            changes.is_ours(author.port) || children.contains(number)
         };
         let overrun = self.events.drain(|bytes| decoder.read(bytes, own, &mut touched))?;
         self.children.forget(&ended);
         if overrun == Overrun::Yes {
             self.decoder = Decoder::default();
             touched.tables.extend(Family::ALL);
+            touched.table = true;
         }
         Ok(touched)
     }
@@ -177,7 +194,7 @@ mod tests {
 
     const IPV4: [u8; 4] = [2, 0, 0, 0];
     const IPV6: [u8; 4] = [10, 0, 0, 0];
-    const INET: [u8; 4] = [1, 0, 0, 0];
+    const INET4: [u8; 4] = [1, 0, 0, 0];
 
     fn rule(family: [u8; 4], table: &[u8], chain: &[u8]) -> Vec<u8> {
         request(msg::NEW_RULE, 0, &family, &[(TABLE, table), (RULE_CHAIN, chain)])
@@ -211,6 +228,25 @@ mod tests {
     }
 
     #[test]
+    fn whatever_happens_to_our_own_table_concerns_us() {
+        let element =
+            |family: [u8; 4], table: &[u8]| request(SUBSYS | 14, 0, &family, &[(TABLE, table)]);
+        for one in [
+            request(msg::DEL_TABLE, 0, &INET4, &[(TABLE, b"calico\0")]),
+            rule(INET4, b"calico\0", b"forward\0"),
+            request(msg::NEW_SET, 0, &INET4, &[(TABLE, b"calico\0")]),
+            element(INET4, b"calico\0"),
+        ] {
+            let touched = read(&[one.clone(), generation(7)]);
+            assert!(touched.table && touched.tables.is_empty());
+            assert_eq!(touched.by.as_deref(), Some("nft (process 7)"));
+            assert!(read(&[one, generation(9)]).is_empty(), "our own work");
+        }
+        assert!(read(&[element(INET4, b"firewalld\0"), generation(7)]).is_empty());
+        assert!(read(&[element(IPV4, b"calico\0"), generation(7)]).is_empty());
+    }
+
+    #[test]
     fn what_does_not_concern_us_wakes_nobody() {
         let ours = rule(IPV4, b"filter\0", b"cali-FORWARD\0");
         assert!(read(&[ours.clone(), generation(9)]).is_empty());
@@ -219,7 +255,7 @@ mod tests {
         for (family, table, chain) in [
             (IPV4, &b"filter\0"[..], &b"KUBE-SERVICES\0"[..]),
             (IPV4, b"foreign\0", b"FORWARD\0"),
-            (INET, b"filter\0", b"FORWARD\0"),
+            (INET4, b"filter\0", b"FORWARD\0"),
         ] {
             assert!(read(&[rule(family, table, chain), generation(7)]).is_empty());
         }

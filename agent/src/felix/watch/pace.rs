@@ -34,11 +34,20 @@ const REST_FACTOR: u32 = 100;
 /// After so long without a look the first rest is a short one again.
 const QUIET: Duration = Duration::from_secs(20);
 
+/// What subjects begin with that are of our own table of nf_tables.
+pub const TABLE: &str = "nftables ";
+/// What subjects begin with that are groups of interfaces.
+pub const GROUP: &str = "group of interface ";
+
 /// What is read back as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// The tables of a family.
     Tables(Family),
+    /// Our own table of nf_tables.
+    Table,
+    /// The groups of interfaces.
+    Groups,
     /// The address sets.
     Sets,
     /// Kernel parameters.
@@ -47,8 +56,14 @@ pub enum Kind {
 
 impl Kind {
     /// All.
-    pub const ALL: [Self; 4] =
-        [Self::Tables(Family::V4), Self::Tables(Family::V6), Self::Sets, Self::Parameters];
+    pub const ALL: [Self; 6] = [
+        Self::Tables(Family::V4),
+        Self::Tables(Family::V6),
+        Self::Table,
+        Self::Groups,
+        Self::Sets,
+        Self::Parameters,
+    ];
 
     /// What a repaired thing belongs to.
     pub fn of(drift: &Drift) -> Self {
@@ -56,6 +71,8 @@ impl Kind {
         match Family::ALL.iter().find(|one| family(one)) {
             Some(family) => Self::Tables(*family),
             None if drift.subject.starts_with("sysctl ") => Self::Parameters,
+            None if drift.subject.starts_with(TABLE) => Self::Table,
+            None if drift.subject.starts_with(GROUP) => Self::Groups,
             None => Self::Sets,
         }
     }
@@ -65,6 +82,8 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tables(family) => write!(f, "{family} tables"),
+            Self::Table => f.write_str("nftables table"),
+            Self::Groups => f.write_str("groups of interfaces"),
             Self::Sets => f.write_str("address sets"),
             Self::Parameters => f.write_str("kernel parameters"),
         }
@@ -123,6 +142,8 @@ impl Pace {
     fn is_pending(&self, kind: Kind) -> bool {
         match kind {
             Kind::Tables(family) => self.pending.tables.contains(&family),
+            Kind::Table => self.pending.table,
+            Kind::Groups => !self.pending.groups.is_empty(),
             Kind::Sets => !self.pending.sets.is_empty(),
             Kind::Parameters => !self.pending.sysctls.is_empty() || self.pending.forwarding,
         }
@@ -142,6 +163,8 @@ impl Pace {
                 Kind::Tables(family) => {
                     taken.tables.extend(self.pending.tables.take(&family));
                 }
+                Kind::Table => taken.table = std::mem::take(&mut self.pending.table),
+                Kind::Groups => taken.groups = std::mem::take(&mut self.pending.groups),
                 Kind::Sets => taken.sets = std::mem::take(&mut self.pending.sets),
                 Kind::Parameters => {
                     taken.sysctls = std::mem::take(&mut self.pending.sysctls);
@@ -149,7 +172,7 @@ impl Pace {
                 }
             }
         }
-        if self.pending.tables.is_empty() {
+        if self.pending.tables.is_empty() && !self.pending.table {
             self.pending.by = None;
         }
         taken
@@ -159,6 +182,8 @@ impl Pace {
     pub fn looked(&mut self, at: &Touched, found: &[Drift], took: Duration, now: Instant) {
         let asked = Kind::ALL.into_iter().filter(|kind| match kind {
             Kind::Tables(family) => at.tables.contains(family),
+            Kind::Table => at.table,
+            Kind::Groups => !at.groups.is_empty(),
             Kind::Sets => !at.sets.is_empty(),
             Kind::Parameters => !at.sysctls.is_empty() || at.forwarding,
         });
@@ -181,7 +206,7 @@ impl Pace {
             if !asked.contains(&kind) {
                 continue;
             }
-            let by = matches!(kind, Kind::Tables(_)).then(|| at.by.clone()).flatten();
+            let by = matches!(kind, Kind::Tables(_) | Kind::Table).then(|| at.by.clone()).flatten();
             let fights = &mut self.kinds.entry(kind).or_default().fights;
             let fight = fights.entry(drift.subject.clone()).or_insert(Fight {
                 repairs: 0,
@@ -353,5 +378,7 @@ mod tests {
         assert_eq!(Kind::of(&drift("IPv6 nat chain x")), Kind::Tables(Family::V6));
         assert_eq!(Kind::of(&drift("address set cali40x")), Kind::Sets);
         assert_eq!(Kind::of(&drift("sysctl net.ipv4.ip_forward")), Kind::Parameters);
+        assert_eq!(Kind::of(&drift("nftables chain forward")), Kind::Table);
+        assert_eq!(Kind::of(&drift("group of interface cali1")), Kind::Groups);
     }
 }

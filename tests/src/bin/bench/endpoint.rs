@@ -32,7 +32,8 @@ pub(crate) fn measure_all(size: Size, flavours: &[Flavour], report: &mut Report)
         let tools = match flavour {
             Flavour::Legacy => "legacy",
             Flavour::Nft => "nft",
-            Flavour::Auto => continue,
+            // The raw tools are those of iptables and its address sets.
+            Flavour::Auto | Flavour::Nftables => continue,
         };
         let Times { mut fresh, mut ours, mut raw } = measure(*flavour, tools, size.of(100, 500))?;
         let raw = Spread::of(&mut raw);

@@ -93,7 +93,7 @@ fn main() -> Result<()> {
     }
     let size = Size { full: cli.full };
     let flavours = match cli.dataplanes.as_slice() {
-        [] => vec![Flavour::Legacy, Flavour::Nft],
+        [] => vec![Flavour::Legacy, Flavour::Nft, Flavour::Nftables],
         some => some.to_vec(),
     };
     let mut report = Report::new(size.full);

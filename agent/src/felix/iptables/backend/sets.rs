@@ -1,33 +1,30 @@
-//! The steps that write to the kernel. Their order is in [`super`].
+//! The steps that change address sets. Their order is in [`super`].
 
 use std::collections::BTreeSet;
 
-use calico_datastore::model::{Family, InterfaceName, WorkloadEndpointId};
-use tracing::info;
+use calico_datastore::model::Family;
 
-use super::{DESTROY_PATIENCE, Felix, OneFamily, Run};
-use crate::desired::DesiredState;
-use crate::drift::{Change, Drift};
+use super::{DESTROY_PATIENCE, Iptables, OneFamily};
 use crate::felix::ipset::{Command, Entry, Phases, Refused, compare};
 use crate::felix::iptables::driver::Driver;
-use crate::felix::iptables::names;
 use crate::felix::iptables::save::Table;
-use crate::felix::iptables::tables::{FamilyTables, Outcome};
-use crate::felix::sets;
-use crate::felix::sysctl::{Corrected, Outcome as Parameters, SysctlError};
-use crate::felix::watch::{Grown, Kept, Touched};
+use crate::felix::iptables::tables::Outcome;
+use crate::felix::iptables::{names, sets};
+use crate::felix::reconciler::{Job, Run};
+use crate::felix::watch::Grown;
 use crate::telemetry::chain;
 
-impl Felix {
+impl Iptables {
     /// Reads the sets and plans everything. Addresses of endpoints that went away while nobody
     /// watched are noted. `pending`: what this run was going to change, where the sets are known to
     /// have been as they should be before; whatever else differs somebody else did.
     pub(super) async fn read_sets(
         &mut self,
-        state: &DesiredState,
+        job: &Job<'_>,
         pending: Option<&Phases>,
         run: &mut Run,
     ) -> Option<Phases> {
+        let (state, families) = (job.scene.state, job.on);
         let actual = match self.sets.read().await {
             Ok(actual) => actual,
             Err(error) => {
@@ -35,14 +32,13 @@ impl Felix {
                 return None;
             }
         };
-        let families = self.family_list();
-        let known: Vec<_> = self.families.iter().map(|one| one.family).collect();
-        let desired = sets::all(state, &self.interfaces, &families);
-        let mut phases = sets::full_plan(&desired, &known, &actual);
+        let known = job.known;
+        let desired = sets::all(state, job.scene.interfaces, families);
+        let mut phases = sets::full_plan(&desired, known, &actual);
         // What a state from disk does not know may have come since.
         if let Some(pending) = pending.filter(|_| !state.origin.is_stored()) {
             let unsure = |name: &str| {
-                !sets::is_of(&known, name)
+                !sets::is_of(known, name)
                     || self.doomed.contains_key(name)
                     || self.incomplete.contains_key(name)
                     || self.refused.iter().any(|refused| refused.command.set() == name)
@@ -58,7 +54,7 @@ impl Felix {
                 && net.is_host()
                 && families.iter().any(|family| *set == names::local_endpoints(*family))
             {
-                self.leaving.insert(net.address());
+                run.left.insert(net.address());
             }
         }
         self.refused.clear();
@@ -91,7 +87,7 @@ impl Felix {
         if !one.is_full() {
             // What was known of the sets is not so: they are read again.
             self.sets_known = false;
-            run.sets_surprise = true;
+            run.surprise = true;
         }
         if matches!(one.command, Command::Add(..) | Command::Create(..) | Command::Swap(..)) {
             // What is meant for a set may be on its way through another one.
@@ -192,136 +188,6 @@ impl Felix {
             );
         }
     }
-
-    /// Cleans the iptables that an earlier run used, once the one in use is complete.
-    pub(super) async fn clean_abandoned(&mut self, run: &mut Run) {
-        let Some(dataplane) = self.abandoned.clone() else { return };
-        let driver = Driver::new(self.exec.clone(), dataplane.clone(), self.counters.clone());
-        let mut clean = true;
-        for one in &self.families {
-            let mut nothing = FamilyTables::new(one.family, self.counters.clone());
-            let outcome = nothing.apply(&driver, &|_, _| Vec::new()).await;
-            clean &= outcome.failed.is_empty() && outcome.stuck.is_empty();
-            for (table, error) in outcome.failed {
-                run.problem(
-                    format!("{} {} table {}", dataplane.flavour, one.family, table.name()),
-                    format!("cannot remove our rules of an earlier run: {}", chain(&error)),
-                );
-            }
-            for (chain, said) in outcome.stuck {
-                run.problem(
-                    format!("{} chain {chain}", dataplane.flavour),
-                    format!("cannot be deleted from the {} tables: {said}", one.family),
-                );
-            }
-        }
-        if !clean {
-            return;
-        }
-        info!(flavour = %dataplane.flavour, "rules of an earlier run removed");
-        self.abandoned = None;
-    }
-
-    /// Step 4. What could not be forgotten is tried again in the next run.
-    pub(super) async fn forget_connections(&mut self, run: &mut Run) {
-        if let Err(error) = self.conntrack.forget(&self.leaving, &self.moved).await {
-            let message =
-                format!("connections of addresses that left are not cut: {}", chain(&error));
-            run.problem("conntrack", message);
-        } else {
-            self.leaving.clear();
-            self.moved.clear();
-        }
-    }
-
-    /// The interfaces whose parameters step 5 sets: those that are new, or touched, or all, and those
-    /// of which that failed before; as far as they are there.
-    pub(super) fn whose_parameters(
-        &mut self,
-        appeared: BTreeSet<InterfaceName>,
-        touched: &BTreeSet<WorkloadEndpointId>,
-        told: &Touched,
-        everything: bool,
-    ) -> BTreeSet<InterfaceName> {
-        let mut wanted = appeared;
-        wanted.append(&mut self.unset);
-        if everything {
-            wanted.extend(self.interfaces.names().cloned());
-        } else if let Some(state) = &self.rendered {
-            let owned = touched.iter().filter_map(|id| state.endpoints.get(id));
-            wanted.extend(owned.map(|endpoint| endpoint.interface.clone()));
-            wanted.extend(told.sysctls.iter().cloned());
-        }
-        wanted
-            .retain(|name| self.links.contains_key(name) && self.interfaces.owner(name).is_some());
-        wanted
-    }
-
-    /// Step 5. Interfaces that are new, or all of them. What was set before and is another now,
-    /// somebody changed.
-    pub(super) fn set_sysctls(
-        &mut self,
-        interfaces: BTreeSet<InterfaceName>,
-        all: bool,
-        run: &mut Run,
-    ) {
-        let families = self.family_list();
-        if self.kept.families != families {
-            self.kept = Kept { families: families.clone(), ..Kept::default() };
-        }
-        let wanted = self.rendered.as_ref().is_some_and(|state| state.settings.ip_forwarding);
-        let mut errors = Vec::new();
-        if wanted && (all || self.forwarding_failed) {
-            let outcome = self.sysctls.forwarding(&families);
-            if self.kept.forwarding {
-                run.drift.extend(outcome.corrected.iter().map(drift));
-            }
-            errors.extend(outcome.errors);
-            self.forwarding_failed = !errors.is_empty();
-        }
-        self.kept.forwarding = wanted && !self.forwarding_failed;
-        // The interface went away meanwhile: that is told by the links.
-        let gone = |error: &SysctlError| error.source.kind() == std::io::ErrorKind::NotFound;
-        for name in interfaces {
-            let Some(index) = self.links.get(&name).map(|link| link.index) else { continue };
-            let lenient = self.interfaces.is_spoofer(&name, Family::V4);
-            let Parameters { corrected, errors: mut failed } =
-                self.sysctls.interface(&name, &families, lenient);
-            failed.retain(|error| !gone(error));
-            let was_lenient = if lenient {
-                !self.kept.lenient.insert(name.clone())
-            } else {
-                self.kept.lenient.remove(&name)
-            };
-            let was_set = self.kept.interfaces.remove(&index).as_ref() == Some(&name);
-            if was_set && was_lenient == lenient {
-                run.drift.extend(corrected.iter().map(drift));
-            }
-            if failed.is_empty() {
-                self.kept.interfaces.insert(index, name);
-            } else {
-                errors.extend(failed);
-                self.unset.insert(name);
-            }
-        }
-        let interfaces = &self.interfaces;
-        self.kept.lenient.retain(|name| interfaces.is_spoofer(name, Family::V4));
-        if self.interfaces.spoofers().contains_key(&Family::V4)
-            && self.sysctls.is_strict_everywhere()
-        {
-            run.problem(
-                "sysctl net.ipv4.conf.all.rp_filter",
-                "is 1: the kernel drops what endpoints send from allowSpoofedSourcePrefixes, whatever \
-                 their interfaces say; set it to 0 or 2",
-            );
-        }
-        // One cause, `/proc/sys` read-only, may concern all of some thousand interfaces.
-        if let Some(first) = errors.first() {
-            let more = if errors.len() > 1 { ", and others" } else { "" };
-            run.problem(first.path.display().to_string(), format!("{}{more}", chain(first)));
-        }
-        self.changes.keep(self.kept.clone());
-    }
 }
 
 /// What these commands made of the sets; `refused`: unless the tool failed as a whole, what was not
@@ -350,12 +216,4 @@ fn growth(commands: &[Command], refused: Option<&[Refused]>) -> Grown {
         None => grown.values_mut().for_each(|by| *by = None),
     }
     grown
-}
-
-fn drift(one: &Corrected) -> Drift {
-    Drift {
-        subject: format!("sysctl {}", one.name),
-        change: Change::Modified,
-        detail: format!("was {}, should be {}", one.was, one.value),
-    }
 }

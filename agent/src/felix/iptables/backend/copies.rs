@@ -12,12 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use calico_datastore::model::Family;
 use tracing::debug;
 
-use super::{Felix, Run};
-use crate::desired::DesiredState;
+use super::{Iptables, Written};
 use crate::felix::ipset::{Command, Entry, Phases};
 use crate::felix::iptables::driver::Driver;
-use crate::felix::iptables::names;
-use crate::felix::sets;
+use crate::felix::iptables::{names, sets};
+use crate::felix::reconciler::{Job, Run};
 use crate::telemetry::chain;
 
 /// What is done with copies in a run.
@@ -31,12 +30,12 @@ pub(super) struct Copies {
     pub(super) unread: BTreeSet<Family>,
 }
 
-impl Felix {
+impl Iptables {
     /// Finds the sets that need a copy, and plans the copies.
     pub(super) async fn plan_copies(
         &mut self,
         phases: &mut Phases,
-        state: &DesiredState,
+        job: &Job<'_>,
         driver: &Driver,
         run: &mut Run,
     ) -> Copies {
@@ -84,7 +83,7 @@ impl Felix {
         );
         (copies.late, phases.before) = (late, before);
         let mut number = 0;
-        for (family, set, spec, members) in sets::some(state, &self.family_list(), &entangled) {
+        for (family, set, spec, members) in sets::some(job.scene.state, job.on, &entangled) {
             let taken = |name: &String| {
                 self.doomed.contains_key(name)
                     || phases.before.iter().chain(&phases.after).any(|one| one.set() == name)
@@ -103,13 +102,13 @@ impl Felix {
 
     /// The copies are made: rules may name them. One that the kernel did not fill stands for its set,
     /// which closes the policies that name it.
-    pub(super) fn name_copies(&mut self, copies: &Copies, state: &DesiredState) {
+    pub(super) fn name_copies(&mut self, copies: &Copies, job: &Job<'_>) {
         for (set, copy) in &copies.of {
             if let Some(said) = self.incomplete.remove(copy) {
                 self.incomplete.insert(set.clone(), said);
             }
         }
-        self.shut_incomplete(state, copies.of.is_empty());
+        self.shut_incomplete(&job.scene, copies.of.is_empty());
         for one in &mut self.families {
             one.tables.name_copies(&copies.of);
         }
@@ -135,9 +134,10 @@ impl Felix {
     pub(super) async fn settle_copies(
         &mut self,
         copies: Copies,
-        state: &DesiredState,
+        job: &Job<'_>,
         in_force: &BTreeSet<Family>,
         driver: &Driver,
+        written: &mut Written,
         run: &mut Run,
     ) {
         if copies.of.is_empty() {
@@ -147,9 +147,9 @@ impl Felix {
         let (done, open): (Vec<_>, Vec<_>) =
             copies.of.into_values().partition(|copy| sets::is_of(in_force, copy));
         self.sets_known &= open.is_empty();
-        self.shut_incomplete(state, true);
+        self.shut_incomplete(&job.scene, true);
         let outcomes = self.write_tables(driver, |family| in_force.contains(&family)).await;
-        let in_force = self.judge_tables(outcomes, run);
+        let in_force = self.judge_tables(outcomes, &job.scene, written, run);
         let commands = done.into_iter().map(Command::Destroy).collect();
         self.shrink_sets(commands, &in_force, run).await;
     }

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use calico_datastore::model::{Cidr, Family};
 
-use super::endpoints::{InterfaceChanges, Interfaces};
-use super::ipset::{
-    ActualSet, Command, Entry, Phases, SetSpec, SetType, full, members_gone, members_of,
-};
-use super::iptables::names;
+use super::members::{self, Kinds};
+use super::names;
 use crate::desired::{
     AddressSet, Change, DesiredDiff, DesiredState, Member, SetId, SetKind, SetsDiff, members_diff,
 };
+use crate::felix::endpoints::Interfaces;
+use crate::felix::ipset::{
+    ActualSet, Command, Entry, Phases, SetSpec, SetType, full, members_gone, members_of,
+};
+use crate::felix::scene::Changed;
 
 fn kind(set: &AddressSet) -> SetType {
     match set.kind {
@@ -78,7 +80,7 @@ fn rules_diff(old: &DesiredState, new: &DesiredState, diff: &DesiredDiff) -> Set
 }
 
 /// Every set with every member.
-pub(super) fn all(
+pub(in crate::felix) fn all(
     state: &DesiredState,
     interfaces: &Interfaces,
     families: &[Family],
@@ -103,7 +105,9 @@ pub(super) fn all(
         for name in [names::local_endpoints(family)].into_iter().chain(spoofed).chain(counting) {
             out.insert(name, (of_endpoints(state, family), HashSet::new()));
         }
-        for (name, member) in interfaces.members(family) {
+        let kinds = Kinds::of(&state.settings);
+        let members = interfaces.owners().flat_map(|(_, e)| members::of(e, family, kinds));
+        for (name, member) in members {
             if let Some((_, members)) = out.get_mut(&name) {
                 members.insert(member);
             }
@@ -113,7 +117,7 @@ pub(super) fn all(
 }
 
 /// Those of the sets of rules that have one of these names, with every member.
-pub(super) fn some(
+pub(in crate::felix) fn some(
     state: &DesiredState,
     families: &[Family],
     wanted: &BTreeSet<String>,
@@ -133,7 +137,7 @@ pub(super) fn some(
 
 /// What makes `actual` equal to `desired`, which is [`all`]. The sets of a family that is switched
 /// off go; those of one that this kernel does not know (`known`) stay.
-pub(super) fn full_plan(
+pub(in crate::felix) fn full_plan(
     desired: &BTreeMap<String, (SetSpec, HashSet<Entry>)>,
     known: &[Family],
     actual: &BTreeMap<String, ActualSet>,
@@ -147,19 +151,21 @@ pub(super) fn full_plan(
 
 /// True when a set of that name would be of one of these families. One of an old Felix whose name does
 /// not tell is of none.
-pub(super) fn is_of<'a>(families: impl IntoIterator<Item = &'a Family>, name: &str) -> bool {
+pub(in crate::felix) fn is_of<'a>(
+    families: impl IntoIterator<Item = &'a Family>,
+    name: &str,
+) -> bool {
     let family = names::family_of_set(name);
     families.into_iter().any(|one| family == Some(*one))
 }
 
 /// What a difference changes.
-pub(super) fn changed(
-    old: &DesiredState,
+pub(in crate::felix) fn changed(
     new: &DesiredState,
-    diff: &DesiredDiff,
-    interfaces: &InterfaceChanges,
+    changed: &Changed<'_>,
     families: &[Family],
 ) -> Phases {
+    let Changed { old, diff, interfaces, .. } = *changed;
     let mut out = Phases::default();
     let sets = rules_diff(old, new, diff);
     for &family in families {
@@ -208,13 +214,9 @@ pub(super) fn changed(
             out.after.push(Command::Destroy(names::set(family, id)));
         }
     }
-    let wanted =
-        |name: &str| families.iter().any(|f| name.starts_with(&format!("cali{}", f.number())));
-    let members = |list: &BTreeSet<(String, Entry)>| -> Vec<(String, Entry)> {
-        list.iter().filter(|(name, _)| wanted(name)).cloned().collect()
-    };
-    out.before.extend(members(&interfaces.added).into_iter().map(|(s, m)| Command::Add(s, m)));
-    let gone = members(&interfaces.removed).into_iter().map(|(s, m)| Command::Delete(s, m));
+    let (added, removed) = members::changed(interfaces, families, Kinds::of(&new.settings));
+    out.before.extend(added.into_iter().map(|(set, member)| Command::Add(set, member)));
+    let gone = removed.into_iter().map(|(set, member)| Command::Delete(set, member));
     // Before the sets themselves go.
     out.after.splice(0..0, gone.collect::<Vec<_>>());
     out

@@ -1,0 +1,162 @@
+//! What is in the kernel, and what of it others did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use calico_datastore::model::{Family, InterfaceName};
+
+use super::places::{self, Move};
+use super::write::BringError;
+use super::{Nftables, SUBJECT, Sockets};
+use crate::drift;
+use crate::felix::nftables::compare::{Difference, compare};
+use crate::felix::nftables::contents::Contents;
+use crate::felix::nftables::groups::Grouped;
+use crate::felix::nftables::object::{BaseKind, Chain, Change, Element, Statement};
+use crate::felix::nftables::read::Found;
+use crate::felix::nftables::render::Steps;
+use crate::felix::nftables::render::groups::is_ours;
+use crate::felix::nftables::table::Table;
+use crate::felix::reconciler::{Job, Run};
+use crate::felix::scene::Scene;
+use crate::felix::watch::Touched;
+use crate::telemetry::chain;
+
+impl Nftables {
+    /// Puts right what others did since the last run, and says it, before anything new is done: what
+    /// should be there is what the last run left.
+    pub(in crate::felix) fn look_back(
+        &mut self,
+        scene: &Scene<'_>,
+        doubtful: &Touched,
+        run: &mut Run,
+    ) {
+        if !self.sure || (!doubtful.table && doubtful.groups.is_empty()) {
+            return;
+        }
+        if let Err(error) = self.put_right(scene, doubtful, run) {
+            self.sure = false;
+            run.fail(SUBJECT, chain(&error));
+        }
+    }
+
+    fn put_right(
+        &mut self,
+        scene: &Scene<'_>,
+        doubtful: &Touched,
+        run: &mut Run,
+    ) -> Result<(), BringError> {
+        let mut sockets = self.open()?;
+        let links = sockets.groups.read().map_err(BringError::ReadGroups)?;
+        run.drift.extend(places::drift(&links, &self.placed));
+        let mut steps = Steps::default();
+        if doubtful.table {
+            self.counters.nftables_reads.count(1);
+            let found = sockets.table.read().map_err(BringError::Read)?;
+            self.open_shut(scene);
+            let Difference { mut drift, now, after } =
+                differs(&mut sockets.table, found.as_ref(), &self.renderer.all(scene));
+            steps = Steps { now, after };
+            if scene.state.origin.is_stored() {
+                only_give(&mut steps);
+                drift.retain(|one| one.change != drift::Change::Unexpected);
+            }
+            run.drift.extend(drift);
+        }
+        let moves = self.moves(&links, scene);
+        self.carry_out(steps, moves, &mut sockets, scene)?;
+        self.sockets = Some(sockets);
+        Ok(())
+    }
+
+    /// What was refused may be taken now.
+    fn open_shut(&mut self, scene: &Scene<'_>) {
+        if !self.shut.is_empty() {
+            self.shut.clear();
+            // Everything is made anew.
+            self.renderer.shut(scene, BTreeSet::new());
+        }
+    }
+
+    /// In which groups interfaces have to be that are not.
+    fn moves(&self, links: &BTreeMap<InterfaceName, Grouped>, scene: &Scene<'_>) -> Vec<Move> {
+        let only_give = scene.state.origin.is_stored();
+        places::all(links, scene, |class| self.renderer.group_of(class), is_ours, only_give)
+    }
+
+    /// Reads what is there, whoever made it, and makes it what should be.
+    pub(super) fn bring_all(
+        &mut self,
+        sockets: &mut Sockets,
+        job: &Job<'_>,
+        run: &mut Run,
+    ) -> Result<(), BringError> {
+        let scene = &job.scene;
+        self.sure = false;
+        self.open_shut(scene);
+        self.counters.nftables_reads.count(1);
+        let found = sockets.table.read().map_err(BringError::Read)?;
+        let links = sockets.groups.read().map_err(BringError::ReadGroups)?;
+        if !std::mem::replace(&mut self.started, true) {
+            let owned = links.values().map(|link| {
+                let owner = scene.interfaces.endpoint(&link.name);
+                (link.group, owner.map(|owner| &owner.class))
+            });
+            let held = found.as_ref().map(Found::contents).unwrap_or_default();
+            self.renderer.take_over(scene, &held, owned);
+        }
+        let Difference { now, after, .. } =
+            differs(&mut sockets.table, found.as_ref(), &self.renderer.all(scene));
+        let mut steps = Steps { now, after };
+        if scene.state.origin.is_stored() {
+            only_give(&mut steps);
+        }
+        note(&steps, run);
+        let moves = self.moves(&links, scene);
+        self.placed = places::right(&links, scene, |class| self.renderer.group_of(class));
+        self.sure = true;
+        let done = self.carry_out(steps, moves, sockets, scene);
+        self.sure &= done.is_ok();
+        done
+    }
+}
+
+/// What a state from disk does not know stays until the datastore has answered.
+fn only_give(steps: &mut Steps) {
+    steps.after.clear();
+    steps.now.retain(|change| !matches!(change, Change::Delete(..)));
+}
+
+/// How the kernel differs from what should be; what is right is known from now on.
+fn differs(table: &mut Table, found: Option<&Found>, wanted: &Contents) -> Difference {
+    if let Some(found) = found {
+        table.agree(found, wanted);
+    }
+    compare(found, wanted)
+}
+
+/// What the difference to what was there before says about connections.
+fn note(steps: &Steps, run: &mut Run) {
+    for change in steps.now.iter().chain(&steps.after) {
+        match change {
+            // Packets did not come to our rules, or came to others.
+            Change::PutChain(_, chain) if is_way_in(chain) => run.unasked.extend(Family::ALL),
+            Change::PutChain(_, chain) if translates(chain) => {
+                run.untranslated.extend(Family::ALL);
+            }
+            Change::Delete(_, Element::InterfaceAddress(_, address)) => {
+                run.left.insert(*address);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_way_in(chain: &Chain) -> bool {
+    chain.base.is_some_and(|base| base.kind == BaseKind::Filter)
+}
+
+fn translates(chain: &Chain) -> bool {
+    let nat = |one: &Statement| matches!(one, Statement::Dnat { .. } | Statement::Snat { .. });
+    chain.base.is_some_and(|base| base.kind == BaseKind::Nat)
+        || chain.rules.iter().any(|rule| rule.statements.iter().any(nat))
+}

@@ -1,0 +1,65 @@
+//! What a first run would write, not carried out.
+
+use std::collections::BTreeSet;
+
+use calico_datastore::model::InterfaceName;
+
+use super::places;
+use crate::felix::counters::Counters;
+use crate::felix::nftables::TABLE;
+use crate::felix::nftables::commands::commands;
+use crate::felix::nftables::compare::{Difference, compare};
+use crate::felix::nftables::groups::Groups;
+use crate::felix::nftables::read::Found;
+use crate::felix::nftables::render::groups::is_ours;
+use crate::felix::nftables::render::{Options, Renderer};
+use crate::felix::nftables::table::Table;
+use crate::felix::scene::Scene;
+use crate::telemetry::chain;
+
+/// What a first run would do.
+#[derive(Debug, Default)]
+pub(in crate::felix) struct Preview {
+    /// The first transaction, as commands of nft.
+    pub(in crate::felix) now: Vec<String>,
+    /// Interfaces, the groups that they are in, and those that they would get.
+    pub(in crate::felix) groups: Vec<(InterfaceName, u32, u32)>,
+    /// The second transaction.
+    pub(in crate::felix) after: Vec<String>,
+}
+
+/// Looks. `None` when the mask of the mark has no bit.
+///
+/// # Errors
+/// In words, when the kernel cannot be read.
+pub(in crate::felix) fn preview(scene: &Scene<'_>) -> Result<Option<Preview>, String> {
+    let options = Options { groups: true, random_fully: true };
+    let Some(mut renderer) = Renderer::new(&scene.state.settings, options) else {
+        return Ok(None);
+    };
+    let mut table = Table::open(TABLE, Counters::default()).map_err(|error| chain(&error))?;
+    let found = table.read().map_err(|error| chain(&error))?;
+    let links = Groups::open().and_then(|mut groups| groups.read());
+    let links = links.map_err(|error| format!("cannot list interfaces: {error}"))?;
+    let held = found.as_ref().map(Found::contents).unwrap_or_default();
+    let owned = links.values().map(|link| {
+        let owner = scene.interfaces.endpoint(&link.name);
+        (link.group, owner.map(|owner| &owner.class))
+    });
+    renderer.take_over(scene, &held, owned);
+    let Difference { mut now, mut after, .. } = compare(found.as_ref(), &renderer.all(scene));
+    let moves = places::all(&links, scene, |class| renderer.group_of(class), is_ours, false);
+    if moves.is_empty() {
+        now.append(&mut after);
+    }
+    let chains: BTreeSet<_> = held.chains.into_keys().collect();
+    let groups = moves.into_iter().map(|one| {
+        let from = links.get(&one.name).map_or(0, |link| link.group);
+        (one.name, from, one.to)
+    });
+    Ok(Some(Preview {
+        now: commands(&now, &chains),
+        groups: groups.collect(),
+        after: commands(&after, &chains),
+    }))
+}

@@ -1,0 +1,188 @@
+//! What a run does to the kernel.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use tracing::debug;
+
+use super::places::{self, Move, NONE};
+use super::{Nftables, Sockets};
+use crate::felix::iptables::uses::Subject;
+use crate::felix::nftables::TABLE;
+use crate::felix::nftables::groups::Groups;
+use crate::felix::nftables::object::{Change, Name};
+use crate::felix::nftables::render::place::Place;
+use crate::felix::nftables::render::{Steps, names};
+use crate::felix::nftables::subject::Subject as Blamed;
+use crate::felix::nftables::table::{OpenError, ReadError, Table, WriteError};
+use crate::felix::reconciler::{Job, Run};
+use crate::felix::scene::Scene;
+use crate::telemetry::chain;
+
+/// Nothing of a run came into force.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BringError {
+    /// There is no way to speak to the kernel.
+    #[error("cannot open the socket of nf_tables")]
+    Open(#[source] OpenError),
+    /// Nor to speak of interfaces.
+    #[error("cannot open the socket of interfaces")]
+    OpenGroups(#[source] io::Error),
+    /// What is there could not be read.
+    #[error("cannot read the table")]
+    Read(#[source] ReadError),
+    /// Nor the interfaces.
+    #[error("cannot read the groups of interfaces")]
+    ReadGroups(#[source] io::Error),
+    /// The kernel did not take it.
+    #[error("the old rules stay in force")]
+    Write(#[source] WriteError),
+}
+
+impl Nftables {
+    /// Opens the sockets, unless they are.
+    pub(super) fn open(&mut self) -> Result<Sockets, BringError> {
+        if let Some(sockets) = self.sockets.take() {
+            return Ok(sockets);
+        }
+        let table = Table::open(TABLE, self.counters.clone()).map_err(BringError::Open)?;
+        let groups = Groups::open().map_err(BringError::OpenGroups)?;
+        self.changes.is_us(table.port());
+        Ok(Sockets { table, groups })
+    }
+
+    /// Makes the table and the groups so.
+    pub(super) fn bring(&mut self, job: &Job<'_>, run: &mut Run) -> Result<(), BringError> {
+        let mut sockets = self.open()?;
+        self.bring_with(&mut sockets, job, run)?;
+        // Of what failed nothing is kept: the next run opens them anew.
+        self.sockets = Some(sockets);
+        Ok(())
+    }
+
+    fn bring_with(
+        &mut self,
+        sockets: &mut Sockets,
+        job: &Job<'_>,
+        run: &mut Run,
+    ) -> Result<(), BringError> {
+        // What a state from disk let be goes when the datastore has answered.
+        let Some(changed) = job.changed.filter(|_| self.sure && !job.from_disk) else {
+            return self.bring_all(sockets, job, run);
+        };
+        let steps = self.renderer.changed(&job.scene, changed);
+        let mut names = places::concerned(&changed, &self.links, job.links);
+        names.extend(std::mem::take(&mut self.unplaced).into_keys());
+        let group_of = |class: &_| self.renderer.group_of(class);
+        let moves = places::some(&names, &job.scene, job.links, &self.placed, group_of);
+        places::forget_gone(&mut self.placed, &self.links, job.links);
+        self.carry_out(steps, moves, sockets, &job.scene)
+    }
+
+    /// Carries out steps, and moves between them.
+    pub(super) fn carry_out(
+        &mut self,
+        steps: Steps,
+        moves: Vec<Move>,
+        sockets: &mut Sockets,
+        scene: &Scene<'_>,
+    ) -> Result<(), BringError> {
+        let Steps { mut now, mut after } = steps;
+        if moves.is_empty() || after.is_empty() {
+            now.append(&mut after);
+            self.write(now, &mut sockets.table, scene)?;
+        } else if let Err(error) = self.write(now.clone(), &mut sockets.table, scene) {
+            // What goes later may be what somebody else made and what is in the way.
+            debug!(error = %chain(&error), "all at once instead");
+            now.append(&mut after);
+            self.write(now, &mut sockets.table, scene)?;
+        }
+        if !moves.is_empty() {
+            self.place(moves, &mut sockets.groups);
+        }
+        if after.is_empty() {
+            return Ok(());
+        }
+        if !self.unplaced.is_empty() {
+            // They are still in groups that would go. The next run finds out what is left to be done.
+            self.sure = false;
+            return Ok(());
+        }
+        self.write(after, &mut sockets.table, scene)
+    }
+
+    /// One transaction. A policy that the kernel refuses is closed, and the rest tried again.
+    fn write(
+        &mut self,
+        mut changes: Vec<Change>,
+        table: &mut Table,
+        scene: &Scene<'_>,
+    ) -> Result<(), BringError> {
+        while !changes.is_empty() {
+            let Err(error) = table.write(&changes) else { return Ok(()) };
+            let blamed = error.subject().and_then(chain_of);
+            let blamed = blamed.and_then(|name| subject_of(name, scene));
+            let Some(subject) = blamed.filter(|subject| !self.shut.contains_key(subject)) else {
+                return Err(BringError::Write(error));
+            };
+            debug!(?subject, error = %chain(&error), "closed");
+            self.shut.insert(subject, chain(&error));
+            let closed: BTreeSet<Subject> = self.shut.keys().cloned().collect();
+            changes = over(changes, self.renderer.shut(scene, closed));
+        }
+        Ok(())
+    }
+
+    /// Puts interfaces into their groups.
+    fn place(&mut self, moves: Vec<Move>, groups: &mut Groups) {
+        for Move { index, name, to } in &moves {
+            match *to {
+                NONE => drop(self.placed.remove(index)),
+                to => drop(self.placed.insert(*index, (name.clone(), to))),
+            }
+        }
+        // Before the kernel tells it.
+        self.changes.place(self.placed.clone());
+        for Move { index, name, to } in moves {
+            self.counters.link_groups.count(1);
+            match groups.set(index, to) {
+                Ok(true) => {}
+                // It went away meanwhile: that is told by the links.
+                Ok(false) => drop(self.placed.remove(&index)),
+                Err(error) => {
+                    self.placed.remove(&index);
+                    let said = format!("cannot put {name} into its group: {}", chain(&error));
+                    self.unplaced.insert(name, said);
+                }
+            }
+        }
+    }
+}
+
+/// The chain that the kernel blames.
+fn chain_of(blamed: &Blamed) -> Option<&Name> {
+    match blamed {
+        Blamed::Chain(name) | Blamed::Rules(name) | Blamed::Rule(name, _) => Some(name),
+        _ => None,
+    }
+}
+
+/// The policy or profile whose rules a chain holds.
+fn subject_of(chain: &Name, scene: &Scene<'_>) -> Option<Subject> {
+    let is = |subject: &&Subject| Place::all().any(|place| names::rules(place, subject) == *chain);
+    scene.uses.subjects().into_iter().find(is).cloned()
+}
+
+/// The changes, with others in place of those that concern the same chains.
+fn over(mut changes: Vec<Change>, others: Vec<Change>) -> Vec<Change> {
+    let names: BTreeSet<_> = others
+        .iter()
+        .filter_map(|change| match change {
+            Change::PutChain(name, _) => Some(name.clone()),
+            _ => None,
+        })
+        .collect();
+    changes.retain(|change| !matches!(change, Change::PutChain(name, _) if names.contains(name)));
+    changes.extend(others);
+    changes
+}

@@ -1,0 +1,402 @@
+//! Our table in the kernel: one socket, changes in transactions, a read-back. Plain calls that do not
+//! wait; whoever calls decides about threads.
+
+use std::io;
+use std::sync::Arc;
+
+use nix::libc;
+
+use super::contents::Contents;
+use super::depth;
+use super::encode::Encoder;
+use super::mirror::{Held, Mirror};
+use super::object::{Change, Name, SetKind};
+use super::plan::{Plan, Step, plan};
+use super::read::{self, Found};
+use super::socket::{Channel, Outcome, Refusal};
+use super::subject::Subject;
+use super::wire::element;
+use super::wire::message::{HEADERS, Sealed};
+use crate::felix::counters::Counters;
+
+/// A transaction with more bytes of elements in new sets than this makes those sets beforehand, in
+/// batches of about this size. Nothing can see them before the rules come that name them.
+const EARLY_BYTES: usize = 4 << 20;
+/// How often a list is asked for that changes while it is read.
+const TRIES: usize = 5;
+
+/// The socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open a netlink socket for nftables")]
+pub struct OpenError(#[source] io::Error);
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Batches; 0 when everything was there already.
+    pub batches: u64,
+    /// Messages in them.
+    pub messages: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// Changes that are not in force: none of them is.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The kernel refused the transaction.
+    #[error("nftables: the kernel refused {subject}{}", in_brackets(.said.as_ref()))]
+    Refused {
+        /// What it refused.
+        subject: Subject,
+        /// What it or we have to say about it.
+        said: Option<String>,
+        /// The error.
+        #[source]
+        source: io::Error,
+        /// How many messages were refused; the first is what is told.
+        count: usize,
+    },
+    /// The batch could not be sent.
+    #[error("nftables: cannot send a transaction of {bytes} bytes")]
+    Send {
+        /// Its size.
+        bytes: usize,
+        /// The error.
+        #[source]
+        source: io::Error,
+    },
+    /// No answer came: all of it is in force, or nothing.
+    #[error("nftables: the kernel's answer was lost")]
+    Unknown,
+}
+
+fn in_brackets(said: Option<&String>) -> String {
+    said.map(|said| format!(" ({said})")).unwrap_or_default()
+}
+
+impl WriteError {
+    /// What was refused, when it was one object.
+    pub fn subject(&self) -> Option<&Subject> {
+        match self {
+            Self::Refused { subject, .. } => Some(subject),
+            _ => None,
+        }
+    }
+
+    /// Whether the table holds something else than was thought: it has to be read again.
+    pub fn needs_resync(&self) -> bool {
+        match self {
+            Self::Refused { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::EEXIST | libc::ENOENT | libc::EBUSY))
+            }
+            Self::Send { .. } => false,
+            Self::Unknown => true,
+        }
+    }
+}
+
+/// The table could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The kernel refused.
+    #[error("nftables: cannot list {what}")]
+    List {
+        /// What was asked for.
+        what: String,
+        /// The error.
+        #[source]
+        source: io::Error,
+    },
+    /// It changed each time while it was read.
+    #[error("nftables: the table changed {TRIES} times while it was read")]
+    Restless,
+}
+
+/// Our table.
+#[derive(Debug)]
+pub struct Table {
+    name: String,
+    channel: Channel,
+    mirror: Mirror,
+    /// Whether the table is known to be there.
+    exists: bool,
+    /// Whether somebody made it dormant.
+    asleep: bool,
+    counters: Counters,
+}
+
+impl Table {
+    /// A socket in the network namespace of the calling thread for the table `inet name`. Touches
+    /// nothing; what the table holds is not known before it was [read](Table::read).
+    ///
+    /// # Errors
+    /// When there is no such socket: the kernel has no nf_tables, or this process may not.
+    pub fn open(name: &str, counters: Counters) -> Result<Self, OpenError> {
+        let channel = Channel::open().map_err(OpenError)?;
+        let mirror = Mirror::default();
+        Ok(Self { name: name.to_owned(), channel, mirror, exists: false, asleep: false, counters })
+    }
+
+    /// By which the kernel's events name what this value wrote (`nlmsg_pid`).
+    pub fn port(&self) -> u32 {
+        self.channel.port()
+    }
+
+    /// Does all of `changes` in one transaction, or nothing. Makes the table when it is not there.
+    ///
+    /// # Errors
+    /// When the kernel refuses something. Nothing of it is in force then.
+    pub fn write(&mut self, changes: &[Change]) -> Result<Written, WriteError> {
+        let plan = plan(&self.mirror, changes);
+        let mut written = Written::default();
+        if plan.steps.is_empty() && self.exists && !self.asleep {
+            return Ok(written);
+        }
+        let Plan { steps, unseen } = plan;
+        let unseen =
+            if elements(&steps, &unseen) > EARLY_BYTES { unseen } else { Default::default() };
+        let (early, main): (Vec<_>, Vec<_>) =
+            steps.into_iter().partition(|step| matches!(step, Step::MakeSet(name, _) | Step::Insert(name, _) if unseen.contains(name)));
+        let made: Vec<Name> = unseen.into_iter().cloned().collect();
+        let mirror = &self.mirror;
+        let kind = |name: &Name| {
+            let held = mirror.sets.get(name).and_then(|set| set.spec);
+            let new = || {
+                changes.iter().find_map(|change| match change {
+                    Change::CreateSet(created, spec) if created == name => Some(*spec),
+                    _ => None,
+                })
+            };
+            held.or_else(new).map(|spec| spec.kind)
+        };
+        let mut sender = Sender {
+            table: &self.name,
+            channel: &mut self.channel,
+            counters: &self.counters,
+            written: &mut written,
+            exists: self.exists,
+        };
+        // The kernel does not like hooks to come and go while it wakes a table.
+        let awake = if self.asleep { sender.wake() } else { Ok(()) };
+        let result = awake
+            .and_then(|()| sender.early(early, &kind))
+            .and_then(|()| sender.batch(&main, &kind));
+        if let Err(error) = result {
+            if !made.is_empty() {
+                // Unused sets are no harm, but they would be in the way of the next try.
+                sender.discard(&made);
+            }
+            let mut after = self.mirror.clone();
+            after.apply(changes);
+            return Err(explained(error, &after));
+        }
+        (self.exists, self.asleep) = (true, false);
+        self.mirror.apply(changes);
+        Ok(written)
+    }
+
+    /// Deletes the table with all that it holds; it may be gone already.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove(&mut self) -> Result<Written, WriteError> {
+        let mut written = Written::default();
+        let mut sender = Sender {
+            table: &self.name,
+            channel: &mut self.channel,
+            counters: &self.counters,
+            written: &mut written,
+            exists: false,
+        };
+        // Made first, so that it need not be there.
+        let mut encoder = sender.encoder();
+        encoder.make_table();
+        encoder.drop_table();
+        sender.send(&encoder.batch.finish(), &|_| None)?;
+        (self.exists, self.asleep) = (false, false);
+        self.mirror = Mirror::default();
+        Ok(written)
+    }
+
+    /// Reads the table: chains, rules, sets and all elements. `None` = there is none. From now on
+    /// [`Table::write`] goes by what was found.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or does not stop changing.
+    pub fn read(&mut self) -> Result<Option<Found>, ReadError> {
+        for _ in 0..TRIES {
+            let Some(found) = read::table(&mut self.channel, &self.name)? else { continue };
+            self.exists = found.is_some();
+            self.asleep = found.as_ref().is_some_and(|found| found.asleep);
+            self.mirror = found.as_ref().map(Found::mirror).unwrap_or_default();
+            return Ok(found);
+        }
+        Err(ReadError::Restless)
+    }
+
+    /// Chains that were found as `wanted` says are known from now on: writing them again is no change.
+    pub fn agree(&mut self, found: &Found, wanted: &Contents) {
+        for (name, chain) in &wanted.chains {
+            if found.holds(name, chain) {
+                self.mirror.chains.insert(name.clone(), Held::Known(Arc::clone(chain)));
+            }
+        }
+    }
+}
+
+/// About how many bytes the elements of sets that nothing sees take.
+fn elements(steps: &[Step<'_>], unseen: &std::collections::BTreeSet<&Name>) -> usize {
+    let counts = steps.iter().map(|step| match step {
+        Step::Insert(name, elements) if unseen.contains(*name) => elements.len() * 48,
+        _ => 0,
+    });
+    counts.sum()
+}
+
+/// What the kernel finds when it follows the ways of packets, in words and with the rule that it
+/// means: older kernels name none.
+fn explained(error: WriteError, after: &Mirror) -> WriteError {
+    match error {
+        WriteError::Refused { subject, said: None, source, count }
+            if matches!(
+                source.raw_os_error(),
+                Some(libc::EMLINK | libc::ELOOP | libc::EOPNOTSUPP | libc::EINVAL)
+            ) =>
+        {
+            match depth::fault(after) {
+                Some(fault) => {
+                    let said = Some(fault.said);
+                    WriteError::Refused { subject: fault.subject, said, source, count }
+                }
+                None => WriteError::Refused { subject, said: None, source, count },
+            }
+        }
+        other => other,
+    }
+}
+
+/// Sends the steps of one write.
+struct Sender<'a> {
+    table: &'a str,
+    channel: &'a mut Channel,
+    counters: &'a Counters,
+    written: &'a mut Written,
+    exists: bool,
+}
+
+/// What a set is, by its name.
+type KindOf<'a> = &'a dyn Fn(&Name) -> Option<SetKind>;
+
+impl<'a> Sender<'a> {
+    fn encoder(&self) -> Encoder<'a> {
+        Encoder::new(self.table, self.channel.next())
+    }
+
+    /// An encoder that begins with the table where that is not known to be there.
+    fn begin(&self) -> Encoder<'a> {
+        let mut encoder = self.encoder();
+        if !self.exists {
+            encoder.make_table();
+        }
+        encoder
+    }
+
+    /// The table without flags, and nothing else.
+    fn wake(&mut self) -> Result<(), WriteError> {
+        let mut encoder = self.encoder();
+        encoder.make_table();
+        self.send(&encoder.batch.finish(), &|_| None)
+    }
+
+    /// New sets in as many batches as their elements need.
+    fn early(&mut self, steps: Vec<Step<'_>>, kind: KindOf<'_>) -> Result<(), WriteError> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let mut encoder = self.begin();
+        for step in steps {
+            let parts = match step {
+                Step::Insert(name, elements) => {
+                    let chunks = elements.chunks(EARLY_BYTES / 48);
+                    chunks.map(|chunk| Step::Insert(name, chunk.to_vec())).collect()
+                }
+                step => vec![step],
+            };
+            for part in &parts {
+                encoder.step(part);
+                if encoder.batch.size() >= EARLY_BYTES {
+                    let full = std::mem::replace(&mut encoder, self.encoder());
+                    self.send(&full.batch.finish(), kind)?;
+                    encoder = self.encoder();
+                }
+            }
+        }
+        if encoder.batch.len() > 0 {
+            self.send(&encoder.batch.finish(), kind)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that is visible, at once.
+    fn batch(&mut self, steps: &[Step<'_>], kind: KindOf<'_>) -> Result<(), WriteError> {
+        let mut encoder = self.begin();
+        steps.iter().for_each(|step| encoder.step(step));
+        match encoder.batch.len() {
+            0 => Ok(()),
+            _ => self.send(&encoder.batch.finish(), kind),
+        }
+    }
+
+    /// Takes back what came early.
+    fn discard(&mut self, made: &[Name]) {
+        for name in made {
+            let mut encoder = self.encoder();
+            encoder.step(&Step::DropSet(name));
+            // One that was not made is not there.
+            if let Err(error) = self.send(&encoder.batch.finish(), &|_| None) {
+                tracing::debug!(set = %name, %error, "a set that nothing uses stays");
+            }
+        }
+    }
+
+    fn send(&mut self, batch: &Sealed, kind: KindOf<'_>) -> Result<(), WriteError> {
+        let bytes = batch.bytes.len();
+        let sent = self.channel.send(batch);
+        let outcome = sent.map_err(|source| WriteError::Send { bytes, source })?;
+        let (messages, bytes) = (batch.len() as u64, bytes as u64);
+        self.written.batches += 1;
+        self.written.messages += messages;
+        self.written.bytes += bytes;
+        self.counters.nftables_batches.count(1);
+        self.counters.nftables_messages.count(messages);
+        self.counters.nftables_bytes.count(bytes);
+        match outcome {
+            Outcome::Done => {
+                self.exists = true;
+                Ok(())
+            }
+            Outcome::Unknown => Err(WriteError::Unknown),
+            Outcome::Refused(refusal, count) => Err(refused(batch, refusal, count, kind)),
+        }
+    }
+}
+
+/// Names what was refused.
+fn refused(batch: &Sealed, refusal: Refusal, count: usize, kind: KindOf<'_>) -> WriteError {
+    let subject = match batch.message(refusal.sequence) {
+        None => Subject::Batch,
+        Some((Subject::Elements(set, number), body)) => {
+            // The kernel says where in the list; a list of one says it, too.
+            let place = refusal.offset.and_then(|offset| offset.checked_sub(HEADERS));
+            let place = if *number == 1 { Some(0) } else { place };
+            match place.and_then(|place| element::at(body, place)) {
+                Some(raw) => Subject::Element(set.clone(), element::describe(kind(set), raw)),
+                None => Subject::Elements(set.clone(), *number),
+            }
+        }
+        Some((subject, _)) => subject.clone(),
+    };
+    let source = io::Error::from_raw_os_error(refusal.errno);
+    WriteError::Refused { subject, said: refusal.said, source, count }
+}
