@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::time::Duration;
 
 use super::contents::{Contents, Set};
 use super::expr::{Anonymous, Expr, SetRef};
 use super::lower::{comment, lower};
 use super::mirror::{Held, HeldSet, Key, Mirror};
-use super::object::{Chain, Element, Name, Rule, SetSpec};
+use super::object::{Chain, Element, Name, Rule, SetKind, SetSpec};
 use super::socket::Channel;
 use super::table::ReadError;
 use super::wire::element::{AnonymousReader, Reader};
@@ -94,6 +95,11 @@ impl Found {
     }
 }
 
+/// How often a set is listed that does not come in one piece.
+const TRIES: usize = 20;
+/// What the kernel is left for enlarging a hash.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Reads a table. The outer `None` = it changed meanwhile.
 pub(super) fn table(channel: &mut Channel, name: &str) -> Result<Option<Option<Found>>, ReadError> {
     let mut lists = Lists { channel, table: name, steady: true };
@@ -179,6 +185,22 @@ impl Lists<'_> {
         Ok(())
     }
 
+    /// The elements of a set; again when not all were told.
+    fn elements(&mut self, set: &str, of: SetKind) -> Result<Reader, ReadError> {
+        let mut tries = 0;
+        loop {
+            let mut reader = Reader::new(of);
+            self.of(kind::GET_ELEMENTS, Some(set), "elements of", |body| reader.read(body))?;
+            tries += 1;
+            if reader.is_whole() || tries == TRIES {
+                // What is read then is not taken for what there is.
+                self.steady &= tries < TRIES || reader.is_whole();
+                return Ok(reader);
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     /// All sets with their elements; those of rules apart, by the kernel's name.
     fn sets(&mut self, found: &mut Found) -> Result<HashMap<String, Anonymous>, ReadError> {
         let mut listed = Vec::new();
@@ -195,9 +217,7 @@ impl Lists<'_> {
             }
             let mut entry = FoundSet { spec: set.spec, ..FoundSet::default() };
             if let Some(spec) = set.spec {
-                let mut reader = Reader::new(spec.kind);
-                self.of(kind::GET_ELEMENTS, Some(name), "elements of", |body| reader.read(body))?;
-                (entry.elements, entry.strange) = reader.finish();
+                (entry.elements, entry.strange) = self.elements(name, spec.kind)?.finish();
             }
             found.sets.insert(name.into(), entry);
         }

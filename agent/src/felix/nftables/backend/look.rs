@@ -104,8 +104,19 @@ impl Nftables {
             let held = found.as_ref().map(Found::contents).unwrap_or_default();
             self.renderer.take_over(scene, &held, owned);
         }
-        let Difference { now, after, .. } =
-            differs(&mut sockets.table, found.as_ref(), &self.renderer.all(scene));
+        let mut wanted = self.renderer.all(scene);
+        if let Some(found) = &found {
+            let held = found.contents();
+            let other = |name: &str| {
+                let (held, wanted) = (held.sets.get(name), wanted.sets.get(name));
+                held.zip(wanted).is_some_and(|(held, wanted)| held != wanted)
+            };
+            if held.sets.keys().any(|name| other(name)) {
+                self.renderer.renew(other);
+                wanted = self.renderer.all(scene);
+            }
+        }
+        let Difference { now, after, .. } = differs(&mut sockets.table, found.as_ref(), &wanted);
         let mut steps = Steps { now, after };
         if scene.state.origin.is_stored() {
             only_give(&mut steps);

@@ -8,7 +8,7 @@ use super::ask::{Key, passes, rules_of};
 use super::elements::{self, own};
 use super::names;
 use super::pods::at;
-use super::{Renderer, Steps};
+use super::{Renderer, Steps, shapes};
 use crate::desired::{ActiveRules, Change as Differs, DesiredState};
 use crate::felix::iptables::uses::Subject;
 use crate::felix::nftables::object::{Change, Element, Name};
@@ -24,10 +24,6 @@ impl Renderer {
         let mut out = Vec::new();
         let mut again = BTreeSet::new();
         let mut gone = Vec::new();
-
-        let families = self.style.families.clone();
-        let grown = self.shapes.change((old, state), diff, &families, &mut out);
-        again.extend(grown.iter().flat_map(|set| self.units.namers(set)).cloned());
 
         let subjects = subjects(changed);
         for subject in &subjects {
@@ -70,6 +66,13 @@ impl Renderer {
         if diff.pools {
             self.pools(old, state, &mut out);
         }
+
+        let entangled = shapes::touched(diff).into_iter();
+        let entangled = entangled.filter(|set| self.units.is_entangled(set, &again));
+        let entangled = entangled.cloned().collect();
+        let families = self.style.families.clone();
+        let grown = self.shapes.change((old, state), diff, &families, &entangled, &mut out);
+        again.extend(grown.iter().flat_map(|set| self.units.namers(set)).cloned());
         self.make(again, gone, scene, &mut out);
 
         let moves = interfaces.owners.values().any(|(before, after)| match (before, after) {

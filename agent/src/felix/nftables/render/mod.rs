@@ -118,7 +118,7 @@ impl Renderer {
         Some(())
     }
 
-    /// Takes over the groups that are in force: what the map of the kernel says, and of classes that
+    /// Takes over the names of sets and the groups that are in force: what the map of the kernel says, and of classes that
     /// are not in it what their interfaces say. Before the first [`Renderer::all`]. A class that is
     /// not in the next state loses its group there.
     pub fn take_over<'a>(
@@ -127,6 +127,8 @@ impl Renderer {
         held: &Contents,
         links: impl IntoIterator<Item = (u32, Option<&'a ClassId>)>,
     ) {
+        let families = self.style.families.clone();
+        self.shapes.take_over(scene.state, &families, |name| held.sets.contains_key(name));
         let ids: BTreeMap<&str, &ClassId> =
             scene.state.classes.keys().map(|id| (id.as_str(), id)).collect();
         for map in [names::FROM, names::TO] {
@@ -146,6 +148,13 @@ impl Renderer {
                 self.groups.take_over(group, class);
             }
         }
+    }
+
+    /// Sets of rules that are `chosen` by their names become others, with the same members: for those
+    /// that hold something else in the kernel while the rules that name them may say something else,
+    /// too. [`Renderer::all`] has to follow.
+    pub fn renew(&mut self, chosen: impl Fn(&str) -> bool) {
+        self.shapes.renew(chosen);
     }
 
     /// The group that the interfaces of a class must have. `None` without groups, and of a class that

@@ -41,6 +41,14 @@ impl Units {
         self.namers.get(set).into_iter().flatten()
     }
 
+    /// True when rules that name this set are made again, or are asked by what is.
+    pub(super) fn is_entangled(&self, set: &SetId, again: &BTreeSet<Key>) -> bool {
+        let Some(namers) = self.namers.get(set) else { return false };
+        let asks =
+            |key: &Key| self.units.get(key).is_some_and(|unit| !unit.needs.is_disjoint(namers));
+        !namers.is_disjoint(again) || again.iter().any(asks)
+    }
+
     /// What is made of a policy or profile.
     pub(super) fn of_subject(&self, subject: &Subject) -> impl Iterator<Item = &Key> {
         self.units.keys().filter(move |key| matches!(key, Key::Rules(_, of) if of == subject))

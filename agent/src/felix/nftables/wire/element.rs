@@ -135,17 +135,20 @@ pub(in crate::felix::nftables) struct Reader {
     ends: Ends,
     /// What is no element of this kind, as bytes.
     strange: Vec<String>,
+    messages: usize,
 }
 
 impl Reader {
     /// Reads elements of a set of `kind`.
     pub(in crate::felix::nftables) fn new(kind: SetKind) -> Self {
-        Self { kind, elements: Vec::new(), ends: Ends::default(), strange: Vec::new() }
+        let (elements, strange) = (Vec::new(), Vec::new());
+        Self { kind, elements, ends: Ends::default(), strange, messages: 0 }
     }
 
     /// Reads the attributes of one message.
     pub(in crate::felix::nftables) fn read(&mut self, body: &[u8]) {
         let Some(list) = attribute(body, ELEMENTS) else { return };
+        self.messages += 1;
         for (_, raw) in attributes(list) {
             if let SetKind::Interval(_) = self.kind {
                 self.ends.read(raw);
@@ -156,6 +159,17 @@ impl Reader {
                 None => self.strange.push(format!("{:02x?}", key(raw, KEY).unwrap_or_default())),
             }
         }
+    }
+
+    /// False when some were told twice, and so others were not: a hash that the kernel is just
+    /// enlarging has another order with each message, and each message goes on behind as many as were
+    /// told before. The kernel says nothing of it.
+    pub(in crate::felix::nftables) fn is_whole(&mut self) -> bool {
+        if self.messages < 2 {
+            return true;
+        }
+        self.elements.sort_unstable();
+        self.elements.windows(2).all(|two| two[0] != two[1])
     }
 
     /// The elements in no order, and what is none.
