@@ -228,10 +228,12 @@ impl Lab {
         let count = self.traffic.stop(&self.cluster)?;
         ensure!(count.lost == 0 && count.passed == 0, "{count:?}\n{}", self.cluster.logs());
         self.show(count);
-        let all: Vec<Picture> =
-            self.cluster.hosts.iter().map(Picture::settled).collect::<Result<_>>()?;
+        let mut all = Vec::new();
         for host in &mut self.cluster.hosts {
             host.stop_agent()?;
+            // While the agent runs the policy on disk may lag behind the kernel for long, where the disk
+            // is slow; at its end what is in force is written.
+            all.push(Picture::take(host)?);
             wipe(host)?;
             host.start_agent()?;
         }
