@@ -268,7 +268,40 @@ fn programs_without(dir: &Path, without: &[&str]) -> Result<String> {
 }
 
 #[test]
-fn without_iptables_it_ends_with_one_error_and_touches_nothing() -> Result<()> {
+fn without_iptables_policy_is_enforced_by_nftables() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new("ownta")?;
+    cluster.etcd.put_all(&tutorial::base())?;
+    let path =
+        programs_without(&cluster.run().dir().join("bin"), &["iptables", "ip6tables", "xtables"])?;
+    for host in &mut cluster.hosts {
+        host.env = vec![("PATH".to_owned(), path.clone())];
+        host.start_agent()?;
+    }
+    for pod in &PODS {
+        cluster.place_pod(pod)?;
+    }
+    cluster.wait_until_programmed()?;
+    let table = "
+                    frontend-1 backend-1 calico-01 outside
+        frontend-1      -          .         *        *
+        backend-1       .          -         *        *
+        calico-01       *          *         -        *";
+    let measured = cluster.measure(&Expected::parse(table, &SERVICES)?, Family::V4)?;
+    ensure!(measured.differences().is_empty(), "{measured}\n{}", cluster.logs());
+    let host = cluster.hosts[0].ns();
+    ensure!(host.command("nft").args(["list", "tables"]).run()?.contains("table inet calico"));
+    for family in ["iptables-nft-save", "iptables-legacy-save"] {
+        let saved = host.command(family).run()?;
+        ensure!(!saved.contains("cali"), "{saved}");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_the_iptables_that_is_wanted_it_ends_with_one_error_and_touches_nothing() -> Result<()> {
     if !run::can_run() {
         return Ok(());
     }
@@ -281,6 +314,7 @@ fn without_iptables_it_ends_with_one_error_and_touches_nothing() -> Result<()> {
         programs_without(&cluster.run().dir().join("bin"), &["iptables", "ip6tables", "xtables"])?;
     let before = kernel(&cluster)?;
     let host = &mut cluster.hosts[0];
+    host.flavour = Flavour::Nft;
     host.env = vec![("PATH".to_owned(), path)];
     host.start_agent()?;
     let status = host.agent()?.wait(LIMIT)?;
