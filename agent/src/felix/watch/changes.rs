@@ -131,16 +131,17 @@ impl Turn {
 }
 
 impl Drop for Turn {
-    /// The watch looks as soon as it can.
+    /// The watch looks as soon as it can, at what was written in this turn or in one before that left it
+    /// no time.
     fn drop(&mut self) {
-        let Wrote { tables, sets } = self.wrote;
-        if tables.is_some() || sets.is_some() {
+        let due = {
             let mut inner = self.changes.lock();
-            inner.wrote.tables = tables.or(inner.wrote.tables);
-            inner.wrote.sets = sets.or(inner.wrote.sets);
-        }
+            inner.wrote.tables = self.wrote.tables.or(inner.wrote.tables);
+            inner.wrote.sets = self.wrote.sets.or(inner.wrote.sets);
+            inner.wrote.tables.is_some() || inner.wrote.sets.is_some()
+        };
         drop(self.held.take());
-        if tables.is_some() || sets.is_some() {
+        if due {
             self.changes.watch.notify_one();
         }
     }
@@ -310,6 +311,26 @@ mod tests {
 
     /// A start that finds all as it should be writes nothing; the first look is due all the same, or
     /// what somebody changes within the next second would be what the watch sees first.
+    #[tokio::test]
+    async fn a_look_that_somebody_was_in_the_way_of_comes_behind_them() {
+        let changes = Changes::default();
+        let mut turn = changes.turn().await;
+        turn.wrote(true, false);
+        drop(turn);
+        // Somebody who only reads has the next turn before the watch comes to look.
+        let reader = changes.turn().await;
+        changes.news().await;
+        assert!(changes.try_turn().is_none());
+        drop(reader);
+        let soon = std::time::Duration::from_secs(5);
+        assert!(tokio::time::timeout(soon, changes.news()).await.is_ok());
+        assert!(changes.take_wrote_tables().is_some());
+        // Nothing is due now, so nobody is woken.
+        drop(changes.turn().await);
+        let short = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(short, changes.news()).await.is_err());
+    }
+
     #[tokio::test]
     async fn the_first_look_is_due_although_nothing_was_written() {
         let changes = Changes::default();

@@ -239,7 +239,10 @@ impl Watch {
         let wrote = self.changes.take_wrote_tables();
         if flavour == Flavour::Legacy && (tick || wrote.is_some()) {
             for (family, legacy) in Family::ALL.into_iter().zip(&mut self.legacy) {
-                if legacy.poll(now, wrote.is_some()) && !is_own(wrote, now) {
+                let changed = legacy.poll(now, wrote.is_some());
+                // A look that is late may have seen for the first time what somebody wrote meanwhile.
+                let late = wrote.is_some() && !is_own(wrote, now);
+                if late || (changed && wrote.is_none()) {
                     touched.tables.insert(family);
                 }
             }
