@@ -267,6 +267,18 @@ fn programs_without(dir: &Path, without: &[&str]) -> Result<String> {
     Ok(dir.to_string_lossy().into_owned())
 }
 
+/// What the networks' profiles say, on one host: no router is needed for that.
+fn enforced_on_one_host(cluster: &Cluster) -> Result<()> {
+    let table = "
+                    frontend-1 backend-1 calico-01 outside
+        frontend-1      -          .         *        *
+        backend-1       .          -         *        *
+        calico-01       *          *         -        *";
+    let measured = cluster.measure(&Expected::parse(table, &SERVICES)?, Family::V4)?;
+    ensure!(measured.differences().is_empty(), "{measured}\n{}", cluster.logs());
+    Ok(())
+}
+
 #[test]
 fn without_iptables_policy_is_enforced_by_nftables() -> Result<()> {
     if !run::can_run() {
@@ -284,13 +296,7 @@ fn without_iptables_policy_is_enforced_by_nftables() -> Result<()> {
         cluster.place_pod(pod)?;
     }
     cluster.wait_until_programmed()?;
-    let table = "
-                    frontend-1 backend-1 calico-01 outside
-        frontend-1      -          .         *        *
-        backend-1       .          -         *        *
-        calico-01       *          *         -        *";
-    let measured = cluster.measure(&Expected::parse(table, &SERVICES)?, Family::V4)?;
-    ensure!(measured.differences().is_empty(), "{measured}\n{}", cluster.logs());
+    enforced_on_one_host(&cluster)?;
     let host = cluster.hosts[0].ns();
     ensure!(host.command("nft").args(["list", "tables"]).run()?.contains("table inet calico"));
     for family in ["iptables-nft-save", "iptables-legacy-save"] {
@@ -344,14 +350,7 @@ fn without_bird_policy_is_enforced_and_status_says_so() -> Result<()> {
         cluster.place_pod(pod)?;
     }
     cluster.wait_until_programmed()?;
-    // On one host, where no router is needed.
-    let table = "
-                    frontend-1 backend-1 calico-01 outside
-        frontend-1      -          .         *        *
-        backend-1       .          -         *        *
-        calico-01       *          *         -        *";
-    let measured = cluster.measure(&Expected::parse(table, &SERVICES)?, Family::V4)?;
-    ensure!(measured.differences().is_empty(), "{measured}\n{}", cluster.logs());
+    enforced_on_one_host(&cluster)?;
     let status = cluster.hosts[0].status()?;
     let said = status.problems().join("\n").to_lowercase();
     ensure!(status.is_degraded() && said.contains("bird"), "{status:?}");
