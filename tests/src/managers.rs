@@ -97,13 +97,17 @@ const FIREWALLD: &str = r#"
 sed -i "s/^FirewallBackend=.*/FirewallBackend=$BACKEND/" /etc/firewalld/firewalld.conf
 [ -S /run/dbus/system_bus_socket ] ||
   dbus-daemon --config-file=/run/bus.conf --fork --nopidfile > /dev/null 2>&1 < /dev/null
-firewalld --nopid > /run/firewalld.log 2>&1 < /dev/null
-for i in $(seq 200); do firewall-cmd --state > /dev/null 2>&1 && exit 0; sleep 0.05; done
+for try in 1 2 3; do
+  firewalld --nopid > /run/firewalld.log 2>&1 < /dev/null
+  for i in $(seq 100); do firewall-cmd --state > /dev/null 2>&1 && exit 0; sleep 0.05; done
+  kill "$(pidof -x firewalld)" || true
+  sleep 0.5
+done
 cat /run/firewalld.log >&2
 exit 1
 "#;
 
-/// It deletes all of iptables, and gives up when somebody writes there at the same moment, as an agent on
+/// It deletes all of iptables (also when it starts), and gives up when somebody writes there at the same moment, as an agent on
 /// iptables-nft does who repairs. It drops everything then, and its administrator restarts it
 /// (docs/beside.md).
 const RELOAD: &str = r#"
