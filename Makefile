@@ -53,7 +53,9 @@ bench: setup
 	    target/debug/calico-bench $(if $(FULL),--full) --results bench/results.json
 	target/release/examples/stored_budget
 	$(if $(FULL),cargo test --release --locked -p calico-agent --test felix -- --ignored --nocapture \
-	    --test-threads 1 budget what_counting_costs)
+	    --test-threads 1 budget what_counting_costs beside_the_program)
+	$(if $(FULL),cargo test --release --locked -p calico-agent --test nftables -- --ignored --nocapture \
+	    --test-threads 1 speed)
 
 fuzz: setup
 	scripts/fuzz $(SECONDS)

@@ -105,7 +105,8 @@ impl Nftables {
             self.renderer.take_over(scene, &held, owned);
         }
         let mut wanted = self.renderer.all(scene);
-        if let Some(found) = &found {
+        // A set that a state from disk would fill anew lost what that does not know.
+        if let Some(found) = found.as_ref().filter(|_| !scene.state.origin.is_stored()) {
             let held = found.contents();
             let other = |name: &str| {
                 let (held, wanted) = (held.sets.get(name), wanted.sets.get(name));
