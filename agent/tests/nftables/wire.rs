@@ -44,7 +44,7 @@ impl Probe {
     fn send(&self) {
         match self.what {
             What::Udp(from, to) => {
-                let socket = UdpSocket::bind(from).unwrap();
+                let socket = bound(from);
                 // What comes back of an earlier one is an error of this.
                 while let Err(error) = socket.send_to(b"x", to) {
                     match error.kind() {
@@ -74,6 +74,20 @@ impl Probe {
                 let to = SockaddrStorage::from(SocketAddr::new(to, 0));
                 sendto(raw.as_raw_fd(), &bytes, &to, MsgFlags::empty()).unwrap();
             }
+        }
+    }
+}
+
+/// A socket at `from`. The one before may be open for a moment still: a program that another test
+/// starts holds what this process has open until it runs.
+fn bound(from: SocketAddr) -> UdpSocket {
+    let end = Instant::now() + ARRIVES;
+    loop {
+        match UdpSocket::bind(from) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            bound => return bound.unwrap_or_else(|error| panic!("{from}: {error}")),
         }
     }
 }
@@ -187,7 +201,7 @@ impl Scene {
     fn converse(&self, probe: &Probe, out: bool) {
         let What::Udp(from, to) = probe.what else { panic!("only UDP") };
         let (_, far) = self.ends(out);
-        far.run(move || UdpSocket::bind(to).unwrap().send_to(b"x", from).unwrap());
+        far.run(move || bound(to).send_to(b"x", from).unwrap());
     }
 
     /// How many of some equal packets arrive at the host.
@@ -203,9 +217,9 @@ impl Scene {
     /// Whether the sender is told that its packet was refused, though somebody listens.
     pub(crate) fn is_refused(&self, from: &str, to: &str) -> bool {
         let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
-        let listener = self.kernel.netns.run(move || UdpSocket::bind(to).unwrap());
+        let listener = self.kernel.netns.run(move || bound(to));
         let refused = self.peer.run(move || {
-            let socket = UdpSocket::bind(from).unwrap();
+            let socket = bound(from);
             socket.connect(to).unwrap();
             socket.send(b"x").unwrap();
             socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
