@@ -56,6 +56,16 @@ impl Said {
         Ok(())
     }
 
+    /// Without what the agent of the host says of itself: it may have noticed by now what is wrong.
+    fn beside_the_agents_word(mut self) -> Self {
+        let word = |finding: &Value| {
+            let said = finding["finding"].as_str().unwrap_or_default();
+            finding["group"] == "agents" && said.contains("is degraded")
+        };
+        self.findings.retain(|finding| !word(finding));
+        self
+    }
+
     fn nothing(&self) -> Result<()> {
         ensure!(self.alarms().is_empty() && self.code == Some(0), "{:#?}", self.alarms());
         Ok(())
@@ -405,7 +415,8 @@ fn beside_a_running_agent() -> Result<()> {
 
     // A BIRD that reads another file.
     host.stop_bird()?;
-    check(host)?.only("warn bird bird: nobody answers", "calico-bird")?;
+    let said = check(host)?.beside_the_agents_word();
+    said.only("warn bird bird: nobody answers", "calico-bird")?;
     let copy = other.join("bird.cfg");
     std::fs::copy(host.state_dir().join("bird/bird.cfg"), &copy)?;
     let bird = host.ns().command("bird").arg("-f").arg("-c").arg(&copy).arg("-s");
