@@ -28,6 +28,7 @@ use crate::desired::DesiredState;
 use crate::status::overview::SyncState;
 use crate::status::systemd::Heartbeat;
 use crate::stored::{StoreSettings, StoredPolicy, describe};
+use crate::telemetry::event;
 use crate::telemetry::sparing::{Say, Sparing};
 
 /// How many waiting batches are taken in one go, so that a flood cannot keep the dataplane waiting
@@ -190,7 +191,11 @@ impl Calculation {
         match event {
             SyncEvent::Waiting { reason } => {
                 if self.sync.waiting.as_ref() != Some(&reason) {
-                    tracing::warn!(reason, "waiting for the datastore; the kernel stays as it is");
+                    tracing::warn!(
+                        event = event::WAITING,
+                        reason,
+                        "waiting for the datastore; the kernel stays as it is"
+                    );
                 }
                 self.sync.waiting = Some(reason);
             }
@@ -210,7 +215,11 @@ impl Calculation {
             self.settings_stale = true;
             self.stored = None;
         } else if self.sync.waiting.is_some() {
-            tracing::info!(revision = batch.revision, "in sync with the datastore again");
+            tracing::info!(
+                event = event::IN_SYNC,
+                revision = batch.revision,
+                "in sync with the datastore again"
+            );
         }
         self.sync.complete = true;
         self.sync.waiting = None;
@@ -246,13 +255,21 @@ impl Calculation {
         for Rejection { key, id, reason } in rejections {
             if self.sync.rejected.get(&key) != Some(&reason) {
                 match self.said.refused.ask(now) {
-                    Say::This if id.as_ref().is_some_and(|id| self.last_good.keeps(id)) => {
-                        tracing::error!(key, reason, "refused a value; its last version counts")
-                    }
                     Say::This if is_key(&key) => {
-                        tracing::error!(key, reason, "refused a value; the object counts as absent")
+                        let kept = id.as_ref().is_some_and(|id| self.last_good.keeps(id));
+                        let then = if kept { "its last version counts" } else { "the object counts as absent" };
+                        let subject = id.map(|id| id.to_string());
+                        tracing::error!(
+                            event = event::REFUSED,
+                            key,
+                            subject,
+                            reason,
+                            "refused a value; {then}"
+                        );
                     }
-                    Say::This => tracing::error!(file = key, reason, "refused a file"),
+                    Say::This => {
+                        tracing::error!(event = event::REFUSED, file = key, reason, "refused a file");
+                    }
                     Say::More => tracing::error!("refused more values; see calico-agent status"),
                     Say::Nothing => {}
                 }
@@ -262,7 +279,9 @@ impl Calculation {
         for key in accepted {
             if self.sync.rejected.remove(&key).is_some() {
                 match self.said.accepted.ask(now) {
-                    Say::This => tracing::info!(key, "a refused key is gone or right again"),
+                    Say::This => {
+                        tracing::info!(event = event::ACCEPTED, key, "a refused key is gone or right again");
+                    }
                     Say::More => tracing::info!("more refused keys are gone or right again"),
                     Say::Nothing => {}
                 }
@@ -334,7 +353,12 @@ impl Calculation {
                 && let Some(what) = describe(state.origin, SystemTime::now())
             {
                 let (endpoints, revision) = (state.endpoints.len(), state.revision);
-                tracing::warn!(endpoints, revision, "{what}, waiting for the datastore");
+                tracing::warn!(
+                    event = event::FROM_DISK,
+                    endpoints,
+                    revision,
+                    "{what}, waiting for the datastore"
+                );
             }
             if changed {
                 *current = Some(state);

@@ -38,7 +38,7 @@ use crate::node::{mtu, name, register};
 use crate::paths::Paths;
 use crate::reconcile::{HostStates, Inputs, Reconciler as _};
 use crate::routes::Routes;
-use crate::routes::bird::Bird;
+use crate::routes::bird::{Bird, peers};
 use crate::routes::monitor::{Monitor, MonitorError};
 use crate::signals::{Signal, Signals};
 use crate::status::files::EndpointFiles;
@@ -47,7 +47,7 @@ use crate::status::systemd::{Notifier, Watchdog};
 use crate::status::{aggregate, report, watchdog};
 use crate::stored::start::{self, Found};
 use crate::stored::{StoreSettings, keeper};
-use crate::telemetry::{Logs, chain};
+use crate::telemetry::{Logs, chain, event};
 
 /// Where the kernel's settings are.
 const PROC_SYS: &str = "/proc/sys";
@@ -157,7 +157,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
             // Both arms are cancel-safe: a signal stays queued, a finished task stays finished.
             signal = signals.next() => match signal {
                 Signal::Terminate => {
-                    tracing::info!("ending; the kernel stays as it is");
+                    tracing::info!(event = event::STOPPING, "ending; the kernel stays as it is");
                     notifier.stopping();
                     flush(&running.flush).await;
                     running.tasks.end().await;
@@ -220,7 +220,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     let client = open(&location)?;
     let listener = server::listen(&paths.api_socket()).map_err(DaemonError::Server)?;
     announce_store(&location);
-    tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "calico-agent starts");
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(event = event::STARTED, %node, version, "calico-agent starts");
 
     let mut tasks = Tasks::default();
     tasks.spawn("monitor", async move {
@@ -415,6 +416,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
             watchdog.register("aggregate"),
         ),
     );
+    tasks.spawn("BGP sessions", peers::follow(paths.bird_socket()));
     tasks.spawn("log level", follow_log_level(logs, settings.clone()));
     // On a host by itself nobody reads them; `status` and the endpoint files tell the same.
     if !alone {

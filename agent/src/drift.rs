@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::event;
+
 /// How something of ours was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -98,6 +100,7 @@ impl Repairs {
                 untold += 1;
             } else if count <= 3 || count.is_power_of_two() {
                 tracing::warn!(
+                    event = event::REPAIRED,
                     reconciler = part,
                     subject = drift.subject,
                     count,

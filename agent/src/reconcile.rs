@@ -20,6 +20,7 @@ use crate::desired::{DesiredState, Externals, LocalEndpoint};
 use crate::drift::{Drift, Repairs};
 use crate::routes::monitor::Links;
 use crate::status::systemd::Heartbeat;
+use crate::telemetry::event;
 
 /// Why a reconciler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,10 +292,12 @@ fn back_off(failures: u32) -> Duration {
 fn log_problems(reconciler: &'static str, before: Option<&Report>, now: &Report) {
     let before = before.map_or(&[][..], |report| &report.problems);
     for problem in now.problems.iter().filter(|problem| !before.contains(problem)) {
-        tracing::warn!(reconciler, subject = problem.subject, "{}", problem.message);
+        let subject = problem.subject.as_str();
+        tracing::warn!(event = event::PROBLEM, reconciler, subject, "{}", problem.message);
     }
     for problem in before.iter().filter(|problem| !now.problems.contains(problem)) {
-        tracing::info!(reconciler, subject = problem.subject, "over: {}", problem.message);
+        let subject = problem.subject.as_str();
+        tracing::info!(event = event::PROBLEM_OVER, reconciler, subject, "over: {}", problem.message);
     }
 }
 

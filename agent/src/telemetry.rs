@@ -1,9 +1,13 @@
 //! Logs: fields in the journal when systemd runs us, plain text on standard error otherwise.
 //!
 //! In the journal a field `endpoint` is `CALICO_ENDPOINT=`, `policy` is `CALICO_POLICY=`, so that
-//! `journalctl CALICO_ENDPOINT=…` finds everything about one endpoint.
+//! `journalctl CALICO_ENDPOINT=…` finds everything about one endpoint. What an operator waits for or is
+//! woken by has a message id ([`event`]).
 
+mod collapse;
+pub mod event;
 mod journal;
+mod object;
 pub mod sparing;
 
 use std::error::Error;

@@ -25,6 +25,7 @@ use crate::reconcile::Problem;
 use crate::routes::defaults;
 use crate::routes::monitor::Links;
 use crate::status::systemd::Heartbeat;
+use crate::telemetry::event;
 
 /// A manager that starts writes many transactions.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -230,11 +231,13 @@ fn tell(problems: &watch::Sender<Vec<Problem>>, found: &[Obstacle], basis: &Basi
         .collect();
     problems.send_if_modified(|before| {
         for problem in now.iter().filter(|problem| !before.contains(problem)) {
-            warn!(subject = problem.subject, "{}", problem.message);
+            let subject = problem.subject.as_str();
+            warn!(event = event::OBSTACLE, subject, "{}", problem.message);
         }
         for problem in before.iter() {
             if !now.iter().any(|other| other.subject == problem.subject) {
-                info!(subject = problem.subject, "drops accepted packets no longer");
+                let subject = problem.subject.as_str();
+                info!(event = event::OBSTACLE_GONE, subject, "drops accepted packets no longer");
             }
         }
         let changed = *before != now;

@@ -6,6 +6,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use tokio::time::Instant;
 
+use crate::telemetry::event;
 use crate::telemetry::sparing::{Say, Sparing};
 
 /// Subject → message.
@@ -24,7 +25,9 @@ impl News<'_> {
     /// Says it, unless too much was said.
     pub(super) fn log(&self, sparing: &mut Sparing) {
         match (sparing.ask(Instant::now()), self) {
-            (Say::This, Self::Raised(subject, message)) => tracing::warn!(subject, "{message}"),
+            (Say::This, Self::Raised(subject, message)) => {
+                tracing::warn!(event = event::NOTICE, subject, "{message}");
+            }
             (Say::This, Self::Over(subject)) => tracing::info!(subject, "is in force, or gone"),
             (Say::More, _) => tracing::warn!("more news of this kind; see calico-agent status"),
             (Say::Nothing, _) => {}

@@ -25,7 +25,7 @@ use crate::reconcile::Problem;
 use crate::routes::monitor::Links;
 use crate::status::overview::SyncState;
 use crate::status::systemd::Heartbeat;
-use crate::telemetry::chain;
+use crate::telemetry::{chain, event};
 
 /// The addresses of this host's pods are asked for in every tenth look: that reads every block of
 /// the cluster.
@@ -287,7 +287,8 @@ impl<S: Store + Clone> Task<S> {
     fn publish(&self, pods: Option<usize>, problems: Vec<Problem>, collected: u64) {
         let before = self.states.borrow().problems.clone();
         for problem in problems.iter().filter(|problem| !before.contains(problem)) {
-            tracing::warn!(subject = problem.subject, "{}", problem.message);
+            let subject = problem.subject.as_str();
+            tracing::warn!(event = event::PROBLEM, subject, "{}", problem.message);
         }
         let suspected = self.ledger.suspicions().map(|(subject, suspicion)| Suspected {
             subject: subject.to_string(),
@@ -318,6 +319,7 @@ fn announce(
     };
     let gone = format!("{} s", gone.as_secs());
     tracing::info!(
+        event = event::COLLECTED,
         endpoint = %subject,
         addresses,
         interface,

@@ -1,6 +1,7 @@
 //! Logs what a new resolution changed: each thing once, not each time it is asked.
 
 use super::resolve::Resolution;
+use crate::telemetry::event;
 
 /// Logs what differs between `last` and `now`: a changed parameter at info, a refused value as a
 /// warning, a name without effect at debug.
@@ -13,7 +14,8 @@ pub fn announce(now: &Resolution, last: Option<&Resolution>) {
         }
     }
     for problem in news.problems {
-        tracing::warn!(parameter = problem.subject, reason = problem.message, "bad setting");
+        let (parameter, reason) = (&problem.subject, &problem.message);
+        tracing::warn!(event = event::BAD_SETTING, parameter, reason, "bad setting");
     }
     for ignored in news.ignored {
         let (name, source) = (&ignored.name, ignored.source);

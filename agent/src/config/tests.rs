@@ -360,6 +360,7 @@ fn the_example_file_lists_exactly_the_table() {
     assert_eq!(CollectorConfig::resolve(&file), Ok(local.collector));
 }
 
+mod reference;
 mod replay;
 
 /// Every name that the original knows and that the replay skips, with its reason.

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use crate::calculation::Layers;
 use crate::config::{FileConfig, Flags, Local};
 use crate::paths::Paths;
-use crate::telemetry::chain;
+use crate::telemetry::{chain, event};
 
 /// What a new `agent.toml` is compared with.
 #[derive(Debug)]
@@ -31,7 +31,11 @@ impl Reloader {
         let (file, local) = match read {
             Ok(read) => read,
             Err(error) => {
-                tracing::error!(error, "agent.toml is not valid; what was read before stays");
+                tracing::error!(
+                    event = event::BAD_SETTING,
+                    error,
+                    "agent.toml is not valid; what was read before stays"
+                );
                 return Vec::new();
             }
         };
@@ -39,7 +43,11 @@ impl Reloader {
         let waiting = local.differences(&self.local);
         if !waiting.is_empty() {
             let keys = waiting.join(", ");
-            tracing::warn!(keys, "these changed and count only after a restart of the agent");
+            tracing::warn!(
+                event = event::RESTART_NEEDED,
+                keys,
+                "these changed and count only after a restart of the agent"
+            );
         }
         layers.send_modify(|layers| {
             *layers = Arc::new(Layers { file, ..Layers::clone(layers) });

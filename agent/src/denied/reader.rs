@@ -19,6 +19,7 @@ use crate::felix::hosts::choose::{Chosen, choose};
 use crate::felix::ruleset::Direction;
 use crate::felix::ruleset::deny::{self, DeniedBy, Known, Tag};
 use crate::routes::monitor::Links;
+use crate::telemetry::event;
 use calico_datastore::timestamp;
 
 /// The packet log cannot be read. The kernel says "not permitted" when another program reads the
@@ -135,6 +136,7 @@ impl Reader {
         // The endpoint is a field of its own: `journalctl CALICO_ENDPOINT=…`.
         tracing::info!(
             target: "calico_agent::denied",
+            event = event::DENIED,
             endpoint = denied.endpoint.as_deref().unwrap_or_default(),
             policy = denied.policy.as_deref().unwrap_or_default(),
             tier = denied.tier.as_deref().unwrap_or_default(),

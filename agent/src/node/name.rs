@@ -10,6 +10,7 @@ use calico_datastore::model::Name;
 
 use crate::atomic_file;
 use crate::config::NodeConfig;
+use crate::telemetry::event;
 
 /// Where a name came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +122,7 @@ pub fn determine(config: &NodeConfig, path: &Path) -> Result<(Name, NameSource),
     let kept = file.as_deref().map(str::trim).filter(|kept| !kept.is_empty());
     if let Some(kept) = kept.filter(|kept| name != **kept) {
         tracing::warn!(
+            event = event::RENAMED,
             %name,
             before = kept,
             "this host had another name: endpoints stored under that name are no longer its own"

@@ -15,6 +15,7 @@ use super::files::EndpointFiles;
 use super::overview::Overview;
 use super::systemd::{Heartbeat, Notifier};
 use crate::reconcile::{EndpointState, HostStates, Problem};
+use crate::telemetry::event;
 
 /// How soon a file that could not be written is tried again.
 const FILE_RETRY: Duration = Duration::from_secs(3);
@@ -116,7 +117,8 @@ impl Aggregate {
             let changed = *current != problems;
             if changed {
                 for problem in problems.iter().filter(|problem| !current.contains(problem)) {
-                    tracing::warn!(subject = problem.subject, "{}", problem.message);
+                    let subject = problem.subject.as_str();
+                    tracing::warn!(event = event::PROBLEM, subject, "{}", problem.message);
                 }
                 *current = problems;
             }
@@ -126,6 +128,7 @@ impl Aggregate {
             self.outputs.ready.send_replace(true);
             news = true;
             tracing::info!(
+                event = event::READY,
                 endpoints = desired.endpoints.len(),
                 generation = desired.generation,
                 "ready: the desired state is in force"
@@ -144,12 +147,19 @@ impl Aggregate {
             for (id, host) in hosts.iter().filter(|(id, host)| old.get(*id) != Some(*host)) {
                 let endpoint = id.name.as_str();
                 match &host.state {
-                    EndpointState::Up => tracing::info!(endpoint, "host endpoint is in force"),
+                    EndpointState::Up => {
+                        tracing::info!(event = event::ENDPOINT_UP, endpoint, "host endpoint is in force");
+                    }
                     EndpointState::Down(reason) => {
                         tracing::info!(endpoint, reason, "host endpoint is down");
                     }
                     EndpointState::Error(reason) => {
-                        tracing::warn!(endpoint, reason, "host endpoint is not in force");
+                        tracing::warn!(
+                            event = event::ENDPOINT_FAILED,
+                            endpoint,
+                            reason,
+                            "host endpoint is not in force"
+                        );
                     }
                 }
             }
@@ -203,7 +213,11 @@ fn say(id: &WorkloadEndpointId, combined: &Combined) {
     let endpoint = id.on_host();
     match combined.states().get(id) {
         Some(EndpointState::Up) => {
-            tracing::info!(endpoint, "endpoint is up: policy and routes are in the kernel");
+            tracing::info!(
+                event = event::ENDPOINT_UP,
+                endpoint,
+                "endpoint is up: policy and routes are in the kernel"
+            );
         }
         // One part is faster than the other; the line comes when both have spoken.
         Some(EndpointState::Down(reason)) if !combined.is_judged(id) => {
@@ -211,7 +225,12 @@ fn say(id: &WorkloadEndpointId, combined: &Combined) {
         }
         Some(EndpointState::Down(reason)) => tracing::info!(endpoint, reason, "endpoint is down"),
         Some(EndpointState::Error(reason)) => {
-            tracing::warn!(endpoint, reason, "endpoint is not as it should be");
+            tracing::warn!(
+                event = event::ENDPOINT_FAILED,
+                endpoint,
+                reason,
+                "endpoint is not as it should be"
+            );
         }
         None => tracing::info!(endpoint, "endpoint is gone"),
     }

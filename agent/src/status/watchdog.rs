@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::telemetry::event;
+
 /// How long a loop may be silent where systemd does not say (`WatchdogSec=` of our unit).
 pub const LIMIT: Duration = Duration::from_secs(60);
 
@@ -201,7 +203,7 @@ impl Watchdog {
             let named: Vec<_> = self.silent.borrow().iter().map(|silence| silence.name).collect();
             if silent.is_empty() {
                 if !named.is_empty() {
-                    tracing::warn!(loops = named.join(", "), "alive again");
+                    tracing::warn!(event = event::ALIVE, loops = named.join(", "), "alive again");
                     self.silent.send_replace(Vec::new());
                 }
                 return true;
@@ -213,7 +215,7 @@ impl Watchdog {
             if patience.is_zero() && named != silent {
                 if silent.iter().any(|name| !named.contains(name)) {
                     let (loops, after) = (silent.join(", "), limit / 2);
-                    tracing::error!(loops, ?after, "no sign of life{consequence}");
+                    tracing::error!(event = event::HANGS, loops, ?after, "no sign of life{consequence}");
                 }
                 let silent = silent.into_iter().map(|name| Silence { name, since: asked });
                 self.silent.send_replace(silent.collect());

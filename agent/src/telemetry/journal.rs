@@ -4,18 +4,26 @@
 //! a plain `journalctl -u calico-agent` must say *why* something failed, and the fields alone,
 //! which is all that the crate `tracing-journald` makes of them, are invisible there.
 //!
+//! Three things are made of fields that are not shown: `event` is the message id (`event.rs`), a
+//! `subject` that is an object of the datastore is a field of its kind too (`object.rs`), and
+//! what says the same again is left out (`collapse.rs`).
+//!
 //! Protocol: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 
 use std::fmt::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
+
+use super::collapse::{Collapse, Line};
+use super::{event, object};
 
 /// Where journald listens.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
@@ -30,6 +38,7 @@ const SHORT: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Journal {
     socket: UnixDatagram,
+    collapse: Mutex<Collapse>,
 }
 
 impl Journal {
@@ -38,27 +47,42 @@ impl Journal {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
         socket.set_write_timeout(Some(LIMIT))?;
-        Ok(Self { socket })
+        Ok(Self { socket, collapse: Mutex::default() })
     }
 
     fn send(&self, level: Level, target: &str, fields: &Fields) {
         let mut text = fields.to_string();
-        let mut payload = head(level, target);
+        // Who asks for details wants all of them; equal denied packets were counted before.
+        if level <= Level::INFO && fields.event() != Some(event::DENIED) {
+            let mut collapse = self.collapse.lock().unwrap_or_else(PoisonError::into_inner);
+            match collapse.ask(Instant::now(), target, &text, &fields.pairs) {
+                Line::Leave => return,
+                Line::Say(0) => {}
+                Line::Say(1) => text.push_str(" (left out once since)"),
+                Line::Say(count) => {
+                    let _ = write!(text, " (left out {count} times since)");
+                }
+            }
+        }
+        let mut payload = head(level, target, fields.event());
         put(&mut payload, "MESSAGE", &text);
         for (name, value) in &fields.pairs {
+            put(&mut payload, &format!("CALICO_{}", journal_name(name)), value);
+        }
+        if let Some((name, value)) = fields.object() {
             put(&mut payload, &format!("CALICO_{}", journal_name(name)), value);
         }
         if self.socket.send(&payload).is_err() {
             // Too long for a datagram, most likely: its beginning says more than nothing.
             text.truncate((0..=SHORT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
-            let mut payload = head(level, target);
+            let mut payload = head(level, target, fields.event());
             put(&mut payload, "MESSAGE", &text);
             let _ = self.socket.send(&payload);
         }
     }
 }
 
-fn head(level: Level, target: &str) -> Vec<u8> {
+fn head(level: Level, target: &str, event: Option<&str>) -> Vec<u8> {
     // syslog(3): error, warning, informational, debug.
     let priority = match level {
         Level::ERROR => "3",
@@ -70,6 +94,9 @@ fn head(level: Level, target: &str) -> Vec<u8> {
     put(&mut payload, "PRIORITY", priority);
     put(&mut payload, "SYSLOG_IDENTIFIER", "calico-agent");
     put(&mut payload, "TARGET", target);
+    if let Some(id) = event.and_then(event::message_id) {
+        put(&mut payload, "MESSAGE_ID", id);
+    }
     payload
 }
 
@@ -99,7 +126,24 @@ struct Fields {
     pairs: Vec<(&'static str, String)>,
 }
 
+/// The field that says which event a line is.
+const EVENT: &str = "event";
+
 impl Fields {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn event(&self) -> Option<&str> {
+        self.get(EVENT)
+    }
+
+    /// The object that the subject is, unless a field names it already.
+    fn object(&self) -> Option<(&'static str, &str)> {
+        let (field, name) = object::of_subject(self.get("subject")?)?;
+        self.get(field).is_none().then_some((field, name))
+    }
+
     fn set(&mut self, field: &Field, value: String) {
         let name = field.name();
         if name == "message" {
@@ -126,7 +170,8 @@ impl fmt::Display for Fields {
     /// `message name=value name="value with spaces"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        for (i, (name, value)) in self.pairs.iter().enumerate() {
+        let shown = self.pairs.iter().filter(|(name, _)| *name != EVENT);
+        for (i, (name, value)) in shown.enumerate() {
             if i > 0 || !self.message.is_empty() {
                 f.write_char(' ')?;
             }
@@ -211,6 +256,33 @@ mod tests {
              MESSAGE=not programmed endpoint=cni/a reason=\"no such device\" generation=7\n\
              CALICO_ENDPOINT=cni/a\nCALICO_REASON=no such device\nCALICO_GENERATION=7\n";
         assert_eq!(datagrams, [expected]);
+    }
+
+    #[test]
+    fn an_event_has_its_message_id_and_an_object_its_field() {
+        let datagrams = received(|| {
+            tracing::warn!(event = event::NOTICE, subject = "Profile web", "is missing");
+            tracing::warn!(event = event::NOTICE, subject = "Profile web", "is missing");
+            tracing::warn!(subject = "Profile web", profile = "other", "is missing");
+        });
+        let id = event::message_id(event::NOTICE).unwrap();
+        let expected = format!(
+            "PRIORITY=4\nSYSLOG_IDENTIFIER=calico-agent\n\
+             TARGET=calico_agent::telemetry::journal::tests\nMESSAGE_ID={id}\n\
+             MESSAGE=is missing subject=\"Profile web\"\n\
+             CALICO_EVENT=notice\nCALICO_SUBJECT=Profile web\nCALICO_PROFILE=web\n"
+        );
+        assert_eq!(datagrams.len(), 2, "{datagrams:?}");
+        assert_eq!(datagrams[0], expected);
+        assert!(!datagrams[1].contains("CALICO_PROFILE=web"), "{datagrams:?}");
+    }
+
+    #[test]
+    fn details_are_never_left_out() {
+        let datagrams = received(|| (0..3).for_each(|_| tracing::debug!("again")));
+        assert_eq!(datagrams.len(), 3);
+        let datagrams = received(|| (0..3).for_each(|_| tracing::info!("again")));
+        assert_eq!(datagrams.len(), 1);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::desired::{DesiredState, Externals};
 use crate::drift::Drift;
 use crate::felix::conntrack::{Connection, ConntrackError};
 use crate::felix::watch::Kind;
-use crate::telemetry::chain;
+use crate::telemetry::{chain, event};
 
 /// How many connections one run cuts. What is left is for the next one, which comes at once.
 const MOST: usize = 16_384;
@@ -242,7 +242,11 @@ impl Felix {
             } else {
                 "that policy denies or whose address was not translated"
             };
-            info!(%family, "connections cut: {count} {why} ({first}{more})");
+            info!(
+                event = event::CUT,
+                %family,
+                "connections cut: {count} {why} ({first}{more})"
+            );
         }
         Ok(complete)
     }

@@ -45,7 +45,7 @@ use crate::desired::DesiredState;
 use crate::exec::{Children, Exec};
 use crate::reconcile::{EndpointState, InForce, Problem, Reconciler, Report, Wake, World};
 use crate::routes::monitor::Links;
-use crate::telemetry::chain;
+use crate::telemetry::{chain, event};
 
 /// The reconciler of policy.
 #[derive(Debug)]
@@ -279,7 +279,14 @@ impl Reconciler for Felix {
         if self.counters.writes() > writes && !in_vain {
             let (generation, endpoints) = (state.generation, state.endpoints.len());
             let problems = run.problems.len();
-            info!(generation, endpoints, problems, reason = ?wake, "policy applied");
+            info!(
+                event = event::APPLIED,
+                generation,
+                endpoints,
+                problems,
+                reason = ?wake,
+                "policy applied"
+            );
         }
         let hosts = self.judge_hosts(state, &mut run);
         run.problems.sort();

@@ -5,6 +5,7 @@
 
 pub mod control;
 mod file;
+pub mod peers;
 mod preview;
 mod reconcile;
 pub mod render;

@@ -1,0 +1,106 @@
+//! `docs/configuration.md` follows from the same tables as parsing does.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::super::collector::COLLECTOR_KEYS;
+use super::super::file::{DATASTORE_KEYS, NODE_KEYS};
+use super::super::params::{OnBad, PARAMS, Param};
+use super::super::unsupported::UNSUPPORTED;
+
+const HEAD: &str = "\
+# Configuration
+
+Generated from the agent's own tables (`UPDATE_EXAMPLE=1 cargo test -p calico-agent --lib config`).
+
+A setting is looked for in this order, and the first that says something counts:
+
+1. the command line: `calico-agent run --help`
+2. the environment: `/etc/calico/calico.env`, `/etc/default/calico-agent`
+   ([example](../packaging/calico.env.example))
+3. `/etc/calico/agent.toml` ([example](../packaging/agent.toml.example))
+4. FelixConfiguration `node.<name>` in the datastore (`calicoctl`)
+5. FelixConfiguration `default` in the datastore
+
+Changes in the datastore count at once, those in `agent.toml` after `systemctl reload calico-agent`, those
+of the environment after `systemctl restart calico-agent`. Policy stays in force meanwhile. An unknown key
+or a bad value in `agent.toml` is an error that names line and column: at a reload what was read before goes on
+to count, at the start the agent does not start. `calico-agent check` looks at all of it beforehand.
+";
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+fn section(name: &str, keys: &[(&str, &str)]) -> String {
+    let mut text = format!("\n## `[{name}]` in agent.toml\n\n| Key | Meaning |\n| --- | --- |\n");
+    for (key, doc) in keys {
+        text += &format!("| `{key}` | {} |\n", cell(doc));
+    }
+    text
+}
+
+fn row(param: &Param) -> String {
+    let default = match param.default {
+        "" => "none".to_owned(),
+        // Lists of ports break only at spaces.
+        default => format!("`{}`", default.replace(',', ", ")),
+    };
+    let bad = match param.on_bad {
+        OnBad::KeepLast => "kept",
+        OnBad::NextSource => "passed over",
+    };
+    format!(
+        "| `{}`<br>`{}` | {} | {} | {default} | {bad} |\n",
+        param.name,
+        param.snake_case(),
+        cell(param.doc),
+        cell(&param.allowed()),
+    )
+}
+
+fn reference() -> String {
+    let mut text = HEAD.to_owned();
+    text += &section("datastore", DATASTORE_KEYS);
+    text += &section("node", NODE_KEYS);
+    text += &section("collector", COLLECTOR_KEYS);
+    text += "
+## `[felix]` in agent.toml, FelixConfiguration, `FELIX_…`
+
+The names are Felix's: `FELIX_<Name>` in the environment (in any case), `<name>` with its first letter small
+in FelixConfiguration, and the second name below in agent.toml. A bad value is *passed over*, so that the next
+source is asked; or, where falling through could open the host, what counted before is *kept*. `status` and the
+journal name it in either case.
+
+| Name | Meaning | Takes | Default | A bad value is |
+| --- | --- | --- | --- | --- |
+";
+    PARAMS.iter().for_each(|param| text += &row(param));
+    text += "
+## Names of Felix that have no effect here
+
+They may stay where they are: the agent passes over them, and says so at `debug`.
+
+| Why | Names |
+| --- | --- |
+";
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, reason) in UNSUPPORTED {
+        reasons.entry(reason).or_default().push(format!("`{name}`"));
+    }
+    for (reason, names) in reasons {
+        text += &format!("| {} | {} |\n", cell(reason), names.join(", "));
+    }
+    text
+}
+
+/// `UPDATE_EXAMPLE=1` writes the file anew.
+#[test]
+fn the_reference_lists_exactly_the_tables() {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md"));
+    if std::env::var_os("UPDATE_EXAMPLE").is_some() {
+        std::fs::write(&path, reference()).unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text == reference(), "docs/configuration.md: run the test with UPDATE_EXAMPLE=1");
+}
