@@ -257,7 +257,11 @@ impl Calculation {
                 match self.said.refused.ask(now) {
                     Say::This if is_key(&key) => {
                         let kept = id.as_ref().is_some_and(|id| self.last_good.keeps(id));
-                        let then = if kept { "its last version counts" } else { "the object counts as absent" };
+                        let then = if kept {
+                            "its last version counts"
+                        } else {
+                            "the object counts as absent"
+                        };
                         let subject = id.map(|id| id.to_string());
                         tracing::error!(
                             event = event::REFUSED,
@@ -268,7 +272,12 @@ impl Calculation {
                         );
                     }
                     Say::This => {
-                        tracing::error!(event = event::REFUSED, file = key, reason, "refused a file");
+                        tracing::error!(
+                            event = event::REFUSED,
+                            file = key,
+                            reason,
+                            "refused a file"
+                        );
                     }
                     Say::More => tracing::error!("refused more values; see calico-agent status"),
                     Say::Nothing => {}
@@ -280,7 +289,11 @@ impl Calculation {
             if self.sync.rejected.remove(&key).is_some() {
                 match self.said.accepted.ask(now) {
                     Say::This => {
-                        tracing::info!(event = event::ACCEPTED, key, "a refused key is gone or right again");
+                        tracing::info!(
+                            event = event::ACCEPTED,
+                            key,
+                            "a refused key is gone or right again"
+                        );
                     }
                     Say::More => tracing::info!("more refused keys are gone or right again"),
                     Say::Nothing => {}

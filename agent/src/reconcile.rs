@@ -297,7 +297,13 @@ fn log_problems(reconciler: &'static str, before: Option<&Report>, now: &Report)
     }
     for problem in before.iter().filter(|problem| !now.problems.contains(problem)) {
         let subject = problem.subject.as_str();
-        tracing::info!(event = event::PROBLEM_OVER, reconciler, subject, "over: {}", problem.message);
+        tracing::info!(
+            event = event::PROBLEM_OVER,
+            reconciler,
+            subject,
+            "over: {}",
+            problem.message
+        );
     }
 }
 

@@ -74,7 +74,8 @@ fn agent_and_plugin_do_their_work_with_the_roles_of_the_document() -> Result<()>
         host.env.push(("FELIX_ENDPOINTREPORTINGENABLED".to_owned(), "true".to_owned()));
     }
     let rkt = Rkt::new(&cluster.hosts[0])?;
-    let toml = format!("[collector]\ninterval = 0.3\ngrace = 1.5\nrkt_data_dir = {:?}\n", rkt.data());
+    let toml =
+        format!("[collector]\ninterval = 0.3\ngrace = 1.5\nrkt_data_dir = {:?}\n", rkt.data());
     std::fs::write(cluster.hosts[0].config_dir().join("agent.toml"), toml)?;
     cluster.start_agents(Flavour::Auto)?;
     cluster.wait_until_ready()?;

@@ -148,7 +148,11 @@ impl Aggregate {
                 let endpoint = id.name.as_str();
                 match &host.state {
                     EndpointState::Up => {
-                        tracing::info!(event = event::ENDPOINT_UP, endpoint, "host endpoint is in force");
+                        tracing::info!(
+                            event = event::ENDPOINT_UP,
+                            endpoint,
+                            "host endpoint is in force"
+                        );
                     }
                     EndpointState::Down(reason) => {
                         tracing::info!(endpoint, reason, "host endpoint is down");

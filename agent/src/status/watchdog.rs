@@ -215,7 +215,12 @@ impl Watchdog {
             if patience.is_zero() && named != silent {
                 if silent.iter().any(|name| !named.contains(name)) {
                     let (loops, after) = (silent.join(", "), limit / 2);
-                    tracing::error!(event = event::HANGS, loops, ?after, "no sign of life{consequence}");
+                    tracing::error!(
+                        event = event::HANGS,
+                        loops,
+                        ?after,
+                        "no sign of life{consequence}"
+                    );
                 }
                 let silent = silent.into_iter().map(|name| Silence { name, since: asked });
                 self.silent.send_replace(silent.collect());

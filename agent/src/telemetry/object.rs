@@ -23,9 +23,7 @@ pub(super) fn of_subject(subject: &str) -> Option<(&'static str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use calico_datastore::model::{PolicyId, ResourceId};
+    use calico_datastore::model::{Name, PolicyId, ResourceId};
 
     use super::*;
 
@@ -47,10 +45,10 @@ mod tests {
 
     #[test]
     fn the_names_of_kinds_are_those_of_the_datastore() {
-        let web = PolicyId { namespace: None, name: Arc::from("web").into() };
+        let web = PolicyId { namespace: None, name: Name::from("web") };
         let policy = ResourceId::Policy(web).to_string();
         assert_eq!(of_subject(&policy), Some(("policy", "web")));
-        let profile = ResourceId::Profile(Arc::from("a").into()).to_string();
+        let profile = ResourceId::Profile(Name::from("a")).to_string();
         assert_eq!(of_subject(&profile), Some(("profile", "a")));
     }
 }

@@ -79,7 +79,9 @@ journal name it in either case.
     text += "
 ## Names of Felix that have no effect here
 
-They may stay where they are: the agent passes over them, and says so at `debug`.
+In FelixConfiguration and in the environment they may stay; the agent passes over them, and says so at
+`debug`. `agent.toml` refuses them with the reason. `felix.cfg` is not read at all: `agent.toml` takes its
+place.
 
 | Why | Names |
 | --- | --- |

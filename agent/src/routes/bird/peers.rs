@@ -68,8 +68,9 @@ impl Peers {
         let mut news = Vec::new();
         let mut before = std::mem::take(&mut self.0);
         for session in now {
-            let (down, told_up) =
-                before.remove(&session.name).map_or((0, false), |known| (known.down, known.told_up));
+            let (down, told_up) = before
+                .remove(&session.name)
+                .map_or((0, false), |known| (known.down, known.told_up));
             let up = session.is_established();
             let down = if up { 0 } else { down.saturating_add(1) };
             if up && !told_up {
