@@ -85,4 +85,4 @@ install:
 	@test -x target/release/calico-agent && test -x target/release/calico || \
 	    { echo 'run make build first' >&2; exit 1; }
 	packaging/install '$(DESTDIR)'
-	@test -n '$(DESTDIR)' || echo 'Next: see README.md, "Run it on a host".'
+	@test -n '$(DESTDIR)' || echo 'Next: see docs/install.md.'

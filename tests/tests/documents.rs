@@ -1,4 +1,4 @@
-//! What docs/rkt.md and README.md tell people to do, done.
+//! What docs/rkt.md and docs/one-host.md tell people to do, done.
 
 use std::path::Path;
 use std::time::Duration;
@@ -88,13 +88,13 @@ fn the_plugin_is_called_by_hand() -> Result<()> {
     Ok(())
 }
 
-/// A host without etcd, from the files that README.md prints to a pod under policy.
+/// A host without etcd, from the files that docs/one-host.md prints to a pod under policy.
 #[test]
 fn one_host_starts_quickly() -> Result<()> {
     if !run::can_run() {
         return Ok(());
     }
-    let text = block("README.md", "sh", "type = \"directory\"")?;
+    let text = block("docs/one-host.md", "sh", "type = \"directory\"")?;
     let (files, rest) = text.split_once("systemctl enable").context("no systemctl")?;
     let files = files.replace("make build install\n", "");
     ensure!(rest.contains("--net=\"frontend:label.role=web\""), "{rest}");
