@@ -51,6 +51,7 @@ fn every_path_that_a_document_links_to_exists() {
         "docs/counters.md",
         "docs/explain.md",
         "docs/host-endpoints.md",
+        "docs/install.md",
         "docs/nftables.md",
         "docs/rkt.md",
         "docs/cni.md",
