@@ -152,5 +152,7 @@ async fn what_the_agent_may_write_to_is_there_before_it_starts() {
     let users = text(project().join("systemd/calico.sysusers.conf"));
     assert!(users.contains("\nu calico-bird - "), "{users}");
     let unit = text(project().join("systemd/calico-bird.service"));
-    assert!(unit.contains("\nUser=calico-bird\n") && unit.contains(" -s /run/calico/bird/bird.ctl\n"));
+    assert!(
+        unit.contains("\nUser=calico-bird\n") && unit.contains(" -s /run/calico/bird/bird.ctl\n")
+    );
 }

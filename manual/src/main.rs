@@ -56,11 +56,21 @@ fn pages() -> Result<Vec<(OsString, Vec<u8>)>> {
 
 fn page(command: &Command, name: String) -> Result<(OsString, Vec<u8>)> {
     let file = format!("{name}.{SECTION}").into();
-    let mut text = Vec::new();
-    // The page of a subcommand is found under both names, with a dash between.
-    let command = command.clone().name(name.clone());
-    Man::new(command).title(name.to_uppercase()).section(SECTION).render(&mut text)?;
-    Ok((file, text))
+    let mut rendered = Vec::new();
+    // The page of a subcommand is found under both names, with a dash between. clap keeps names for
+    // ever; otherwise the agent's clap would have to be another, too.
+    let command = command.clone().name(&*name.clone().leak());
+    Man::new(command).title(name.to_uppercase()).section(SECTION).render(&mut rendered)?;
+    // What `--help` ends with is a table in lines of its own.
+    let text = String::from_utf8(rendered)?;
+    let text = match text.split_once(".SH EXTRA\n") {
+        Some((before, after)) => {
+            let after = after.replacen(".SH ", ".fi\n.SH ", 1);
+            format!("{before}.SH NOTES\n.nf\n{after}")
+        }
+        None => text,
+    };
+    Ok((file, text.into_bytes()))
 }
 
 #[cfg(test)]
@@ -86,12 +96,16 @@ mod tests {
             .collect();
         assert_eq!(written.len(), 1 + commands.len() + SHELLS.len());
         let main = read("calico-agent.8");
-        assert!(main.contains("Exit codes:"), "{main}");
+        let table = main.split_once(".nf\n").and_then(|(_, rest)| rest.split_once(".fi\n"));
+        assert!(table.is_some_and(|(table, _)| table.contains("\nExit codes:\n")), "{main}");
         let shells = ["calico-agent.bash", "_calico-agent", "calico-agent.fish"].map(read);
         for sub in &commands {
             let name = sub.get_name();
             let page = read(&format!("calico-agent-{name}.8"));
-            assert!(main.contains(&format!("calico\\-agent\\-{}", name.replace('-', "\\-"))), "{name}");
+            assert!(
+                main.contains(&format!("calico\\-agent\\-{}", name.replace('-', "\\-"))),
+                "{name}"
+            );
             for option in options(sub) {
                 let escaped = option.replace('-', "\\-");
                 assert!(page.contains(&format!("\\-\\-{escaped}")), "{name} --{option}: {page}");

@@ -69,11 +69,13 @@ fn keys_come_from_systemd() -> Result<()> {
     let image = Image::new(cluster.run(), "cred")?;
     image.install_agent()?;
     image.write("/etc/hostname", format!("{}\n", first.spec.name))?;
-    for (from, to) in [("ca.pem", "ca.pem"), ("client.pem", "cert.pem"), ("client.key", "key.pem")] {
+    for (from, to) in [("ca.pem", "ca.pem"), ("client.pem", "cert.pem"), ("client.key", "key.pem")]
+    {
         image.write(&format!("/etc/calico/certs/{to}"), std::fs::read(dir.join(from))?)?;
     }
     let names = [("CA_CERT", "ca"), ("CERT", "cert"), ("KEY", "key")];
-    let files = names.map(|(name, file)| format!("ETCD_{name}_FILE=/etc/calico/certs/{file}.pem\n"));
+    let files =
+        names.map(|(name, file)| format!("ETCD_{name}_FILE=/etc/calico/certs/{file}.pem\n"));
     let plain = format!("ETCD_ENDPOINTS={url}\nIP={address}/24\n", address = first.spec.v4);
     image.write("/etc/calico/calico.env", format!("{plain}{}", files.concat()))?;
     let machine = image.boot(first.ns())?;

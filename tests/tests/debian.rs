@@ -13,7 +13,7 @@ use calico_e2e::kernel::Snapshot;
 use calico_e2e::machine::{self, Image, Machine};
 use calico_e2e::matrix::Family;
 use calico_e2e::netns::Place;
-use calico_e2e::probe::Service;
+use calico_e2e::probe::{Answer, BRIEF, Service, ask_from};
 use calico_e2e::process::Command;
 use calico_e2e::tutorial::{self, DNS, HTTP, PODS};
 use calico_e2e::{package, run, wait};
@@ -117,7 +117,8 @@ impl State {
         let files = machine.run(&["sh", "-c", FIND])?.lines().map(str::to_owned).collect();
         let users = machine.run(&["cat", "/etc/passwd", "/etc/group"])?;
         // Empty frames of tables belong to nobody.
-        let frames = ["*", ":PREROUTING", ":INPUT", ":FORWARD", ":OUTPUT", ":POSTROUTING", "COMMIT"];
+        let frames =
+            ["*", ":PREROUTING", ":INPUT", ":FORWARD", ":OUTPUT", ":POSTROUTING", "COMMIT"];
         let frames_of_nft = ["table ip", "chain ", "type ", "}"];
         let kernel = Snapshot::take(host)?.without_counters().filter(|line| {
             let frame = frames.iter().any(|frame| line.starts_with(frame));
@@ -262,13 +263,28 @@ fn from_installation_to_purge_while_packets_flow() -> Result<()> {
     let level = "journalctl -u calico-agent -p debug..debug -q -n 1 | grep -q .";
     machine.run(&["sh", "-c", level]).context("/etc/default/calico-agent is not read")?;
 
-    // Removed: pods keep what they have, and the distribution's BIRD comes with the next boot.
+    // Removed: policy stays, and with it who reaches whom on this host; others hear from BIRD that it
+    // ends. The distribution's BIRD comes with the next boot.
+    let rules = |machine: &Machine| {
+        machine.run(&["sh", "-c", "iptables-save -t filter; nft list ruleset"]).map(|text| {
+            let kept = text.lines().filter(|line| line.contains("cali"));
+            kept.map(|line| line.split(" counter packets").next().unwrap_or_default().to_owned())
+                .collect::<Vec<_>>()
+        })
+    };
+    let enforced = rules(&machine)?;
     let said = dpkg(&machine, &["-r", "calico-agent"])?;
     ensure!(said.contains("stay in the kernel"), "{said}");
     ensure!(said.contains("enabled again"), "{said}");
     ensure!(is_enabled("bird")? == "enabled");
     ensure!(machine.property("calico-agent", "LoadState")? == "not-found");
-    cluster.check(false).with_context(|| said.clone())?;
+    ensure!(rules(&machine)? == enforced && !enforced.is_empty());
+    let ask = |from: &str, to: &str| -> Result<Answer> {
+        let address = cluster.pod(to)?.spec.v4.into();
+        ask_from(cluster.netns(from)?.name(), address, Service::Tcp(HTTP), BRIEF)
+    };
+    ensure!(ask("calico-01", "frontend-1")?.reached(), "a pod cannot be reached: {said}");
+    ensure!(ask("backend-1", "frontend-1")? == Answer::Silence, "nobody polices pods: {said}");
 
     // Purged: as it was, but for what others keep in our directory, and what is there of old.
     std::fs::write(root.join("etc/calico/calicoctl.cfg"), "datastoreType: etcdv3\n")?;

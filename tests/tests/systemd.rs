@@ -168,6 +168,7 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
         error.to_string().contains("status: 3").then(String::new).ok_or(error)
     })?;
     machine.run(&["systemctl", "start", "calico-bird"])?;
+    machine.run(&["systemctl", "stop", "calico-agent"])?;
 
     // A reboot while etcd is away: BGP comes up with the configuration that was kept, the agent with
     // the policy that was, which says how old it is; and goes on when etcd is back. The network
