@@ -170,6 +170,25 @@ fn exchange(machine: &Machine, package: &str, version: &str) -> Result<()> {
     Ok(())
 }
 
+/// What becomes of the distribution's BIRD when its package comes after ours, which dpkg tells: one that
+/// nobody configured is disabled, once; one that somebody configured, or wants back, is not.
+fn settles_with_bird_once(machine: &Machine) -> Result<()> {
+    let sh = |script: &str| machine.run(&["sh", "-ec", script]);
+    let comes = "systemctl -q enable bird
+        dpkg-trigger --no-await --by-package=bird2 /lib/systemd/system/bird.service
+        dpkg --triggers-only -a >/dev/null
+        systemctl is-enabled bird || :";
+    let mark = "/var/lib/calico/debian/bird.service";
+    ensure!(sh(comes)?.trim() == "enabled", "it is wanted back, and disabled again");
+    sh(&format!(
+        "rm {mark}; cp -p /etc/bird/bird.conf /root/; echo '# mine' >>/etc/bird/bird.conf"
+    ))?;
+    ensure!(sh(comes)?.trim() == "enabled", "one that is configured was disabled");
+    sh("cp -p /root/bird.conf /etc/bird/")?;
+    ensure!(sh(comes)?.trim() == "disabled", "one that comes later is left enabled");
+    sh(&format!("test -e {mark}")).map(drop)
+}
+
 #[test]
 fn from_installation_to_purge_while_packets_flow() -> Result<()> {
     if !can_run() {
@@ -219,6 +238,7 @@ fn from_installation_to_purge_while_packets_flow() -> Result<()> {
     let kernel = State::take(&machine, &place)?.kernel;
     ensure!(kernel == before.kernel, "{:#?}", before.kernel.difference(&kernel));
     ensure!(machine.run(&["id", "-un", "calico-bird"])?.trim() == "calico-bird");
+    settles_with_bird_once(&machine)?;
     let page = machine.run(&["zcat", "/usr/share/man/man8/calico-agent-run.8.gz"])?;
     ensure!(page.contains(".TH"), "{page}");
 
