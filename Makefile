@@ -18,7 +18,7 @@ TARGET  := target/$(if $(RELEASE),release,debug)
 # End-to-end tests wait more than they calculate, but the whole of one is a dozen processes.
 E2E_THREADS ?= 2
 
-.PHONY: help setup build test full bench fuzz demo demo-clean lint fmt doc install
+.PHONY: help setup build test full bench fuzz demo demo-clean lint fmt doc install deb
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make test      all tests (root: some make network namespaces)'
 	@echo 'make full      all tests at length and an hour of fuzzing (about 70 minutes)'
 	@echo 'make build     agent and plugin, release    make install   DESTDIR='
+	@echo 'make deb       the Debian package: target/deb/calico-agent_<version>_<architecture>.deb'
 	@echo 'make lint      formatting, clippy, documentation, all warnings are errors'
 	@echo 'make bench     from etcd to the kernel, each figure beside a control; FULL=1 at length'
 	@echo 'make fuzz      every decoder, SECONDS=60 in all'
@@ -79,6 +80,12 @@ fmt:
 
 doc:
 	cargo doc --locked --workspace --no-deps --open
+
+# The same commit gives the same bytes, wherever it is built. VERSION= gives it another version.
+deb: setup
+	packaging/build
+	@BINARY=target/package/release/calico-agent PLUGIN=target/package/release/calico \
+	    MANUAL=target/package/manual $(if $(VERSION),VERSION='$(VERSION)') packaging/deb/build
 
 # What goes where is in packaging/install alone; the units name the paths, so there is no PREFIX.
 install:

@@ -1,5 +1,6 @@
 //! The units as systemd reads them, and the list of what is installed where.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use calico_agent::exec::{Exec, ExecError};
@@ -7,6 +8,9 @@ use calico_agent::exec::{Exec, ExecError};
 fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
+
+/// Those of `calico.tmpfiles.conf`; the second is `calico.sysusers.conf`'s.
+const PASSWD: &str = "root:x:0:0::/root:/bin/sh\ncalico-bird:x:998:998::/:/usr/sbin/nologin\n";
 
 fn text(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(path).expect("a file of the project")
@@ -43,6 +47,32 @@ async fn systemd_understands_every_line_of_the_units() {
     // It would have said so: a section that does not exist, a command that is no path.
     std::fs::write(dir.path().join("bad.service"), "[Service]\nExecStart=/no/such/file\n").unwrap();
     assert!(matches!(verify("bad.service").await, Err(ExecError::Failed { .. })));
+}
+
+/// `systemd-analyze security` calls it well protected: 2.0 at most, of 10.
+#[tokio::test]
+async fn the_units_have_few_rights() {
+    let rate = async |path: &Path| {
+        let path = path.to_str().unwrap();
+        let args = ["security", "--offline=true", "--threshold=20", "--no-pager", path];
+        Exec::default().run("systemd-analyze", &args, b"").await
+    };
+    for unit in ["calico-agent.service", "calico-bird.service"] {
+        let path = project().join("systemd").join(unit);
+        match rate(&path).await {
+            Err(error) if error.is_missing() => {
+                println!("skipped: systemd-analyze is not installed");
+                return;
+            }
+            result => drop(result.unwrap_or_else(|error| panic!("{unit}: {error}"))),
+        }
+        // One right more, and it says so.
+        let dir = tempfile::tempdir().unwrap();
+        let worse = dir.path().join(unit);
+        let text = text(&path).replace("\nPrivateDevices=yes\n", "\n");
+        std::fs::write(&worse, text.replace("\nNoNewPrivileges=yes\n", "\n")).unwrap();
+        assert!(matches!(rate(&worse).await, Err(ExecError::Failed { .. })), "{unit}");
+    }
 }
 
 /// `packaging/install` puts each file where the units and systemd look for it.
@@ -95,8 +125,8 @@ async fn what_the_agent_may_write_to_is_there_before_it_starts() {
     let given = |option: &str| format!("--{option}={}", root.path().display());
     // Users are looked up below the root.
     std::fs::create_dir(root.path().join("etc")).unwrap();
-    std::fs::write(root.path().join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
-    std::fs::write(root.path().join("etc/group"), "root:x:0:\n").unwrap();
+    std::fs::write(root.path().join("etc/passwd"), PASSWD).unwrap();
+    std::fs::write(root.path().join("etc/group"), "root:x:0:\ncalico-bird:x:998:\n").unwrap();
     let conf = root.path().join("usr/lib/tmpfiles.d/calico.conf");
     std::fs::create_dir_all(conf.parent().unwrap()).unwrap();
     std::fs::copy(project().join("systemd/calico.tmpfiles.conf"), &conf).unwrap();
@@ -114,4 +144,15 @@ async fn what_the_agent_may_write_to_is_there_before_it_starts() {
         assert!(root.path().join(path.trim_start_matches('/')).exists(), "{path}");
     }
     assert!(root.path().join("var/lib/cni").is_dir());
+    // Where BIRD makes its socket, for itself and the group of the directory.
+    let bird = root.path().join("run/calico/bird").metadata().unwrap();
+    assert_eq!((bird.uid(), bird.gid(), bird.mode() & 0o7777), (998, 0, 0o2750));
+    let link = std::fs::read_link(root.path().join("run/calico/bird.ctl")).unwrap();
+    assert_eq!(link, Path::new("bird/bird.ctl"));
+    let users = text(project().join("systemd/calico.sysusers.conf"));
+    assert!(users.contains("\nu calico-bird - "), "{users}");
+    let unit = text(project().join("systemd/calico-bird.service"));
+    assert!(
+        unit.contains("\nUser=calico-bird\n") && unit.contains(" -s /run/calico/bird/bird.ctl\n")
+    );
 }

@@ -30,6 +30,7 @@ pub mod machine;
 pub mod managers;
 pub mod matrix;
 pub mod netns;
+pub mod package;
 pub mod pod;
 pub mod probe;
 pub mod process;

@@ -79,8 +79,17 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     })?;
     // It runs a moment before it listens.
     wait::until("BIRD's socket, if it is ours", SOON, || {
-        Ok(machine.run(&["ls", "/run/calico"])?.contains("bird.ctl").then_some(()))
+        Ok(machine.run(&["ls", "/run/calico/bird"])?.contains("bird.ctl").then_some(()))
     })?;
+    // Under a user of its own, whose socket the agent may open without root's right to.
+    let user = machine.run(&["sh", "-c", "ps -o user:20= -p $(pidof bird)"])?;
+    ensure!(user.trim() == "calico-bird", "BIRD runs as {user}");
+    let alone = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    let ask = ["birdc", "-s", "/run/calico/bird.ctl", "show", "status"];
+    machine.run(&[&alone[..], &ask].concat())?;
+    let stranger = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let denied = machine.exec(&[&alone[..], &stranger, &ask].concat())?;
+    ensure!(!denied.status.success(), "everybody may ask BIRD: {}", denied.stdout);
 
     // The second host is an ordinary one; pods on both, through the machine's kernel.
     let second = cluster.host("calico-02")?;
@@ -129,6 +138,9 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
         machine.journal("calico-agent")
     );
 
+    reloaded(&machine)?;
+    cluster.check(false)?;
+
     // A crash: systemd starts it again; what was enforced stays enforced meanwhile and after.
     let pid = machine.property("calico-agent", "MainPID")?;
     machine.run(&["kill", "-9", &pid])?;
@@ -144,7 +156,19 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     // Stopped on purpose: pods keep what they had.
     machine.run(&["systemctl", "stop", "calico-agent"])?;
     ensure!(machine.property("calico-agent", "Result")? == "success");
+    let journal = machine.journal("calico-agent");
+    ensure!(journal.contains("ending; the kernel stays as it is"), "{journal}");
     cluster.check(false)?;
+    // BIRD goes on, and its socket is where it was; and the other way round.
+    machine.run(&ask)?;
+    machine.run(&["systemctl", "start", "calico-agent"])?;
+    machine.run(&["systemctl", "stop", "calico-bird"])?;
+    machine.run(&["calico-agent", "status"]).or_else(|error| {
+        // 3: degraded, for want of BIRD.
+        error.to_string().contains("status: 3").then(String::new).ok_or(error)
+    })?;
+    machine.run(&["systemctl", "start", "calico-bird"])?;
+    machine.run(&["systemctl", "stop", "calico-agent"])?;
 
     // A reboot while etcd is away: BGP comes up with the configuration that was kept, the agent with
     // the policy that was, which says how old it is; and goes on when etcd is back. The network
@@ -164,6 +188,8 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     .with_context(|| machine.journal("calico-bird"))?;
     cluster.check(false).with_context(|| machine.journal("calico-agent"))?;
     ensure!(machine.property("calico-agent", "ActiveState")? == "activating");
+    // The boot did not wait for it.
+    machine.wait_for_unit("multi-user.target", "active", SOON)?;
     let line = machine.property("calico-agent", "StatusText")?;
     ensure!(
         line.starts_with("policy of 2")
@@ -174,6 +200,42 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
     ensure!(!machine.property("calico-agent", "StatusText")?.contains("from disk"));
     cluster.check(false)?;
     Ok(())
+}
+
+/// `systemctl reload`: a new file counts, a bad one leaves the last good one in force; nothing is
+/// started anew.
+fn reloaded(machine: &Machine) -> Result<()> {
+    let path = machine.root().join("etc/calico/agent.toml");
+    let pid = machine.property("calico-agent", "MainPID")?;
+    let lines = |wanted: &str| -> Result<usize> {
+        let args = ["journalctl", "-b", "-u", "calico-agent", "-o", "cat", "--no-pager"];
+        Ok(machine.run(&args)?.matches(wanted).count())
+    };
+    let debug = || -> Result<usize> {
+        let args = ["journalctl", "-b", "-u", "calico-agent", "-p", "debug..debug", "-o", "json"];
+        Ok(machine.run(&args)?.lines().count())
+    };
+    let reload = |text: &str, said: &str| -> Result<()> {
+        let before = lines(said)?;
+        std::fs::write(&path, text)?;
+        machine.run(&["systemctl", "reload", "calico-agent"])?;
+        wait::until(said, SOON, || Ok((lines(said)? > before).then_some(())))
+            .with_context(|| machine.journal("calico-agent"))
+    };
+    let more = || -> Result<()> {
+        let before = debug()?;
+        wait::until("a line of debug", SOON, || Ok((debug()? > before).then_some(())))
+    };
+    ensure!(debug()? == 0, "the level is not info");
+    reload("[felix]\nlog_severity_screen = \"debug\"\n", "read agent.toml again")?;
+    more()?;
+    let kept = "what was read before stays";
+    reload("[felix]\nlog_severity_screen = \"error\"\nnonsense = 1\n", kept)?;
+    more().context("a bad file counted")?;
+    ensure!(machine.property("calico-agent", "ActiveState")? == "active");
+    reload("[felix]\nlog_severity_screen = \"info\"\n", "read agent.toml again")?;
+    ensure!(machine.property("calico-agent", "MainPID")? == pid, "a reload is no restart");
+    Ok(std::fs::remove_file(path)?)
 }
 
 #[test]
