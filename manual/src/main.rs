@@ -47,19 +47,19 @@ fn write(directory: &Path) -> Result<Vec<PathBuf>> {
 fn pages() -> Result<Vec<(OsString, Vec<u8>)>> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
-    let mut pages = vec![page(&command, NAME.to_owned())?];
+    let mut pages = vec![page(&command, NAME)?];
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-        pages.push(page(sub, format!("{NAME}-{}", sub.get_name()))?);
+        pages.push(page(sub, &format!("{NAME}-{}", sub.get_name()))?);
     }
     Ok(pages)
 }
 
-fn page(command: &Command, name: String) -> Result<(OsString, Vec<u8>)> {
+fn page(command: &Command, name: &str) -> Result<(OsString, Vec<u8>)> {
     let file = format!("{name}.{SECTION}").into();
     let mut rendered = Vec::new();
     // The page of a subcommand is found under both names, with a dash between. clap keeps names for
     // ever; otherwise the agent's clap would have to be another, too.
-    let command = command.clone().name(&*name.clone().leak());
+    let command = command.clone().name(&*name.to_owned().leak());
     Man::new(command).title(name.to_uppercase()).section(SECTION).render(&mut rendered)?;
     // What `--help` ends with is a table in lines of its own.
     let text = String::from_utf8(rendered)?;
