@@ -16,12 +16,16 @@ use crate::felix::nftables::table::{ReadError, Table, WriteError};
 
 /// Up to how many rules and elements a transaction is a small one: about a millisecond.
 const SMALL: usize = 256;
+/// Up to how many chains, rules and elements a table is read where we are: some milliseconds.
+const SMALL_TABLE: usize = 2000;
 
 /// The sockets.
 #[derive(Debug)]
 pub(super) struct Sockets {
     /// `None` while a thread has it, and when that panicked.
     table: Option<Table>,
+    /// How much the table holds at most, once that is known.
+    holds: Option<usize>,
     /// The groups of interfaces.
     pub(super) groups: Groups,
 }
@@ -33,7 +37,7 @@ fn lost() -> io::Error {
 
 impl Sockets {
     pub(super) fn new(table: Table, groups: Groups) -> Self {
-        Self { table: Some(table), groups }
+        Self { table: Some(table), holds: None, groups }
     }
 
     /// Writes changes, all or nothing, and gives them back.
@@ -47,7 +51,9 @@ impl Sockets {
         };
         let send = |source| WriteError::Send { bytes: 0, source };
         let Some(table) = self.table.take() else { return (changes, Err(send(lost()))) };
-        let (table, changes, written) = if is_small(&changes) {
+        let size = size(&changes);
+        self.holds = self.holds.map(|holds| holds.saturating_add(size));
+        let (table, changes, written) = if size <= SMALL {
             write(table, changes)
         } else {
             match spawn_blocking(move || write(table, changes)).await {
@@ -63,12 +69,17 @@ impl Sockets {
     pub(super) async fn read(&mut self) -> Result<Option<Found>, ReadError> {
         let error = || ReadError::List { what: "the table".to_owned(), source: lost() };
         let mut table = self.table.take().ok_or_else(error)?;
-        let reading = spawn_blocking(move || {
+        let small = self.holds.is_some_and(|holds| holds <= SMALL_TABLE);
+        let read = move || {
             let found = table.read();
             (table, found)
-        });
-        let (table, found) = reading.await.map_err(|_| error())?;
+        };
+        let (table, found) = match small {
+            true => read(),
+            false => spawn_blocking(read).await.map_err(|_| error())?,
+        };
         self.table = Some(table);
+        self.holds = found.as_ref().ok().map(|found| found.as_ref().map_or(0, Found::size));
         found
     }
 
@@ -78,15 +89,13 @@ impl Sockets {
     }
 }
 
-fn is_small(changes: &[Change]) -> bool {
-    let mut size = 0;
-    changes.iter().all(|change| {
-        size += match change {
-            Change::PutChain(_, chain) => chain.rules.len().max(1),
-            _ => 1,
-        };
-        size <= SMALL
-    })
+/// How many rules and elements come and go.
+fn size(changes: &[Change]) -> usize {
+    let of = |change: &Change| match change {
+        Change::PutChain(_, chain) => chain.rules.len().max(1),
+        _ => 1,
+    };
+    changes.iter().map(of).sum()
 }
 
 #[cfg(test)]
@@ -98,9 +107,9 @@ mod tests {
     use crate::felix::nftables::render::names;
 
     #[test]
-    fn what_is_large_by_its_changes_or_by_its_rules_is_not_small() {
+    fn changes_count_by_their_rules() {
         let set = |n: usize| vec![Change::DeleteSet(names::FROM.into()); n];
-        assert!(is_small(&set(SMALL)) && !is_small(&set(SMALL + 1)));
+        assert_eq!(size(&set(SMALL)), SMALL);
         let rule = super::super::super::object::Rule {
             matches: Vec::new(),
             statements: Vec::new(),
@@ -108,6 +117,6 @@ mod tests {
         };
         let chain = |n: usize| Arc::new(Chain { base: None, rules: vec![rule.clone(); n] });
         let put = |n: usize| vec![Change::PutChain("chain".into(), chain(n))];
-        assert!(is_small(&put(SMALL)) && !is_small(&put(SMALL + 1)));
+        assert_eq!((size(&put(SMALL)), size(&put(0))), (SMALL, 1));
     }
 }
