@@ -27,6 +27,8 @@ mod counters_cost;
 mod denied;
 #[path = "felix/disk.rs"]
 mod disk;
+#[path = "felix/dispatch.rs"]
+mod dispatch;
 #[path = "felix/economy.rs"]
 mod economy;
 #[path = "felix/holes.rs"]
@@ -61,6 +63,10 @@ mod others_bugs;
 mod policy;
 #[path = "felix/probing.rs"]
 mod probing;
+#[path = "felix/refused.rs"]
+mod refused;
+#[path = "felix/responsive.rs"]
+mod responsive;
 #[path = "felix/rewriting.rs"]
 mod rewriting;
 #[path = "felix/sets.rs"]

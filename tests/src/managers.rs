@@ -67,6 +67,9 @@ mkdir -p "$HOST" /run/dbus
 mount --move host "$HOST"
 cd /
 mount -t proc proc /proc
+# firewalld gives its tools no environment: they take the lock where it is on a real host.
+touch "$LOCK" /run/xtables.lock
+mount --bind "$LOCK" /run/xtables.lock
 for program in iptables ip6tables; do
   for what in "" -save -restore; do
     ln -sf "/usr/sbin/$program-$THEIRS$what" "/etc/alternatives/$program$what"
@@ -97,26 +100,9 @@ const FIREWALLD: &str = r#"
 sed -i "s/^FirewallBackend=.*/FirewallBackend=$BACKEND/" /etc/firewalld/firewalld.conf
 [ -S /run/dbus/system_bus_socket ] ||
   dbus-daemon --config-file=/run/bus.conf --fork --nopidfile > /dev/null 2>&1 < /dev/null
-for try in 1 2 3; do
-  firewalld --nopid > /run/firewalld.log 2>&1 < /dev/null
-  for i in $(seq 100); do firewall-cmd --state > /dev/null 2>&1 && exit 0; sleep 0.05; done
-  kill "$(pidof -x firewalld)" || true
-  sleep 0.5
-done
+firewalld --nopid > /run/firewalld.log 2>&1 < /dev/null
+for i in $(seq 100); do firewall-cmd --state > /dev/null 2>&1 && exit 0; sleep 0.05; done
 cat /run/firewalld.log >&2
-exit 1
-"#;
-
-/// It deletes all of iptables (also when it starts), and gives up when somebody writes there at the same moment, as an agent on
-/// iptables-nft does who repairs. It drops everything then, and its administrator restarts it
-/// (docs/beside.md).
-const RELOAD: &str = r#"
-rm -f /run/failed
-if said=$(firewall-cmd --reload 2>&1); then exit 0; fi
-case $said in *'Failed to reverse rule'*) ;; *) echo "$said" >&2; exit 1 ;; esac
-touch /run/failed
-kill "$(pidof -x firewalld)"
-for i in $(seq 100); do pidof -x firewalld > /dev/null || exit 0; sleep 0.05; done
 exit 1
 "#;
 
@@ -150,6 +136,7 @@ impl Manager {
         let command =
             command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", BOX]);
         let command = command.env("TREE", unpacked).env("HOST", host.dir());
+        let command = command.env("LOCK", host.xtables_lock());
         let theirs = if theirs == Flavour::Legacy { "legacy" } else { "nft" };
         let place = command.env("THEIRS", theirs).start(&log)?;
         let manager = Self { kind, netns: host.ns().path(), lock: host.xtables_lock(), place };
@@ -188,7 +175,7 @@ impl Manager {
         self.sh(script)?.run().map(drop)
     }
 
-    /// What its administrator does after a change: reload, or restart where there is no other way.
+    /// What its administrator does after a change.
     ///
     /// # Errors
     /// When it fails.
@@ -199,9 +186,7 @@ impl Manager {
                 self.start()
             }
             Kind::Firewalld | Kind::FirewalldIptables => {
-                self.sh(RELOAD)?.run()?;
-                let failed = self.sh("test -e /run/failed")?.output()?.status.success();
-                if failed { self.start() } else { Ok(()) }
+                self.sh("firewall-cmd --reload")?.run().map(drop)
             }
             Kind::Ufw => self.sh("ufw reload")?.run().map(drop),
         }

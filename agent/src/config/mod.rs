@@ -36,7 +36,7 @@ pub use pattern::InterfacePattern;
 pub use resolve::{Ignored, Resolution, Source, Sources, resolve, set_locally};
 pub use settings::{
     AllowAction, DataplaneSetting, DenyAction, HostAction, InsertMode, InvalidPolicy,
-    IptablesBackend, METADATA_SERVICE, NftablesMode, OPENSTACK_PREFIX, RKT_METADATA_PORT, Settings,
-    Wanted,
+    IptablesBackend, METADATA_SERVICE, NftablesDispatch, NftablesMode, OPENSTACK_PREFIX,
+    RKT_METADATA_PORT, Settings, Wanted,
 };
 pub use unsupported::{UNSUPPORTED, why_unsupported};

@@ -10,7 +10,7 @@ use super::kind::Kind;
 use super::pattern::HOST_INTERFACES;
 use super::settings::{
     AllowAction, DataplaneSetting, DenyAction, HostAction, InsertMode, InvalidPolicy,
-    IptablesBackend, NftablesMode, Settings,
+    IptablesBackend, NftablesDispatch, NftablesMode, Settings,
 };
 
 /// What a value that cannot be read leads to.
@@ -367,6 +367,28 @@ pub static PARAMS: &[Param] = &[
         none: Some("0"),
         on_bad: NextSource,
         doc: "Read our rules back and repair them this often. 0 = never.",
+    },
+    Param {
+        name: "NftablesRefreshInterval",
+        kind: Kind::Seconds(|s| &mut s.nftables_refresh),
+        default: "180",
+        none: Some("0"),
+        on_bad: NextSource,
+        doc: "The same where the dataplane is nftables. 0 = never.",
+    },
+    Param {
+        name: "NftablesDispatch",
+        kind: Kind::Choice(&[
+            ("Auto", |s| s.nftables_dispatch = NftablesDispatch::Auto),
+            ("Groups", |s| s.nftables_dispatch = NftablesDispatch::Groups),
+            ("Interfaces", |s| s.nftables_dispatch = NftablesDispatch::Interfaces),
+        ]),
+        default: "Auto",
+        none: Some("Auto"),
+        on_bad: NextSource,
+        doc: "How nftables finds the policy of a pod: by the group of its interface, which is ours \
+              then, or by its name, which costs more with each pod on old kernels. Auto: by group, \
+              unless interfaces of pods are in groups of somebody else. Felix has no such parameter.",
     },
     Param {
         name: "IptablesPostWriteCheckIntervalSecs",

@@ -74,6 +74,18 @@ pub enum DataplaneSetting {
     IptablesLegacy,
 }
 
+/// By what the class of a pod is found in nf_tables (`NftablesDispatch`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NftablesDispatch {
+    /// By the group of its interface, unless somebody else uses groups.
+    #[default]
+    Auto,
+    /// By the group of its interface, whoever else uses it.
+    Groups,
+    /// By the name of its interface.
+    Interfaces,
+}
+
 /// Whether a table of our own of nf_tables is used (`NFTablesMode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NftablesMode {
@@ -172,6 +184,10 @@ pub struct Settings {
     pub mark_mask: u32,
     /// `IptablesRefreshInterval`: read everything back this often. 180 s; zero = never.
     pub iptables_refresh: Duration,
+    /// `NftablesRefreshInterval`: the same of our table of nf_tables. 180 s; zero = never.
+    pub nftables_refresh: Duration,
+    /// `NftablesDispatch`. Auto.
+    pub nftables_dispatch: NftablesDispatch,
     /// `IptablesPostWriteCheckIntervalSecs`: read back this long after a write. 5 s.
     pub iptables_post_write_check: Duration,
     /// `IpsetsRefreshInterval`. 90 s; zero = never.
@@ -276,6 +292,8 @@ impl Default for Settings {
             filter_deny: DenyAction::Drop,
             mark_mask: 0xffff_0000,
             iptables_refresh: Duration::from_secs(180),
+            nftables_refresh: Duration::from_secs(180),
+            nftables_dispatch: NftablesDispatch::Auto,
             iptables_post_write_check: Duration::from_secs(5),
             ipsets_refresh: Duration::from_secs(90),
             max_ipset_size: 1_048_576,

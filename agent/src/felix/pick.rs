@@ -8,6 +8,7 @@ use super::iptables::probe::{self, Dataplane, ProbeError};
 use super::nftables::TABLE;
 use super::nftables::backend as native;
 use super::nftables::table::Table;
+use super::nftables::trial::lack;
 use crate::config::{IptablesBackend, Wanted};
 use crate::exec::Exec;
 use crate::telemetry::chain;
@@ -87,6 +88,9 @@ pub async fn pick(exec: &Exec, wanted: Wanted, try_it: bool) -> Result<Picked, P
     let backend = match wanted {
         Wanted::Nftables => {
             usable().map_err(PickError::Nftables)?;
+            if try_it && let Some(lack) = lack() {
+                return Err(PickError::Nftables(lack));
+            }
             let why = "the settings ask for it".to_owned();
             return Ok(Picked { abandoned: of_iptables(exec).await, pick: Pick::Nftables { why } });
         }

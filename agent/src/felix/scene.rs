@@ -37,6 +37,21 @@ pub struct Changed<'a> {
     pub uses: &'a BTreeSet<Subject>,
 }
 
+impl Changed<'_> {
+    /// True when this policy or profile is not what it was.
+    pub fn says_other(&self, subject: &Subject) -> bool {
+        let (own, hosts) = (self.diff, &self.diff.hosts);
+        match subject {
+            Subject::Policy(id) => {
+                own.policies.iter().chain(&hosts.policies).any(|(other, _)| other == id)
+            }
+            Subject::Profile(name) => {
+                own.profiles.iter().chain(&hosts.profiles).any(|(other, _)| other == name)
+            }
+        }
+    }
+}
+
 /// Where one scene follows the other: keeps what scenes are made of up to date.
 #[derive(Debug, Default)]
 pub struct Stage {

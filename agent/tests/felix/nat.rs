@@ -174,6 +174,19 @@ fn a_connection_does_not_outlive_the_way_it_came() {
             assert_eq!(seen(&b.netns, external, 80).as_deref(), Some(external), "b has it again");
         }
 
+        // It goes while no agent runs.
+        let _by_external = EXTERNAL.map(|to| open(to.parse().unwrap()));
+        let before = state.clone();
+        state = next(&state);
+        give(&mut state, &b, &[]);
+        host.restart();
+        host.apply(&state, Wake::Start);
+        for external in EXTERNAL {
+            assert_eq!(entries(&format!("dst={external} ")), 0, "{external} is nobody's");
+        }
+        state = DesiredState { generation: state.generation + 1, ..before };
+        host.apply(&state, Wake::Desired);
+
         // It goes with its endpoint, and nothing is left.
         state = next(&state);
         state.endpoints.remove(&id(&b));

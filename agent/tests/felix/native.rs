@@ -16,7 +16,7 @@ use crate::netns::sh;
 use crate::world::*;
 
 /// Two pods of a network of which nobody is let to port 81.
-fn world(host: &mut Host, flavour: Flavour) -> (Pod, Pod, DesiredState) {
+pub(crate) fn world(host: &mut Host, flavour: Flavour) -> (Pod, Pod, DesiredState) {
     let (a, b) = (host.pod(1), host.pod(2));
     b.serve(80);
     b.serve(81);
@@ -30,14 +30,14 @@ fn world(host: &mut Host, flavour: Flavour) -> (Pod, Pod, DesiredState) {
     (a, b, state)
 }
 
-fn decides(a: &Pod, b: &Pod) {
+pub(crate) fn decides(a: &Pod, b: &Pod) {
     for to in b.both() {
         assert!(a.reaches(to, 80) && !a.reaches(to, 81), "{to}");
     }
 }
 
 /// What the table holds: elements, which come in no order, sorted.
-fn table() -> Vec<String> {
+pub(crate) fn table() -> Vec<String> {
     let text = sh("nft -s list table inet calico 2> /dev/null || true");
     let mut chain = false;
     let (mut chains, mut rest) = (Vec::new(), BTreeSet::new());
@@ -56,7 +56,7 @@ fn table() -> Vec<String> {
 }
 
 /// The groups of the interfaces of pods that are in one.
-fn groups() -> BTreeMap<String, String> {
+pub(crate) fn groups() -> BTreeMap<String, String> {
     let text = sh("ip -o link");
     let lines = text.lines().filter_map(|line| {
         let (name, rest) = line.split_once(": ")?.1.split_once('@')?;

@@ -159,6 +159,61 @@ fn what_others_do_to_tables_is_noticed_and_repaired() {
     });
 }
 
+/// Legacy tables tell nobody; their tools' lock does.
+#[test]
+fn who_deletes_all_rules_is_noticed_at_once() {
+    each_flavour(|host, flavour| {
+        let mut world = Watched::new(host, flavour);
+        let whole = world.kernel();
+        let flush = world.script("T4 -F; T4 -X; T6 -F; T6 -X");
+        let mut took = Vec::new();
+        for _ in 0..5 {
+            sh(&flush);
+            let begin = Instant::now();
+            let mut touched = world.notice(LIMIT);
+            took.push(begin.elapsed());
+            while touched.tables.len() < 2 {
+                assert!(begin.elapsed() < LIMIT, "{touched:?}");
+                touched.merge(world.notice(LIMIT));
+            }
+            world.changes.touch(|all| all.merge(touched));
+            // Who deletes chains is let finish.
+            world.apply(Wake::Kernel);
+            assert_ne!(world.kernel(), whole);
+            world.host.sleep(Duration::from_millis(100));
+            world.apply(Wake::Timer);
+            assert_eq!(world.kernel(), whole);
+            // Not always at the same time of the second.
+            world.notice(Duration::from_millis(130));
+        }
+        // A machine that is busy with other things may keep us waiting once.
+        took.sort();
+        assert!(took[3] < Duration::from_millis(200), "{took:?}");
+    });
+}
+
+/// firewalld deletes everything more than once, and its tools wait for the same lock.
+#[test]
+fn who_deletes_all_rules_just_after_the_repair_is_noticed_too() {
+    each_flavour(|host, flavour| {
+        let mut world = Watched::new(host, flavour);
+        let flush = world.script("T4 -F; T4 -X");
+        sh(&flush);
+        let mut touched = world.notice(LIMIT);
+        assert!(touched.tables.contains(&Family::V4), "{touched:?}");
+        world.changes.touch(|all| all.merge(touched));
+        world.host.apply(&world.state, Wake::Kernel);
+        world.host.sleep(Duration::from_millis(100));
+        world.host.apply(&world.state, Wake::Timer);
+        // Before the watch has looked at what we wrote.
+        sh(&flush);
+        let begin = Instant::now();
+        touched = world.notice(LIMIT);
+        assert!(touched.tables.contains(&Family::V4), "{touched:?}");
+        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+    });
+}
+
 #[test]
 fn what_others_do_to_sets_and_parameters_is_noticed_and_repaired() {
     each_flavour(|host, flavour| {

@@ -1,8 +1,10 @@
 //! What the kernel refuses is named, and nothing of it is in force.
 
+use calico_agent::felix::counters::Counters;
 use calico_agent::felix::nftables::object::*;
 use calico_agent::felix::nftables::subject::Subject;
-use calico_agent::felix::nftables::table::WriteError;
+use calico_agent::felix::nftables::table::{Table, WriteError};
+use calico_agent::felix::nftables::trial;
 use calico_datastore::model::Family;
 
 use crate::support::{Kernel, base, chain, contents, drops, jump, rule, set};
@@ -69,6 +71,27 @@ fn assert_refused(changes: &[Change], subject: &Subject, words: &str) {
     // And the next thing is taken.
     kernel.write(&[Change::Add("s".into(), address(78))]).unwrap();
     assert!(kernel.list().contains("10.0.0.78"));
+}
+
+/// What a start asks the kernel, whose tables are in use.
+#[test]
+fn what_is_only_asked_leaves_nothing_and_says_what_is_refused() {
+    let kernel = Kernel::new();
+    kernel.netns.sh("nft add table inet theirs");
+    let all = || kernel.netns.sh("nft list ruleset");
+    let before = all();
+    let asked = || {
+        let mut table = Table::open("other", Counters::default()).unwrap();
+        let fine = small().as_changes();
+        assert!(table.rehearse(&fine).is_ok() && table.rehearse(&fine).is_ok());
+        let net = "192.0.2.1/32".parse().unwrap();
+        let many = vec![Match::Address { side: Side::Source, net, not: true }; 200];
+        let error = table.rehearse(&[put("a", vec![drops(vec![]), drops(many)])]).unwrap_err();
+        assert_eq!(error.subject(), Some(&Subject::Rule("a".into(), 2)), "{error}");
+        assert_eq!(trial::lack(), None);
+    };
+    kernel.netns.run(asked);
+    assert_eq!(all(), before);
 }
 
 #[test]

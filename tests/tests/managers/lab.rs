@@ -132,7 +132,7 @@ fn meet(cluster: &Cluster, manager: &Manager, case: Case) -> Result<()> {
 const COUNTED: u16 = 5999;
 
 /// What a reload may cost where it deletes our chains: they come back when the agent has noticed.
-const REPAIRED: Duration = Duration::from_secs(3);
+const REPAIRED: Duration = Duration::from_secs(1);
 
 /// Reloads it while everybody sends: new flows every time, so that policy is asked.
 fn reloaded(cluster: &Cluster, manager: &Manager, case: Case) -> Result<()> {

@@ -27,6 +27,8 @@ fn the_defaults_of_the_table_are_those_of_the_settings() {
         filter_deny: DenyAction::Reject,
         mark_mask: 1,
         iptables_refresh: std::time::Duration::MAX,
+        nftables_refresh: std::time::Duration::MAX,
+        nftables_dispatch: NftablesDispatch::Interfaces,
         iptables_post_write_check: std::time::Duration::MAX,
         ipsets_refresh: std::time::Duration::MAX,
         max_ipset_size: 1,

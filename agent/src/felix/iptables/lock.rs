@@ -7,11 +7,14 @@ use std::path::PathBuf;
 /// Where the tools keep it unless told otherwise (XTABLES_LOCKFILE).
 const DEFAULT: &str = "/run/xtables.lock";
 
+/// The file that it is about.
+pub(in crate::felix) fn path() -> PathBuf {
+    std::env::var_os("XTABLES_LOCKFILE").map_or_else(|| PathBuf::from(DEFAULT), PathBuf::from)
+}
+
 /// The program that holds the lock now: its name and number, as far as `/proc` tells.
 pub(super) fn holder() -> Option<String> {
-    let path =
-        std::env::var_os("XTABLES_LOCKFILE").map_or_else(|| PathBuf::from(DEFAULT), PathBuf::from);
-    let file = fs::metadata(path).ok()?;
+    let file = fs::metadata(path()).ok()?;
     let dev = file.dev();
     let device = (nix::sys::stat::major(dev), nix::sys::stat::minor(dev));
     let locks = fs::read_to_string("/proc/locks").ok()?;

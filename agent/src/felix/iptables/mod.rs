@@ -13,7 +13,7 @@ mod delta;
 pub mod driver;
 pub mod forwarded;
 pub mod hash;
-mod lock;
+pub(in crate::felix) mod lock;
 pub mod mac;
 pub mod marks;
 mod members;

@@ -50,6 +50,11 @@ impl<'t> Encoder<'t> {
         self.push(kind::NEW_TABLE, CREATE, Subject::Table, |w| w.be32(2, 0));
     }
 
+    /// The same, with hooks that no packet comes to (`NFT_TABLE_F_DORMANT`).
+    pub(super) fn make_dormant_table(&mut self) {
+        self.push(kind::NEW_TABLE, CREATE, Subject::Table, |w| w.be32(2, 1));
+    }
+
     /// The table goes with all that it holds.
     pub(super) fn drop_table(&mut self) {
         self.push(kind::DELETE_TABLE, 0, Subject::Table, |_| ());

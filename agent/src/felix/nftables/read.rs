@@ -71,6 +71,13 @@ impl Found {
         })
     }
 
+    /// How many chains, rules and elements there are.
+    pub(super) fn size(&self) -> usize {
+        let chains = self.chains.values().map(|chain| 1 + chain.rules.len());
+        let sets = self.sets.values().map(|set| 1 + set.elements.len() + set.strange.len());
+        chains.chain(sets).sum()
+    }
+
     /// The sets with their elements. Of chains only what is in [`Contents::chains`] by name: rules
     /// cannot be turned back, so every chain is empty there.
     pub fn contents(&self) -> Contents {

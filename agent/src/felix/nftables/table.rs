@@ -196,6 +196,30 @@ impl Table {
         Ok(written)
     }
 
+    /// Asks whether the kernel would take changes of a table that is not there: makes it, without hooks that any
+    /// packet comes to, and deletes it, in one transaction. Nobody ever sees it.
+    ///
+    /// # Errors
+    /// When the kernel refuses something.
+    pub fn rehearse(&mut self, changes: &[Change]) -> Result<(), WriteError> {
+        let nothing = Mirror::default();
+        let mut written = Written::default();
+        let mut sender = Sender {
+            table: &self.name,
+            channel: &mut self.channel,
+            counters: &self.counters,
+            written: &mut written,
+            exists: false,
+        };
+        let mut encoder = sender.encoder();
+        encoder.make_dormant_table();
+        plan(&nothing, changes).steps.iter().for_each(|step| encoder.step(step));
+        encoder.drop_table();
+        sender.send(&encoder.batch.finish(), &|_| None)?;
+        self.exists = false;
+        Ok(())
+    }
+
     /// Deletes the table with all that it holds; it may be gone already.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! What a kernel has to know for our table: each thing written by itself. For `check`, in a network
-//! namespace that is thrown away.
+//! namespace that is thrown away; at a start in transactions that leave nothing.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -48,6 +48,23 @@ pub fn trials() -> Vec<Trial> {
     out
 }
 
+/// What this kernel lacks of what everything needs, without touching what is there: the first such thing, and what
+/// the kernel says. Costs some milliseconds.
+pub fn lack() -> Option<String> {
+    first_lack(things().into_iter().filter(|(_, needed_for, _)| needed_for.is_none()))
+}
+
+fn first_lack(things: impl IntoIterator<Item = Thing>) -> Option<String> {
+    let mut table = match Table::open(TABLE, Counters::default()) {
+        Ok(table) => table,
+        Err(error) => return Some(chain(&error)),
+    };
+    things.into_iter().find_map(|(what, _, changes)| {
+        let error = table.rehearse(&changes).err()?;
+        Some(format!("this kernel does not take {what}: {}", chain(&error)))
+    })
+}
+
 fn try_one(changes: &[Change]) -> Result<(), String> {
     let mut table = Table::open(TABLE, Counters::default()).map_err(|error| chain(&error))?;
     let written = table.write(changes).map(drop).map_err(|error| chain(&error));
@@ -80,6 +97,7 @@ fn things() -> Vec<Thing> {
         Vec::new(),
     );
     dispatch.extend(set(SetKind::VerdictsByGroup, Some(Element::Group(GROUP, Verdict::Drop))));
+    let counted = SetSpec { kind: SetKind::InterfaceAddress(Family::V4), counters: true };
     let known = |name| Element::InterfaceAddress(name, address);
     let nets = |name| Element::InterfaceNet(name, Cidr::host(address));
     let masquerade = Statement::Snat { to: None, ports: None, random_fully: true };
@@ -103,6 +121,11 @@ fn things() -> Vec<Thing> {
         ),
         ("verdicts by group", None, dispatch),
         ("conntrack", None, forward(dropped(), vec![states])),
+        (
+            "sets that count",
+            Some("EndpointCounters"),
+            vec![Change::CreateSet(Name::from("set"), counted)],
+        ),
         (
             "masquerade",
             Some("natOutgoing"),

@@ -94,11 +94,11 @@ impl Backend {
 
     /// Puts right what others did since the last run, before anything new is done: where what should
     /// be there is known from `scene`, that of the last run, and from nothing else.
-    pub(super) fn look_back(&mut self, scene: &Scene<'_>, doubtful: &Touched, run: &mut Run) {
+    pub(super) async fn look_back(&mut self, scene: &Scene<'_>, doubtful: &Touched, run: &mut Run) {
         match self {
             // It finds out while it does what is new.
             Self::Iptables(_) => {}
-            Self::Nftables(nftables) => nftables.look_back(scene, doubtful, run),
+            Self::Nftables(nftables) => nftables.look_back(scene, doubtful, run).await,
         }
     }
 
@@ -107,7 +107,16 @@ impl Backend {
     pub(super) async fn run(&mut self, job: &Job<'_>, run: &mut Run) -> bool {
         match self {
             Self::Iptables(iptables) => iptables.run(job, run).await,
-            Self::Nftables(nftables) => nftables.run(job, run),
+            Self::Nftables(nftables) => nftables.run(job, run).await,
+        }
+    }
+
+    /// Somebody puts interfaces of pods into other groups again and again. True when the next run does
+    /// something about it.
+    pub(super) fn groups_are_fought_about(&mut self, interface: &str) -> bool {
+        match self {
+            Self::Iptables(_) => false,
+            Self::Nftables(nftables) => nftables.groups_are_fought_about(interface),
         }
     }
 

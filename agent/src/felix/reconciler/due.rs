@@ -8,7 +8,7 @@ use crate::felix::watch::{Kind, Touched};
 impl Felix {
     /// What the watch wants to be read back in this run. `all`: this run reads everything anyway.
     pub(super) fn told(&mut self, all: bool, now: Instant) -> Touched {
-        self.pace.note(self.changes.take());
+        self.pace.note(self.changes.take(), now);
         if all { self.pace.take_all() } else { self.pace.take(now) }
     }
 
@@ -35,7 +35,7 @@ impl Felix {
             if all || !self.pace.rests(kind, now) {
                 doubtful.merge(place);
             } else {
-                self.pace.note(place);
+                self.pace.note(place, now);
             }
         }
         doubtful

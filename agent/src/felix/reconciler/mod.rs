@@ -209,7 +209,7 @@ impl Reconciler for Felix {
         let mut run = Run::default();
         let writes = self.counters.writes();
         if let Some(before) = self.stage.state().filter(|_| !from_disk) {
-            backend.look_back(&self.stage.scene(before), &doubtful, &mut run);
+            backend.look_back(&self.stage.scene(before), &doubtful, &mut run).await;
         }
         if settings_differ && let Err(message) = self.set_up(&settings, &mut backend) {
             self.backend = Some((settings.wanted_dataplane(), backend));
@@ -267,12 +267,15 @@ impl Reconciler for Felix {
 
         let look = backend.next_look(now);
         let pace = self.keep_pace(&told, &mut run, now);
+        let fought = self.pace.fought(Kind::Groups, now).map(str::to_owned);
+        let yields = fought.is_some_and(|subject| backend.groups_are_fought_about(&subject));
         self.backend = Some((settings.wanted_dataplane(), backend));
         turn.wrote(
             self.counters.iptables_restores.get() > restores.0,
             self.counters.ipset_restores.get() > restores.1,
         );
-        let next = [look, pace, ask_again].into_iter().flatten().min();
+        let at_once = yields.then_some(now);
+        let next = [look, pace, ask_again, at_once].into_iter().flatten().min();
 
         // A try that failed as the one before is no news; a program that hangs would fill the journal.
         let in_vain = wake == Wake::Retry && !run.problems.is_empty();

@@ -5,17 +5,20 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
-/// One part in so many of a core goes into looking at one thing.
-const SHARE: u32 = 2000;
 /// However cheap a look is.
 pub(super) const OFTEN: Duration = Duration::from_millis(900);
 /// However dear it is.
 const SELDOM: Duration = Duration::from_secs(30);
 
+/// One part in so many of a core goes into looking when there is a reason to.
+const REASON: u32 = 100;
+
 /// When the next look is due.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Budget {
     due: Option<Instant>,
+    /// When there is a reason.
+    soon: Option<Instant>,
 }
 
 impl Budget {
@@ -24,9 +27,15 @@ impl Budget {
         self.due.is_none_or(|due| due <= now)
     }
 
-    /// A look at `now` cost so much.
-    pub(super) fn spent(&mut self, cost: Duration, now: Instant) {
-        self.due = Some(now + (cost * SHARE).clamp(OFTEN, SELDOM));
+    /// True when it is time to look again and there is a reason to.
+    pub(super) fn is_worth_it(&self, now: Instant) -> bool {
+        self.soon.is_none_or(|due| due <= now)
+    }
+
+    /// A look at `now` cost so much. One part in `share` of a core goes into such looks.
+    pub(super) fn spent(&mut self, cost: Duration, share: u32, now: Instant) {
+        self.due = Some(now + (cost * share).clamp(OFTEN, SELDOM));
+        self.soon = Some(now + cost * REASON);
     }
 }
 
@@ -46,9 +55,12 @@ mod tests {
         for (cost, after) in [(1, OFTEN), (1_000, Duration::from_secs(2)), (90_000, SELDOM)] {
             let mut budget = Budget::default();
             assert!(budget.is_due(now));
-            budget.spent(Duration::from_micros(cost), now);
+            budget.spent(Duration::from_micros(cost), 2000, now);
             assert!(!budget.is_due(now + after - Duration::from_millis(1)));
             assert!(budget.is_due(now + after));
+            let soon = Duration::from_micros(cost * 100);
+            let before = soon.checked_sub(Duration::from_micros(1)).unwrap();
+            assert!(!budget.is_worth_it(now + before) && budget.is_worth_it(now + soon));
         }
     }
 }

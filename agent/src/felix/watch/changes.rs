@@ -41,6 +41,8 @@ pub struct Touched {
     pub sysctls: BTreeSet<InterfaceName>,
     /// Forwarding as a whole.
     pub forwarding: bool,
+    /// Somebody deleted whole chains or tables of ours: of iptables.
+    pub torn: bool,
     /// Who changed the tables last, where the kernel tells: `nft (process 4711)`.
     pub by: Option<String>,
 }
@@ -59,6 +61,7 @@ impl Touched {
         self.sets.extend(other.sets);
         self.sysctls.extend(other.sysctls);
         self.forwarding |= other.forwarding;
+        self.torn |= other.torn;
         self.by = other.by.or(self.by.take());
     }
 }

@@ -7,7 +7,7 @@ use calico_datastore::model::Family;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::legacy::{Legacy, present};
+use super::legacy::{Legacy, Why, present};
 use super::nft::msg;
 use super::socket::{Events, Overrun};
 use crate::felix::iptables::names::owns_chain;
@@ -84,7 +84,7 @@ impl Foreign {
             let tables = present(family).unwrap_or_default();
             changed |= tables != *seen;
             *seen = tables;
-            changed |= legacy.poll(now, false);
+            changed |= legacy.poll(now, Why::Clock);
         }
         changed
     }

@@ -1,4 +1,5 @@
-//! Legacy tables tell nobody when they change: a digest of what concerns us is compared each second.
+//! Legacy tables tell nobody when they change: a digest of what concerns us is compared each second, and their
+//! sizes whenever somebody gave back the tools' lock.
 //!
 //! The digest is over the rules of our chains and of the kernel's own, without counters. A rule
 //! that somebody modified is noticed although the table is as large as before; what others do in
@@ -17,6 +18,7 @@ use tracing::debug;
 use super::budget::{Budget, cpu_time};
 use super::nft::concerns;
 use super::sockopt::{Info, Xtables};
+use crate::felix::iptables::names::owns_chain;
 use crate::felix::iptables::save::Table;
 
 /// Where the fields of an entry are: `struct ipt_entry`, `struct ip6t_entry`.
@@ -41,6 +43,8 @@ impl Layout {
     }
 }
 
+/// One part in so many of a core goes into reading one table. There are eight, which two look at.
+const SHARE: u32 = 16_000;
 /// `struct xt_entry_target` before its data: size, name, revision.
 const TARGET: usize = 32;
 /// The kernel's chains, by hook.
@@ -64,6 +68,16 @@ impl Entry<'_> {
     /// Begins a chain: its name.
     fn chain(&self) -> Option<&str> {
         (self.target == b"ERROR").then(|| name(self.data))
+    }
+
+    /// Is what the kernel puts behind the last rule of a chain: it returns, whatever the packet is.
+    fn ends_chain(&self) -> bool {
+        const RETURN: i32 = -5;
+        let verdict = self.data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
+        self.target.is_empty()
+            && verdict == Some(RETURN)
+            && self.matches.is_empty()
+            && self.conditions.iter().all(|byte| *byte == 0)
     }
 
     /// Where it jumps to, if anywhere.
@@ -138,13 +152,22 @@ impl Hasher for Mix {
     }
 }
 
-/// The digest of a table. Equal for equal rules in the chains that concern us, wherever they lie.
+/// What a table holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Digest {
+    /// Equal for equal rules in the chains that concern us, wherever they lie.
+    sum: u64,
+    /// Chains of ours have rules.
+    ours: bool,
+}
+
+/// The digest of a table.
 fn digest(
     bytes: &[u8],
     hooks: &[Option<u32>; 5],
     family: Family,
     concerns: fn(&str) -> bool,
-) -> u64 {
+) -> Digest {
     let layout = Layout::of(family);
     let begins: BTreeMap<usize, &str> = hooks
         .iter()
@@ -159,6 +182,7 @@ fn digest(
         })
         .collect();
     let mut sum = 0_u64;
+    let (mut ours, mut own) = (false, false);
     let mut current: Option<Mix> = None;
     let mut finish = |chain: Option<Mix>| {
         sum = sum.wrapping_add(chain.map_or(0, |hasher| hasher.finish()));
@@ -166,6 +190,7 @@ fn digest(
     for entry in entries(bytes, layout) {
         if let Some(chain) = begins.get(&entry.at).copied().or_else(|| entry.chain()) {
             finish(current.take());
+            own = owns_chain(chain);
             current = concerns(chain).then(|| {
                 let mut hasher = Mix::new();
                 chain.hash(&mut hasher);
@@ -175,6 +200,8 @@ fn digest(
                 continue;
             }
         }
+        // Every chain ends in a rule of the kernel's own that returns, with nothing else in it.
+        ours |= own && !entry.ends_chain();
         let Some(hasher) = &mut current else { continue };
         hasher.write(entry.conditions);
         hasher.write(entry.matches);
@@ -187,14 +214,27 @@ fn digest(
         }
     }
     finish(current);
-    sum
+    Digest { sum, ours }
+}
+
+/// Why tables are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It is time: tables that are as large as before are put off.
+    Clock,
+    /// Somebody may have written them.
+    Unlocked,
+    /// The reconciler has: nothing is put off.
+    Wrote,
 }
 
 /// What was last seen of a table.
 #[derive(Debug, Default)]
 struct Seen {
     info: Option<Info>,
-    digest: Option<u64>,
+    digest: Option<Digest>,
+    /// At some time it held rules of ours.
+    held_ours: bool,
     /// When its entries are due.
     budget: Budget,
 }
@@ -207,6 +247,8 @@ pub(super) struct Legacy {
     concerns: fn(&str) -> bool,
     socket: Option<Xtables>,
     seen: BTreeMap<Table, Seen>,
+    /// A table that held rules of ours held none at the last look.
+    bare: bool,
 }
 
 impl Legacy {
@@ -217,14 +259,20 @@ impl Legacy {
 
     /// Of the chains with such names.
     pub(super) fn of(family: Family, concerns: fn(&str) -> bool) -> Self {
-        Self { family, concerns, socket: None, seen: BTreeMap::new() }
+        Self { family, concerns, socket: None, seen: BTreeMap::new(), bare: false }
+    }
+
+    /// True when all rules of ours were gone from a table at the last look that read it. Nobody who keeps rules there
+    /// leaves it so, so whoever wrote it last was somebody else.
+    pub(super) fn is_bare(&self) -> bool {
+        self.bare
     }
 
     /// Looks at the tables that are there. True when one is not as it was when last seen, or is gone;
-    /// what is seen for the first time is no change. With `all` nothing is put off.
-    pub(super) fn poll(&mut self, now: Instant, all: bool) -> bool {
+    /// what is seen for the first time is no change.
+    pub(super) fn poll(&mut self, now: Instant, why: Why) -> bool {
         let mut changed = false;
-        if let Err(error) = self.look(now, all, &mut changed) {
+        if let Err(error) = self.look(now, why, &mut changed) {
             debug!(family = %self.family, %error, "cannot look at the legacy tables");
             self.socket = None;
         }
@@ -232,7 +280,7 @@ impl Legacy {
     }
 
     /// Sets `changed` when something has; that counts although another table cannot be looked at.
-    fn look(&mut self, now: Instant, all: bool, changed: &mut bool) -> io::Result<()> {
+    fn look(&mut self, now: Instant, why: Why, changed: &mut bool) -> io::Result<()> {
         let present = present(self.family)?;
         self.seen.retain(|table, _| {
             *changed |= !present.contains(table);
@@ -248,7 +296,12 @@ impl Legacy {
             let fresh = !self.seen.contains_key(&table);
             let seen = self.seen.entry(table).or_default();
             let same = seen.info.as_ref() == Some(&info);
-            if same && !all && !seen.budget.is_due(now) {
+            let due = match why {
+                Why::Clock => seen.budget.is_due(now),
+                Why::Unlocked => seen.budget.is_worth_it(now),
+                Why::Wrote => true,
+            };
+            if same && !due {
                 continue;
             }
             let digest = match socket.entries(table.name(), &info) {
@@ -258,9 +311,12 @@ impl Legacy {
                 Err(error) => return Err(error),
             };
             *changed |= !fresh && seen.digest != Some(digest);
+            seen.held_ours |= digest.ours;
             (seen.info, seen.digest) = (Some(info), Some(digest));
-            seen.budget.spent(cpu_time().saturating_sub(begin), now);
+            seen.budget.spent(cpu_time().saturating_sub(begin), SHARE, now);
         }
+        let bare = |seen: &Seen| seen.held_ours && seen.digest.is_some_and(|digest| !digest.ours);
+        self.bare = self.seen.values().any(bare);
         Ok(())
     }
 }

@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | nf_tables | the kernel tells each transaction (`nft`) | at once |
 //! | groups of interfaces | the kernel tells each change (`groups`) | at once |
-//! | legacy tables | `getsockopt(2)` and a digest (`legacy`) | 1 s; 2 s for thousands of rules |
+//! | legacy tables | somebody gives back the tools' lock (`lock`): `getsockopt(2)` and a digest (`legacy`) | at once |
+//! | the same, written without that lock | their sizes, and the digest | 1 s; 16 s for thousands of rules |
 //! | address sets | their heads, and the members of small ones (`sets`) | 1 s; 2 s |
 //! | parameters | the kernel tells of some; the others in turn (`sysctls`) | 2 s up to 64 pods |
 //!
@@ -19,6 +20,7 @@ mod changes;
 mod foreign;
 mod groups;
 mod legacy;
+mod lock;
 mod nft;
 mod pace;
 mod sets;
@@ -38,7 +40,8 @@ pub use pace::{GROUP, Kind, Pace, TABLE};
 pub(super) use socket::{Answer, Dialogue};
 
 use self::groups::Groups;
-use self::legacy::Legacy;
+use self::legacy::{Legacy, Why};
+use self::lock::Lock;
 use self::nft::Nft;
 use self::sets::Sets;
 use self::sysctls::Parameters;
@@ -49,6 +52,8 @@ use crate::status::systemd::Heartbeat;
 
 /// How often what has to be polled is.
 const TICK: Duration = Duration::from_secs(1);
+/// How soon the tables are looked at again that the reconciler was at work on.
+const SOON: Duration = Duration::from_millis(10);
 /// A first look after an own write should come at once. If it comes later than this, the
 /// reconciler may have read the same place in between, and somebody may have written it after that.
 const PROMPT: Duration = Duration::from_millis(500);
@@ -61,6 +66,10 @@ pub struct Watch {
     nft: Option<Nft>,
     groups: Option<Groups>,
     legacy: [Legacy; 2],
+    /// The lock of the tools that write legacy tables.
+    lock: Option<Lock>,
+    /// It was given back, and nobody has looked since.
+    unlocked: bool,
     sets: Sets,
     parameters: Parameters,
     tick: Instant,
@@ -77,6 +86,8 @@ impl Watch {
             nft: None,
             groups: None,
             legacy: Family::ALL.map(Legacy::new),
+            lock: None,
+            unlocked: false,
             sets: Sets::default(),
             parameters: Parameters::open(felix.sysctls()),
             tick: Instant::now(),
@@ -103,14 +114,28 @@ impl Watch {
                     None => std::future::pending().await,
                 }
             };
+            let lock = async {
+                match &mut self.lock {
+                    Some(lock) => lock.closed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let again = if self.unlocked { Instant::now() + SOON } else { self.tick };
             tokio::select! {
                 // All are cancel-safe: what came stays in its socket, a notice is kept, an
                 // unanswered token stays in its channel.
                 () = nft => {}
                 () = groups => {}
+                closed = lock => {
+                    self.unlocked = true;
+                    if let Err(error) = closed {
+                        debug!(%error, "the lock of legacy tables is another file");
+                        self.lock = None;
+                    }
+                }
                 () = self.parameters.ready() => {}
                 () = self.changes.news() => {}
-                () = sleep_until(self.tick) => {}
+                () = sleep_until(again.min(self.tick)) => {}
                 () = heartbeat.beat() => {}
             }
         }
@@ -143,11 +168,15 @@ impl Watch {
         if rules == Some(Rules::Iptables(Flavour::Legacy)) {
             self.nft = None;
             self.changes.set_hears(false);
-        } else if let Some(rules) = rules.filter(|_| self.nft.is_none()) {
-            self.listen();
-            if self.nft.is_some() {
-                // What happened before is not known.
-                self.changes.touch(|touched| touched.merge(everything(rules)));
+            self.lock = self.lock.take().or_else(Lock::open);
+        } else {
+            (self.lock, self.unlocked) = (None, false);
+            if let Some(rules) = rules.filter(|_| self.nft.is_none()) {
+                self.listen();
+                if self.nft.is_some() {
+                    // What happened before is not known.
+                    self.changes.touch(|touched| touched.merge(everything(rules)));
+                }
             }
         }
         self.hear_nft(rules);
@@ -162,7 +191,10 @@ impl Watch {
                 // places of an earlier run it has no more to do with.
                 match rules {
                     Some(Rules::Iptables(_)) => touched.table = false,
-                    Some(Rules::Nftables) => touched.tables.clear(),
+                    Some(Rules::Nftables) => {
+                        touched.tables.clear();
+                        touched.torn = false;
+                    }
                     None => return,
                 }
                 if touched.table || !touched.tables.is_empty() {
@@ -237,13 +269,21 @@ impl Watch {
         let mut touched = Touched::default();
         let Some(Rules::Iptables(flavour)) = self.changes.rules() else { return touched };
         let wrote = self.changes.take_wrote_tables();
-        if flavour == Flavour::Legacy && (tick || wrote.is_some()) {
+        let unlocked = std::mem::take(&mut self.unlocked);
+        if flavour == Flavour::Legacy && (tick || unlocked || wrote.is_some()) {
+            let why = match (wrote, unlocked) {
+                (Some(_), _) => Why::Wrote,
+                (None, true) => Why::Unlocked,
+                (None, false) => Why::Clock,
+            };
             for (family, legacy) in Family::ALL.into_iter().zip(&mut self.legacy) {
-                let changed = legacy.poll(now, wrote.is_some());
-                // A look that is late may have seen for the first time what somebody wrote meanwhile.
-                let late = wrote.is_some() && !is_own(wrote, now);
-                if late || (changed && wrote.is_none()) {
+                let changed = legacy.poll(now, why);
+                // A look that is late may have seen for the first time what somebody wrote meanwhile. And who
+                // waited for the lock while we wrote had it next.
+                let theirs = wrote.is_some() && (!is_own(wrote, now) || legacy.is_bare());
+                if theirs || (changed && wrote.is_none()) {
                     touched.tables.insert(family);
+                    touched.torn |= legacy.is_bare();
                 }
             }
         }

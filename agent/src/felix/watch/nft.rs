@@ -83,6 +83,8 @@ pub(super) struct Decoder {
     families: BTreeSet<Family>,
     /// It touched our own table.
     table: bool,
+    /// It deleted chains of ours in tables of iptables, or such a table.
+    torn: bool,
 }
 
 impl Decoder {
@@ -106,10 +108,10 @@ impl Decoder {
                         port: header.port,
                         name: name(GEN_NAME).unwrap_or("somebody").to_owned(),
                     };
-                    let Self { families: tables, table } = std::mem::take(self);
+                    let Self { families: tables, table, torn } = std::mem::take(self);
                     if (table || !tables.is_empty()) && !own(&author) {
                         let by = author.describe();
-                        touched.merge(Touched { tables, table, by, ..Touched::default() });
+                        touched.merge(Touched { tables, table, torn, by, ..Touched::default() });
                     }
                     continue;
                 }
@@ -129,6 +131,11 @@ impl Decoder {
             let ours = |table: &str| Table::ALL.iter().any(|one| one.name() == table);
             if concerned && name(TABLE).is_some_and(ours) {
                 self.families.insert(family);
+                self.torn |= match header.kind {
+                    msg::DEL_TABLE => true,
+                    msg::DEL_CHAIN => name(CHAIN_NAME).is_some_and(owns_chain),
+                    _ => false,
+                };
             }
         }
     }
@@ -220,9 +227,16 @@ mod tests {
         let touched = read(&[rule(IPV4, b"filter\0", b"cali-FORWARD\0"), generation(7)]);
         assert_eq!(touched.tables, BTreeSet::from([Family::V4]));
         assert_eq!(touched.by.as_deref(), Some("nft (process 7)"));
+        assert!(!touched.torn);
         let table = request(msg::DEL_TABLE, 0, &IPV6, &[(TABLE, b"raw\0")]);
         let touched = read(&[[table, generation(7)].concat()]);
         assert_eq!(touched.tables, BTreeSet::from([Family::V6]));
+        assert!(touched.torn);
+        for (chain, torn) in [(&b"cali-FORWARD\0"[..], true), (b"FORWARD\0", false)] {
+            let names = [(TABLE, &b"filter\0"[..]), (CHAIN_NAME, chain)];
+            let gone = request(msg::DEL_CHAIN, 0, &IPV4, &names);
+            assert_eq!(read(&[gone, generation(7)]).torn, torn);
+        }
         let jump = rule(IPV4, b"nat\0", b"POSTROUTING\0");
         assert!(!read(&[jump, generation(7)]).is_empty());
     }

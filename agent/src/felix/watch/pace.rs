@@ -1,8 +1,13 @@
 //! When what was touched is read back: at once, unless somebody touches it all the time.
 //!
-//! * A look that found nothing is followed by a rest: of one second, and where that happens again
-//!   and again of up to a hundred times as long as the look took, but ten seconds. Who writes our
-//!   tables all day without hurting us costs about a hundredth of a core at most.
+//! * A look that found nothing is followed by a rest: of five times as long as it took, doubled where
+//!   that happens again and again, up to a hundred times, but ten seconds. Who writes our tables all
+//!   day without hurting us costs about a hundredth of a core at most. The first rests are short because
+//!   who deletes all of ours (firewalld, when it starts) writes many times, and a look may well fall
+//!   between two of them: what it does then must not wait.
+//! * Who deletes all of ours does so table by table and family by family, and its tools fail when somebody
+//!   writes in between (firewalld then gives up, or drops everything). So we wait until they have been
+//!   silent for a moment, but not for long.
 //! * A fight, somebody who changes the same thing again each time that it has been repaired, is
 //!   answered ever more slowly, up to half a minute, and told. It is over when they leave it alone.
 //!
@@ -27,10 +32,16 @@ const SOON: Duration = Duration::from_secs(5);
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A fight is over when nothing was changed for so long beyond its wait.
 const CALM: Duration = Duration::from_secs(10);
-/// The rest after a look that found nothing, doubled with each further one, and the longest.
+/// The rest after a look that found nothing, at least and at most; doubled with each further one.
+const FIRST_REST: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How much longer than the look that rest is.
+const FIRST_REST_FACTOR: u32 = 5;
+/// The bounds of the longest of those rests.
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-/// How much longer than the look such a rest is at most.
+/// How much longer than the look it is.
 const REST_FACTOR: u32 = 100;
+/// How long who deleted chains of ours has to be silent, and how long is waited for that at most.
+const SILENCE: (Duration, Duration) = (Duration::from_millis(75), Duration::from_millis(500));
 /// After so long without a look the first rest is a short one again.
 const QUIET: Duration = Duration::from_secs(20);
 
@@ -121,13 +132,21 @@ struct State {
 #[derive(Debug, Default)]
 pub struct Pace {
     pending: Touched,
+    /// Since when somebody deletes chains of ours, and until when is waited.
+    torn: Option<(Instant, Instant)>,
     kinds: BTreeMap<Kind, State>,
 }
 
 impl Pace {
     /// Something was touched.
-    pub fn note(&mut self, touched: Touched) {
-        self.pending.merge(touched);
+    pub fn note(&mut self, touched: Touched, now: Instant) {
+        if touched.torn {
+            // It goes on as long as nobody has looked since.
+            let since = self.torn.filter(|_| !self.pending.tables.is_empty());
+            let since = since.map_or(now, |(since, _)| since);
+            self.torn = Some((since, (now + SILENCE.0).min(since + SILENCE.1)));
+        }
+        self.pending.merge(Touched { torn: false, ..touched });
     }
 
     /// True when nothing of a kind is read back now unless it has to be.
@@ -136,7 +155,9 @@ impl Pace {
     }
 
     fn rest(&self, kind: Kind) -> Option<Instant> {
-        self.kinds.get(&kind).and_then(|state| state.rest)
+        let torn = self.torn.filter(|_| matches!(kind, Kind::Tables(_)));
+        let rest = self.kinds.get(&kind).and_then(|state| state.rest);
+        rest.max(torn.map(|(_, until)| until))
     }
 
     fn is_pending(&self, kind: Kind) -> bool {
@@ -194,7 +215,8 @@ impl Pace {
                 state.vain = 0;
             }
             let longest = (took * REST_FACTOR).clamp(REST.0, REST.1);
-            state.rest = Some(now + (REST.0 * (1 << state.vain.min(8))).min(longest));
+            let first = (took * FIRST_REST_FACTOR).clamp(FIRST_REST.0, FIRST_REST.1);
+            state.rest = Some(now + (first * (1 << state.vain.min(8))).min(longest));
             state.vain = state.vain.saturating_add(1);
         }
         for state in self.kinds.values_mut() {
@@ -248,6 +270,11 @@ impl Pace {
         all.filter(move |(_, _, fight)| !fight.wait.is_zero() && now < fight.end())
     }
 
+    /// What somebody fights about, when that is of this kind: the first of it.
+    pub fn fought(&self, kind: Kind, now: Instant) -> Option<&str> {
+        self.fights(now).find(|(of, ..)| *of == kind).map(|(_, subject, _)| subject.as_str())
+    }
+
     /// One problem for each kind that is fought about.
     pub fn problems(&self, now: Instant) -> Vec<Problem> {
         let mut worst: BTreeMap<Kind, (usize, &String, &Fight)> = BTreeMap::new();
@@ -299,7 +326,7 @@ mod tests {
         let mut now = start;
         let mut at = Vec::new();
         while at.len() < repairs {
-            pace.note(touched());
+            pace.note(touched(), now);
             let taken = pace.take(now);
             if taken.is_empty() || taken.tables.is_empty() {
                 now = pace.next(now).unwrap();
@@ -325,13 +352,14 @@ mod tests {
         assert!(said.contains("at least 8 times so far, first by nft (process 7)"), "{said}");
         assert!(said.contains("every 30 s at most"), "{said}");
         // What has nothing to do with it is repaired at once.
-        pace.note(Touched { sets: BTreeSet::from(["cali40x".to_owned()]), ..touched() });
+        let sets = BTreeSet::from(["cali40x".to_owned()]);
+        pace.note(Touched { sets, ..touched() }, now);
         let taken = pace.take(now);
         assert!(!taken.sets.is_empty() && taken.tables.is_empty());
         // It is over by itself.
         let later = now + Duration::from_secs(45);
         assert!(pace.problems(later).is_empty());
-        pace.note(touched());
+        pace.note(touched(), later);
         assert!(!pace.take(later).tables.is_empty());
         pace.looked(&touched(), &[drift("IPv4 filter chain cali-FORWARD")], TOOK, later);
         assert!(pace.problems(later).is_empty() && !pace.rests(Kind::Tables(Family::V4), later));
@@ -341,7 +369,7 @@ mod tests {
     async fn different_things_one_after_the_other_are_no_fight() {
         let (mut pace, mut now) = (Pace::default(), Instant::now());
         for n in 0..20 {
-            pace.note(touched());
+            pace.note(touched(), now);
             let taken = pace.take(now);
             assert!(!taken.tables.is_empty(), "{n}");
             pace.looked(&taken, &[drift(&format!("IPv4 filter chain {n}"))], TOOK, now);
@@ -352,24 +380,84 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_touches_without_changing_is_read_ever_less_often() {
-        for (took, expected) in
-            [(20, [0, 1, 3, 5, 7]), (1, [0, 1, 2, 3, 4]), (500, [0, 1, 3, 7, 15])]
-        {
+        for (took, expected) in [
+            (20, [0, 100, 300, 700, 1500, 3100, 5100, 7100]),
+            (1, [0, 50, 150, 350, 750, 1550, 2550, 3550]),
+            (500, [0, 1000, 3000, 7000, 15_000, 25_000, 35_000, 45_000]),
+        ] {
             let (mut pace, start) = (Pace::default(), Instant::now());
             let mut now = start;
             let mut at = Vec::new();
             while at.len() < expected.len() {
-                pace.note(touched());
+                pace.note(touched(), now);
                 let taken = pace.take(now);
                 if taken.tables.is_empty() {
                     now = pace.next(now).unwrap();
                     continue;
                 }
-                at.push((now - start).as_secs());
+                at.push((now - start).as_millis());
                 pace.looked(&taken, &[], Duration::from_millis(took), now);
             }
             assert_eq!(at, expected, "{took} ms");
             assert!(!pace.rests(Kind::Tables(Family::V6), now));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_deletes_our_chains_is_let_finish_but_not_for_ever() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let torn = || Touched { torn: true, ..touched() };
+        // Four tables, one after the other.
+        let mut now = start;
+        for _ in 0..4 {
+            pace.note(torn(), now);
+            assert!(pace.take(now).tables.is_empty());
+            assert_eq!(pace.next(now), Some(now + SILENCE.0));
+            now += Duration::from_millis(10);
+        }
+        now = pace.next(now).unwrap();
+        assert_eq!(now - start, Duration::from_millis(30 + 75));
+        // What else there is does not wait.
+        let sets = BTreeSet::from(["cali40x".to_owned()]);
+        pace.note(Touched { sets, ..Touched::default() }, start);
+        assert!(!pace.take(start).sets.is_empty());
+        let taken = pace.take(now);
+        assert!(!taken.tables.is_empty() && !taken.torn);
+        pace.looked(&taken, &[drift("IPv4 filter chain cali-FORWARD")], TOOK, now);
+        // It goes on for ever.
+        let begin = now;
+        loop {
+            pace.note(torn(), now);
+            if !pace.take(now).tables.is_empty() {
+                break;
+            }
+            now += Duration::from_millis(20);
+        }
+        assert_eq!(now - begin, SILENCE.1);
+        // A rule that is gone is put right at once.
+        now += Duration::from_millis(1);
+        pace.note(touched(), now);
+        assert!(!pace.take(now).tables.is_empty());
+    }
+
+    /// firewalld deletes our chains several times when it starts, and writes a lot in between.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_deleted_again_just_after_a_look_is_put_right_soon() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        for n in 0..4 {
+            pace.note(touched(), now);
+            let found = drift(&format!("IPv4 filter chain {n}"));
+            let taken = pace.take(now);
+            pace.looked(&taken, &[found], TOOK, now);
+            // What we heard of was over when we looked.
+            pace.note(touched(), now);
+            let taken = pace.take(now);
+            assert!(!taken.tables.is_empty());
+            pace.looked(&taken, &[], TOOK, now);
+            pace.note(touched(), now);
+            let next = pace.next(now).unwrap();
+            assert!(next - now <= Duration::from_millis(100), "{n}: {:?}", next - now);
+            now = next;
         }
     }
 

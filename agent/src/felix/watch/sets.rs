@@ -20,6 +20,8 @@ use crate::felix::ipset::wire::{Link, attr, behind_head, head, member};
 use crate::felix::iptables::names::owns_set;
 use crate::netlink::{attribute, attributes, be32, text};
 
+/// One part in so many of a core goes into looking at heads, and one into members.
+const SHARE: u32 = 2000;
 /// Sets of up to so many members are compared member by member.
 const SMALL: u32 = 4096;
 
@@ -107,7 +109,7 @@ impl Sets {
             }
         })?;
         let spent = cpu_time();
-        self.heads.spent(spent.saturating_sub(begin), now);
+        self.heads.spent(spent.saturating_sub(begin), SHARE, now);
         self.odd = !self.odd;
         let deep = all || (self.odd && self.members.is_due(now));
         let before = self.seen.take();
@@ -138,7 +140,7 @@ impl Sets {
         changed.extend(gone.map(|(name, _)| name.clone()));
         self.seen = Some(seen);
         if deep {
-            self.members.spent(cpu_time().saturating_sub(spent), now);
+            self.members.spent(cpu_time().saturating_sub(spent), SHARE, now);
         }
         Ok(changed)
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use calico_datastore::model::{Family, InterfaceName};
 
+use super::moved::moved;
 use super::places::{self, Move};
 use super::write::BringError;
 use super::{Nftables, SUBJECT, Sockets};
@@ -14,8 +15,6 @@ use crate::felix::nftables::groups::Grouped;
 use crate::felix::nftables::object::{BaseKind, Chain, Change, Element, Statement};
 use crate::felix::nftables::read::Found;
 use crate::felix::nftables::render::Steps;
-use crate::felix::nftables::render::groups::is_ours;
-use crate::felix::nftables::table::Table;
 use crate::felix::reconciler::{Job, Run};
 use crate::felix::scene::Scene;
 use crate::felix::watch::Touched;
@@ -24,7 +23,7 @@ use crate::telemetry::chain;
 impl Nftables {
     /// Puts right what others did since the last run, and says it, before anything new is done: what
     /// should be there is what the last run left.
-    pub(in crate::felix) fn look_back(
+    pub(in crate::felix) async fn look_back(
         &mut self,
         scene: &Scene<'_>,
         doubtful: &Touched,
@@ -33,13 +32,13 @@ impl Nftables {
         if !self.sure || (!doubtful.table && doubtful.groups.is_empty()) {
             return;
         }
-        if let Err(error) = self.put_right(scene, doubtful, run) {
+        if let Err(error) = self.put_right(scene, doubtful, run).await {
             self.sure = false;
             run.fail(SUBJECT, chain(&error));
         }
     }
 
-    fn put_right(
+    async fn put_right(
         &mut self,
         scene: &Scene<'_>,
         doubtful: &Touched,
@@ -51,10 +50,10 @@ impl Nftables {
         let mut steps = Steps::default();
         if doubtful.table {
             self.counters.nftables_reads.count(1);
-            let found = sockets.table.read().map_err(BringError::Read)?;
+            let found = sockets.read().await.map_err(BringError::Read)?;
             self.open_shut(scene);
             let Difference { mut drift, now, after } =
-                differs(&mut sockets.table, found.as_ref(), &self.renderer.all(scene));
+                differs(&mut sockets, found.as_ref(), &self.renderer.all(scene));
             steps = Steps { now, after };
             if scene.state.origin.is_stored() {
                 only_give(&mut steps);
@@ -63,7 +62,7 @@ impl Nftables {
             run.drift.extend(drift);
         }
         let moves = self.moves(&links, scene);
-        self.carry_out(steps, moves, &mut sockets, scene)?;
+        self.carry_out(steps, moves, &mut sockets, scene).await?;
         self.sockets = Some(sockets);
         Ok(())
     }
@@ -80,11 +79,12 @@ impl Nftables {
     /// In which groups interfaces have to be that are not.
     fn moves(&self, links: &BTreeMap<InterfaceName, Grouped>, scene: &Scene<'_>) -> Vec<Move> {
         let only_give = scene.state.origin.is_stored();
-        places::all(links, scene, |class| self.renderer.group_of(class), is_ours, only_give)
+        let group_of = |class: &_| self.renderer.group_of(class);
+        places::all(links, scene, group_of, self.renderer.uses_groups(), only_give)
     }
 
     /// Reads what is there, whoever made it, and makes it what should be.
-    pub(super) fn bring_all(
+    pub(super) async fn bring_all(
         &mut self,
         sockets: &mut Sockets,
         job: &Job<'_>,
@@ -94,8 +94,12 @@ impl Nftables {
         self.sure = false;
         self.open_shut(scene);
         self.counters.nftables_reads.count(1);
-        let found = sockets.table.read().map_err(BringError::Read)?;
+        let found = sockets.read().await.map_err(BringError::Read)?;
         let links = sockets.groups.read().map_err(BringError::ReadGroups)?;
+        if !self.started {
+            self.dispatch.look(found.as_ref(), links.values(), scene);
+        }
+        let groups_first = self.turn_to(found.as_ref());
         if !std::mem::replace(&mut self.started, true) {
             let owned = links.values().map(|link| {
                 let owner = scene.interfaces.endpoint(&link.name);
@@ -117,16 +121,23 @@ impl Nftables {
                 wanted = self.renderer.all(scene);
             }
         }
-        let Difference { now, after, .. } = differs(&mut sockets.table, found.as_ref(), &wanted);
+        if let Some(found) = &found {
+            run.moved.extend(moved(found, &wanted));
+        }
+        let Difference { now, after, .. } = differs(sockets, found.as_ref(), &wanted);
         let mut steps = Steps { now, after };
         if scene.state.origin.is_stored() {
             only_give(&mut steps);
         }
         note(&steps, run);
-        let moves = self.moves(&links, scene);
+        let mut moves = self.moves(&links, scene);
         self.placed = places::right(&links, scene, |class| self.renderer.group_of(class));
+        self.changes.place(self.placed.clone());
         self.sure = true;
-        let done = self.carry_out(steps, moves, sockets, scene);
+        if groups_first {
+            self.place(std::mem::take(&mut moves), &mut sockets.groups);
+        }
+        let done = self.carry_out(steps, moves, sockets, scene).await;
         self.sure &= done.is_ok();
         done
     }
@@ -139,8 +150,8 @@ fn only_give(steps: &mut Steps) {
 }
 
 /// How the kernel differs from what should be; what is right is known from now on.
-fn differs(table: &mut Table, found: Option<&Found>, wanted: &Contents) -> Difference {
-    if let Some(found) = found {
+fn differs(sockets: &mut Sockets, found: Option<&Found>, wanted: &Contents) -> Difference {
+    if let Some((table, found)) = sockets.table().zip(found) {
         table.agree(found, wanted);
     }
     compare(found, wanted)

@@ -17,9 +17,12 @@
 //! answered.
 
 mod clean;
+mod dispatch;
 mod look;
+mod moved;
 mod places;
 mod preview;
+mod sockets;
 mod write;
 
 use std::collections::BTreeMap;
@@ -29,10 +32,10 @@ use calico_datastore::model::InterfaceName;
 use tokio::time::Instant;
 
 pub(in crate::felix) use self::clean::{Remains, is_there};
+use self::dispatch::Dispatch;
 pub(in crate::felix) use self::preview::{Preview, preview};
-use super::groups::Groups;
+use self::sockets::Sockets;
 use super::render::{Options, Renderer};
-use super::table::Table;
 use crate::config::Settings;
 use crate::desired::LocalEndpoint;
 use crate::felix::counters::Counters;
@@ -68,19 +71,14 @@ pub(in crate::felix) struct Nftables {
     shut: BTreeMap<Subject, String>,
     /// Interfaces that could not be put into their group.
     unplaced: BTreeMap<InterfaceName, String>,
+    /// By what classes are found.
+    dispatch: Dispatch,
     check: Option<Instant>,
-}
-
-/// What speaks to the kernel.
-#[derive(Debug)]
-struct Sockets {
-    table: Table,
-    groups: Groups,
 }
 
 impl fmt::Display for Nftables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nftables: {}", self.why)
+        write!(f, "nftables: {}{}", self.why, self.dispatch)
     }
 }
 
@@ -93,7 +91,8 @@ impl Nftables {
         changes: Changes,
         why: String,
     ) -> Option<Self> {
-        let options = Options { groups: true, random_fully: true };
+        let dispatch = Dispatch::new(settings.nftables_dispatch);
+        let options = Options { groups: dispatch.by_groups(), random_fully: true };
         Some(Self {
             counters,
             changes,
@@ -106,6 +105,7 @@ impl Nftables {
             links: Links::new(),
             shut: BTreeMap::new(),
             unplaced: BTreeMap::new(),
+            dispatch,
             check: None,
         })
     }
@@ -120,6 +120,7 @@ impl Nftables {
     /// # Errors
     /// When the mark mask is too small.
     pub(in crate::felix) fn set_up(&mut self, settings: &Settings) -> Result<(), String> {
+        self.dispatch.set_up(settings.nftables_dispatch);
         let set_up = self.renderer.set_up(settings);
         set_up.ok_or_else(|| format!("IptablesMarkMask {:#x} has no bit", settings.mark_mask))
     }
@@ -136,17 +137,19 @@ impl Nftables {
 
     /// True when something of a single endpoint failed.
     pub(in crate::felix) fn refuses(&self) -> bool {
-        !self.unplaced.is_empty()
+        !self.unplaced.is_empty() || !self.renderer.groupless().is_empty()
     }
 
     /// What failed of an endpoint.
     pub(in crate::felix) fn refusal(&self, endpoint: &LocalEndpoint) -> Option<String> {
-        self.unplaced.get(&endpoint.interface).cloned()
+        let groupless = self.renderer.groupless().contains(&endpoint.class);
+        let none = || format!("{}; what it sends and gets is dropped", dispatch::NO_GROUP);
+        groupless.then(none).or_else(|| self.unplaced.get(&endpoint.interface).cloned())
     }
 
     /// Makes the table and the groups so. True when policy is in force.
-    pub(in crate::felix) fn run(&mut self, job: &Job<'_>, run: &mut Run) -> bool {
-        let done = self.bring(job, run);
+    pub(in crate::felix) async fn run(&mut self, job: &Job<'_>, run: &mut Run) -> bool {
+        let done = self.bring(job, run).await;
         if let Err(error) = &done {
             self.sure = false;
             run.fail(SUBJECT, chain(error));
@@ -157,10 +160,16 @@ impl Nftables {
                 format!("the kernel refuses its rules; it drops everything: {said}"),
             );
         }
+        let groupless = self.renderer.groupless().len();
+        if groupless > 0 {
+            let said =
+                format!("{}: {groupless} classes of endpoints are closed", dispatch::NO_GROUP);
+            run.problem("groups of interfaces", said);
+        }
         run.surprise |= !self.unplaced.is_empty();
         self.links = job.links.clone();
         if job.check || self.check.is_none() {
-            let refresh = job.scene.state.settings.iptables_refresh;
+            let refresh = job.scene.state.settings.nftables_refresh;
             self.check = (!refresh.is_zero()).then(|| job.now + refresh);
         }
         done.is_ok()

@@ -8,6 +8,7 @@ use imbl::ordmap::DiffItem;
 use crate::desired::ClassId;
 use crate::drift::{Change, Drift};
 use crate::felix::nftables::groups::Grouped;
+use crate::felix::nftables::render::groups::is_ours;
 use crate::felix::scene::{Changed, Scene};
 use crate::felix::watch::{GROUP, Placed};
 use crate::routes::monitor::Links;
@@ -79,21 +80,21 @@ pub(super) fn some(
     moves.collect()
 }
 
-/// The moves of all interfaces, as the kernel has them. `ours`: groups that only we give. With `only_give`
-/// nobody loses a group.
+/// The moves of all interfaces, as the kernel has them. Without `groups` only those groups matter that nobody
+/// else gives: they go. With `only_give` nobody loses a group.
 pub(super) fn all(
     held: &BTreeMap<InterfaceName, Grouped>,
     scene: &Scene<'_>,
     group_of: impl Fn(&ClassId) -> Option<u32>,
-    ours: impl Fn(u32) -> bool,
+    groups: bool,
     only_give: bool,
 ) -> Vec<Move> {
     let moves = held.values().filter_map(|one| {
         let owner = scene.interfaces.endpoint(&one.name);
         let to = match owner {
-            Some(owner) => group_of(&owner.class).unwrap_or(NONE),
-            None if ours(one.group) && !only_give => NONE,
-            None => return None,
+            Some(owner) if groups => group_of(&owner.class).unwrap_or(NONE),
+            _ if is_ours(one.group) && !only_give => NONE,
+            _ => return None,
         };
         let moved = Move { index: one.index, name: one.name.clone(), to };
         (one.group != to).then_some(moved)

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use calico_datastore::model::InterfaceName;
 
+use super::dispatch::Dispatch;
 use super::places;
 use crate::felix::counters::Counters;
 use crate::felix::nftables::TABLE;
@@ -11,7 +12,6 @@ use crate::felix::nftables::commands::commands;
 use crate::felix::nftables::compare::{Difference, compare};
 use crate::felix::nftables::groups::Groups;
 use crate::felix::nftables::read::Found;
-use crate::felix::nftables::render::groups::is_ours;
 use crate::felix::nftables::render::{Options, Renderer};
 use crate::felix::nftables::table::Table;
 use crate::felix::scene::Scene;
@@ -41,6 +41,9 @@ pub(in crate::felix) fn preview(scene: &Scene<'_>) -> Result<Option<Preview>, St
     let found = table.read().map_err(|error| chain(&error))?;
     let links = Groups::open().and_then(|mut groups| groups.read());
     let links = links.map_err(|error| format!("cannot list interfaces: {error}"))?;
+    let mut dispatch = Dispatch::new(scene.state.settings.nftables_dispatch);
+    dispatch.look(found.as_ref(), links.values(), scene);
+    renderer.use_groups(dispatch.by_groups());
     let held = found.as_ref().map(Found::contents).unwrap_or_default();
     let owned = links.values().map(|link| {
         let owner = scene.interfaces.endpoint(&link.name);
@@ -48,7 +51,8 @@ pub(in crate::felix) fn preview(scene: &Scene<'_>) -> Result<Option<Preview>, St
     });
     renderer.take_over(scene, &held, owned);
     let Difference { mut now, mut after, .. } = compare(found.as_ref(), &renderer.all(scene));
-    let moves = places::all(&links, scene, |class| renderer.group_of(class), is_ours, false);
+    let group_of = |class: &_| renderer.group_of(class);
+    let moves = places::all(&links, scene, group_of, renderer.uses_groups(), false);
     if moves.is_empty() {
         now.append(&mut after);
     }

@@ -10,13 +10,13 @@ use super::{Nftables, Sockets};
 use crate::felix::iptables::uses::Subject;
 use crate::felix::nftables::TABLE;
 use crate::felix::nftables::groups::Groups;
-use crate::felix::nftables::object::{Change, Name};
+use crate::felix::nftables::object::{Change, Name, Rule};
 use crate::felix::nftables::render::place::Place;
 use crate::felix::nftables::render::{Steps, names};
 use crate::felix::nftables::subject::Subject as Blamed;
 use crate::felix::nftables::table::{OpenError, ReadError, Table, WriteError};
 use crate::felix::reconciler::{Job, Run};
-use crate::felix::scene::Scene;
+use crate::felix::scene::{Changed, Scene};
 use crate::telemetry::chain;
 
 /// Nothing of a run came into force.
@@ -48,19 +48,19 @@ impl Nftables {
         let table = Table::open(TABLE, self.counters.clone()).map_err(BringError::Open)?;
         let groups = Groups::open().map_err(BringError::OpenGroups)?;
         self.changes.is_us(table.port());
-        Ok(Sockets { table, groups })
+        Ok(Sockets::new(table, groups))
     }
 
     /// Makes the table and the groups so.
-    pub(super) fn bring(&mut self, job: &Job<'_>, run: &mut Run) -> Result<(), BringError> {
+    pub(super) async fn bring(&mut self, job: &Job<'_>, run: &mut Run) -> Result<(), BringError> {
         let mut sockets = self.open()?;
-        self.bring_with(&mut sockets, job, run)?;
+        self.bring_with(&mut sockets, job, run).await?;
         // Of what failed nothing is kept: the next run opens them anew.
         self.sockets = Some(sockets);
         Ok(())
     }
 
-    fn bring_with(
+    async fn bring_with(
         &mut self,
         sockets: &mut Sockets,
         job: &Job<'_>,
@@ -68,19 +68,40 @@ impl Nftables {
     ) -> Result<(), BringError> {
         // What a state from disk let be goes when the datastore has answered.
         let Some(changed) = job.changed.filter(|_| self.sure && !job.from_disk) else {
-            return self.bring_all(sockets, job, run);
+            return self.bring_all(sockets, job, run).await;
         };
-        let steps = self.renderer.changed(&job.scene, changed);
+        let mut steps = self.renderer.changed(&job.scene, changed);
+        steps.now = self.open_mended(steps.now, &changed, &job.scene);
         let mut names = places::concerned(&changed, &self.links, job.links);
         names.extend(std::mem::take(&mut self.unplaced).into_keys());
         let group_of = |class: &_| self.renderer.group_of(class);
         let moves = places::some(&names, &job.scene, job.links, &self.placed, group_of);
         places::forget_gone(&mut self.placed, &self.links, job.links);
-        self.carry_out(steps, moves, sockets, &job.scene)
+        self.carry_out(steps, moves, sockets, &job.scene).await?;
+        if self.renderer.has_room() {
+            // For classes that got no group before, and their interfaces.
+            return self.bring_all(sockets, job, run).await;
+        }
+        Ok(())
+    }
+
+    /// A closed policy that says something else now may be taken.
+    fn open_mended(
+        &mut self,
+        now: Vec<Change>,
+        changed: &Changed<'_>,
+        scene: &Scene<'_>,
+    ) -> Vec<Change> {
+        let closed = self.shut.len();
+        self.shut.retain(|subject, _| !changed.says_other(subject));
+        if self.shut.len() == closed {
+            return now;
+        }
+        over(now, self.renderer.shut(scene, self.shut.keys().cloned().collect()))
     }
 
     /// Carries out steps, and moves between them.
-    pub(super) fn carry_out(
+    pub(super) async fn carry_out(
         &mut self,
         steps: Steps,
         moves: Vec<Move>,
@@ -90,12 +111,12 @@ impl Nftables {
         let Steps { mut now, mut after } = steps;
         if moves.is_empty() || after.is_empty() {
             now.append(&mut after);
-            self.write(now, &mut sockets.table, scene)?;
-        } else if let Err(error) = self.write(now.clone(), &mut sockets.table, scene) {
+            self.write(now, sockets, scene).await?;
+        } else if let Err(error) = self.write(now.clone(), sockets, scene).await {
             // What goes later may be what somebody else made and what is in the way.
             debug!(error = %chain(&error), "all at once instead");
             now.append(&mut after);
-            self.write(now, &mut sockets.table, scene)?;
+            self.write(now, sockets, scene).await?;
         }
         if !moves.is_empty() {
             self.place(moves, &mut sockets.groups);
@@ -108,33 +129,39 @@ impl Nftables {
             self.sure = false;
             return Ok(());
         }
-        self.write(after, &mut sockets.table, scene)
+        self.write(after, sockets, scene).await
     }
 
     /// One transaction. A policy that the kernel refuses is closed, and the rest tried again.
-    fn write(
+    async fn write(
         &mut self,
         mut changes: Vec<Change>,
-        table: &mut Table,
+        sockets: &mut Sockets,
         scene: &Scene<'_>,
     ) -> Result<(), BringError> {
         while !changes.is_empty() {
-            let Err(error) = table.write(&changes) else { return Ok(()) };
-            let blamed = error.subject().and_then(chain_of);
-            let blamed = blamed.and_then(|name| subject_of(name, scene));
+            let (asked, written) = sockets.write(changes).await;
+            let Err(error) = written else { return Ok(()) };
+            let blamed = error.subject().and_then(|blamed| {
+                let own = chain_of(blamed).and_then(|name| subject_of(name, scene));
+                own.or_else(|| {
+                    let (chain, rule) = rule_of(blamed, &asked)?;
+                    self.renderer.writer_of(chain, rule, scene)
+                })
+            });
             let Some(subject) = blamed.filter(|subject| !self.shut.contains_key(subject)) else {
                 return Err(BringError::Write(error));
             };
             debug!(?subject, error = %chain(&error), "closed");
             self.shut.insert(subject, chain(&error));
             let closed: BTreeSet<Subject> = self.shut.keys().cloned().collect();
-            changes = over(changes, self.renderer.shut(scene, closed));
+            changes = over(asked, self.renderer.shut(scene, closed));
         }
         Ok(())
     }
 
     /// Puts interfaces into their groups.
-    fn place(&mut self, moves: Vec<Move>, groups: &mut Groups) {
+    pub(super) fn place(&mut self, moves: Vec<Move>, groups: &mut Groups) {
         for Move { index, name, to } in &moves {
             match *to {
                 NONE => drop(self.placed.remove(index)),
@@ -167,6 +194,16 @@ fn chain_of(blamed: &Blamed) -> Option<&Name> {
     }
 }
 
+/// The rule that the kernel blames, and its chain.
+fn rule_of<'a>(blamed: &'a Blamed, asked: &'a [Change]) -> Option<(&'a Name, &'a Rule)> {
+    let Blamed::Rule(name, number) = blamed else { return None };
+    let mut chains = asked.iter().filter_map(|change| match change {
+        Change::PutChain(put, chain) if put == name => Some(chain),
+        _ => None,
+    });
+    Some((name, chains.next()?.rules.get(number.checked_sub(1)?)?))
+}
+
 /// The policy or profile whose rules a chain holds.
 fn subject_of(chain: &Name, scene: &Scene<'_>) -> Option<Subject> {
     let is = |subject: &&Subject| Place::all().any(|place| names::rules(place, subject) == *chain);
@@ -178,7 +215,8 @@ fn over(mut changes: Vec<Change>, others: Vec<Change>) -> Vec<Change> {
     let names: BTreeSet<_> = others
         .iter()
         .filter_map(|change| match change {
-            Change::PutChain(name, _) => Some(name.clone()),
+            // What a policy that passed was written into may be gone.
+            Change::PutChain(name, _) | Change::DeleteChain(name) => Some(name.clone()),
             _ => None,
         })
         .collect();

@@ -125,6 +125,12 @@ impl<'a> Asked<'a> {
         rules_of(subject, self.state).filter(|_| !self.shut.contains(subject))
     }
 
+    /// True when this is one of its rules, and they are written where they are asked.
+    pub(super) fn writes(self, place: Place, subject: &Subject, rule: &Rule) -> bool {
+        let passing = self.open(subject).is_some_and(|rules| passes(rules, place.direction()));
+        passing && self.written(place, subject, &mut Unit::default()).contains(rule)
+    }
+
     /// Its rules as they are written where they are asked.
     fn written(self, place: Place, subject: &Subject, unit: &mut Unit) -> Vec<Rule> {
         let Some(active) = self.open(subject) else {

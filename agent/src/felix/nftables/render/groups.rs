@@ -4,7 +4,7 @@
 //! is not yet another one meets no class but its old one. What the kernel's map and the groups of
 //! interfaces say is taken over at a start, so that nothing has to change there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::ClassId;
 
@@ -25,6 +25,8 @@ pub struct Groups {
     classes: BTreeMap<u32, ClassId>,
     /// How far the circle has come: groups up to here were given out.
     last: u32,
+    /// Classes for which there was none.
+    without: BTreeSet<ClassId>,
 }
 
 impl Groups {
@@ -54,11 +56,30 @@ impl Groups {
         }
     }
 
+    /// The classes that got none, because all were given out.
+    pub fn without(&self) -> &BTreeSet<ClassId> {
+        &self.without
+    }
+
+    /// True when some are not given out.
+    pub fn is_free(&self) -> bool {
+        self.of.len() < COUNT as usize
+    }
+
     /// The group of a class, a new one if it has none. `None`: all of them are given out.
     pub fn give(&mut self, class: &ClassId) -> Option<u32> {
         if let Some(group) = self.get(class) {
             return Some(group);
         }
+        let given = if self.is_free() { self.find(class) } else { None };
+        match given {
+            Some(_) => drop(self.without.remove(class)),
+            None => drop(self.without.insert(class.clone())),
+        }
+        given
+    }
+
+    fn find(&mut self, class: &ClassId) -> Option<u32> {
         let next = |number: u32| if number >= COUNT { 1 } else { number + 1 };
         let mut number = next(self.last);
         for _ in 0..COUNT {
@@ -74,6 +95,7 @@ impl Groups {
 
     /// A class is no more.
     pub fn free(&mut self, class: &ClassId) -> Option<u32> {
+        self.without.remove(class);
         let group = self.of.remove(class)?;
         self.classes.remove(&group);
         Some(group)
@@ -83,6 +105,7 @@ impl Groups {
     pub fn retain(&mut self, stays: impl Fn(&ClassId) -> bool) {
         self.of.retain(|class, _| stays(class));
         self.classes.retain(|_, class| stays(class));
+        self.without.retain(|class| stays(class));
     }
 
     fn put(&mut self, number: u32, class: &ClassId) {
@@ -134,8 +157,14 @@ mod tests {
         for n in 0..COUNT {
             assert!(groups.give(&class(n)).is_some_and(is_ours), "{n}");
         }
+        assert!(groups.without().is_empty());
         assert_eq!(groups.give(&class(COUNT)), None);
+        assert_eq!(groups.without().iter().collect::<Vec<_>>(), [&class(COUNT)]);
         groups.free(&class(17));
         assert_eq!(groups.give(&class(COUNT)), Some(BASE + 18));
+        assert!(groups.without().is_empty());
+        assert_eq!(groups.give(&class(17)), None);
+        groups.free(&class(17));
+        assert!(groups.without().is_empty(), "it is no more");
     }
 }

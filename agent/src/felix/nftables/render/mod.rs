@@ -46,12 +46,13 @@ use self::elements::{Sets, dispatch, own};
 use self::groups::Groups;
 use self::hosts::Hosts;
 use self::nat::Nat;
+use self::place::Place;
 use self::pods::{Pods, at, base};
 use self::shapes::Shapes;
 use self::style::Style;
 use self::units::Units;
 use super::contents::{Contents, Elements, Set};
-use super::object::{Change, Element, Hook, Name, SetSpec, Verdict};
+use super::object::{Change, Element, Hook, Name, Rule, SetSpec, Verdict};
 use crate::config::Settings;
 use crate::desired::{AclClass, ClassId};
 use crate::felix::iptables::uses::Subject;
@@ -163,6 +164,30 @@ impl Renderer {
         self.groups.get(class).filter(|_| self.options.groups)
     }
 
+    /// The classes that have no group because all of them are given out: nothing leads to them, so what
+    /// their endpoints send and get is dropped.
+    pub fn groupless(&self) -> &BTreeSet<ClassId> {
+        self.groups.without()
+    }
+
+    /// True when groups are given out again that one of those classes may get: [`Renderer::all`] has to follow.
+    pub fn has_room(&self) -> bool {
+        !self.groups.without().is_empty() && self.groups.is_free()
+    }
+
+    /// True when classes are found by the groups of interfaces.
+    pub fn uses_groups(&self) -> bool {
+        self.options.groups
+    }
+
+    /// Classes are found by groups from now on, or by the names of interfaces. [`Renderer::all`] has to follow.
+    pub fn use_groups(&mut self, groups: bool) {
+        self.options.groups = groups;
+        if !groups {
+            self.groups = Groups::default();
+        }
+    }
+
     /// The class that a group stands for.
     pub fn class_of(&self, group: u32) -> Option<&ClassId> {
         self.groups.class(group)
@@ -220,6 +245,15 @@ impl Renderer {
         let mut out = Vec::new();
         self.make(again, [], scene, &mut out);
         out
+    }
+
+    /// The policy that this rule of a chain is of, where it is written into the chain of those who ask it.
+    pub fn writer_of(&self, chain: &str, rule: &Rule, scene: &Scene<'_>) -> Option<Subject> {
+        let Self { style, shapes, shut, .. } = self;
+        let asked = Asked { state: scene.state, style, shapes, shut };
+        let wrote =
+            |subject: &&Subject| Place::all().any(|place| asked.writes(place, subject, rule));
+        self.units.asked_with(chain).find(wrote).cloned()
     }
 
     fn make(
@@ -308,7 +342,7 @@ fn of_class(id: &ClassId, class: &AclClass, asked: Asked<'_>) -> Unit {
     for (direction, acl) in
         [(Direction::Ingress, &class.ingress), (Direction::Egress, &class.egress)]
     {
-        let (place, name) = (place::Place::Pod(direction), names::class(id, direction));
+        let (place, name) = (Place::Pod(direction), names::class(id, direction));
         let tiers = asked.tiers(&acl.tiers, place, true, &name, &mut unit);
         let rules = asked.profiles(tiers, &acl.profiles, place, &mut unit);
         unit.put(name, rules);

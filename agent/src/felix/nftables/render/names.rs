@@ -21,6 +21,8 @@ use crate::felix::ruleset::deny::DenyPoint;
 pub const FROM: &str = "pods-from";
 /// The map from the destination's class.
 pub const TO: &str = "pods-to";
+/// The chain that leads external addresses to their pods.
+pub const EXTERNAL: &str = "external-to-pods";
 /// The longest name that we make; the kernel takes 255.
 const LONGEST: usize = 200;
 

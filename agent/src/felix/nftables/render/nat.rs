@@ -47,8 +47,8 @@ impl Nat<'_> {
             }
         };
         let to_pods = self.to_pods();
-        let external = (!to_pods.is_empty())
-            .then(|| ends(Vec::new(), Verdict::Jump("external-to-pods".into())));
+        let external =
+            (!to_pods.is_empty()).then(|| ends(Vec::new(), Verdict::Jump(names::EXTERNAL.into())));
         let first = self.to_metadata_service().into_iter();
         let prerouting = first.chain(external.clone()).collect();
         put("nat-prerouting", Hook::Prerouting, -100, prerouting);
@@ -64,7 +64,7 @@ impl Nat<'_> {
         }
         put("nat-postrouting", Hook::Postrouting, 100, postrouting);
         if !to_pods.is_empty() {
-            unit.put("external-to-pods".into(), to_pods);
+            unit.put(names::EXTERNAL.into(), to_pods);
         }
         unit
     }

@@ -49,6 +49,12 @@ impl Units {
         !namers.is_disjoint(again) || again.iter().any(asks)
     }
 
+    /// The policies and profiles that are asked by what this chain was made with.
+    pub(super) fn asked_with(&self, chain: &str) -> impl Iterator<Item = &Subject> {
+        let with = self.units.values().filter(move |unit| unit.chains.contains_key(chain));
+        with.flat_map(|unit| &unit.subjects)
+    }
+
     /// What is made of a policy or profile.
     pub(super) fn of_subject(&self, subject: &Subject) -> impl Iterator<Item = &Key> {
         self.units.keys().filter(move |key| matches!(key, Key::Rules(_, of) if of == subject))

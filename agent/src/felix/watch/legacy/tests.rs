@@ -42,6 +42,21 @@ impl Blob {
         self.bytes.len()
     }
 
+    /// A verdict about every packet.
+    fn bare(&mut self, verdict: i32) -> usize {
+        let at = self.bytes.len();
+        let mut entry = vec![0; self.layout.size];
+        let target = u16::try_from(entry.len()).unwrap();
+        entry.extend([0; TARGET]);
+        entry.extend(verdict.to_ne_bytes());
+        entry.extend([0; 4]);
+        let next = u16::try_from(entry.len()).unwrap();
+        entry[self.layout.conditions..][..2].copy_from_slice(&target.to_ne_bytes());
+        entry[self.layout.conditions + 2..][..2].copy_from_slice(&next.to_ne_bytes());
+        self.bytes.extend(entry);
+        at
+    }
+
     fn verdict(&mut self, condition: u8, counter: u8, verdict: i32) -> usize {
         let mut data = [0; 8];
         data[..4].copy_from_slice(&verdict.to_ne_bytes());
@@ -70,7 +85,7 @@ const EXAMPLE: Example = Example {
 };
 
 impl Example {
-    fn digest(self, family: Family) -> u64 {
+    fn digest(self, family: Family) -> Digest {
         // Twice: where the chains are is known only then.
         let (_, _, foreign, own) = self.make(family, 0, 0);
         let (bytes, hooks, ..) = self.make(family, foreign, own);
@@ -97,6 +112,30 @@ impl Example {
         let mut hooks = [None; 5];
         hooks[2] = Some(u32::try_from(forward).unwrap());
         (blob.bytes, hooks, foreign, own)
+    }
+}
+
+/// As the kernel has it after `iptables -F`, or when it never had more.
+#[test]
+fn chains_of_ours_without_rules_are_told_from_those_with_some() {
+    const RETURN: i32 = -5;
+    for family in Family::ALL {
+        assert!(EXAMPLE.digest(family).ours);
+        for (rules, ours) in [(0, false), (1, true)] {
+            let mut blob = Blob::new(family);
+            let input = blob.bare(RETURN);
+            blob.chain("cali-FORWARD");
+            for _ in 0..rules {
+                blob.verdict(1, 0, RETURN);
+            }
+            blob.bare(RETURN);
+            blob.chain("DOCKER");
+            blob.verdict(1, 0, -1);
+            blob.bare(RETURN);
+            blob.chain("ERROR");
+            let hooks = [None, Some(u32::try_from(input).unwrap()), None, None, None];
+            assert_eq!(digest(&blob.bytes, &hooks, family, concerns).ours, ours, "{rules}");
+        }
     }
 }
 

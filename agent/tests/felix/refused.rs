@@ -1,0 +1,106 @@
+//! A policy that the kernel refuses: it is closed, alone, and opens when it says something else.
+
+use std::net::IpAddr;
+
+use calico_agent::desired::SetId;
+use calico_agent::reconcile::{EndpointState, Wake};
+use calico_datastore::model::{Action, TierAction};
+
+use crate::host::{Pod, on_nftables};
+use crate::netns::sh;
+use crate::world::*;
+
+/// Selectors in one rule: nf_tables takes 128 expressions a rule, and each of these is two.
+const SELECTORS: usize = 70;
+
+#[test]
+fn a_policy_that_nf_tables_refuses_is_closed_alone_and_opens_when_it_is_mended() {
+    play(None, "rule 2 of chain pi-p");
+}
+
+/// Such a one has no chain of its own: its rules are in a chain of those who ask it.
+#[test]
+fn a_policy_that_passes_and_is_refused_is_closed_in_the_same_way() {
+    play(Some(82), "rule 2 of chain ");
+}
+
+/// What is allowed has some tries: the machine may be busy with other things.
+fn opens(from: &Pod, to: IpAddr, port: u16) -> bool {
+    (0..4).any(|_| from.reaches(to, port))
+}
+
+/// `passes`: the policy passes what comes for this port.
+fn play(passes: Option<u16>, refused_at: &'static str) {
+    on_nftables(move |host, flavour| {
+        let (a, b, c) = (host.pod(1), host.pod(2), host.pod(3));
+        for pod in [&b, &c] {
+            pod.serve(80);
+            pod.serve(81);
+        }
+        let mut state = empty(flavour);
+        profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
+        let fine = |port| vec![tcp(Action::Allow, &[port])];
+        policy(&mut state, "p", fine(80));
+        policy(&mut state, "other", fine(80));
+        endpoint(&mut state, &a, &profiles(&["all"]), true);
+        let asks = |policy| ingress_tiers(vec![tier("t", &[policy], TierAction::Deny)], "all");
+        endpoint(&mut state, &b, &asks("p"), true);
+        endpoint(&mut state, &c, &asks("other"), true);
+        for n in 0..SELECTORS {
+            set(&mut state, &format!("s{n}"), &[1]);
+        }
+        let mut refused = tcp(Action::Allow, &[80]);
+        refused.source.sets = (0..SELECTORS).map(|n| SetId::new(format!("s{n}"))).collect();
+        let good = state.clone();
+        let mut bad = next(&good);
+        // What stands before the rule that is refused is not in force either.
+        let mut rules = vec![tcp(Action::Allow, &[81]), refused];
+        rules.extend(passes.map(|port| tcp(Action::Pass, &[port])));
+        policy(&mut bad, "p", rules);
+        // Another policy changes in the same go.
+        policy(&mut bad, "other", fine(81));
+
+        for started in [false, true] {
+            if started {
+                host.restart();
+                // What an earlier run left says nothing about this.
+                sh("nft delete table inet calico; ip link set calipod2 group 0");
+            } else {
+                host.apply(&good, Wake::Start);
+                for to in b.both().into_iter().chain(c.both()) {
+                    assert!(opens(&a, to, 80) && !a.reaches(to, 81), "{to}");
+                }
+            }
+            let wake = if started { Wake::Start } else { Wake::Desired };
+            let report = host.run(&bad, wake);
+            let told: Vec<String> = report
+                .problems
+                .iter()
+                .map(|one| format!("{}: {}", one.subject, one.message))
+                .collect();
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].contains("policy p: the kernel refuses its rules"), "{told:?}");
+            assert!(told[0].contains(refused_at), "{told:?}");
+            assert_eq!(report.applied, Some(bad.generation), "the rest is in force");
+            assert!(report.endpoints.values().all(|state| *state == EndpointState::Up));
+            for to in b.both() {
+                assert!(!a.reaches(to, 80) && !a.reaches(to, 81), "closed: {to}");
+            }
+            for to in c.both() {
+                assert!(!a.reaches(to, 80) && opens(&a, to, 81), "the other changed: {to}");
+            }
+            // It stays so, and is not tried again with each run.
+            let writes = host.felix.counters().writes();
+            let report = host.run(&next(&bad), Wake::Desired);
+            assert_eq!((report.problems.len(), host.felix.counters().writes()), (1, writes));
+        }
+
+        // Mended.
+        let mut mended = next(&next(&bad));
+        policy(&mut mended, "p", fine(81));
+        host.apply(&mended, Wake::Desired);
+        for to in b.both().into_iter().chain(c.both()) {
+            assert!(!a.reaches(to, 80) && opens(&a, to, 81), "{to}");
+        }
+    });
+}
