@@ -47,6 +47,7 @@ use crate::status::systemd::{Notifier, Watchdog};
 use crate::status::{aggregate, report, watchdog};
 use crate::stored::start::{self, Found};
 use crate::stored::{StoreSettings, keeper};
+use crate::telemetry::level::Switch;
 use crate::telemetry::{Logs, chain};
 
 /// Where the kernel's settings are.
@@ -415,7 +416,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
             watchdog.register("aggregate"),
         ),
     );
-    tasks.spawn("log level", follow_log_level(logs, settings.clone()));
+    let switch = Switch::new(logs.is_pinned());
+    tasks.spawn("log level", follow_log_level(logs, settings.clone(), switch.clone()));
     // On a host by itself nobody reads them; `status` and the endpoint files tell the same.
     if !alone {
         let reports = client.reports();
@@ -426,7 +428,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     tasks.spawn("socket", {
         let overview = Arc::clone(&overview);
         async move {
-            if let Err(error) = server::serve(listener, overview).await {
+            if let Err(error) = server::serve(listener, overview, switch).await {
                 tracing::error!(%error, "the socket broke");
             }
         }

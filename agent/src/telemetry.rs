@@ -4,6 +4,7 @@
 //! `journalctl CALICO_ENDPOINT=…` finds everything about one endpoint.
 
 mod journal;
+pub mod level;
 pub mod sparing;
 
 use std::error::Error;
@@ -46,8 +47,8 @@ pub enum Sink {
     Text,
 }
 
-/// The running logs: their level can be changed.
-#[derive(Debug)]
+/// The running logs: their level can be changed. Clones share it.
+#[derive(Clone, Debug)]
 pub struct Logs {
     filter: reload::Handle<EnvFilter, Registry>,
     pinned: bool,
@@ -55,6 +56,11 @@ pub struct Logs {
 }
 
 impl Logs {
+    /// True when `RUST_LOG` says the level, for as long as the agent runs.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
+    }
+
     /// Sets the level (`trace` … `error`, `off`), unless `RUST_LOG` has. Costs nothing when called
     /// with the level that holds.
     pub fn set_level(&self, level: &str) {
