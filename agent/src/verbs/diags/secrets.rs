@@ -197,6 +197,8 @@ fn value_of<'a>(name: &str, after: &'a str) -> Option<(usize, &'a str)> {
     let closed = quote.strip_prefix(['"', '\'']).unwrap_or(after);
     let sign = closed.trim_start_matches([' ', '\t']);
     let value = match sign.strip_prefix(['=', ':']) {
+        // A selector compares: `token == 'x'`. (`TOKEN==x` is an environment file's.)
+        Some(_) if sign.starts_with("==") && sign.len() < closed.len() => return None,
         Some(value) => value.trim_start_matches([' ', '\t']),
         // BIRD has no sign, and options need none.
         None if sign.len() < closed.len()
