@@ -2,13 +2,21 @@
 //!
 //! Only what is typed: what it means together with environment and files is decided in `config`.
 
+mod explain;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::explain::{ExplainArgs, GraphFormat};
 use crate::config::Flags;
-use crate::explain::Question;
 use crate::paths::Paths;
+use crate::verbs::diags::DiagsArgs;
+use crate::verbs::group::{AddGroupArgs, AddToGroupArgs, ShowGroupsArgs};
+use crate::verbs::log_level::LogLevelArgs;
+use crate::verbs::master::MasterArgs;
+use crate::verbs::node::NodeArgs;
+use crate::verbs::place::etcd_urls;
 
 /// The exit codes, in `--help` and for [`std::process::exit`].
 pub mod exit {
@@ -19,9 +27,9 @@ pub mod exit {
     pub const FAILURE: u8 = 1;
     /// `plan`: the agent would write something.
     pub const CHANGES: u8 = 2;
-    /// `status`: the agent answers, and something keeps the host from being as it should be.
+    /// `status`, `node`: the agent answers, and something keeps the host from being as it should be.
     pub const DEGRADED: u8 = 3;
-    /// `status`, `denied`, `explain`: no agent answers.
+    /// `status`, `denied`, `explain`, `node`, `log-level`: no agent answers.
     pub const NOT_RUNNING: u8 = 4;
     /// `reset`: an agent is running, or what one started; nothing was touched.
     pub const RUNNING: u8 = 5;
@@ -36,6 +44,7 @@ pub mod exit {
 
 const AFTER_HELP: &str = "\
 In a hurry:
+  calico-agent node --ip=172.18.18.101 --etcd=172.18.18.1:2379 --rkt     this host becomes a node
   calico-agent run --ip 172.18.18.101 --etcd-endpoints http://172.18.18.1:2379
   calico-agent run --datastore dir:/etc/calico/resources     one host by itself, without etcd
   calico-agent status
@@ -43,6 +52,7 @@ In a hurry:
   calico-agent plan                       what the agent would write now
   calico-agent explain --from web --to 10.0.0.7 --port 443     whether policy allows it, and why
   calico-agent denied --follow            which packets policy denies, and why
+  calico-agent diags                      one file for somebody who helps, without secrets
   systemctl status calico-agent; journalctl -u calico-agent
   journalctl CALICO_ENDPOINT=<endpoint>   what happened to one endpoint
 
@@ -55,8 +65,8 @@ Exit codes:
      explain: policy allows it, or is not asked)
   1  it does not work; the last line says why (check: something failed; plan: it could not tell)
   2  plan: the agent would write something
-  3  status: degraded, the output says what is missing
-  4  status, denied, explain: no agent is running
+  3  status, node: degraded or not ready yet, the output says what is missing
+  4  status, denied, explain, node, log-level: no agent is running
   5  reset: an agent is running, or what one started (BIRD too); nothing was touched
   6  explain: policy denies it
   7  explain: what is known allows it, and one side is not known here
@@ -114,8 +124,42 @@ pub enum Command {
     /// datastore and leaves what is there as it is. The exit code is 0 also when there was nothing to
     /// remove, 1 when something could not be removed: it is named.
     Reset(ResetArgs),
+    /// Make this host a node: configure it, start the units, wait until policy is in force.
+    ///
+    /// What `calicoctl node` did. It writes what is given into /etc/calico (a setting stays in the
+    /// file where it is), lets rkt find the CNI plugin (--rkt), enables and starts the units. Done again
+    /// it changes nothing. The exit code is 0 when the host is as it should be, 3 when policy is in
+    /// force and something is wrong, or the time is over and the agent is still starting, 4 when none
+    /// answers, 1 when it could not be done.
+    Node(NodeArgs),
+    /// Make a group of pods: they reach each other, and send anywhere. It is a profile.
+    #[command(name = "addgroup")]
+    AddGroup(AddGroupArgs),
+    /// Make a pod of this host a member of a group.
+    #[command(name = "addtogroup")]
+    AddToGroup(AddToGroupArgs),
+    /// List the groups: all profiles, those of networks too.
+    #[command(name = "showgroups")]
+    ShowGroups(ShowGroupsArgs),
+    /// Say that no master is needed any more.
+    Master(MasterArgs),
+    /// Write everything that helps to find out what is wrong into one file, without secrets.
+    ///
+    /// Status, rules, sets, routes, BIRD, journal, versions, configuration, and what the datastore
+    /// holds. What cannot be had is named in it. It needs no running agent, and changes nothing.
+    Diags(DiagsArgs),
+    /// Change what the running agent writes to the journal.
+    LogLevel(LogLevelArgs),
     /// Print the version.
-    Version,
+    Version(VersionArgs),
+}
+
+/// `calico-agent version`.
+#[derive(Clone, Debug, Args)]
+pub struct VersionArgs {
+    /// No effect: as calicoctl took it.
+    #[arg(long, value_name = "ADDRESS", value_parser = etcd_urls, hide = true)]
+    pub etcd: Option<String>,
 }
 
 /// `calico-agent run`.
@@ -180,6 +224,9 @@ pub struct StatusArgs {
     /// How to print it.
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    /// Where etcd should be: a warning when the agent that answers uses another one.
+    #[arg(long, value_name = "ADDRESS", value_parser = etcd_urls)]
+    pub etcd: Option<String>,
     /// The run directory of the agent that is asked.
     #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
     pub run_dir: PathBuf,
@@ -208,6 +255,9 @@ pub struct ResetArgs {
     /// Only list what would be removed. Writes nothing, and does not mind a running agent.
     #[arg(long)]
     pub dry_run: bool,
+    /// No effect: it asks nobody but this host, and what the datastore holds stays.
+    #[arg(long, value_name = "ADDRESS", value_parser = etcd_urls)]
+    pub etcd: Option<String>,
     /// Where agent.toml is.
     #[arg(long, value_name = "DIR", env = "CALICO_CONFIG_DIR", default_value = "/etc/calico")]
     pub config_dir: PathBuf,
@@ -250,125 +300,6 @@ pub struct PlanArgs {
     /// How to print it.
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
-}
-
-/// `calico-agent explain`.
-#[derive(Clone, Debug, Args)]
-pub struct ExplainArgs {
-    /// Who sends: a pod, an address, a network, a host, or `outside`.
-    #[arg(long, value_name = "POD|IP", required_unless_present = "graph")]
-    pub from: Option<String>,
-    /// Who is sent to.
-    #[arg(long, value_name = "POD|IP", required_unless_present = "graph")]
-    pub to: Option<String>,
-    /// Instead: who reaches whom on this host, as a graph; for --protocol and --port, or without
-    /// them for every port that policies name.
-    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with_all = ["from", "to"])]
-    pub graph: Option<GraphFormat>,
-    /// tcp, udp, sctp, icmp, or a number [default: tcp].
-    #[arg(long, value_name = "NAME")]
-    pub protocol: Option<String>,
-    /// The destination's port: a number, or the name that its endpoint gives to one.
-    #[arg(long, value_name = "PORT")]
-    pub port: Option<String>,
-    /// The source's port.
-    #[arg(long, value_name = "PORT")]
-    pub source_port: Option<u16>,
-    /// Type of the ICMP message [default: echo request].
-    #[arg(long = "type", value_name = "NUMBER")]
-    pub icmp_type: Option<u8>,
-    /// Code of the ICMP message [default: 0].
-    #[arg(long = "code", value_name = "NUMBER")]
-    pub icmp_code: Option<u8>,
-    /// By which interface of a host it passes, which says whose host endpoint is asked: eth0, or
-    /// calico-02=eth0; may be given several times [default: as routes and addresses say].
-    #[arg(long, value_name = "[HOST=]NAME")]
-    pub interface: Vec<String>,
-    /// Calculate it from the datastore that this host is told to use, and do not ask the agent.
-    #[arg(long)]
-    pub offline: bool,
-    /// As if these manifests were applied; may be given several times. Implies --offline.
-    #[arg(long, value_name = "FILE")]
-    pub with: Vec<PathBuf>,
-    /// As if this object were not there: GlobalNetworkPolicy/default.x, NetworkPolicy/ns/default.y;
-    /// may be given several times. Implies --offline.
-    #[arg(long, value_name = "KIND/NAME")]
-    pub without: Vec<String>,
-    /// Which datastore: etcd, etcdv2, or dir:/path. Implies --offline [env: CALICO_DATASTORE].
-    #[arg(long, value_name = "STORE")]
-    pub datastore: Option<String>,
-    /// URLs of etcd with commas between. Implies --offline [env: ETCD_ENDPOINTS].
-    #[arg(long, value_name = "URLS")]
-    pub etcd_endpoints: Option<String>,
-    /// This host's name in the cluster, when it is calculated [env: NODENAME].
-    #[arg(long, value_name = "NAME")]
-    pub nodename: Option<String>,
-    /// How to print it.
-    #[arg(long, short, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
-    /// The same as --output json.
-    #[arg(long)]
-    pub json: bool,
-    /// Where agent.toml is.
-    #[arg(long, value_name = "DIR", env = "CALICO_CONFIG_DIR", default_value = "/etc/calico")]
-    pub config_dir: PathBuf,
-    /// The run directory of the agent that is asked.
-    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
-    pub run_dir: PathBuf,
-    /// The agent's state directory.
-    #[arg(long, value_name = "DIR", env = "CALICO_STATE_DIR", default_value = "/var/lib/calico")]
-    pub state_dir: PathBuf,
-}
-
-impl ExplainArgs {
-    /// True when it is to be calculated from the datastore.
-    pub fn is_offline(&self) -> bool {
-        self.offline
-            || self.datastore.is_some()
-            || self.etcd_endpoints.is_some()
-            || !self.with.is_empty()
-            || !self.without.is_empty()
-    }
-
-    /// What is asked.
-    pub fn question(&self) -> Question {
-        Question {
-            from: self.from.clone().unwrap_or_default(),
-            to: self.to.clone().unwrap_or_default(),
-            protocol: self.protocol.clone(),
-            port: self.port.clone(),
-            source_port: self.source_port,
-            interface: (!self.interface.is_empty()).then(|| self.interface.join(",")),
-            icmp_type: self.icmp_type,
-            icmp_code: self.icmp_code,
-        }
-    }
-
-    /// What `run` would be told, to look at the datastore that it would use.
-    pub fn run(&self) -> RunArgs {
-        RunArgs {
-            config_dir: self.config_dir.clone(),
-            run_dir: self.run_dir.clone(),
-            state_dir: self.state_dir.clone(),
-            nodename: self.nodename.clone(),
-            ip: None,
-            ip6: None,
-            as_number: None,
-            etcd_endpoints: self.etcd_endpoints.clone(),
-            datastore: self.datastore.clone(),
-        }
-    }
-}
-
-/// How a graph is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum GraphFormat {
-    /// The language of Graphviz.
-    Dot,
-    /// A picture.
-    Svg,
-    /// The document that the others are made of.
-    Json,
 }
 
 /// How an answer is printed.

@@ -47,6 +47,7 @@ use crate::status::systemd::{Notifier, Watchdog};
 use crate::status::{aggregate, report, watchdog};
 use crate::stored::start::{self, Found};
 use crate::stored::{StoreSettings, keeper};
+use crate::telemetry::level::Switch;
 use crate::telemetry::{Logs, chain, event};
 
 /// Where the kernel's settings are.
@@ -417,7 +418,8 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         ),
     );
     tasks.spawn("BGP sessions", peers::follow(paths.bird_socket()));
-    tasks.spawn("log level", follow_log_level(logs, settings.clone()));
+    let switch = Switch::new(logs.is_pinned());
+    tasks.spawn("log level", follow_log_level(logs, settings.clone(), switch.clone()));
     // On a host by itself nobody reads them; `status` and the endpoint files tell the same.
     if !alone {
         let reports = client.reports();
@@ -428,7 +430,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
     tasks.spawn("socket", {
         let overview = Arc::clone(&overview);
         async move {
-            if let Err(error) = server::serve(listener, overview).await {
+            if let Err(error) = server::serve(listener, overview, switch).await {
                 tracing::error!(%error, "the socket broke");
             }
         }

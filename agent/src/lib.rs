@@ -43,3 +43,5 @@ pub mod startup;
 pub mod status;
 pub mod stored;
 pub mod telemetry;
+pub mod terminal;
+pub mod verbs;

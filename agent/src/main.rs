@@ -20,6 +20,8 @@ use calico_agent::reset;
 use calico_agent::startup::{self, Startup};
 use calico_agent::status::document::Overall;
 use calico_agent::telemetry;
+use calico_agent::terminal::{complain, heard, say, small_runtime};
+use calico_agent::verbs;
 use clap::Parser;
 use serde::Serialize;
 
@@ -33,7 +35,14 @@ fn main() -> ExitCode {
             Command::Explain(args) => explain(&args),
             Command::Denied(args) => denied(&args),
             Command::Reset(args) => reset(&args),
-            Command::Version => {
+            Command::Node(args) => verbs::node::main(&args),
+            Command::AddGroup(args) => verbs::group::add(&args),
+            Command::AddToGroup(args) => verbs::group::add_to(&args),
+            Command::ShowGroups(args) => verbs::group::show(&args),
+            Command::Master(args) => verbs::master::main(&args),
+            Command::Diags(args) => verbs::diags::main(&args),
+            Command::LogLevel(args) => verbs::log_level::main(&args),
+            Command::Version(_) => {
                 say(concat!("calico-agent ", env!("CARGO_PKG_VERSION"), "\n"));
                 exit::OK
             }
@@ -94,6 +103,12 @@ fn status(args: &StatusArgs) -> u8 {
     };
     if !answer_with(args.output, &status, table::render) {
         return exit::FAILURE;
+    }
+    let uses = status.datastore.location.as_deref().unwrap_or_default();
+    if let Some(etcd) =
+        args.etcd.as_deref().filter(|etcd| etcd.split(',').all(|url| !uses.contains(url)))
+    {
+        complain(&format!("this agent does not use {etcd}, but: {uses}"));
     }
     match status.state {
         Overall::Ready => exit::OK,
@@ -265,11 +280,6 @@ fn reset(args: &ResetArgs) -> u8 {
     if done.left.is_empty() { exit::OK } else { exit::FAILURE }
 }
 
-fn small_runtime() -> Option<tokio::runtime::Runtime> {
-    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    built.inspect_err(|error| complain(&error.to_string())).ok()
-}
-
 /// Prints it as asked; false when that cannot be done.
 fn answer_with<T: Serialize>(output: Output, value: &T, table: impl Fn(&T) -> String) -> bool {
     match output {
@@ -283,22 +293,4 @@ fn answer_with<T: Serialize>(output: Output, value: &T, table: impl Fn(&T) -> St
         },
     }
     true
-}
-
-/// Writes to standard output; false when nobody reads it any more.
-fn heard(text: &str) -> bool {
-    use std::io::Write as _;
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
-}
-
-/// Writes to standard output; a closed pipe (`| head`) is not an error.
-fn say(text: &str) {
-    use std::io::Write as _;
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-#[expect(clippy::print_stderr, reason = "the command line's errors go to people")]
-fn complain(text: &str) {
-    eprint!("{}", telemetry::complaint(&Env::of_process(), text));
 }

@@ -48,7 +48,8 @@ impl Startup {
 
 /// Files that the unit of the agent gets its environment from, the weakest first, beside
 /// `calico.env` in the configuration directory.
-const ENVIRONMENT_FILES: [&str; 2] = ["/etc/default/calico-agent", "/etc/sysconfig/calico-agent"];
+pub(crate) const ENVIRONMENT_FILES: [&str; 2] =
+    ["/etc/default/calico-agent", "/etc/sysconfig/calico-agent"];
 
 /// The environment that the unit would run in, for commands that are typed by hand: what this
 /// process has, and below that what the unit's files say. A file that is not there says nothing.

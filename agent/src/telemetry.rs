@@ -7,6 +7,7 @@
 mod collapse;
 pub mod event;
 mod journal;
+pub mod level;
 mod object;
 pub mod sparing;
 
@@ -50,8 +51,8 @@ pub enum Sink {
     Text,
 }
 
-/// The running logs: their level can be changed.
-#[derive(Debug)]
+/// The running logs: their level can be changed. Clones share it.
+#[derive(Clone, Debug)]
 pub struct Logs {
     filter: reload::Handle<EnvFilter, Registry>,
     pinned: bool,
@@ -59,6 +60,11 @@ pub struct Logs {
 }
 
 impl Logs {
+    /// True when `RUST_LOG` says the level, for as long as the agent runs.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
+    }
+
     /// Sets the level (`trace` … `error`, `off`), unless `RUST_LOG` has. Costs nothing when called
     /// with the level that holds.
     pub fn set_level(&self, level: &str) {

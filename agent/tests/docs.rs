@@ -46,6 +46,26 @@ fn pages() -> Vec<String> {
 }
 
 #[test]
+fn the_page_about_commands_names_every_option_of_its_commands() {
+    let text = document("docs/commands.md");
+    let command = <Cli as clap::CommandFactory>::command();
+    for name in ["node", "addgroup", "addtogroup", "showgroups", "master", "diags", "log-level"] {
+        let verb = command.find_subcommand(name).unwrap_or_else(|| panic!("no {name}"));
+        let section = text.split("\n## ").find(|section| {
+            section.lines().next().is_some_and(|heading| heading.contains(&format!("`{name}`")))
+        });
+        let section = section.unwrap_or_else(|| panic!("no section about {name}"));
+        // Those of all commands are said once, at the end.
+        let common = ["datastore", "nodename", "config-dir", "run-dir", "state-dir", "etcd"];
+        let options = verb.get_arguments().filter_map(|option| option.get_long());
+        for option in options.filter(|option| *option != "help") {
+            let place = if common.contains(&option) { text.as_str() } else { section };
+            assert!(place.contains(&format!("`--{option}")), "{name}: --{option}");
+        }
+    }
+}
+
+#[test]
 fn every_path_that_a_document_links_to_exists() {
     for name in pages() {
         for link in document(&name).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty};
+use hyper::Method;
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -66,6 +67,34 @@ pub async fn status(socket: &Path) -> Result<StatusDocument, ClientError> {
         .await
         .map_err(|_| ClientError::TimedOut)??;
     serde_json::from_slice(&body).map_err(ClientError::Answer)
+}
+
+/// What the agent answers to a question, as it stands.
+///
+/// # Errors
+/// When nobody listens on the socket, or the agent says why it does not answer.
+pub async fn text(socket: &Path, path: &str) -> Result<String, ClientError> {
+    let body = tokio::time::timeout(LIMIT, get(socket, path))
+        .await
+        .map_err(|_| ClientError::TimedOut)??;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+/// Asks for another log level; what the agent says to that.
+///
+/// # Errors
+/// When nobody listens on the socket, or the agent says why it does not.
+pub async fn log_level(
+    socket: &Path,
+    level: &str,
+    time: Option<Duration>,
+) -> Result<String, ClientError> {
+    let time = time.map(|time| format!("&seconds={}", time.as_secs_f64())).unwrap_or_default();
+    let path = format!("/log-level?level={}{time}", escaped(level));
+    let asked = tokio::time::timeout(LIMIT, send(socket, Method::POST, &path));
+    let response = asked.await.map_err(|_| ClientError::TimedOut)??;
+    let body = response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes();
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 /// Packets that were denied of late, one by one; with `follow` also those that come, until `tell` says
@@ -160,6 +189,14 @@ async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
 }
 
 async fn ask(socket: &Path, path: &str) -> Result<hyper::Response<Incoming>, ClientError> {
+    send(socket, Method::GET, path).await
+}
+
+async fn send(
+    socket: &Path,
+    method: Method,
+    path: &str,
+) -> Result<hyper::Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
         let path = socket.to_owned();
         match source.kind() {
@@ -173,6 +210,7 @@ async fn ask(socket: &Path, path: &str) -> Result<hyper::Response<Incoming>, Cli
     // It ends with the answer.
     tokio::spawn(connection);
     let mut request = hyper::Request::new(Empty::<Bytes>::new());
+    *request.method_mut() = method;
     if let Ok(uri) = path.parse() {
         *request.uri_mut() = uri;
     }

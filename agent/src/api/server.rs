@@ -4,14 +4,16 @@ use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::stream::{self, StreamExt as _};
+use serde::Deserialize;
 use tokio::net::UnixListener;
 
 use crate::denied::Denied;
@@ -20,6 +22,7 @@ use crate::explain::graph::Graph;
 use crate::explain::{self, ExplainError, Question, World, here, running};
 use crate::status::document::{HangingLoop, Overall, StatusDocument};
 use crate::status::overview::Overview;
+use crate::telemetry::level::Switch;
 
 /// The socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +61,12 @@ pub fn listen(path: &Path) -> Result<UnixListener, ServerError> {
 ///
 /// # Errors
 /// When the listener breaks.
-pub async fn serve(listener: UnixListener, overview: Arc<Overview>) -> std::io::Result<()> {
+pub async fn serve(
+    listener: UnixListener,
+    overview: Arc<Overview>,
+    switch: Switch,
+) -> std::io::Result<()> {
+    let level = Router::new().route("/log-level", post(log_level)).with_state(switch);
     let router = Router::new()
         .route("/status", get(status))
         .route("/ready", get(ready))
@@ -67,7 +75,8 @@ pub async fn serve(listener: UnixListener, overview: Arc<Overview>) -> std::io::
         .route("/denied/follow", get(denied_from_now_on))
         .route("/explain", get(explain))
         .route("/graph", get(graph))
-        .with_state(overview);
+        .with_state(overview)
+        .merge(level);
     axum::serve(listener, router).await
 }
 
@@ -107,6 +116,23 @@ async fn answered<T: Send + 'static>(
     let answered =
         answered.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     answered.map(Json).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+/// The level that is asked for, and for how long.
+#[derive(Debug, Deserialize)]
+struct Level {
+    level: String,
+    seconds: Option<f64>,
+}
+
+async fn log_level(
+    State(switch): State<Switch>,
+    Query(Level { level, seconds }): Query<Level>,
+) -> Result<String, Refusal> {
+    let time = seconds.map(Duration::try_from_secs_f64).transpose();
+    let time = time.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    let said = switch.ask(&level, time);
+    said.map(|said| said + "\n").map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 async fn ready(State(overview): State<Arc<Overview>>) -> (StatusCode, &'static str) {

@@ -52,6 +52,11 @@ impl Env {
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
+    /// Every variable, in order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Felix's parameters: name as written without its prefix, and value. Prefix and name count in
     /// any case; of several spellings of one name the first in byte order (upper case) counts.
     pub fn felix(&self) -> impl Iterator<Item = (&str, &str)> {

@@ -195,6 +195,11 @@ fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
+/// A time as people type it: `90`, `1.5` (seconds), `1m30s`.
+pub fn duration(text: &str) -> Option<Duration> {
+    parse_duration(text)
+}
+
 /// `90`, `1.5` (seconds, as Felix reads them) or Go's form with units, `1m30s`.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let number = |text: &str| {

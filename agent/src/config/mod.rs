@@ -29,7 +29,7 @@ pub use collector::{COLLECTOR_KEYS, CollectorConfig};
 pub use env::Env;
 pub use failsafe::Failsafe;
 pub use file::{DATASTORE_KEYS, FileConfig, FileError, Mistake, NODE_KEYS};
-pub use kind::{Field, Kind, Word};
+pub use kind::{Field, Kind, Word, duration};
 pub use local::{AddressChoice, Flags, Local, LocalError, NodeConfig};
 pub use params::{BadValue, OnBad, PARAMS, Param};
 pub use pattern::InterfacePattern;

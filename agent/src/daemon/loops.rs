@@ -16,6 +16,7 @@ use crate::paths::Paths;
 use crate::status::overview::{Overview, Registration};
 use crate::status::systemd::{Heartbeat, Notifier, Watchdog};
 use crate::status::watchdog;
+use crate::telemetry::level::Switch;
 use crate::telemetry::{Logs, chain};
 
 /// Follows the datastore. The watchdog is answered by the same task: when the source spins or
@@ -44,12 +45,29 @@ pub(super) async fn follow_silence(overview: Arc<Overview>, notifier: Notifier) 
     }
 }
 
-pub(super) async fn follow_log_level(logs: Logs, mut settings: watch::Receiver<Arc<Settings>>) {
+/// Sets the level that the settings say, or the one that somebody asked for, until its time is over.
+pub(super) async fn follow_log_level(
+    logs: Logs,
+    mut settings: watch::Receiver<Arc<Settings>>,
+    switch: Switch,
+) {
+    let mut asked = switch.subscribe();
     loop {
         let level = settings.borrow_and_update().log_level.clone();
-        logs.set_level(&level);
-        if settings.changed().await.is_err() {
-            return;
+        let now = asked.borrow_and_update().clone();
+        let level = now.level.unwrap_or(&level);
+        logs.set_level(level);
+        let over = async {
+            match now.until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = settings.changed() => if changed.is_err() { return },
+            // The switch is ours, too: it does not go before we do.
+            _ = asked.changed() => {}
+            () = over => switch.reset(),
         }
     }
 }

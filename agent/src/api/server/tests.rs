@@ -69,7 +69,8 @@ async fn questions_and_answers_over_the_socket() {
         programs: None,
         tally: None,
     };
-    tokio::spawn(serve(listener, Arc::new(overview)));
+    let switch = Switch::default();
+    tokio::spawn(serve(listener, Arc::new(overview), switch.clone()));
 
     let status = client::status(&socket).await.unwrap();
     assert_eq!((status.node.as_str(), status.state), ("calico-01", Overall::Starting));
@@ -109,7 +110,7 @@ async fn questions_and_answers_over_the_socket() {
     assert_eq!(get(&socket, "/explain?from=10.0.0.1&to=10.0.0.2&source_port=x").await.0, 400);
 
     // A loop that hangs: what is in force stays in force, but somebody has to do something.
-    let since = std::time::Instant::now() - std::time::Duration::from_secs(31);
+    let since = std::time::Instant::now() - Duration::from_secs(31);
     silent.send_replace(vec![Silence { name: "felix", since }]);
     let (code, said) = get(&socket, "/live").await;
     assert_eq!((code, said.as_str()), (503, "felix: no sign of life for 31 s\n"));
@@ -118,6 +119,15 @@ async fn questions_and_answers_over_the_socket() {
     assert_eq!((status.hanging[0].name.as_str(), status.hanging[0].seconds), ("felix", 31));
     silent.send_replace(Vec::new());
     assert_eq!(get(&socket, "/live").await.0, 200);
+
+    // Another log level, for a while.
+    let minute = Duration::from_secs(60);
+    let said = client::log_level(&socket, "debug", Some(minute)).await.unwrap();
+    assert_eq!(said, "the log level is debug for 60s\n");
+    assert_eq!(switch.subscribe().borrow().level, Some("debug"));
+    let error = client::log_level(&socket, "loud&level=x", None).await.unwrap_err();
+    assert!(error.to_string().starts_with("\"loud&level=x\" is no log level"), "{error}");
+    assert_eq!(get(&socket, "/log-level?level=debug").await.0, 405);
 }
 
 #[tokio::test]

@@ -15,6 +15,9 @@ pub const RESOURCES_PREFIX: &str = "/calico/resources/v3/projectcalico.org/";
 /// Address allocation: blocks, affinities, handles.
 pub const IPAM_PREFIX: &str = "/calico/ipam/v2/";
 
+/// Every Profile lies under this prefix.
+pub const PROFILES_PREFIX: &str = "/calico/resources/v3/projectcalico.org/profiles/";
+
 /// Every Node lies under this prefix.
 pub const NODES_PREFIX: &str = "/calico/resources/v3/projectcalico.org/nodes/";
 

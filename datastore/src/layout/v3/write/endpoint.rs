@@ -92,6 +92,31 @@ pub fn write(
     Ok(new.finish())
 }
 
+/// The endpoint as it is stored, with one more profile behind those that it lists. `None`: it lists
+/// that one already.
+///
+/// # Errors
+/// When what is stored under `id` is no endpoint.
+pub fn with_profile(
+    id: &WorkloadEndpointId,
+    profile: &Name,
+    stored: &[u8],
+) -> Result<Change, Malformed> {
+    let (key, ..) = place(id)?;
+    let mut document = Document::open(key.clone(), stored)?;
+    let profiles = document.spec()?.entry("profiles").or_insert_with(|| json!([]));
+    if profiles.is_null() {
+        *profiles = json!([]);
+    }
+    let Value::Array(profiles) = profiles else {
+        return Err(Malformed { key, reason: "profiles is not a list".to_owned() });
+    };
+    if !profiles.iter().any(|listed| listed == profile.as_str()) {
+        profiles.push(json!(profile.as_str()));
+    }
+    Ok(document.finish())
+}
+
 /// In order of their keys, as Go writes maps.
 fn labels(id: &WorkloadEndpointId, namespace: &str, own: &BTreeMap<String, String>) -> Value {
     let mut labels: BTreeMap<&str, &str> =

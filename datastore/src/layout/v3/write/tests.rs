@@ -376,3 +376,21 @@ fn each_status_is_told_apart() {
         .map(|status| serde_json::from_str::<Value>(status::endpoint(status)).unwrap());
     assert_eq!(told, ["up", "down", "error"].map(|status| json!({ "status": status })));
 }
+
+#[test]
+fn a_profile_more_changes_nothing_else_of_an_endpoint() {
+    let id = endpoint::id(&name(), "c1", "eth0");
+    let add =
+        |stored: &str| endpoint::with_profile(&id, &Name::from("web"), stored.as_bytes()).map(text);
+    let stored = r#"{"kind":"WorkloadEndpoint","metadata":{"uid":"u"},"spec":{"profiles":["frontend"],"new":1}}"#;
+    let expected = stored.replace(r#"["frontend"]"#, r#"["frontend","web"]"#);
+    assert_eq!(add(stored), Ok(Some(expected.clone())));
+    assert_eq!(add(&expected), Ok(None));
+    for none in [r#"{"spec":{}}"#, r#"{"spec":{"profiles":null}}"#, "{}"] {
+        assert_eq!(add(none), Ok(Some(r#"{"spec":{"profiles":["web"]}}"#.to_owned())), "{none}");
+    }
+    for bad in ["", "[]", r#"{"spec":[]}"#, r#"{"spec":{"profiles":"web"}}"#] {
+        let error = add(bad).unwrap_err();
+        assert!(error.to_string().contains("workloadendpoints"), "{error}");
+    }
+}

@@ -1,0 +1,216 @@
+//! Removes secrets from text: from everything that goes into an archive, whoever wrote it. Pure.
+//!
+//! Two things are removed: what stands where a secret stands (behind a name that says so, between
+//! `://` and `@`, a private key), and wherever it stands, what was found so in a configuration. Too much
+//! rather than too little: what is left of a line says what it was about.
+
+use std::collections::BTreeSet;
+
+use super::value;
+
+/// What stands in a secret's place.
+pub const REMOVED: &str = "[removed]";
+
+/// Parts of names whose values are secret.
+const WORDS: [&str; 10] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "credential",
+    "authorization",
+    "privatekey",
+    "apikey",
+    "accesskey",
+];
+/// Ends of names that hold a key's or a certificate's content.
+const CONTENTS: [&str; 3] = ["key", "cert", "psk"];
+/// Ends of names that say where something is, or what it is called.
+const HARMLESS: [&str; 7] = ["file", "path", "dir", "ref", "name", "namespace", "public"];
+/// A shorter value is removed only where it stands: it may be a part of anything.
+const SHORTEST: usize = 6;
+/// Values that say nothing.
+const COMMON: [&str; 6] = ["disabled", "enabled", "changeme!", "<none>", "password", REMOVED];
+
+/// True when the value of something of this name is to be removed.
+pub fn is_secret(name: &str) -> bool {
+    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    let name = name.to_ascii_lowercase();
+    !HARMLESS.iter().any(|end| name.ends_with(end)) && WORDS.iter().any(|word| name.contains(word))
+}
+
+/// `ETCD_KEY`, `peer-cert`: what it is called says content, and a path in its place is none.
+fn is_content(name: &str, value: &str) -> bool {
+    let folded = name.to_ascii_lowercase();
+    let part = folded.rsplit(['_', '-', '.']).next().unwrap_or_default();
+    let compound = part.len() < folded.len() || name.ends_with("Key") && name.len() > 3;
+    let ends = CONTENTS.iter().any(|end| part.ends_with(end));
+    compound && ends && !folded.contains("public") && !value.starts_with('/')
+}
+
+/// What is known to be secret.
+#[derive(Clone, Debug, Default)]
+pub struct Secrets(BTreeSet<String>);
+
+impl Secrets {
+    /// Finds the secrets in a configuration, to remove them everywhere.
+    pub fn learn(&mut self, text: &str) {
+        let mut found = Vec::new();
+        clean_places(text, &mut found);
+        for value in found {
+            let value = value.trim();
+            if value.len() < SHORTEST || COMMON.contains(&value) {
+                continue;
+            }
+            self.0.insert(value.to_owned());
+            // As another format has it: quoted, and in a URL.
+            self.0.insert(value.replace('\\', "\\\\").replace('"', "\\\""));
+            self.0.insert(unescaped(value));
+            // The parts of `user:password`; the user alone is no secret.
+            if let Some((_, password)) = value.split_once(':').filter(|(_, p)| p.len() >= SHORTEST)
+            {
+                self.0.insert(password.to_owned());
+                self.0.insert(unescaped(password));
+            }
+        }
+    }
+
+    /// The text without secrets.
+    pub fn clean(&self, text: &str) -> String {
+        let mut text = clean_places(text, &mut Vec::new());
+        // The longest first: one may be a part of another.
+        let mut known: Vec<&String> = self.0.iter().collect();
+        known.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        for value in known {
+            if text.contains(value.as_str()) {
+                text = text.replace(value.as_str(), REMOVED);
+            }
+        }
+        text
+    }
+}
+
+/// `%40` → `@`, as a URL is read.
+fn unescaped(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut bytes = text.as_bytes();
+    while let Some((first, rest)) = bytes.split_first() {
+        let hex = rest.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        let code = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| *first == b'%');
+        out.push(code.unwrap_or(*first));
+        bytes = if code.is_some() { &rest[2..] } else { rest };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Removes what stands where secrets stand, and notes it.
+fn clean_places(text: &str, found: &mut Vec<String>) -> String {
+    let text = private_keys(text);
+    let text = user_info(&text, found);
+    assignments(&text, found)
+}
+
+/// Everything between the lines of a private key, also where line ends are written as `\n`.
+fn private_keys(text: &str) -> String {
+    const END: &str = "PRIVATE KEY-----";
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(begin) = rest.find("-----BEGIN ") {
+        let Some(head) = rest[begin..].find(END).filter(|at| *at < 40) else {
+            let next = begin + "-----BEGIN ".len();
+            out.push_str(&rest[..next]);
+            rest = &rest[next..];
+            continue;
+        };
+        out.push_str(&rest[..begin]);
+        out.push_str(REMOVED);
+        let body = &rest[begin + head + END.len()..];
+        // One that is cut off goes to the end.
+        rest = body.find(END).map_or("", |end| &body[end + END.len()..]);
+    }
+    out + rest
+}
+
+/// `http://user:password@host` → `http://[removed]@host`.
+fn user_info(text: &str, found: &mut Vec<String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, behind) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | ',');
+        let url = &behind[..behind.find(end).unwrap_or(behind.len())];
+        rest = behind;
+        if let Some(at) = url.rfind('@') {
+            found.push(url[..at].to_owned());
+            out.push_str(REMOVED);
+            rest = &behind[at..];
+        }
+    }
+    out + rest
+}
+
+fn is_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
+}
+
+/// `password = …`, `"token": "…"`, `ETCD_KEY=…`, `password "…"`, `--password …`.
+fn assignments(text: &str, found: &mut Vec<String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    // What is before `at` has been read; the line in which that is begins at `line`.
+    let (mut at, mut line) = (0, 0);
+    while let Some(begin) = text[at..].find(is_name).map(|next| at + next) {
+        let end = text[begin..].find(|c| !is_name(c)).map_or(text.len(), |next| begin + next);
+        if let Some(newline) = text[at..begin].rfind('\n') {
+            line = at + newline + 1;
+        }
+        out.push_str(&text[at..end]);
+        at = end;
+        let (name, after) = (&text[begin..end], &text[end..]);
+        let Some((gap, value)) = value_of(name, after) else { continue };
+        let before = &text[line..begin];
+        let mark = |c: char| c.is_whitespace() || matches!(c, '-' | '#' | '"' | '\'' | '\\');
+        let first = before.trim_start_matches(mark).is_empty() || before.trim() == "export";
+        let indent = before.len() - before.trim_start().len();
+        let length = value::length(value, first, indent);
+        let secret = value::text(&value[..length]);
+        if secret.is_empty() || !(is_secret(name) || is_content(name, secret)) {
+            continue;
+        }
+        found.push(secret.to_owned());
+        out.push_str(&after[..gap]);
+        out.push_str(&value[..length].replacen(secret, REMOVED, 1));
+        at = end + gap + length;
+        // A value may go over several lines.
+        if let Some(newline) = text[end..at].rfind('\n') {
+            line = end + newline + 1;
+        }
+    }
+    out + &text[at..]
+}
+
+/// How far behind a name its value begins, and the value with what follows.
+fn value_of<'a>(name: &str, after: &'a str) -> Option<(usize, &'a str)> {
+    // The end of a quoted name: `"`, or `\"` inside of another text.
+    let quote = after.trim_start_matches('\\');
+    let closed = quote.strip_prefix(['"', '\'']).unwrap_or(after);
+    let sign = closed.trim_start_matches([' ', '\t']);
+    let value = match sign.strip_prefix(['=', ':']) {
+        // A selector compares: `token == 'x'`. (`TOKEN==x` is an environment file's.)
+        Some(_) if sign.starts_with("==") && sign.len() < closed.len() => return None,
+        Some(value) => value.trim_start_matches([' ', '\t']),
+        // BIRD has no sign, and options need none.
+        None if sign.len() < closed.len()
+            && closed.len() == after.len()
+            && (sign.starts_with('"') || name.starts_with("--")) =>
+        {
+            sign
+        }
+        None => return None,
+    };
+    Some((after.len() - value.len(), value))
+}
+
+#[cfg(test)]
+mod tests;
