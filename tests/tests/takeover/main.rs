@@ -32,9 +32,13 @@ const WARM: Duration = Duration::from_millis(500);
 /// takes both.
 fn normal(ns: &Place) -> Result<Vec<String>> {
     let text = Snapshot::take(ns)?.without_counters().to_string();
-    let mut lines: Vec<String> = text
+    // nft lists what iptables shows, too, with handles; of our own table its lines are added below.
+    let of_nft = text.find("## nft\n").context("no part of nft")?;
+    let (before, rest) = text.split_at(of_nft);
+    let after = rest.find("\n## ").map_or("", |end| &rest[end..]);
+    let mut lines: Vec<String> = before
         .lines()
-        .filter(|line| !line.contains("# handle"))
+        .chain(after.lines())
         .filter(|line| {
             let bird = line.contains("proto bird") && !line.starts_with("blackhole ");
             !bird || line.contains("metric 32")
@@ -46,7 +50,6 @@ fn normal(ns: &Place) -> Result<Vec<String>> {
             false => line.to_owned(),
         })
         .collect();
-    // Chains of nft's were left out above, with their handles.
     lines.extend(own_table::lines(ns)?);
     lines.sort();
     Ok(lines)

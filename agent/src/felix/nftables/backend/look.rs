@@ -123,9 +123,14 @@ impl Nftables {
             only_give(&mut steps);
         }
         note(&steps, run);
-        let moves = self.moves(&links, scene);
+        let mut moves = self.moves(&links, scene);
         self.placed = places::right(&links, scene, |class| self.renderer.group_of(class));
         self.sure = true;
+        if found.is_none() {
+            // Nobody asks for groups yet. When the table comes, a pod that is in none would be dropped,
+            // which an iptables before us let speak.
+            self.place(std::mem::take(&mut moves), &mut sockets.groups);
+        }
         let done = self.carry_out(steps, moves, sockets, scene);
         self.sure &= done.is_ok();
         done

@@ -134,7 +134,7 @@ impl Nftables {
     }
 
     /// Puts interfaces into their groups.
-    fn place(&mut self, moves: Vec<Move>, groups: &mut Groups) {
+    pub(super) fn place(&mut self, moves: Vec<Move>, groups: &mut Groups) {
         for Move { index, name, to } in &moves {
             match *to {
                 NONE => drop(self.placed.remove(index)),
