@@ -167,3 +167,35 @@ macro_rules! on_each_dataplane {
         }
     )+};
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_in_two_dataplanes_are_in_none() {
+        let found = |legacy, nft, own| Chains { legacy, nft, own }.only();
+        assert_eq!(found(0, 0, 0), None);
+        assert_eq!(found(3, 0, 0), Some(Flavour::Legacy));
+        assert_eq!(found(0, 3, 0), Some(Flavour::Nft));
+        assert_eq!(found(0, 0, 3), Some(Flavour::Nftables));
+        assert_eq!(found(1, 0, 3), None);
+        assert_eq!(found(0, 1, 3), None);
+    }
+
+    #[test]
+    fn a_test_that_never_looked_fails() {
+        if !run::can_run() {
+            return;
+        }
+        let looked = |label: &str, read| {
+            let run = format!("{label}{}-0", std::process::id());
+            READ.lock().unwrap().push((run, read));
+        };
+        assert!(run_on(Flavour::Nft, "nolook", |_, _| Ok(())).is_err());
+        looked("otherown", Some(Flavour::Nft));
+        assert!(run_on(Flavour::Nftables, "other", |_, _| Ok(())).is_err());
+        looked("rightown", Some(Flavour::Nftables));
+        assert!(run_on(Flavour::Nftables, "right", |_, _| Ok(())).is_ok());
+    }
+}

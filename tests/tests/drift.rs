@@ -207,12 +207,17 @@ fn a_fight_is_told_and_is_not_hot(label: &str, flavour: Flavour) -> Result<()> {
                 "nft flush chain inet calico forward-to-pod".to_owned(),
                 "first by nft (process ",
             ),
-            // The old interface does not say who it was.
-            _ => (
+            Flavour::Nft => (
                 "IPv4 raw jump PREROUTING".to_owned(),
-                format!("iptables-{} -w -t raw -F PREROUTING", flavour.iptables()),
-                if flavour == Flavour::Nft { "first by iptables-nft (process " } else { "" },
+                "iptables-nft -t raw -F PREROUTING".to_owned(),
+                "first by iptables-nft (process ",
             ),
+            // Nobody tells of the old tables. They are looked at too seldom to see that it is a fight,
+            // so it is about a parameter on this host, too.
+            _ => {
+                let name = format!("net.ipv4.conf.{}.rp_filter", tutorial::PODS[2].interface());
+                (format!("sysctl {name}"), format!("sysctl -qw {name}=0"), "")
+            }
         },
     ];
     let told = |host: &Host, subject: &str| -> Result<Option<String>> {

@@ -31,13 +31,16 @@ fn information(ready: bool) -> (String, String) {
     Resource::new("default", spec).pair()
 }
 
-/// The policy on disk once it is there and nothing newer is on its way.
+/// The policy on disk once it is there, knows the pods of the host, and nothing newer is on its way.
 fn settled(host: &Host) -> Result<String> {
     let mut last = None;
+    let own = PODS.iter().filter(|pod| pod.host == host.spec.name);
+    let interfaces: Vec<String> = own.map(PodSpec::interface).collect();
+    let knows = |text: &String| interfaces.iter().all(|name| text.contains(name.as_str()));
     wait::until("policy on disk", CONVERGENCE, || {
         std::thread::sleep(Duration::from_millis(1500));
         let now = reboot::content(&host.stored_policy()).ok();
-        let same = now.is_some() && now == last;
+        let same = now.as_ref().is_some_and(knows) && now == last;
         last = now;
         Ok(same.then(|| last.clone()).flatten())
     })
