@@ -171,7 +171,7 @@ fn own_table_is_mended(host: &Host) -> Result<()> {
         ensure!(own_table::lines(host.ns())? != whole, "{damage}: nothing changed");
         let (code, lines) = plan(host)?;
         let said = |text: &&str| lines.iter().any(|line| line.contains(text));
-        ensure!(code == Some(2) && expected.iter().all(|e| said(&e)), "{damage}: {lines:#?}");
+        ensure!(code == Some(2) && expected.iter().all(said), "{damage}: {lines:#?}");
         // And of nothing else: only one chain is made, and no more commands than those.
         let commands = ["flush ", "add ", "delete ", "ip link "];
         let is_command = |line: &&String| commands.iter().any(|c| line.starts_with(c));
