@@ -61,6 +61,16 @@ impl Cluster {
         Self::around(run, wire, etcd, None)
     }
 
+    /// The same, with hosts whose agents will use this dataplane.
+    ///
+    /// # Errors
+    /// As [`Cluster::new`].
+    pub fn on(label: &str, flavour: Flavour) -> Result<Self> {
+        let mut cluster = Self::new(label)?;
+        cluster.hosts.iter_mut().for_each(|host| host.flavour = flavour);
+        Ok(cluster)
+    }
+
     /// The same with an etcd of three members, each in a namespace of its own.
     ///
     /// # Errors

@@ -2,10 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::dataplane;
+pub use crate::dataplane::Flavour;
 use crate::matrix::Site;
 use crate::netns::Netns;
 use crate::process::{Command, Output, Process};
@@ -13,47 +16,6 @@ use crate::run::Run;
 use crate::status::Status;
 use crate::tutorial::HostSpec;
 use crate::wait;
-
-/// Which dataplane the agent is told to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Flavour {
-    /// What the agent finds best.
-    #[default]
-    Auto,
-    /// The old kernel interface.
-    Legacy,
-    /// iptables on top of nf_tables.
-    Nft,
-    /// A table of its own of nf_tables.
-    Nftables,
-}
-
-impl Flavour {
-    /// Its name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Legacy => "legacy",
-            Self::Nft => "nft",
-            Self::Nftables => "nftables",
-        }
-    }
-
-    /// True for the agent's own table.
-    #[must_use]
-    pub fn is_nftables(self) -> bool {
-        self == Self::Nftables
-    }
-
-    /// The parameter that says it, and its value.
-    fn setting(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Auto | Self::Legacy | Self::Nft => ("FELIX_IPTABLESBACKEND", self.name()),
-            Self::Nftables => ("FELIX_DATAPLANE", self.name()),
-        }
-    }
-}
 
 /// A host.
 #[derive(Debug)]
@@ -69,6 +31,8 @@ pub struct Host {
     etcd: String,
     agent: Option<Process>,
     bird: Option<Process>,
+    run: String,
+    was_read: AtomicBool,
 }
 
 impl Host {
@@ -92,6 +56,8 @@ impl Host {
             etcd: etcd.to_owned(),
             agent: None,
             bird: None,
+            run: run.name().to_owned(),
+            was_read: AtomicBool::new(false),
         })
     }
 
@@ -193,6 +159,21 @@ impl Host {
     pub fn start_agent(&mut self) -> Result<()> {
         ensure!(self.agent.is_none(), "the agent of {} runs already", self.spec.name);
         self.agent = Some(self.agent_command()?.start(&self.agent_log())?);
+        self.was_read.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Reads back from the kernel which dataplane the running agent uses, once after each start of it:
+    /// that it is the one of this host, and that nothing of an agent is in another. To be called when
+    /// policy is in force; [`crate::cluster`] does.
+    ///
+    /// # Errors
+    /// When it is another.
+    pub fn read_back(&self) -> Result<()> {
+        if self.agent.is_some() && !self.was_read.load(Ordering::Relaxed) {
+            dataplane::read_back(&self.run, self.spec.name, self.flavour, self.ns())?;
+            self.was_read.store(true, Ordering::Relaxed);
+        }
         Ok(())
     }
 

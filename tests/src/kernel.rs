@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::dataplane::Flavour;
 use crate::netns::Place;
 use crate::process::Process;
 use crate::wait;
@@ -182,6 +183,17 @@ impl Chains {
     #[must_use]
     pub fn all(self) -> usize {
         self.legacy + self.nft + self.own
+    }
+
+    /// The dataplane that has them, if it is one alone.
+    #[must_use]
+    pub fn only(self) -> Option<Flavour> {
+        match self {
+            Self { legacy: 1.., nft: 0, own: 0 } => Some(Flavour::Legacy),
+            Self { legacy: 0, nft: 1.., own: 0 } => Some(Flavour::Nft),
+            Self { legacy: 0, nft: 0, own: 1.. } => Some(Flavour::Nftables),
+            _ => None,
+        }
     }
 }
 

@@ -14,10 +14,11 @@
 //! and processes, [`cluster`] puts hosts together, [`world`] writes what today's calicoctl and CNI
 //! plugin would write, [`probe`] and [`ask`] send packets and [`flow`] sends them all the time, [`matrix`]
 //! compares what passed with what should, and [`kernel`] reads back with the system's own tools what
-//! the agent programmed. [`managers`] are other firewalls beside it.
+//! the agent programmed ([`own_table`]: in its own table). [`dataplane`] runs a test on each dataplane. [`managers`] are other firewalls beside it.
 
 pub mod ask;
 pub mod cluster;
+pub mod dataplane;
 pub mod etcd;
 pub mod etcd_cluster;
 pub mod evaluator;
@@ -30,6 +31,7 @@ pub mod machine;
 pub mod managers;
 pub mod matrix;
 pub mod netns;
+pub mod own_table;
 pub mod package;
 pub mod pod;
 pub mod probe;

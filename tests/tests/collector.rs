@@ -11,7 +11,7 @@ use calico_e2e::holdings::Holdings;
 use calico_e2e::host::{Flavour, Host};
 use calico_e2e::probe::{PATIENT, Service, ask_from};
 use calico_e2e::rkt::{Rkt, Sandbox, draw_uuid};
-use calico_e2e::{run, tutorial, wait};
+use calico_e2e::{tutorial, wait};
 use serde_json::{Value, json};
 
 /// The documentation's minutes are for people.
@@ -26,14 +26,14 @@ struct Lab {
     rkt: Rkt,
 }
 
-fn lab(label: &str) -> Result<Lab> {
+fn lab(label: &str, flavour: Flavour) -> Result<Lab> {
     let mut cluster = Cluster::new(label)?;
     cluster.etcd.put_all(&tutorial::before_pods())?;
     let rkt = Rkt::new(&cluster.hosts[0])?;
     let toml = format!("[collector]\n{COLLECTOR}rkt_data_dir = {:?}\n", rkt.data());
     std::fs::write(cluster.hosts[0].config_dir().join("agent.toml"), toml)?;
     rkt.network("network1", &json!({ "policy_setup_timeout_seconds": 30 }))?;
-    cluster.start_agents(Flavour::Auto)?;
+    cluster.start_agents(flavour)?;
     cluster.wait_until_ready()?;
     Ok(Lab { cluster, rkt })
 }
@@ -103,12 +103,8 @@ fn interface(uuid: &str) -> String {
     format!("cali{}", &uuid[..11])
 }
 
-#[test]
-fn what_rkt_left_behind_goes_and_what_lives_stays() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let lab = lab("collect")?;
+fn what_rkt_left_behind_goes_and_what_lives_stays(label: &str, flavour: Flavour) -> Result<()> {
+    let lab = lab(label, flavour)?;
     let (asks, answers) = (lab.pod()?, lab.pod()?);
     let (from, to) = (asks.ns().name().to_owned(), answers.v4(0)?);
     let over = AtomicBool::new(false);
@@ -144,6 +140,10 @@ fn what_rkt_left_behind_goes_and_what_lives_stays() -> Result<()> {
     }
     ensure!(lab.held()?.is_empty(), "{}", lab.held()?);
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: what_rkt_left_behind_goes_and_what_lives_stays, "col";
 }
 
 /// Leaves things behind in every way there is, beside things that only look so.

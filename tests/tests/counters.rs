@@ -10,7 +10,7 @@ use calico_e2e::host::{Flavour, Host};
 use calico_e2e::matrix::Family;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
 use calico_e2e::tutorial::{HTTP, OTHER, policies};
-use calico_e2e::{run, wait};
+use calico_e2e::wait;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -46,12 +46,8 @@ fn settings(cluster: &mut Cluster, text: &str) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_packets_of_each_pod_are_told() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::tutorial("counters", Flavour::Auto)?;
+fn the_packets_of_each_pod_are_told(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.put_and_wait(&policies())?;
     let from = cluster.pod("frontend-1")?.ns().name().to_owned();
     let frontend = cluster.pod("frontend-1")?.spec.interface();
@@ -111,4 +107,8 @@ fn the_packets_of_each_pod_are_told() -> Result<()> {
     let status: Value = cluster.hosts[0].status()?.0;
     ensure!(status["counters_error"].is_null() && status["state"] == "ready", "{status}");
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: the_packets_of_each_pod_are_told, "cnt";
 }

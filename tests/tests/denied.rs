@@ -9,7 +9,7 @@ use calico_e2e::matrix::Family;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
 use calico_e2e::process::{Command, Output};
 use calico_e2e::tutorial::{HTTP, OTHER, policies};
-use calico_e2e::{host, run, wait};
+use calico_e2e::{host, wait};
 use nix::sys::signal::Signal;
 
 fn denied(cluster: &Cluster, args: &[&str]) -> Result<Output> {
@@ -17,12 +17,8 @@ fn denied(cluster: &Cluster, args: &[&str]) -> Result<Output> {
     command.arg(cluster.hosts[0].run_dir()).args(args).limit(Duration::from_secs(5)).output()
 }
 
-#[test]
-fn denied_packets_are_told() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::tutorial("denied", Flavour::Auto)?;
+fn denied_packets_are_told(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.put_and_wait(&policies())?;
     let off = denied(&cluster, &[])?;
     ensure!(off.status.code() == Some(1) && off.stderr.contains("denied_log = true"), "{off:?}");
@@ -88,4 +84,8 @@ fn denied_packets_are_told() -> Result<()> {
     wait::until_true("told after a restart", Duration::from_secs(5), || {
         denied(&cluster, &[]).is_ok_and(|output| output.stdout.contains(line))
     })
+}
+
+calico_e2e::on_each_dataplane! {
+    full: denied_packets_are_told, "den";
 }

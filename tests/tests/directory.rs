@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use calico_e2e::host::Host;
+use calico_e2e::host::{Flavour, Host};
 use calico_e2e::pod::Pod;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
-use calico_e2e::run::{self, Run};
+use calico_e2e::run::Run;
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{HOSTS, HTTP, OTHER, PODS, PodSpec};
 use calico_e2e::wait;
@@ -58,10 +58,11 @@ struct World {
 }
 
 impl World {
-    fn new() -> Result<Self> {
-        let run = Run::new("dir")?;
+    fn new(label: &str, flavour: Flavour) -> Result<Self> {
+        let run = Run::new(label)?;
         let admin = run.dir().join(HOSTS[0].name).join("etc/resources");
-        let host = Host::new(&run, &HOSTS[0], &format!("dir:{}", admin.display()))?;
+        let mut host = Host::new(&run, &HOSTS[0], &format!("dir:{}", admin.display()))?;
+        host.flavour = flavour;
         std::fs::create_dir_all(&admin)?;
         // The address that it registers with; nobody else is on this wire.
         host.ns().ip(&format!(
@@ -122,7 +123,7 @@ impl World {
     /// Waits until `status` is ready, or degraded and names this.
     fn wait_for_status(&self, named: Option<&str>) -> Result<String> {
         let what = format!("status that says {named:?}");
-        wait::until(&what, LIMIT, || {
+        let text = wait::until(&what, LIMIT, || {
             let (status, text) = (self.host.status()?, self.host.status_text()?);
             let right = match named {
                 None => status.is_ready() && status.rejected().is_empty(),
@@ -132,16 +133,14 @@ impl World {
         })
         .with_context(|| {
             format!("{}\n{}", self.host.status_text().unwrap_or_default(), self.host.logs())
-        })
+        })?;
+        self.host.read_back()?;
+        Ok(text)
     }
 }
 
-#[test]
-fn a_host_without_etcd() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut world = World::new()?;
+fn a_host_without_etcd(label: &str, flavour: Flavour) -> Result<()> {
+    let mut world = World::new(label, flavour)?;
     world.write("10-profiles.yaml", &profiles())?;
     world.write("20-policy.yaml", &policy("frontend"))?;
     world.host.start_agent()?;
@@ -189,12 +188,15 @@ fn a_host_without_etcd() -> Result<()> {
     world.host.stop_agent()
 }
 
-#[test]
-fn what_the_administrator_has_in_a_file_is_not_registered_over() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut world = World::new()?;
+calico_e2e::on_each_dataplane! {
+    full: a_host_without_etcd, "dir";
+}
+
+fn what_the_administrator_has_in_a_file_is_not_registered_over(
+    label: &str,
+    flavour: Flavour,
+) -> Result<()> {
+    let mut world = World::new(label, flavour)?;
     let node = |address: &str| {
         format!(
             "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {{name: calico-01, labels: \
@@ -217,4 +219,8 @@ fn what_the_administrator_has_in_a_file_is_not_registered_over() -> Result<()> {
     std::fs::rename(&aside, &world.admin)?;
     world.wait_for_status(Some("node.yaml is only read"))?;
     world.host.stop_agent()
+}
+
+calico_e2e::on_each_dataplane! {
+    full: what_the_administrator_has_in_a_file_is_not_registered_over, "dia";
 }

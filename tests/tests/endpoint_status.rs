@@ -13,7 +13,7 @@ use calico_e2e::probe::shout;
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{self, DNS, PODS};
 use calico_e2e::world::{Entity, GlobalNetworkPolicy, NetworkPolicy, Port, Resource, Rule};
-use calico_e2e::{kernel, netns, run, wait};
+use calico_e2e::{kernel, netns, wait};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
@@ -29,12 +29,8 @@ fn files(host: &Host) -> Vec<String> {
     names
 }
 
-#[test]
-fn a_file_says_that_an_endpoint_is_programmed() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::new("files")?;
+fn a_file_says_that_an_endpoint_is_programmed(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::new(label)?;
     cluster.etcd.put_all(&tutorial::base())?;
     let (first, second) = (PODS[0], PODS[1]);
     ensure!(first.host == second.host, "both on one host");
@@ -48,7 +44,7 @@ fn a_file_says_that_an_endpoint_is_programmed() -> Result<()> {
     // An endpoint without its interface is not up.
     let (key, value) = second.endpoint().pair();
     cluster.etcd.put(&key, &value)?;
-    cluster.start_agents(Flavour::Auto)?;
+    cluster.start_agents(flavour)?;
     cluster.place_pod(&first)?;
     let host = &cluster.hosts[0];
     wait::until("file of the first pod alone", Duration::from_secs(10), || {
@@ -57,7 +53,8 @@ fn a_file_says_that_an_endpoint_is_programmed() -> Result<()> {
             .and_then(|r| r.map(Some).map_err(|files| anyhow::anyhow!("{files:?}")))
     })?;
     // At that moment, its chains and routes are there.
-    ensure!(kernel::chains(host.ns())?.all() > 0, "no chains");
+    ensure!(kernel::chains(host.ns())?.only() == Some(flavour), "no chains");
+    host.read_back()?;
     let routes = kernel::routes(host.ns(), "-4")?;
     let to = format!("{} dev {}", first.v4, first.interface());
     ensure!(routes.iter().any(|route| route.starts_with(&to)), "{routes:?}");
@@ -69,6 +66,10 @@ fn a_file_says_that_an_endpoint_is_programmed() -> Result<()> {
     wait::until_true("second file", limit, || host.has_status_file(&second.status_file()))?;
     cluster.etcd.delete(&key)?;
     wait::until_true("end of it", limit, || files(host) == [first.status_file()])
+}
+
+calico_e2e::on_each_dataplane! {
+    full: a_file_says_that_an_endpoint_is_programmed, "fil";
 }
 
 /// A port that the second pod of that name may not send to.
@@ -99,10 +100,7 @@ fn first_packets(pod: &str, file: &Path, to: &Site) -> Result<(Instant, Value)> 
 }
 
 /// A pod is made again under the same name, with another MAC and another policy.
-fn made_again(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn a_pod_made_again_gets_its_file_with_its_rules(label: &str, flavour: Flavour) -> Result<()> {
     let mut cluster = Cluster::tutorial(label, flavour)?;
     let spec = PODS[0];
     let deny = Entity::ports([Port::Number(DENIED)]);
@@ -185,12 +183,6 @@ fn made_again(label: &str, flavour: Flavour) -> Result<()> {
     cluster.wait_until_ready()
 }
 
-#[test]
-fn a_pod_made_again_gets_its_file_with_its_rules_on_iptables_legacy() -> Result<()> {
-    made_again("agaleg", Flavour::Legacy)
-}
-
-#[test]
-fn a_pod_made_again_gets_its_file_with_its_rules_on_iptables_nft() -> Result<()> {
-    made_again("aganft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    smoke: a_pod_made_again_gets_its_file_with_its_rules, "aga";
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use calico_e2e::etcd::Etcd;
-use calico_e2e::host::Host;
+use calico_e2e::host::{Flavour, Host};
 use calico_e2e::pod::Pod;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
-use calico_e2e::run::{self, Run};
+use calico_e2e::run::Run;
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{HOSTS, HTTP, OTHER, PODS, PodSpec};
 use calico_e2e::wait;
@@ -78,9 +78,10 @@ struct World {
 }
 
 impl World {
-    fn new() -> Result<Self> {
-        let run = Run::new("v2")?;
+    fn new(label: &str, flavour: Flavour) -> Result<Self> {
+        let run = Run::new(label)?;
         let mut host = Host::new(&run, &HOSTS[0], "http://127.0.0.1:2379")?;
+        host.flavour = flavour;
         host.env.push(("CALICO_DATASTORE".to_owned(), "etcdv2".to_owned()));
         host.ns().ip(&format!(
             "link add eth0 type veth peer name nobody\nlink set eth0 up\nlink set nobody up\n\
@@ -166,12 +167,8 @@ impl World {
     }
 }
 
-#[test]
-fn a_host_of_calico_2_6() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut world = World::new()?;
+fn a_host_of_calico_2_6(label: &str, flavour: Flavour) -> Result<()> {
+    let mut world = World::new(label, flavour)?;
     for (key, value) in CLUSTER {
         world.etcd.put_v2(key, value)?;
     }
@@ -185,6 +182,7 @@ fn a_host_of_calico_2_6() -> Result<()> {
     world.etcd.put_v2(READY, "true")?;
     world.host.start_bird(LIMIT)?;
     world.expect("the profiles as they come", &world.frontend, &world.stranger)?;
+    world.host.read_back()?;
 
     // Reports of endpoints and of the host, where Calico of that time looks for them.
     for pod in [&PODS[0], &PODS[1], &STRANGER] {
@@ -257,4 +255,8 @@ fn a_host_of_calico_2_6() -> Result<()> {
     let status = format!("/calico/felix/v1/{}", workload(&PODS[0]));
     world.wait_for_key(&status, |value| value.is_none())?;
     world.host.stop_agent()
+}
+
+calico_e2e::on_each_dataplane! {
+    full: a_host_of_calico_2_6, "etv";
 }

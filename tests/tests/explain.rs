@@ -6,7 +6,6 @@ use calico_e2e::cluster::Cluster;
 use calico_e2e::host::{Flavour, Host};
 use calico_e2e::matrix::Family;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
-use calico_e2e::run;
 use calico_e2e::tutorial::{self, DNS, HOSTS, HTTP, OTHER, PODS, SERVICES};
 use calico_e2e::world::{Entity, GlobalNetworkPolicy, NetworkPolicy, Resource, Rule};
 use serde_json::Value;
@@ -80,12 +79,8 @@ fn compare(cluster: &Cluster, policy: bool) -> Result<(usize, usize)> {
     Ok((asked, denied))
 }
 
-#[test]
-fn what_explain_says_is_what_packets_do() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let cluster = Cluster::tutorial("explain", Flavour::Auto)?;
+fn what_explain_says_is_what_packets_do(label: &str, flavour: Flavour) -> Result<()> {
+    let cluster = Cluster::tutorial(label, flavour)?;
     let plain = compare(&cluster, false)?;
     cluster.put_and_wait(&tutorial::policies())?;
     let policed = compare(&cluster, true)?;
@@ -93,6 +88,10 @@ fn what_explain_says_is_what_packets_do() -> Result<()> {
         ensure!(asked > 150 && denied > 30 && asked > 2 * denied, "{asked} asked, {denied} denied");
     }
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: what_explain_says_is_what_packets_do, "exp";
 }
 
 /// Before everything else: backends get nothing over TCP.
@@ -111,12 +110,8 @@ fn no_tcp() -> Resource<GlobalNetworkPolicy> {
     Resource::new("security.no-tcp", GlobalNetworkPolicy(spec))
 }
 
-#[test]
-fn what_is_foretold_of_a_change_comes_true() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let cluster = Cluster::tutorial("foretold", Flavour::Auto)?;
+fn what_is_foretold_of_a_change_comes_true(label: &str, flavour: Flavour) -> Result<()> {
+    let cluster = Cluster::tutorial(label, flavour)?;
     cluster.put_and_wait(&tutorial::policies())?;
     cluster.wait_until_ready()?;
     let host = &cluster.hosts[0];
@@ -171,12 +166,12 @@ fn what_is_foretold_of_a_change_comes_true() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_cannot_be_told_and_what_is_drawn() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::tutorial("explainerr", Flavour::Auto)?;
+calico_e2e::on_each_dataplane! {
+    full: what_is_foretold_of_a_change_comes_true, "fot";
+}
+
+fn what_cannot_be_told_and_what_is_drawn(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.put_and_wait(&tutorial::policies())?;
     cluster.wait_until_ready()?;
     let host = &cluster.hosts[0];
@@ -246,4 +241,8 @@ fn what_cannot_be_told_and_what_is_drawn() -> Result<()> {
     )?;
     ensure!(text.contains("the datastore is not read now") || text.contains("revision"), "{text}");
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: what_cannot_be_told_and_what_is_drawn, "exr";
 }

@@ -15,7 +15,7 @@ use calico_e2e::netns::enter;
 use calico_e2e::rkt::{Rkt, Sandbox, draw_uuid};
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{self, DNS};
-use calico_e2e::{run, wait};
+use calico_e2e::wait;
 use serde_json::json;
 
 /// How many pods are started.
@@ -34,6 +34,7 @@ fn lab(label: &str, flavour: Flavour) -> Result<Lab> {
     let mut cluster = Cluster::new(label)?;
     cluster.etcd.put_all(&tutorial::before_pods())?;
     cluster.start_agents(flavour)?;
+    cluster.wait_until_ready()?;
     let rkt = Rkt::new(&cluster.hosts[0])?;
     let serve = |network: &str| -> Result<(Sandbox, Server)> {
         rkt.network(network, &json!({}))?;
@@ -80,10 +81,7 @@ fn forget(lab: &Lab, pod: Sandbox) -> Result<()> {
     lab.rkt.remove(pod).map(drop)
 }
 
-fn outwards(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn the_first_packet_of_a_pod_is_judged(label: &str, flavour: Flavour) -> Result<()> {
     let lab = lab(label, flavour)?;
     let (friend, stranger) = (lab.friend.0.v4(0)?, lab.stranger.0.v4(0)?);
     for number in 0..PODS {
@@ -103,14 +101,8 @@ fn outwards(label: &str, flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_first_packet_of_a_pod_is_judged_on_iptables_legacy() -> Result<()> {
-    outwards("firleg", Flavour::Legacy)
-}
-
-#[test]
-fn the_first_packet_of_a_pod_is_judged_on_iptables_nft() -> Result<()> {
-    outwards("firnft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    smoke: the_first_packet_of_a_pod_is_judged, "fir";
 }
 
 /// Datagrams that reached a namespace, whether or not anybody listened.
@@ -124,10 +116,7 @@ fn received(pod: &Sandbox) -> Result<u64> {
 }
 
 /// Both neighbours call the pod's address all the time, from before it is there.
-fn inwards(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn the_first_packet_to_a_pod_is_judged(label: &str, flavour: Flavour) -> Result<()> {
     let lab = lab(label, flavour)?;
     let over = AtomicBool::new(false);
     let mut sums = [0, 0];
@@ -162,12 +151,6 @@ fn inwards(label: &str, flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_first_packet_to_a_pod_is_judged_on_iptables_legacy() -> Result<()> {
-    inwards("filleg", Flavour::Legacy)
-}
-
-#[test]
-fn the_first_packet_to_a_pod_is_judged_on_iptables_nft() -> Result<()> {
-    inwards("filnft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    smoke: the_first_packet_to_a_pod_is_judged, "fin";
 }

@@ -11,7 +11,7 @@ use calico_e2e::netns::enter;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from, shout};
 use calico_e2e::tutorial::{DNS, HTTP, OTHER};
 use calico_e2e::world::{Entity, GlobalNetworkPolicy, NetworkPolicy, Port, Resource, Rule};
-use calico_e2e::{kernel, run, wait};
+use calico_e2e::{kernel, own_table, wait};
 use serde_json::json;
 
 /// The floating addresses of the pod, one of each family.
@@ -156,9 +156,25 @@ impl Talker {
     }
 }
 
+/// The agent's rules of a family on the first host, without those that count; none of them may be of the
+/// chains that lead to and from floating addresses.
+fn rules(cluster: &Cluster, flavour: Flavour, family: &str) -> Result<Vec<String>> {
+    let ns = cluster.hosts[0].ns();
+    if flavour.is_nftables() {
+        let all = own_table::lines(ns)?;
+        ensure!(all.iter().any(|line| line == "chain forward-to-pod:"), "another dataplane");
+        return Ok(all);
+    }
+    let v = if family == "-4" { "" } else { "6" };
+    let text = ns.command(format!("ip{v}tables-{}-save", flavour.iptables())).run()?;
+    ensure!(text.contains("cali-FORWARD"), "another flavour");
+    ensure!(!text.contains("cali-fip"), "{text}");
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
 /// Nothing of the addresses: nobody answers, also not to who was talking; no rule, route or
 /// connection knows them.
-fn nothing_is_left(cluster: &Cluster, talkers: &[Talker], flavour: &str) -> Result<()> {
+fn nothing_is_left(cluster: &Cluster, talkers: &[Talker], flavour: Flavour) -> Result<()> {
     for (from, _) in everybody(cluster)? {
         for to in FLOATING {
             let answer = ask(cluster, from, to, Service::Tcp(HTTP), BRIEF)?;
@@ -178,10 +194,8 @@ fn nothing_is_left(cluster: &Cluster, talkers: &[Talker], flavour: &str) -> Resu
         let to = to.to_string();
         let routes = kernel::routes(ns, family)?;
         ensure!(!routes.iter().any(|route| route.contains(&to)), "{routes:#?}");
-        let v = if family == "-4" { "" } else { "6" };
-        let rules = ns.command(format!("ip{v}tables-{flavour}-save")).run()?;
-        ensure!(rules.contains("cali-FORWARD"), "another flavour");
-        ensure!(!rules.contains(&to) && !rules.contains("cali-fip"), "{rules}");
+        let rules = rules(cluster, flavour, family)?;
+        ensure!(rules.iter().all(|rule| !rule.contains(&to)), "{rules:#?}");
         let list = ["-L", "-f", if family == "-4" { "ipv4" } else { "ipv6" }];
         let connections = ns.command("conntrack").args(list).run()?;
         ensure!(!connections.contains(&format!("dst={to} ")), "{connections}");
@@ -230,14 +244,11 @@ fn is_told(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn floating(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn a_pod_is_reached_by_its_floating_address(label: &str, flavour: Flavour) -> Result<()> {
     let cluster = cluster(label, flavour)?;
     // Switched off, as it is without a word, they lead nowhere.
     give(&cluster, POD, true)?;
-    nothing_is_left(&cluster, &[], tool)?;
+    nothing_is_left(&cluster, &[], flavour)?;
 
     cluster.configure("default", &json!({ "floatingIPs": "Enabled" }))?;
     leads_to_the_pod_and_its_policy(&cluster)?;
@@ -253,7 +264,7 @@ fn floating(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
         }
     }
     give(&cluster, POD, false)?;
-    nothing_is_left(&cluster, &talkers, tool)?;
+    nothing_is_left(&cluster, &talkers, flavour)?;
     give(&cluster, POD, true)?;
     leads_to_the_pod_and_its_policy(&cluster)?;
     for talker in &talkers {
@@ -261,28 +272,18 @@ fn floating(label: &str, flavour: Flavour, tool: &str) -> Result<()> {
     }
     // The setting takes them away as well.
     cluster.configure("default", &json!({ "floatingIPs": "Disabled" }))?;
-    nothing_is_left(&cluster, &talkers, tool)?;
+    nothing_is_left(&cluster, &talkers, flavour)?;
     cluster.configure("default", &json!({ "floatingIPs": null }))?;
-    nothing_is_left(&cluster, &talkers, tool)
+    nothing_is_left(&cluster, &talkers, flavour)
 }
 
-#[test]
-fn a_pod_is_reached_by_its_floating_address_on_iptables_legacy() -> Result<()> {
-    floating("fleg", Flavour::Legacy, "legacy")
-}
-
-#[test]
-fn a_pod_is_reached_by_its_floating_address_on_iptables_nft() -> Result<()> {
-    floating("fnft", Flavour::Nft, "nft")
+calico_e2e::on_each_dataplane! {
+    full: a_pod_is_reached_by_its_floating_address, "flo";
 }
 
 /// The address moves to a pod with another policy while somebody talks.
-#[test]
-fn a_floating_address_that_moves_takes_nobody_along() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let cluster = cluster("fmove", Flavour::Auto)?;
+fn a_floating_address_that_moves_takes_nobody_along(label: &str, flavour: Flavour) -> Result<()> {
+    let cluster = cluster(label, flavour)?;
     cluster.configure("default", &json!({ "floatingIPs": "Enabled" }))?;
     give(&cluster, POD, true)?;
     let talkers = FLOATING.map(|to| Talker::new(&cluster, "outside", to));
@@ -311,4 +312,8 @@ fn a_floating_address_that_moves_takes_nobody_along() -> Result<()> {
         }
     }
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: a_floating_address_that_moves_takes_nobody_along, "flm";
 }

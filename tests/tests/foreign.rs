@@ -10,15 +10,12 @@ use calico_e2e::host::Flavour;
 use calico_e2e::probe::shout;
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{self, PODS};
-use calico_e2e::{run, wait};
+use calico_e2e::wait;
 
-fn untouched(label: &str, flavour: Flavour, name: &str) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn foreign_things_are_untouched(label: &str, flavour: Flavour) -> Result<()> {
     let mut cluster = Cluster::new(label)?;
     let host = cluster.hosts[0].spec;
-    foreign::make(cluster.hosts[0].ns(), name)?;
+    foreign::make(cluster.hosts[0].ns(), flavour.iptables())?;
     let sink = Server::start(
         cluster.hosts[0].ns().name(),
         &[host.v4.into(), host.v6.into()],
@@ -64,12 +61,6 @@ fn untouched(label: &str, flavour: Flavour, name: &str) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn foreign_things_are_untouched_on_iptables_legacy() -> Result<()> {
-    untouched("forleg", Flavour::Legacy, "legacy")
-}
-
-#[test]
-fn foreign_things_are_untouched_on_iptables_nft() -> Result<()> {
-    untouched("fornft", Flavour::Nft, "nft")
+calico_e2e::on_each_dataplane! {
+    smoke: foreign_things_are_untouched, "for";
 }

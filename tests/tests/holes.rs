@@ -11,7 +11,7 @@ use calico_e2e::cluster::{Cluster, OUTSIDE_V4};
 use calico_e2e::host::Flavour;
 use calico_e2e::netns::enter;
 use calico_e2e::tutorial::{self, DNS};
-use calico_e2e::{run, wait};
+use calico_e2e::wait;
 
 /// From the end of what somebody did until nothing passes that is denied.
 const REPAIRED: Duration = Duration::from_secs(3);
@@ -79,10 +79,12 @@ fn hole(cluster: &Cluster, flush: &str) -> Result<()> {
     Ok(())
 }
 
-fn ends(label: &str, flavour: Flavour, flush: &str) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn a_denied_flow_ends_with_its_hole(label: &str, flavour: Flavour) -> Result<()> {
+    let flush = match flavour {
+        Flavour::Nftables => "nft flush ruleset",
+        Flavour::Nft => "iptables-nft -w -F; iptables-nft -w -t raw -F",
+        _ => "iptables-legacy -w -F; iptables-legacy -w -t raw -F",
+    };
     let cluster = Cluster::tutorial(label, flavour)?;
     cluster.etcd.put_all(&tutorial::policies())?;
     cluster.check(true)?;
@@ -101,17 +103,6 @@ fn ends(label: &str, flavour: Flavour, flush: &str) -> Result<()> {
     .with_context(|| cluster.logs())
 }
 
-#[test]
-fn a_denied_flow_ends_with_its_hole_on_iptables_legacy() -> Result<()> {
-    ends("holleg", Flavour::Legacy, "iptables-legacy -w -F; iptables-legacy -w -t raw -F")
-}
-
-#[test]
-fn a_denied_flow_ends_with_its_hole_on_iptables_nft() -> Result<()> {
-    ends("holnft", Flavour::Nft, "iptables-nft -w -F; iptables-nft -w -t raw -F")
-}
-
-#[test]
-fn a_denied_flow_ends_with_its_hole_on_nftables() -> Result<()> {
-    ends("holown", Flavour::Nftables, "nft flush ruleset")
+calico_e2e::on_each_dataplane! {
+    smoke: a_denied_flow_ends_with_its_hole, "hol";
 }

@@ -11,8 +11,8 @@ use calico_e2e::netns::Place;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{HTTP, OTHER};
+use calico_e2e::wait;
 use calico_e2e::world::{FelixConfiguration, GlobalNetworkPolicy, NetworkPolicy, Resource, Rule};
-use calico_e2e::{run, wait};
 use nix::sys::signal::Signal;
 
 /// Where `rkt metadata-service` listens.
@@ -46,12 +46,8 @@ fn expect(cluster: &Cluster, what: &str, port: u16, passes: bool) -> Result<()> 
     Ok(())
 }
 
-#[test]
-fn the_action_applies_in_place() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::tutorial("host", Flavour::Auto)?;
+fn the_action_applies_in_place(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.check(false)?;
     let pid = cluster.hosts[0].agent()?.pid();
 
@@ -63,10 +59,7 @@ fn the_action_applies_in_place() -> Result<()> {
         node.as_ref().is_some_and(|v| v.contains(r#""defaultEndpointToHostAction":"Return""#)),
         "what calico/node writes is missing: {node:?}"
     );
-    let rule = format!("-A INPUT -p tcp --dport {OTHER} -j DROP");
-    for program in ["iptables-legacy", "ip6tables-legacy"] {
-        cluster.hosts[0].ns().command(program).args(rule.split(' ')).run()?;
-    }
+    close(&cluster, flavour)?;
     expect(&cluster, "Return, free port", HTTP, true)?;
     expect(&cluster, "Return, port closed by the host", OTHER, false)?;
 
@@ -85,12 +78,13 @@ fn the_action_applies_in_place() -> Result<()> {
     Ok(())
 }
 
+calico_e2e::on_each_dataplane! {
+    full: the_action_applies_in_place, "hac";
+}
+
 /// Pods reach `rkt metadata-service` on their host with the setting for it, and no other port; a
 /// pod whose policy denies it does not.
-fn metadata(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn the_metadata_service_is_reached_after_policy(label: &str, flavour: Flavour) -> Result<()> {
     let mut cluster = Cluster::new(label)?;
     cluster.follow_the_tutorial(flavour)?;
     cluster.wait_for_routes()?;
@@ -128,30 +122,35 @@ fn metadata(label: &str, flavour: Flavour) -> Result<()> {
     cluster.wait_until_ready()
 }
 
-#[test]
-fn the_metadata_service_is_reached_after_policy_on_iptables_legacy() -> Result<()> {
-    metadata("mdsleg", Flavour::Legacy)
+calico_e2e::on_each_dataplane! {
+    full: the_metadata_service_is_reached_after_policy, "met";
 }
 
-#[test]
-fn the_metadata_service_is_reached_after_policy_on_iptables_nft() -> Result<()> {
-    metadata("mdsnft", Flavour::Nft)
-}
-
-#[test]
-fn accept_goes_before_the_hosts_own_rules() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    // The flavour of the host's rule is that of the agent: between the two, the first to be
-    // registered in the kernel goes first, and a drop of either is final.
-    let cluster = Cluster::tutorial("accept", Flavour::Legacy)?;
-    cluster.check(false)?;
+/// The host closes a port with a rule of its own. It is in the iptables of the agent: between the two, the
+/// first to be registered in the kernel goes first, and a drop of either is final.
+fn close(cluster: &Cluster, flavour: Flavour) -> Result<()> {
     let rule = format!("-A INPUT -p tcp --dport {OTHER} -j DROP");
-    for program in ["iptables-legacy", "ip6tables-legacy"] {
+    for family in ["iptables", "ip6tables"] {
+        let program = format!("{family}-{}", flavour.iptables());
         cluster.hosts[0].ns().command(program).args(rule.split(' ')).run()?;
     }
+    Ok(())
+}
+
+/// An agent of iptables accepts before the host's own rules are asked. In a table of its own it cannot:
+/// each table may drop, and what the host closes stays closed.
+fn accept_goes_before_the_hosts_own_rules(label: &str, flavour: Flavour) -> Result<()> {
+    let cluster = Cluster::tutorial(label, flavour)?;
+    cluster.check(false)?;
+    close(&cluster, flavour)?;
     expect(&cluster, "Return, port closed by the host", OTHER, false)?;
+    configure(&cluster, "node.calico-01", "Drop")?;
+    expect(&cluster, "Drop", HTTP, false)?;
     configure(&cluster, "node.calico-01", "Accept")?;
-    expect(&cluster, "Accept, port closed by the host", OTHER, true)
+    expect(&cluster, "Accept", HTTP, true)?;
+    expect(&cluster, "Accept, port closed by the host", OTHER, !flavour.is_nftables())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: accept_goes_before_the_hosts_own_rules, "acc";
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use calico_e2e::host::{Flavour, Host};
 use calico_e2e::netns::Netns;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
-use calico_e2e::run::{self, Run};
+use calico_e2e::run::Run;
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::HOSTS;
 use calico_e2e::wait;
@@ -116,7 +116,12 @@ impl World {
     }
 
     fn rules(&self) -> Result<String> {
-        let flavour = if self.host.flavour == Flavour::Nft { "nft" } else { "legacy" };
+        self.host.read_back()?;
+        if self.host.flavour.is_nftables() {
+            let list = ["list", "table", "inet", "calico"];
+            return self.host.ns().command("nft").args(list).run();
+        }
+        let flavour = self.host.flavour.iptables();
         let mut all = String::new();
         for tool in ["iptables", "ip6tables"] {
             let save = format!("{tool}-{flavour}-save");
@@ -132,10 +137,7 @@ fn addresses(last: u8) -> (Ipv4Addr, Ipv6Addr) {
     (Ipv4Addr::new(172, 18, 18, last), v6.into())
 }
 
-fn the_page(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn the_page_about_host_endpoints(label: &str, flavour: Flavour) -> Result<()> {
     let mut world = World::new(label, flavour)?;
     let blocks = blocks()?;
     let put = |world: &World, name: &str, text: &str| std::fs::write(world.admin.join(name), text);
@@ -179,7 +181,14 @@ fn the_page(label: &str, flavour: Flavour) -> Result<()> {
             == Answer::Silence
     );
     let rules = world.rules()?;
-    ensure!(rules.contains("cali-from-host-endpoint") && rules.contains("cali-pi-"), "{rules}");
+    // What leads to the endpoint, and its policies.
+    let ours = match flavour {
+        Flavour::Nftables => {
+            ["chain from-host-eth0 ", "chain to-host-eth0 ", "host-pi-", "host-po-"]
+        }
+        _ => ["cali-from-host-endpoint", "cali-to-host-endpoint", "cali-pi-", "cali-po-"],
+    };
+    ensure!(ours.iter().all(|name| rules.contains(name)), "{rules}");
 
     // Without fail-safe ports SSH is a port like others. Nothing here needs etcd or BGP.
     let settings = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata:\n  \
@@ -195,7 +204,7 @@ fn the_page(label: &str, flavour: Flavour) -> Result<()> {
     put(&world, "hosts.yaml", policy)?;
     world.expect("the endpoint is gone", open)?;
     let rules = world.rules()?;
-    for name in ["cali-from-host-endpoint", "cali-to-host-endpoint", "cali-pi-", "cali-po-"] {
+    for name in ours {
         ensure!(
             !rules.contains(name),
             "{name} is left:
@@ -205,12 +214,6 @@ fn the_page(label: &str, flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_page_about_host_endpoints_on_iptables_legacy() -> Result<()> {
-    the_page("hepleg", Flavour::Legacy)
-}
-
-#[test]
-fn the_page_about_host_endpoints_on_iptables_nft() -> Result<()> {
-    the_page("hepnft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    smoke: the_page_about_host_endpoints, "hep";
 }

@@ -12,7 +12,7 @@ use calico_e2e::host::Flavour;
 use calico_e2e::matrix::Family;
 use calico_e2e::probe::{Answer, BRIEF, Service, ask_from};
 use calico_e2e::tutorial::{DNS, HTTP, OTHER, PODS, PodSpec};
-use calico_e2e::{kernel, run, wait};
+use calico_e2e::{kernel, wait};
 
 /// The time within which everything is well again.
 const RECOVERY: Duration = Duration::from_secs(3);
@@ -212,10 +212,7 @@ fn die(cluster: &mut Cluster) -> Result<()> {
     is_well(cluster, "frontend-1", "the death of others")
 }
 
-fn misbehave(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn misbehaving_interfaces_harm_nobody(label: &str, flavour: Flavour) -> Result<()> {
     let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.wait_for_routes()?;
     is_well(&cluster, "frontend-1", "the start")?;
@@ -237,12 +234,6 @@ fn misbehave(label: &str, flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn misbehaving_interfaces_harm_nobody_on_iptables_legacy() -> Result<()> {
-    misbehave("intleg", Flavour::Legacy)
-}
-
-#[test]
-fn misbehaving_interfaces_harm_nobody_on_iptables_nft() -> Result<()> {
-    misbehave("intnft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    full: misbehaving_interfaces_harm_nobody, "int";
 }

@@ -9,8 +9,8 @@ use calico_e2e::cluster::{Cluster, OUTSIDE_V4, OUTSIDE_V6};
 use calico_e2e::host::Flavour;
 use calico_e2e::probe::{Answer, PATIENT, Service, ask_from, shout};
 use calico_e2e::tutorial::{DNS, HTTP};
+use calico_e2e::wait;
 use calico_e2e::world::{IPPool, Resource};
-use calico_e2e::{run, wait};
 
 /// The address under which the outside sees datagrams of a pod.
 fn seen_outside(cluster: &Cluster, pod: &str, tag: &str, v6: bool) -> Result<IpAddr> {
@@ -27,10 +27,7 @@ fn seen_outside(cluster: &Cluster, pod: &str, tag: &str, v6: bool) -> Result<IpA
     })
 }
 
-fn masquerade(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn the_outside_sees_the_host(label: &str, flavour: Flavour) -> Result<()> {
     let cluster = Cluster::tutorial(label, flavour)?;
     cluster.check(false)?;
     let host: IpAddr = cluster.hosts[0].spec.v4.into();
@@ -66,12 +63,6 @@ fn masquerade(label: &str, flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_outside_sees_the_host_on_iptables_legacy() -> Result<()> {
-    masquerade("masleg", Flavour::Legacy)
-}
-
-#[test]
-fn the_outside_sees_the_host_on_iptables_nft() -> Result<()> {
-    masquerade("masnft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    full: the_outside_sees_the_host, "mas";
 }

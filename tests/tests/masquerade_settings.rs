@@ -11,8 +11,8 @@ use calico_e2e::netns::enter;
 use calico_e2e::probe::{Answer, PATIENT, Service, ask_from, shout};
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::DNS;
+use calico_e2e::wait;
 use calico_e2e::world::{IPPool, Resource};
-use calico_e2e::{run, wait};
 use serde_json::json;
 
 const POD: &str = "frontend-1";
@@ -90,10 +90,10 @@ fn expect(cluster: &Cluster, to: IpAddr, source: IpAddr, ranged: bool) -> Result
     Ok(())
 }
 
-fn addresses_and_ports(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn pods_leave_with_the_address_and_the_ports_of_the_settings(
+    label: &str,
+    flavour: Flavour,
+) -> Result<()> {
     let cluster = cluster(label, flavour)?;
     let host = cluster.hosts[0].spec;
     let own: [IpAddr; 2] = [host.v4.into(), host.v6.into()];
@@ -135,14 +135,8 @@ fn addresses_and_ports(label: &str, flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn pods_leave_with_the_address_and_the_ports_of_the_settings_on_iptables_legacy() -> Result<()> {
-    addresses_and_ports("mapleg", Flavour::Legacy)
-}
-
-#[test]
-fn pods_leave_with_the_address_and_the_ports_of_the_settings_on_iptables_nft() -> Result<()> {
-    addresses_and_ports("mapnft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    full: pods_leave_with_the_address_and_the_ports_of_the_settings, "map";
 }
 
 /// Of each datagram the source that is seen.
@@ -154,10 +148,10 @@ fn source(pod: &calico_e2e::pod::Pod, to: IpAddr, at: &Server, tag: &str) -> Res
     })
 }
 
-fn interfaces(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn only_what_leaves_by_an_interface_of_the_filter_is_masqueraded(
+    label: &str,
+    flavour: Flavour,
+) -> Result<()> {
     let cluster = cluster(label, flavour)?;
     let (host, out) = (&cluster.hosts[0], cluster.outside());
     host.ns().ip(&format!("link add ens8 type veth peer name eth1 netns {}\n", out.name()))?;
@@ -204,13 +198,6 @@ fn interfaces(label: &str, flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn only_what_leaves_by_an_interface_of_the_filter_is_masqueraded_on_iptables_legacy() -> Result<()>
-{
-    interfaces("mifleg", Flavour::Legacy)
-}
-
-#[test]
-fn only_what_leaves_by_an_interface_of_the_filter_is_masqueraded_on_iptables_nft() -> Result<()> {
-    interfaces("mifnft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    full: only_what_leaves_by_an_interface_of_the_filter_is_masqueraded, "mif";
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::Cluster;
 use calico_e2e::host::{Flavour, Host};
 use calico_e2e::world::{IPPool, Resource};
-use calico_e2e::{run, tutorial, wait};
+use calico_e2e::{tutorial, wait};
 
 /// Within which a change is in the file.
 const SOON: Duration = Duration::from_secs(1);
@@ -28,15 +28,11 @@ fn pool(ipip: &str, vxlan: &str) -> Resource<IPPool> {
     Resource::new("default-ipv4-ippool", pool)
 }
 
-#[test]
-fn the_mtu_of_pods_follows_interfaces_and_overlays() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::new("mtu")?;
+fn the_mtu_of_pods_follows_interfaces_and_overlays(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::new(label)?;
     cluster.hosts[0].ns().ip("link set eth0 mtu 1400\n")?;
     cluster.etcd.put_all(&tutorial::base())?;
-    cluster.start_agents(Flavour::Auto)?;
+    cluster.start_agents(flavour)?;
     cluster.wait_until_ready()?;
     let check = |cluster: &Cluster, expected: [&str; 2], what: &str| -> Result<()> {
         let mut both = cluster.hosts.iter().zip(expected);
@@ -77,4 +73,8 @@ fn the_mtu_of_pods_follows_interfaces_and_overlays() -> Result<()> {
         Ok(cluster.hosts[0].status()?.is_ready().then_some(()))
     })?;
     check(&cluster, ["1350", "1500"], "the MTU when the disk takes it")
+}
+
+calico_e2e::on_each_dataplane! {
+    full: the_mtu_of_pods_follows_interfaces_and_overlays, "mtu";
 }

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::Cluster;
+use calico_e2e::dataplane;
+use calico_e2e::host::Flavour;
 use calico_e2e::machine::{self, Image, Machine};
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
 use calico_e2e::status::Status;
 use calico_e2e::tutorial::{self, HTTP, PODS};
-use calico_e2e::{run, wait};
+use calico_e2e::wait;
 
 const SOON: Duration = Duration::from_secs(20);
 const RECOVERY: Duration = Duration::from_secs(10);
@@ -53,17 +55,15 @@ fn status(machine: &Machine) -> Result<Status> {
     Status::parse(&output.stdout)
 }
 
-#[test]
-fn a_long_time_without_etcd() -> Result<()> {
+fn a_long_time_without_etcd(label: &str, flavour: Flavour) -> Result<()> {
     if let Some(program) = machine::missing() {
-        eprintln!("skipped: {program} is not installed (scripts/setup --tests)");
+        dataplane::skip(label, &format!("{program} is not installed (scripts/setup --tests)"));
         return Ok(());
     }
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::new("outage")?;
-    let machine = Image::boot_first_host(&cluster, UNIT)?;
+    let mut cluster = Cluster::new(label)?;
+    let (name, value) = flavour.setting();
+    let unit = format!("{UNIT}Environment={name}={value}\n");
+    let machine = Image::boot_first_host(&cluster, &unit)?;
     cluster.etcd.put_all(&tutorial::base())?;
     machine.run(&["systemctl", "enable", "calico-agent", "calico-bird"])?;
     machine.run(&["systemctl", "restart", "--no-block", "calico-agent", "calico-bird"])?;
@@ -76,6 +76,8 @@ fn a_long_time_without_etcd() -> Result<()> {
         wait::until_true(pod.name, SOON, || file.exists())
             .with_context(|| machine.journal("calico-agent"))?;
     }
+    let (run, host) = (cluster.run().name(), &cluster.hosts[0]);
+    dataplane::read_back(run, host.spec.name, flavour, host.ns())?;
     // What else happens at the start is over.
     std::thread::sleep(Duration::from_secs(2));
     let (memory, cpu) = consumed(&machine)?;
@@ -133,6 +135,10 @@ fn a_long_time_without_etcd() -> Result<()> {
     show(begun.elapsed(), over.elapsed(), news, busy, memory, grown);
     ensure!(machine.property("calico-agent", "NRestarts")? == "0");
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: a_long_time_without_etcd, "out";
 }
 
 #[expect(clippy::print_stderr, reason = "what was measured")]

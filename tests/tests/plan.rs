@@ -6,7 +6,7 @@ use calico_e2e::cluster::Cluster;
 use calico_e2e::host::{Flavour, Host};
 use calico_e2e::kernel::Snapshot;
 use calico_e2e::tutorial::{self, PODS};
-use calico_e2e::{run, wait};
+use calico_e2e::{own_table, wait};
 use serde_json::Value;
 
 /// Lines that are no comments of the plan itself, and the exit code.
@@ -27,6 +27,11 @@ fn nothing(host: &Host) -> Result<()> {
 fn json(host: &Host) -> Result<Value> {
     let output = host.command("plan", &[])?.args(["--output", "json"]).output()?;
     serde_json::from_str(&output.stdout).with_context(|| output.stderr)
+}
+
+/// All that somebody may have written. Addresses of a new link are usable a moment later, which makes routes.
+fn kernel(host: &Host) -> Result<Snapshot> {
+    Ok(Snapshot::take(host.ns())?.filter(|line| !line.contains(" proto kernel ")))
 }
 
 fn sh(host: &Host, script: &str) -> Result<String> {
@@ -57,6 +62,19 @@ fn carry_out(host: &Host) -> Result<()> {
             text => feed("ipset", &["restore", "-exist"], text + "\n"),
         }
     };
+    for key in ["nftables", "groups", "nftables_after"] {
+        if key == "groups" {
+            for change in plan[key].as_array().into_iter().flatten() {
+                let (interface, group) = (change["interface"].as_str(), &change["to"]);
+                sh(host, &format!("ip link set {} group {group}", interface.unwrap_or("?")))?;
+            }
+            continue;
+        }
+        let text = lines(key, "").join("\n");
+        if !text.is_empty() {
+            feed("nft", &["-f", "-"], text + "\n")?;
+        }
+    }
     ipset("sets_before")?;
     for (program, text) in lines("tables", "program").iter().zip(lines("tables", "text")) {
         feed(program, &["--noflush"], text)?;
@@ -83,38 +101,21 @@ fn tampered(host: &Host, script: &str, expected: &[&str]) -> Result<()> {
     nothing(host).with_context(|| format!("after {script} was mended"))
 }
 
-fn plan_is_what_run_does(label: &str, flavour: Flavour, suffix: &str) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let iptables = format!("iptables-{suffix}");
-    let mut cluster = Cluster::tutorial(label, flavour)?;
-    cluster.put_and_wait(&tutorial::policies())?;
-    cluster.wait_until_ready()?;
-    for host in &cluster.hosts {
-        nothing(host).context("beside a running agent")?;
-    }
-    cluster.hosts[0].stop_agent()?;
-    let host = &cluster.hosts[0];
-    // Its own question to etcd is counted.
-    let before = Snapshot::take(host.ns())?.without_counters();
-    nothing(host).context("after the agent was stopped")?;
-    let after = Snapshot::take(host.ns())?.without_counters();
-    ensure!(before == after, "plan changed: {:#?}", before.difference(&after));
-
+/// Rules, a jump and sets of iptables: only what is missing comes back, in its place.
+fn tables_are_mended(host: &Host, iptables: &str) -> Result<()> {
     // A rule of ours: that one comes back in its place.
     let chain = "cali-wl-to-host";
-    let whole = rules(host, &iptables, "filter", chain)?;
+    let whole = rules(host, iptables, "filter", chain)?;
     ensure!(whole.len() > 3, "{whole:#?}");
     let back = format!("-I {chain} 2 -m comment --comment \"cali:");
     tampered(host, &format!("{iptables} -D {chain} 2"), &["*filter", &back, "COMMIT"])?;
-    ensure!(rules(host, &iptables, "filter", chain)? == whole, "not as it was");
+    ensure!(rules(host, iptables, "filter", chain)? == whole, "not as it was");
     // The jump.
     let jump = "-I FORWARD 1 -m comment --comment \"cali:";
     tampered(host, &format!("{iptables} -D FORWARD 1"), &["*filter", jump, "COMMIT"])?;
 
     let pod = PODS[0];
-    let (v4, v6, interface) = (pod.v4, pod.v6, pod.interface());
+    let (v4, interface) = (pod.v4, pod.interface());
     let member = format!("cali40local-endpoints {v4},{interface}");
     tampered(
         host,
@@ -125,7 +126,115 @@ fn plan_is_what_run_does(label: &str, flavour: Flavour, suffix: &str) -> Result<
         host,
         "ipset add cali40local-endpoints 192.0.2.1,cali1; ipset create cali40stray hash:net",
         &["del cali40local-endpoints 192.0.2.1/32,cali1", "destroy cali40stray"],
-    )?;
+    )
+}
+
+/// The same of a table of our own: chains come back whole, of sets the elements that are missing.
+fn own_table_is_mended(host: &Host) -> Result<()> {
+    let pod = PODS[0];
+    let (v4, interface) = (pod.v4, pod.interface());
+    let element = format!("{{ \"{interface}\" . {v4} }}");
+    let groups = own_table::groups(host.ns())?;
+    let group = groups.iter().find(|(name, _)| *name == interface).context("no group")?;
+    let group: u32 = group.1.parse()?;
+    for (damage, expected) in [
+        (
+            "nft flush chain inet calico drop-to-pod".to_owned(),
+            vec!["flush chain inet calico drop-to-pod", "chain drop-to-pod {", "counter drop"],
+        ),
+        // A base chain: it leads to all others.
+        (
+            "nft insert rule inet calico forward-to-pod accept".to_owned(),
+            vec!["flush chain inet calico forward-to-pod", "goto to-pod"],
+        ),
+        (
+            format!("nft delete element inet calico pods4 '{element}'"),
+            vec![&format!("add element inet calico pods4 {element}")[..]],
+        ),
+        (
+            "nft add element inet calico pods4 '{ \"cali1\" . 192.0.2.1 }'; \
+             nft add set inet calico stray '{ type ipv4_addr; }'; nft add chain inet calico strange"
+                .to_owned(),
+            vec![
+                "delete element inet calico pods4 { \"cali1\" . 192.0.2.1 }",
+                "delete set inet calico stray",
+                "delete chain inet calico strange",
+            ],
+        ),
+        (
+            format!("ip link set {interface} group 77"),
+            vec![&format!("ip link set {interface} group {group:#x}")[..]],
+        ),
+    ] {
+        let whole = own_table::lines(host.ns())?;
+        sh(host, &damage)?;
+        ensure!(own_table::lines(host.ns())? != whole, "{damage}: nothing changed");
+        let (code, lines) = plan(host)?;
+        let said = |text: &&str| lines.iter().any(|line| line.contains(text));
+        ensure!(code == Some(2) && expected.iter().all(said), "{damage}: {lines:#?}");
+        // And of nothing else: only one chain is made, and no more commands than those.
+        let commands = ["flush ", "add ", "delete ", "ip link "];
+        let is_command = |line: &&String| commands.iter().any(|c| line.starts_with(c));
+        let of_expected = expected.iter().filter(|e| commands.iter().any(|c| e.starts_with(c)));
+        ensure!(
+            lines.iter().filter(is_command).count() == of_expected.count()
+                && lines.iter().filter(|line| line.contains("chain ") && !is_command(line)).count()
+                    <= 1,
+            "{damage}: {lines:#?}"
+        );
+        carry_out(host).with_context(|| format!("{damage}: {lines:#?}"))?;
+        nothing(host).with_context(|| format!("after {damage} was mended"))?;
+        ensure!(own_table::lines(host.ns())? == whole, "{damage}: not as it was");
+    }
+    Ok(())
+}
+
+/// The chains that a plan makes: those of one policy, in the table of pods, in each family.
+fn chains_of(plan: &Value, flavour: Flavour) -> Result<Vec<String>> {
+    let mut chains: Vec<String> = Vec::new();
+    if flavour.is_nftables() {
+        let lines = plan["nftables"].as_array().context("no commands")?.iter();
+        let named = lines.filter_map(|line| line.as_str()?.trim().strip_prefix("chain "));
+        chains.extend(named.map(|name| name.trim_end_matches(" {").to_owned()));
+        ensure!(chains.len() == 1 && chains[0].starts_with("pi-"), "{plan:#}");
+        ensure!(plan["tables"] == Value::Array(Vec::new()), "{plan:#}");
+        return Ok(chains);
+    }
+    for table in plan["tables"].as_array().context("no tables")? {
+        ensure!(table["table"] == "filter", "{plan:#}");
+        let text = table["text"].as_str().unwrap_or_default();
+        let declared = text.lines().filter_map(|line| line.strip_prefix(':'));
+        chains.extend(declared.filter_map(|line| Some(line.split(' ').next()?.to_owned())));
+    }
+    ensure!(chains.len() == 2 && chains.iter().all(|c| c.starts_with("cali-pi-")), "{plan:#}");
+    Ok(chains)
+}
+
+fn plan_is_what_run_does(label: &str, flavour: Flavour) -> Result<()> {
+    let iptables = format!("iptables-{}", flavour.iptables());
+    let mut cluster = Cluster::tutorial(label, flavour)?;
+    cluster.put_and_wait(&tutorial::policies())?;
+    cluster.wait_until_ready()?;
+    for host in &cluster.hosts {
+        nothing(host).context("beside a running agent")?;
+    }
+    // What BIRD learns is not the plan's doing.
+    cluster.wait_for_routes()?;
+    cluster.hosts[0].stop_agent()?;
+    let host = &cluster.hosts[0];
+    // Its own question to etcd is counted.
+    let before = Snapshot::take(host.ns())?.without_counters();
+    nothing(host).context("after the agent was stopped")?;
+    let after = Snapshot::take(host.ns())?.without_counters();
+    ensure!(before == after, "plan changed: {:#?}", before.difference(&after));
+
+    match flavour {
+        Flavour::Nftables => own_table_is_mended(host)?,
+        _ => tables_are_mended(host, &iptables)?,
+    }
+
+    let pod = PODS[0];
+    let (v4, v6, interface) = (pod.v4, pod.v6, pod.interface());
     tampered(
         host,
         &format!("ip route del {v4}/32"),
@@ -180,14 +289,7 @@ fn plan_is_what_run_does(label: &str, flavour: Flavour, suffix: &str) -> Result<
     let revision = cluster.etcd.put(&key, &value.replace("\"Allow\"", "\"Deny\""))?;
     let plan = json(host)?;
     ensure!(plan["revision"] == revision, "{plan:#}");
-    let mut chains: Vec<String> = Vec::new();
-    for table in plan["tables"].as_array().context("no tables")? {
-        ensure!(table["table"] == "filter", "{plan:#}");
-        let text = table["text"].as_str().unwrap_or_default();
-        let declared = text.lines().filter_map(|line| line.strip_prefix(':'));
-        chains.extend(declared.filter_map(|line| Some(line.split(' ').next()?.to_owned())));
-    }
-    ensure!(chains.len() == 2 && chains.iter().all(|c| c.starts_with("cali-pi-")), "{plan:#}");
+    let chains = chains_of(&plan, flavour)?;
     for empty in ["sets_before", "sets_after", "routes", "sysctls"] {
         ensure!(plan[empty].as_array().is_some_and(Vec::is_empty), "{empty}: {plan:#}");
     }
@@ -196,9 +298,18 @@ fn plan_is_what_run_does(label: &str, flavour: Flavour, suffix: &str) -> Result<
     cluster.wait_for_revision(host, revision)?;
     cluster.wait_until_ready()?;
     nothing(host).context("after the agent did it")?;
-    for family in ["iptables", "ip6tables"] {
-        let there = rules(host, &format!("{family}-{suffix}"), "filter", &chains[0])?;
-        ensure!(there.iter().any(|rule| rule.ends_with("-g cali-drop-to-wl")), "{there:#?}");
+    if flavour.is_nftables() {
+        let there = own_table::rules(host.ns())?;
+        let drops = |(chain, rule): &(String, String)| {
+            *chain == chains[0] && rule.ends_with("goto drop-to-pod")
+        };
+        ensure!(there.iter().any(drops), "{there:#?}");
+    } else {
+        for family in ["iptables", "ip6tables"] {
+            let program = format!("{family}-{}", flavour.iptables());
+            let there = rules(host, &program, "filter", &chains[0])?;
+            ensure!(there.iter().any(|rule| rule.ends_with("-g cali-drop-to-wl")), "{there:#?}");
+        }
     }
 
     // It could not tell.
@@ -211,48 +322,47 @@ fn plan_is_what_run_does(label: &str, flavour: Flavour, suffix: &str) -> Result<
     Ok(())
 }
 
-#[test]
-fn plan_is_what_run_does_on_iptables_legacy() -> Result<()> {
-    plan_is_what_run_does("planleg", Flavour::Legacy, "legacy")
+calico_e2e::on_each_dataplane! {
+    full: plan_is_what_run_does, "pla";
 }
 
-#[test]
-fn plan_is_what_run_does_on_iptables_nft() -> Result<()> {
-    plan_is_what_run_does("plannft", Flavour::Nft, "nft")
-}
-
-#[test]
-fn a_host_before_its_first_agent() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::new("planfresh")?;
+fn a_host_before_its_first_agent(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::on(label, flavour)?;
     // Nobody has said that the store is ready.
     let output = cluster.hosts[0].command("plan", &[])?.output()?;
     ensure!(output.status.code() == Some(1), "{}", output.stdout);
 
     cluster.etcd.put_all(&tutorial::base())?;
     // The other host's agent makes it ready.
-    cluster.hosts[1].flavour = Flavour::Nft;
     cluster.hosts[1].start_agent()?;
     let name = cluster.hosts[0].spec.name;
     for pod in PODS.iter().filter(|pod| pod.host == name) {
         cluster.place_pod(pod)?;
     }
     let host = &cluster.hosts[0];
-    let before = Snapshot::take(host.ns())?;
+    cluster.hosts[1].read_back()?;
+    let before = kernel(host)?;
     let all = wait::until("a plan for everything", calico_e2e::cluster::CONVERGENCE, || {
         let plan = json(host);
-        Ok(plan.ok().filter(|plan| !plan["tables"].as_array().is_none_or(Vec::is_empty)))
+        let key = if flavour.is_nftables() { "nftables" } else { "tables" };
+        Ok(plan.ok().filter(|plan| !plan[key].as_array().is_none_or(Vec::is_empty)))
     })?;
-    let after = Snapshot::take(host.ns())?;
+    let after = kernel(host)?;
     ensure!(before == after, "plan changed: {:#?}", before.difference(&after));
     for dir in [host.run_dir(), host.state_dir()] {
         ensure!(std::fs::read_dir(&dir)?.next().is_none(), "plan wrote to {}", dir.display());
     }
     let text = all.to_string();
-    for part in ["cali-FORWARD", "create cali40local-endpoints", "ip route add", "router id"] {
+    let of_policy = match flavour {
+        Flavour::Nftables => ["chain forward-to-pod", "set pods4"],
+        _ => ["cali-FORWARD", "create cali40local-endpoints"],
+    };
+    for part in of_policy.into_iter().chain(["ip route add", "router id"]) {
         ensure!(text.contains(part), "no {part} in {all:#}");
     }
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: a_host_before_its_first_agent, "plf";
 }

@@ -58,12 +58,8 @@ fn accepted(cluster: &Cluster, more: &Value) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn without_an_agent_no_pod_starts() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = lab("noagent", Flavour::Auto)?;
+fn without_an_agent_no_pod_starts(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = lab(label, flavour)?;
     accepted(&cluster, &json!({}))?;
     cluster.hosts[0].stop_agent()?;
     let (refusal, took) = refused(&cluster, &json!({ "policy_setup_timeout_seconds": 5 }))?;
@@ -79,6 +75,10 @@ fn without_an_agent_no_pod_starts() -> Result<()> {
     cluster.hosts[0].start_agent()?;
     cluster.wait_until_ready()?;
     accepted(&cluster, &json!({}))
+}
+
+calico_e2e::on_each_dataplane! {
+    full: without_an_agent_no_pod_starts, "noa";
 }
 
 #[test]
@@ -101,12 +101,11 @@ fn an_agent_that_cannot_write_protects_nobody() -> Result<()> {
     })
 }
 
-#[test]
-fn an_agent_that_is_restarted_during_add_still_protects() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = lab("restadd", Flavour::Auto)?;
+fn an_agent_that_is_restarted_during_add_still_protects(
+    label: &str,
+    flavour: Flavour,
+) -> Result<()> {
+    let mut cluster = lab(label, flavour)?;
     let rkt = Rkt::new(&cluster.hosts[0])?;
     rkt.network("network1", &json!({}))?;
     for round in 0..8 {
@@ -132,4 +131,8 @@ fn an_agent_that_is_restarted_during_add_still_protects() -> Result<()> {
     let held = Holdings::read(&cluster.etcd, &cluster.hosts)?;
     ensure!(held.is_empty(), "{held}");
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: an_agent_that_is_restarted_during_add_still_protects, "rea";
 }

@@ -22,7 +22,7 @@ use calico_e2e::holdings::Holdings;
 use calico_e2e::host::Flavour;
 use calico_e2e::rkt::{Attached, Refusal, Rkt, Sandbox, draw_uuid};
 use calico_e2e::tutorial;
-use calico_e2e::{run, wait};
+use calico_e2e::wait;
 use serde_json::json;
 
 use chance::Chance;
@@ -66,8 +66,8 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-fn storm(flavour: Flavour, calls: usize) -> Result<Storm> {
-    let mut cluster = Cluster::new("storm")?;
+fn storm(label: &str, flavour: Flavour, calls: usize) -> Result<Storm> {
+    let mut cluster = Cluster::new(label)?;
     cluster.etcd.put_all(&tutorial::before_pods())?;
     let mut rkts = Vec::new();
     for host in &cluster.hosts {
@@ -215,16 +215,12 @@ fn addresses(attached: &[Attached]) -> Result<Vec<IpAddr>> {
     addresses.collect::<Result<_, _>>().context("an address of an answer")
 }
 
-#[test]
-fn no_address_is_given_twice_and_none_is_lost() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn no_address_is_given_twice_and_none_is_lost(label: &str, flavour: Flavour) -> Result<()> {
     let calls = number("CALICO_STORM").map_or(Ok(CALLS), usize::try_from)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let seed = number("CALICO_SEED").unwrap_or(u64::from(now.subsec_nanos()));
     println!("CALICO_SEED={seed} CALICO_STORM={calls}");
-    let storm = storm(Flavour::Auto, calls)?;
+    let storm = storm(label, flavour, calls)?;
     let begin = Instant::now();
     let live = std::thread::scope(|scope| {
         let workers = (0..2 * AT_ONCE).map(|worker| {
@@ -271,4 +267,8 @@ fn no_address_is_given_twice_and_none_is_lost() -> Result<()> {
         ensure!(refusals.is_empty(), "{refusals:?}");
     }
     storm.settle(&[]).map(drop)
+}
+
+calico_e2e::on_each_dataplane! {
+    full: no_address_is_given_twice_and_none_is_lost, "stm";
 }

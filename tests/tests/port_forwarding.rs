@@ -11,8 +11,8 @@ use calico_e2e::kernel::Snapshot;
 use calico_e2e::netns::Place;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
 use calico_e2e::tutorial::{HTTP, PODS, PodSpec};
+use calico_e2e::wait;
 use calico_e2e::world::{Entity, GlobalNetworkPolicy, NetworkPolicy, Port, Resource, Rule};
-use calico_e2e::{run, wait};
 use serde_json::Value;
 
 /// The port of the host, `--port=http:18080`.
@@ -78,10 +78,8 @@ fn expect(cluster: &Cluster, what: &str, outside: bool) -> Result<()> {
     Ok(())
 }
 
-fn forwarded(label: &str, flavour: Flavour, program: &str) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn rkts_ports_work_beside_the_agent(label: &str, flavour: Flavour) -> Result<()> {
+    let program = &format!("iptables-{}", flavour.iptables());
     let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.check(false)?;
     cluster.wait_until_ready()?;
@@ -133,8 +131,14 @@ fn forwarded(label: &str, flavour: Flavour, program: &str) -> Result<()> {
     cluster.hosts[0].start_agent()?;
     cluster.wait_until_ready()?;
     let host = &cluster.hosts[0];
-    let words = "-t filter -I cali-wl-forward 1 -j ACCEPT --wait";
-    host.ns().command(program).args(words.split(' ')).run()?;
+    let (damage, told) = if flavour.is_nftables() {
+        let damage = "nft insert rule inet calico forward-to-pod accept".to_owned();
+        (damage, "nftables chain forward-to-pod")
+    } else {
+        let damage = format!("{program} -t filter -I cali-wl-forward 1 -j ACCEPT --wait");
+        (damage, "filter chain cali-wl-forward")
+    };
+    host.ns().command("sh").args(["-ec", &damage]).run()?;
     let repairs = || -> Result<Vec<String>> {
         let status = host.status()?;
         let parts = status.0["parts"].as_array().context("no parts")?;
@@ -145,10 +149,7 @@ fn forwarded(label: &str, flavour: Flavour, program: &str) -> Result<()> {
         repairs().is_ok_and(|found| !found.is_empty())
     })?;
     let found = repairs()?;
-    ensure!(
-        found.iter().all(|subject| subject.contains("filter chain cali-wl-forward")),
-        "{found:?}"
-    );
+    ensure!(found.iter().all(|subject| subject.contains(told)), "{found:?}");
     let interface = pod.interface();
     let localnet = format!("ipv4/conf/{interface}/route_localnet");
     host.ns().sysctl(&localnet, "0")?;
@@ -170,12 +171,6 @@ fn forwarded(label: &str, flavour: Flavour, program: &str) -> Result<()> {
     expect(&cluster, "without the policy", false)
 }
 
-#[test]
-fn rkts_ports_work_beside_the_agent_on_iptables_legacy() -> Result<()> {
-    forwarded("pfleg", Flavour::Legacy, "iptables-legacy")
-}
-
-#[test]
-fn rkts_ports_work_beside_the_agent_on_iptables_nft() -> Result<()> {
-    forwarded("pfnft", Flavour::Nft, "iptables-nft")
+calico_e2e::on_each_dataplane! {
+    full: rkts_ports_work_beside_the_agent, "pfw";
 }

@@ -8,12 +8,9 @@ use calico_e2e::cluster::{CONVERGENCE, Cluster};
 use calico_e2e::host::Flavour;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
 use calico_e2e::tutorial::{self, HTTP, OTHER, PODS};
-use calico_e2e::{run, wait};
+use calico_e2e::wait;
 
-fn survives(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn a_crash_and_an_outage_change_nothing(label: &str, flavour: Flavour) -> Result<()> {
     let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.etcd.put_all(&tutorial::policies())?;
     cluster.check(true)?;
@@ -98,17 +95,6 @@ fn survives(label: &str, flavour: Flavour) -> Result<()> {
     cluster.check(false).context("after etcd came back")
 }
 
-#[test]
-fn a_crash_and_an_outage_change_nothing_on_iptables_legacy() -> Result<()> {
-    survives("resleg", Flavour::Legacy)
-}
-
-#[test]
-fn a_crash_and_an_outage_change_nothing_on_iptables_nft() -> Result<()> {
-    survives("resnft", Flavour::Nft)
-}
-
-#[test]
-fn a_crash_and_an_outage_change_nothing_on_nftables() -> Result<()> {
-    survives("resown", Flavour::Nftables)
+calico_e2e::on_each_dataplane! {
+    smoke: a_crash_and_an_outage_change_nothing, "res";
 }

@@ -13,10 +13,10 @@ use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from, shout};
 use calico_e2e::rkt::{Rkt, Sandbox, draw_uuid};
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{self, DNS, HTTP};
+use calico_e2e::wait;
 use calico_e2e::world::{
     GlobalNetworkPolicy, NetworkPolicy, RESOURCES, Resource, Rule, network_profile,
 };
-use calico_e2e::{run, wait};
 use serde_json::{Value, json};
 
 /// `/etc/rkt/net.d/10-calico-network1.conf`, byte for byte.
@@ -121,10 +121,7 @@ impl Lab {
     }
 }
 
-fn tutorial(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn the_tutorial(label: &str, flavour: Flavour) -> Result<()> {
     let mut lab = Lab::new(label, flavour)?;
 
     // rkt run --net=network1:IP=192.168.0.0 … httpd
@@ -186,29 +183,14 @@ fn tutorial(label: &str, flavour: Flavour) -> Result<()> {
     lab.profile("network1").map(drop)
 }
 
-#[test]
-fn the_tutorial_on_iptables_legacy() -> Result<()> {
-    tutorial("rktleg", Flavour::Legacy)
-}
-
-#[test]
-fn the_tutorial_on_iptables_nft() -> Result<()> {
-    tutorial("rktnft", Flavour::Nft)
-}
-
-#[test]
-fn the_tutorial_on_nftables() -> Result<()> {
-    tutorial("rktown", Flavour::Nftables)
+calico_e2e::on_each_dataplane! {
+    smoke: the_tutorial, "rkt";
 }
 
 /// One pod in both networks: each interface has its own address, endpoint and policy, and answers
 /// leave by the interface that was asked.
-#[test]
-fn a_pod_in_two_networks() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut lab = Lab::new("rkttwo", Flavour::Auto)?;
+fn a_pod_in_two_networks(label: &str, flavour: Flavour) -> Result<()> {
+    let mut lab = Lab::new(label, flavour)?;
     // Named in another order than that of the files.
     let both = lab.start(0, &[("network2", ""), ("network1", "IP=192.168.0.7")])?;
     let names: Vec<_> = both.attached.iter().map(|a| (&*a.ifname, &*a.network)).collect();
@@ -249,13 +231,13 @@ fn a_pod_in_two_networks() -> Result<()> {
     Ok(())
 }
 
+calico_e2e::on_each_dataplane! {
+    full: a_pod_in_two_networks, "rtw";
+}
+
 /// When the second network cannot be had, the pod does not start, and nothing of the first is left.
-#[test]
-fn one_network_that_fails_takes_the_pod_with_it() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut lab = Lab::new("rktfail", Flavour::Auto)?;
+fn one_network_that_fails_takes_the_pod_with_it(label: &str, flavour: Flavour) -> Result<()> {
+    let mut lab = Lab::new(label, flavour)?;
     let owner = lab.start(1, &[("network2", "IP=192.168.3.3")])?;
     let before = lab.holdings()?;
     let rkt = lab.rkts[0].clone();
@@ -273,13 +255,13 @@ fn one_network_that_fails_takes_the_pod_with_it() -> Result<()> {
     lab.remove(1, owner)
 }
 
+calico_e2e::on_each_dataplane! {
+    full: one_network_that_fails_takes_the_pod_with_it, "rkf";
+}
+
 /// `CNI_ARGS` and the conf label a pod; a policy finds it by them.
-#[test]
-fn labels_are_what_policies_select() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut lab = Lab::new("rktlab", Flavour::Auto)?;
+fn labels_are_what_policies_select(label: &str, flavour: Flavour) -> Result<()> {
+    let mut lab = Lab::new(label, flavour)?;
     let conf = NETWORK1.replace("\"ipam\"", "\"labels\": {\"stage\": \"test\"}, \"ipam\"");
     lab.rkts[0].write_network("10-calico-network1.conf", conf)?;
     let args = "label.role=closed;K8S_POD_NAME=foo;IgnoreUnknown=1";
@@ -303,14 +285,14 @@ fn labels_are_what_policies_select() -> Result<()> {
     lab.fetches(&asks, open.v4(0)?)
 }
 
+calico_e2e::on_each_dataplane! {
+    full: labels_are_what_policies_select, "rla";
+}
+
 /// The kernel draws the Ethernet address of a pod, and the pod may use no other; nor may it use an
 /// address that is not its own.
-#[test]
-fn a_pod_sends_as_itself() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut lab = Lab::new("rktspoof", Flavour::Auto)?;
+fn a_pod_sends_as_itself(label: &str, flavour: Flavour) -> Result<()> {
+    let mut lab = Lab::new(label, flavour)?;
     let hears = lab.start(0, &[("network1", "")])?;
     let speaks = lab.start(0, &[("network1", "")])?;
     let (name, own) = (speaks.ns().name(), speaks.v4(0)?);
@@ -336,4 +318,8 @@ fn a_pod_sends_as_itself() -> Result<()> {
     let bad = server.arrivals(b"bad");
     ensure!(bad.is_empty(), "{bad:?}");
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: a_pod_sends_as_itself, "rsp";
 }

@@ -10,7 +10,7 @@ use calico_e2e::host::{Flavour, Host};
 use calico_e2e::matrix::Family;
 use calico_e2e::probe::{PATIENT, Service, ask_from};
 use calico_e2e::tutorial::{DNS, HTTP, OTHER};
-use calico_e2e::{run, wait};
+use calico_e2e::wait;
 
 /// How long a repair may take.
 const RECOVERY: Duration = Duration::from_secs(3);
@@ -39,12 +39,8 @@ fn repairs(host: &Host, text: &str) -> Result<u64> {
     Ok(ours.filter_map(|one| one["count"].as_u64()).sum())
 }
 
-#[test]
-fn what_others_do_to_routes_is_repaired_and_told() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::tutorial("rdrift", Flavour::Auto)?;
+fn what_others_do_to_routes_is_repaired_and_told(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.wait_for_routes()?;
     cluster.stop_server("backend-1");
     let denied = [Family::V4, Family::V6].into_iter().flat_map(|family| {
@@ -126,4 +122,8 @@ fn what_others_do_to_routes_is_repaired_and_told() -> Result<()> {
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     ensure!(slowest < RECOVERY, "{slowest:?}");
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: what_others_do_to_routes_is_repaired_and_told, "rdr";
 }

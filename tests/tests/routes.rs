@@ -9,7 +9,7 @@ use calico_e2e::host::Flavour;
 use calico_e2e::kernel;
 use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
 use calico_e2e::tutorial::{self, HTTP, PODS};
-use calico_e2e::{netns::Place, run, wait};
+use calico_e2e::{netns::Place, wait};
 
 /// Routes of both families that mention `text`.
 fn routes_with(ns: &Place, text: &str) -> Result<Vec<String>> {
@@ -18,12 +18,8 @@ fn routes_with(ns: &Place, text: &str) -> Result<Vec<String>> {
     Ok(all.into_iter().filter(|route| route.contains(text)).collect())
 }
 
-#[test]
-fn a_pod_works_on_a_host_without_a_default_route() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let cluster = Cluster::tutorial("nodef", Flavour::Auto)?;
+fn a_pod_works_on_a_host_without_a_default_route(label: &str, flavour: Flavour) -> Result<()> {
+    let cluster = Cluster::tutorial(label, flavour)?;
     for host in &cluster.hosts {
         let default = routes_with(host.ns(), "default")?;
         ensure!(default.is_empty(), "the test means nothing: {default:?}");
@@ -47,19 +43,19 @@ fn a_pod_works_on_a_host_without_a_default_route() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn routes_of_the_cni_plugin_are_adopted() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::new("adopt")?;
+calico_e2e::on_each_dataplane! {
+    full: a_pod_works_on_a_host_without_a_default_route, "nod";
+}
+
+fn routes_of_the_cni_plugin_are_adopted(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::new(label)?;
     cluster.etcd.put_all(&tutorial::base())?;
     for pod in &PODS {
         cluster.place_pod(pod)?;
     }
     // One with the plugin's routes before the agent comes, one without.
     cluster.pod("frontend-1")?.add_cni_routes(&cluster.hosts[0])?;
-    cluster.start_agents(Flavour::Auto)?;
+    cluster.start_agents(flavour)?;
     cluster.wait_until_programmed()?;
     cluster.check(false)?;
     for pod in ["frontend-1", "backend-1"] {
@@ -77,12 +73,12 @@ fn routes_of_the_cni_plugin_are_adopted() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_removed_endpoint_is_cut_off() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::tutorial("gone", Flavour::Auto)?;
+calico_e2e::on_each_dataplane! {
+    full: routes_of_the_cni_plugin_are_adopted, "ado";
+}
+
+fn a_removed_endpoint_is_cut_off(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.check(false)?;
     let (gone, stays) = (cluster.pod("backend-1")?.spec, cluster.pod("frontend-1")?.spec);
     let name = cluster.pod("backend-1")?.ns().name().to_owned();
@@ -134,4 +130,8 @@ fn a_removed_endpoint_is_cut_off() -> Result<()> {
     })?;
     ensure!(routes_with(host.ns(), &format!("{} ", gone.v4))?.is_empty(), "a route is left");
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: a_removed_endpoint_is_cut_off, "gon";
 }

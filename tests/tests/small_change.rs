@@ -9,7 +9,7 @@ use calico_e2e::cluster::Cluster;
 use calico_e2e::host::Flavour;
 use calico_e2e::kernel::{Snapshot, Witness};
 use calico_e2e::tutorial::{self, PODS, PodSpec};
-use calico_e2e::{run, wait};
+use calico_e2e::{own_table, wait};
 
 /// More pods of a network on `calico-01`. Addresses from the middle of its blocks.
 fn more(names: &'static [&'static str], ids: &'static [&'static str]) -> Vec<PodSpec> {
@@ -62,10 +62,7 @@ fn cost(cluster: &mut Cluster, spec: &PodSpec) -> Result<Vec<(String, u64)>> {
     Ok(pairs.map(|((name, after), (_, before))| (name, after.saturating_sub(before))).collect())
 }
 
-fn flat(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn one_endpoint_costs_the_same_among_many(label: &str, flavour: Flavour) -> Result<()> {
     let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.check(false)?;
     let pods = more(&NAMES, &IDS);
@@ -106,31 +103,24 @@ fn flat(label: &str, flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn one_endpoint_costs_the_same_among_many_on_iptables_legacy() -> Result<()> {
-    flat("smaleg", Flavour::Legacy)
-}
-
-#[test]
-fn one_endpoint_costs_the_same_among_many_on_iptables_nft() -> Result<()> {
-    flat("smanft", Flavour::Nft)
-}
-
-#[test]
-fn one_endpoint_costs_the_same_among_many_on_nftables() -> Result<()> {
-    flat("smaown", Flavour::Nftables)
+calico_e2e::on_each_dataplane! {
+    smoke: one_endpoint_costs_the_same_among_many, "sma";
 }
 
 /// A rule's packet counter and the rule, of `[3:96] -A …`.
-fn counted(line: &str) -> Option<(u64, &str)> {
+fn counted(line: &str) -> Option<(u64, String)> {
     let (counters, rule) = line.strip_prefix('[')?.split_once("] ")?;
-    Some((counters.split(':').next()?.parse().ok()?, rule))
+    Some((counters.split(':').next()?.parse().ok()?, rule.to_owned()))
 }
 
-fn unchanged(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+/// The same of a rule as nft prints it, with its handle. Elements count too, in no fixed order.
+fn counted_by_nft(line: &str) -> Option<(u64, String)> {
+    let (before, _) = line.split_once("counter packets ")?;
+    let (_, handle) = line.split_once(" # handle ")?;
+    Some((own_table::packets(line)?, format!("{} {handle}", before.trim())))
+}
+
+fn a_restart_on_an_unchanged_world_writes_nothing(label: &str, flavour: Flavour) -> Result<()> {
     let mut cluster = Cluster::tutorial(label, flavour)?;
     cluster.etcd.put_all(&tutorial::policies())?;
     cluster.check(true)?;
@@ -159,9 +149,8 @@ fn unchanged(label: &str, flavour: Flavour) -> Result<()> {
     let difference = before.without_counters().difference(&after.without_counters());
     ensure!(difference.is_empty(), "{difference:#?}");
     let (before, after) = (before.to_string(), after.to_string());
-    let rules = |text: &str| -> Vec<(u64, String)> {
-        text.lines().filter_map(counted).map(|(n, rule)| (n, rule.to_owned())).collect()
-    };
+    let of = if flavour.is_nftables() { counted_by_nft } else { counted };
+    let rules = |text: &str| -> Vec<(u64, String)> { text.lines().filter_map(of).collect() };
     let (before, after) = (rules(&before), rules(&after));
     ensure!(before.len() == after.len() && before.len() > 20, "{} rules", before.len());
     for ((was, rule), (is, same)) in before.iter().zip(&after) {
@@ -171,12 +160,6 @@ fn unchanged(label: &str, flavour: Flavour) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_restart_on_an_unchanged_world_writes_nothing_on_iptables_legacy() -> Result<()> {
-    unchanged("unleg", Flavour::Legacy)
-}
-
-#[test]
-fn a_restart_on_an_unchanged_world_writes_nothing_on_iptables_nft() -> Result<()> {
-    unchanged("unnft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    smoke: a_restart_on_an_unchanged_world_writes_nothing, "unc";
 }

@@ -10,7 +10,7 @@ use calico_e2e::host::Flavour;
 use calico_e2e::probe::{PATIENT, Service, ask_from, shout};
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{DNS, PODS};
-use calico_e2e::{run, wait};
+use calico_e2e::wait;
 
 /// Sends `bad` and then `good` datagrams, waits until the good ones arrived, and a little longer;
 /// then the bad ones must have arrived too or not, as `guarded` says.
@@ -127,26 +127,15 @@ fn forge(cluster: &Cluster, guarded: bool) -> Result<()> {
 /// nothing.
 #[test]
 fn forged_senders_come_through_without_an_agent() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
     forge(&unguarded("spno")?, false)
 }
 
-#[test]
-fn forged_senders_are_dropped_on_iptables_legacy() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    forge(&guarded("spleg", Flavour::Legacy)?, true)
+fn forged_senders_are_dropped(label: &str, flavour: Flavour) -> Result<()> {
+    forge(&guarded(label, flavour)?, true)
 }
 
-#[test]
-fn forged_senders_are_dropped_on_iptables_nft() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    forge(&guarded("spnft", Flavour::Nft)?, true)
+calico_e2e::on_each_dataplane! {
+    full: forged_senders_are_dropped, "spo";
 }
 
 /// Link-local senders: neighbour discovery passes, a datagram to the host does not.
@@ -178,11 +167,17 @@ fn link_local(cluster: &Cluster, guarded: bool) -> Result<()> {
 }
 
 #[test]
-fn link_local_addresses_do_neighbour_discovery_and_nothing_else() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    link_local(&unguarded("feno")?, false)?;
-    link_local(&guarded("feleg", Flavour::Legacy)?, true)?;
-    link_local(&guarded("fenft", Flavour::Nft)?, true)
+fn link_local_senders_come_through_without_an_agent() -> Result<()> {
+    link_local(&unguarded("feno")?, false)
+}
+
+fn link_local_addresses_do_neighbour_discovery_and_nothing_else(
+    label: &str,
+    flavour: Flavour,
+) -> Result<()> {
+    link_local(&guarded(label, flavour)?, true)
+}
+
+calico_e2e::on_each_dataplane! {
+    full: link_local_addresses_do_neighbour_discovery_and_nothing_else, "fel";
 }

@@ -10,8 +10,8 @@ use calico_e2e::host::Flavour;
 use calico_e2e::probe::shout;
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::DNS;
+use calico_e2e::wait;
 use calico_e2e::world::{Entity, GlobalNetworkPolicy, NetworkPolicy, Port, Resource, Rule};
-use calico_e2e::{run, wait};
 use serde_json::json;
 
 /// A port that the policy of the pod denies.
@@ -106,10 +106,7 @@ fn speak_to_the_host(cluster: &Cluster, sources: [IpAddr; 2], expected: bool) ->
     Ok(())
 }
 
-fn spoof(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn who_lists_prefixes_sends_from_them(label: &str, flavour: Flavour) -> Result<()> {
     let both = cluster(label, flavour)?;
     let cluster = &both.0;
     let (listed, foreign) = (ips(LISTED)?, ips(FOREIGN)?);
@@ -153,12 +150,6 @@ fn spoof(label: &str, flavour: Flavour) -> Result<()> {
     speak(&both, OTHER_POD, foreign, DNS, "no leave any more", false)
 }
 
-#[test]
-fn who_lists_prefixes_sends_from_them_on_iptables_legacy() -> Result<()> {
-    spoof("spaleg", Flavour::Legacy)
-}
-
-#[test]
-fn who_lists_prefixes_sends_from_them_on_iptables_nft() -> Result<()> {
-    spoof("spanft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    full: who_lists_prefixes_sends_from_them, "spa";
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::Cluster;
 use calico_e2e::host::Flavour;
 use calico_e2e::tutorial::{self, PODS, PodSpec};
-use calico_e2e::{run, wait};
+use calico_e2e::wait;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -68,15 +68,10 @@ fn report(cluster: &Cluster, key: &str) -> Result<Option<Value>> {
     Ok(Some(value))
 }
 
-#[test]
-fn the_host_reports_and_its_report_vanishes_with_it() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::new("keys")?;
+fn the_host_reports_and_its_report_vanishes_with_it(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::on(label, flavour)?;
     cluster.etcd.put_all(&tutorial::base())?;
     configure(&cluster, false)?;
-    cluster.hosts[0].flavour = Flavour::Auto;
     cluster.hosts[0].start_agent()?;
     let pod = PODS[0];
     cluster.place_pod(&pod)?;
@@ -93,6 +88,7 @@ fn the_host_reports_and_its_report_vanishes_with_it() -> Result<()> {
     ensure!(next["uptime"].as_f64() > first["uptime"].as_f64(), "{first} {next}");
     ensure!(report(&cluster, &status)?.is_some(), "no {status}");
 
+    cluster.hosts[0].read_back()?;
     // Only the one that shall vanish hangs on a lease, and the lease is the TTL of the settings.
     let left = cluster.etcd.ttl(&status)?.context("no lease")?;
     ensure!((1..=TTL).contains(&left), "{left} s");
@@ -118,12 +114,12 @@ fn the_host_reports_and_its_report_vanishes_with_it() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_endpoint_is_up_down_and_gone() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut cluster = Cluster::new("keye")?;
+calico_e2e::on_each_dataplane! {
+    full: the_host_reports_and_its_report_vanishes_with_it, "skh";
+}
+
+fn an_endpoint_is_up_down_and_gone(label: &str, flavour: Flavour) -> Result<()> {
+    let mut cluster = Cluster::on(label, flavour)?;
     cluster.etcd.put_all(&tutorial::base())?;
     configure(&cluster, true)?;
     let (first, second) = (PODS[0], PODS[1]);
@@ -148,6 +144,7 @@ fn an_endpoint_is_up_down_and_gone() -> Result<()> {
     wait_for(&cluster, &endpoint_key(&second), Some(DOWN))?;
     cluster.place_pod(&first)?;
     wait_for(&cluster, &endpoint_key(&first), Some(UP))?;
+    cluster.hosts[0].read_back()?;
     ensure!(cluster.etcd.ttl(&endpoint_key(&first))?.is_none(), "an endpoint's key has a lease");
 
     // Its interface goes: down. The endpoint goes: no key.
@@ -165,4 +162,8 @@ fn an_endpoint_is_up_down_and_gone() -> Result<()> {
         ensure!(cluster.etcd.get(&key)?.as_deref() == Some(UP), "{key} is gone");
     }
     Ok(())
+}
+
+calico_e2e::on_each_dataplane! {
+    full: an_endpoint_is_up_down_and_gone, "ske";
 }

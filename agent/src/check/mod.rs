@@ -214,6 +214,7 @@ impl Host {
         let defaults = defaults::interfaces().await.unwrap_or_default();
         found.extend(judge::firewall::judge(&FirewallFacts {
             chosen,
+            nftables: programs.nftables.is_some(),
             insert_mode: self.settings.insert_mode,
             allow: self.settings.filter_allow,
             saves,

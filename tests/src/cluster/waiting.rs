@@ -22,6 +22,7 @@ impl Cluster {
             let what = format!("endpoint-status file of {}", pod.name);
             wait::until_true(&what, CONVERGENCE, || host.has_status_file(&pod.status_file()))
                 .with_context(|| self.logs())?;
+            host.read_back()?;
         }
         Ok(())
     }
@@ -35,7 +36,8 @@ impl Cluster {
         wait::until(&what, CONVERGENCE, || {
             Ok((host.status()?.applied_revision() >= revision).then_some(()))
         })
-        .with_context(|| self.logs())
+        .with_context(|| self.logs())?;
+        host.read_back()
     }
 
     /// Waits until every agent says that all is in force and nothing is wrong. Status files alone
@@ -52,7 +54,8 @@ impl Cluster {
             }
             Ok(Some(()))
         })
-        .with_context(|| self.logs())
+        .with_context(|| self.logs())?;
+        self.hosts.iter().try_for_each(Host::read_back)
     }
 
     /// Waits until every host has learned the way to the other's pods.

@@ -3,16 +3,11 @@
 use anyhow::{Result, ensure};
 use calico_e2e::etcd_cluster::Cut;
 use calico_e2e::host::Flavour;
-use calico_e2e::run;
 
 use crate::lab::{Lab, Meanwhile, complaints};
 
-#[test]
-fn members_come_and_go() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut lab = Lab::new("efmem", Flavour::Nft)?;
+fn members_come_and_go(label: &str, flavour: Flavour) -> Result<()> {
+    let mut lab = Lab::new(label, flavour)?;
 
     let leader = lab.members()?.leader()?;
     lab.fault(
@@ -55,12 +50,12 @@ fn members_come_and_go() -> Result<()> {
     lab.finish()
 }
 
-#[test]
-fn members_are_silent() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut lab = Lab::new("efsil", Flavour::Legacy)?;
+calico_e2e::on_each_dataplane! {
+    full: members_come_and_go, "efm";
+}
+
+fn members_are_silent(label: &str, flavour: Flavour) -> Result<()> {
+    let mut lab = Lab::new(label, flavour)?;
 
     let serving = lab.serving()?;
     lab.fault(
@@ -90,4 +85,8 @@ fn members_are_silent() -> Result<()> {
         |lab| (0..3).try_for_each(|index| lab.members()?.resume(index)),
     )?;
     lab.finish()
+}
+
+calico_e2e::on_each_dataplane! {
+    full: members_are_silent, "efs";
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use calico_e2e::host::Host;
 use calico_e2e::netns::Netns;
-use calico_e2e::{reboot, wait};
+use calico_e2e::{own_table, reboot, wait};
 
 /// Chains with their rules in order, sets, routes, neighbours, files.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,6 +70,7 @@ impl Picture {
             lines.sort();
             all.insert(format!("{program} {args:?}"), lines);
         }
+        all.insert("nftables".to_owned(), own_table::lines(ns)?);
         for (name, text) in files(host)? {
             all.insert(name, text.lines().map(str::to_owned).collect());
         }

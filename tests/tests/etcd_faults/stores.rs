@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use calico_e2e::etcd_cluster::Cut;
 use calico_e2e::host::Flavour;
 use calico_e2e::tutorial::{self, PODS};
+use calico_e2e::wait;
 use calico_e2e::world::{ClusterInformation, Resource};
-use calico_e2e::{run, wait};
 
 use crate::lab::{Lab, Meanwhile, RECOVERY, extra, switch};
 use crate::picture::Picture;
@@ -15,12 +15,8 @@ use crate::picture::Picture;
 /// The token that etcd has when nobody gives it one.
 const SAME_TOKEN: &str = "etcd-cluster";
 
-#[test]
-fn the_store_forgets_and_goes_back() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut lab = Lab::new("efback", Flavour::Nft)?;
+fn the_store_forgets_and_goes_back(label: &str, flavour: Flavour) -> Result<()> {
+    let mut lab = Lab::new(label, flavour)?;
 
     lab.fault(
         "compacted while hosts cannot see it",
@@ -77,6 +73,10 @@ fn the_store_forgets_and_goes_back() -> Result<()> {
     lab.finish()
 }
 
+calico_e2e::on_each_dataplane! {
+    full: the_store_forgets_and_goes_back, "efb";
+}
+
 /// 300 revisions that change nothing. Returns the last.
 fn many_writes(lab: &Lab) -> Result<i64> {
     let (key, value) = calico_e2e::world::network_profile("frontend").pair();
@@ -100,12 +100,8 @@ fn until_switched(lab: &Lab, begun: Instant) -> Result<()> {
     last
 }
 
-#[test]
-fn the_store_is_wiped() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut lab = Lab::new("efwipe", Flavour::Legacy)?;
+fn the_store_is_wiped(label: &str, flavour: Flavour) -> Result<()> {
+    let mut lab = Lab::new(label, flavour)?;
     let revision = lab.flip(RECOVERY)?;
     lab.in_sync(revision, Instant::now(), RECOVERY)?;
     lab.cluster.wait_until_ready()?;
@@ -158,6 +154,10 @@ fn the_store_is_wiped() -> Result<()> {
     lab.in_sync(revision, begun, RECOVERY)?;
     lab.note("wiped, filled, and ready again", None, begun.elapsed())?;
     lab.finish()
+}
+
+calico_e2e::on_each_dataplane! {
+    full: the_store_is_wiped, "efw";
 }
 
 fn information(ready: bool) -> (String, String) {

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use calico_e2e::host::{Flavour, Host};
-use calico_e2e::run;
 use calico_e2e::world::{Pair, RESOURCES};
 
 use crate::lab::{Lab, RECOVERY, complaints};
@@ -19,12 +18,8 @@ const LINES: usize = 60;
 /// What its memory may grow by: each is kept by its name and its reason, not by its value.
 const GROWTH_KIB: u64 = 40 << 10;
 
-#[test]
-fn values_that_nobody_can_read() -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
-    let mut lab = Lab::new("efval", Flavour::Nft)?;
+fn values_that_nobody_can_read(label: &str, flavour: Flavour) -> Result<()> {
+    let mut lab = Lab::new(label, flavour)?;
 
     // As large as etcd takes them (1.5 MiB a request): one that is right, one that is not.
     let begun = Instant::now();
@@ -77,6 +72,10 @@ fn values_that_nobody_can_read() -> Result<()> {
         ensure!(lines < 400, "{lines} lines");
     }
     lab.finish()
+}
+
+calico_e2e::on_each_dataplane! {
+    full: values_that_nobody_can_read, "efv";
 }
 
 fn policy_key(name: &str) -> String {

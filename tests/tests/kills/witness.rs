@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
-use calico_e2e::host::{Flavour, Host};
+use calico_e2e::host::Host;
 use calico_e2e::kernel::Snapshot;
+use calico_e2e::own_table;
 use calico_e2e::process::Process;
 use calico_e2e::tutorial::{HOSTS, PODS};
 
@@ -21,6 +22,17 @@ const STEADY: [&str; 7] = [
     "cali-POSTROUTING",
     "cali-pi-security.no-udp",
     "cali-pi-default.http",
+];
+
+/// The same in the agent's own table.
+const STEADY_OWN: [&str; 7] = [
+    "forward-from-pod",
+    "forward-to-pod",
+    "input-",
+    "raw-prerouting",
+    "anti-spoof",
+    "pi-security.no-udp",
+    "pi-default.http",
 ];
 
 /// Watches a host.
@@ -124,13 +136,29 @@ fn sessions(host: &Host) -> Result<Vec<Session>> {
 }
 
 fn tool(host: &Host, family: &str, verb: &str) -> String {
-    let flavour = if host.flavour == Flavour::Nft { "nft" } else { "legacy" };
-    format!("{family}-{flavour}{verb}")
+    format!("{family}-{}{verb}", host.flavour.iptables())
 }
 
 /// Packets by table and rule, of rules that exist once in a steady chain.
 fn counters(host: &Host) -> Result<BTreeMap<(String, String), u64>> {
     let (mut all, mut twice) = (BTreeMap::new(), BTreeSet::new());
+    if host.flavour.is_nftables() {
+        for (chain, rule) in own_table::rules(host.ns())? {
+            let Some(packets) = own_table::packets(&rule) else { continue };
+            if !STEADY_OWN.iter().any(|steady| chain.starts_with(steady)) {
+                continue;
+            }
+            let counts = format!("counter packets {packets} bytes ");
+            let (before, after) = rule.split_once(&counts).context("a counter")?;
+            let after = after.split_once(' ').map_or("", |(_, after)| after);
+            let key = (chain, format!("{before}{after}"));
+            if all.insert(key.clone(), packets).is_some() {
+                twice.insert(key);
+            }
+        }
+        all.retain(|key, _| !twice.contains(key));
+        return Ok(all);
+    }
     for family in ["iptables", "ip6tables"] {
         let text = host.ns().command(tool(host, family, "-save")).arg("-c").run()?;
         let mut table = "";
@@ -187,13 +215,22 @@ pub(super) fn everything(host: &Host) -> Result<BTreeSet<String>> {
         let place = if part.contains("save") { table } else { "" };
         text += &format!("{part} {place} {}\n", words.join(" "));
     }
-    Ok(text.lines().map(str::to_owned).collect())
+    let own = own_table::lines(host.ns())?;
+    Ok(text.lines().map(str::to_owned).chain(own).collect())
 }
 
 /// Removes everything that the agent of a host wrote, for one that begins with nothing.
 pub(super) fn wipe(host: &Host) -> Result<()> {
     let ns = host.ns();
-    for family in ["iptables", "ip6tables"] {
+    if host.flavour.is_nftables() {
+        ns.command("nft").args(["delete", "table", "inet", "calico"]).run()?;
+        for (interface, _) in own_table::groups(ns)? {
+            ns.ip(&format!("link set {interface} group 0\n"))?;
+        }
+    }
+    let families: &[&str] =
+        if host.flavour.is_nftables() { &[] } else { &["iptables", "ip6tables"] };
+    for family in families {
         for table in ["filter", "nat", "mangle", "raw"] {
             for verb in ["-F", "-X"] {
                 ns.command(tool(host, family, "")).args(["-w", "-t", table, verb]).run()?;

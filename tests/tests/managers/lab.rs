@@ -28,7 +28,7 @@ pub(crate) enum First {
 pub(crate) struct Case {
     /// The manager.
     pub(crate) kind: Kind,
-    /// The iptables of the agent.
+    /// The dataplane of the agent.
     pub(crate) agent: Flavour,
     /// What `iptables` is to the manager.
     pub(crate) theirs: Flavour,
@@ -159,6 +159,7 @@ fn reloaded(cluster: &Cluster, manager: &Manager, case: Case) -> Result<()> {
     }
     // firewalld deletes all of iptables before it writes its own, if any. The others touch theirs only.
     let most = match case.kind {
+        _ if case.agent.is_nftables() => 0,
         Kind::Firewalld | Kind::FirewalldIptables => 4 * REPAIRED.as_millis() / RATE.as_millis(),
         Kind::Docker | Kind::Ufw => 0,
     };

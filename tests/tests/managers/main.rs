@@ -53,20 +53,37 @@ fn ufw_comes_later_in_the_other_iptables() -> Result<()> {
 }
 
 #[test]
+fn ufw_comes_later_beside_nftables() -> Result<()> {
+    case("mgufwn", Kind::Ufw, Flavour::Nftables, Flavour::Nft, First::Agent)
+}
+
+#[test]
+fn firewalld_is_there_before_nftables() -> Result<()> {
+    case("mgfiren", Kind::Firewalld, Flavour::Nftables, Flavour::Nft, First::Manager)
+}
+
+#[test]
 fn docker_is_there_before_in_the_other_iptables() -> Result<()> {
     case("mgdocko", Kind::Docker, Flavour::Nft, Flavour::Legacy, First::Manager)
 }
 
-/// All that is left, of each manager: both iptables of both, in both orders.
+/// All that is left, of each manager: every dataplane of ours, both iptables of both, in both orders.
 #[test]
 fn every_manager_in_every_order() -> Result<()> {
     if std::env::var_os("CALICO_MANAGERS").is_none_or(|all| all != "all") {
         eprintln!("skipped: every manager in every order: CALICO_MANAGERS=all, as `make full`");
         return Ok(());
     }
-    use Flavour::{Legacy, Nft};
+    use Flavour::{Legacy, Nft, Nftables};
     for kind in [Kind::Ufw, Kind::Firewalld, Kind::FirewalldIptables, Kind::Docker] {
-        for (agent, theirs) in [(Nft, Nft), (Nft, Legacy), (Legacy, Nft), (Legacy, Legacy)] {
+        for (agent, theirs) in [
+            (Nft, Nft),
+            (Nft, Legacy),
+            (Legacy, Nft),
+            (Legacy, Legacy),
+            (Nftables, Nft),
+            (Nftables, Legacy),
+        ] {
             for first in [First::Agent, First::Manager] {
                 case("mgall", kind, agent, theirs, first)?;
             }

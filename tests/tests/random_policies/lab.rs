@@ -13,7 +13,7 @@ use calico_e2e::matrix::{Family, Site};
 use calico_e2e::probe::{Answer, Service};
 use calico_e2e::server::Server;
 use calico_e2e::tutorial::{DNS, HTTP, OTHER};
-use calico_e2e::{tutorial, wait};
+use calico_e2e::{own_table, tutorial, wait};
 
 use crate::chance::Chance;
 use crate::pods::ALL_PODS;
@@ -337,13 +337,17 @@ impl Lab {
                 status.problems().join("\n")
             ));
         };
+        let mut text = format!("{} has class {class} on {}\n", pod.name, host.spec.name);
+        if host.flavour.is_nftables() {
+            text += &chains_of_table(host, class)?;
+            return Ok(text);
+        }
         let saved = save(host, address)?;
         let mut chains: Vec<String> = saved
             .lines()
             .filter(|line| line.contains(&format!("0c:{class}")))
             .filter_map(|line| line.split(" -g ").nth(1).map(str::to_owned))
             .collect();
-        let mut text = format!("{} has class {class} on {}\n", pod.name, host.spec.name);
         let mut at = 0;
         while at < chains.len() {
             let chain = chains[at].clone();
@@ -366,8 +370,29 @@ impl Lab {
     }
 }
 
+/// The same of the agent's own table.
+fn chains_of_table(host: &Host, class: &str) -> Result<String> {
+    let rules = own_table::rules(host.ns())?;
+    let mut chains = vec![format!("from-class-{class}"), format!("to-class-{class}")];
+    let mut text = String::new();
+    let mut at = 0;
+    while at < chains.len() {
+        let name = chains[at].clone();
+        for (_, rule) in rules.iter().filter(|(chain, _)| *chain == name) {
+            text += &format!("{name}: {rule}\n");
+            let mut words = rule.split(' ').skip_while(|word| !matches!(*word, "jump" | "goto"));
+            let target = words.nth(1).map(str::to_owned);
+            if let Some(target) = target.filter(|name| !chains.contains(name)) {
+                chains.push(target);
+            }
+        }
+        at += 1;
+    }
+    Ok(text)
+}
+
 fn save(host: &Host, address: IpAddr) -> Result<String> {
-    let flavour = if host.flavour == Flavour::Nft { "nft" } else { "legacy" };
+    let flavour = host.flavour.iptables();
     let family = if address.is_ipv4() { "iptables" } else { "ip6tables" };
     host.ns().command(format!("{family}-{flavour}-save")).args(["-t", "filter"]).run()
 }

@@ -12,7 +12,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use calico_e2e::evaluator::Evaluator;
 use calico_e2e::host::Flavour;
-use calico_e2e::run;
 
 use crate::chance::Chance;
 use crate::lab::{Lab, Mismatch};
@@ -49,10 +48,7 @@ fn number(name: &str) -> Result<Option<u64>> {
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "seeds, counts and mismatches")]
-fn play(label: &str, flavour: Flavour) -> Result<()> {
-    if !run::can_run() {
-        return Ok(());
-    }
+fn random_policies(label: &str, flavour: Flavour) -> Result<()> {
     let fixed = number("CALICO_SEED")?;
     let rounds = number("CALICO_ROUNDS")?.unwrap_or(if fixed.is_some() { 1 } else { ROUNDS });
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
@@ -170,12 +166,6 @@ fn report(
     text
 }
 
-#[test]
-fn random_policies_on_iptables_legacy() -> Result<()> {
-    play("rndleg", Flavour::Legacy)
-}
-
-#[test]
-fn random_policies_on_iptables_nft() -> Result<()> {
-    play("rndnft", Flavour::Nft)
+calico_e2e::on_each_dataplane! {
+    smoke: random_policies, "rnd";
 }

@@ -18,7 +18,7 @@ use calico_e2e::kernel::Snapshot;
 use calico_e2e::netns::Place;
 use calico_e2e::tutorial::{self, HOSTS, PODS};
 use calico_e2e::world::{FelixConfiguration, Resource};
-use calico_e2e::{run, wait};
+use calico_e2e::{own_table, run, wait};
 
 use old::Generation;
 
@@ -32,9 +32,13 @@ const WARM: Duration = Duration::from_millis(500);
 /// takes both.
 fn normal(ns: &Place) -> Result<Vec<String>> {
     let text = Snapshot::take(ns)?.without_counters().to_string();
-    let mut lines: Vec<String> = text
+    // nft lists what iptables shows, too, with handles; of our own table its lines are added below.
+    let of_nft = text.find("## nft\n").context("no part of nft")?;
+    let (before, rest) = text.split_at(of_nft);
+    let after = rest.find("\n## ").map_or("", |end| &rest[end..]);
+    let mut lines: Vec<String> = before
         .lines()
-        .filter(|line| !line.contains("# handle"))
+        .chain(after.lines())
         .filter(|line| {
             let bird = line.contains("proto bird") && !line.starts_with("blackhole ");
             !bird || line.contains("metric 32")
@@ -46,6 +50,7 @@ fn normal(ns: &Place) -> Result<Vec<String>> {
             false => line.to_owned(),
         })
         .collect();
+    lines.extend(own_table::lines(ns)?);
     lines.sort();
     Ok(lines)
 }
@@ -86,6 +91,7 @@ fn takes_over(label: &str, generation: &Generation, was: &str, now: Flavour) -> 
          route add fd80:24e2:f998:72d6::/122 via {} proto static metric 5\n",
         cluster.hosts[0].spec.v4, cluster.hosts[0].spec.v6
     ))?;
+    cluster.hosts[1].flavour = now;
     cluster.hosts[1].start_agent()?;
     cluster.hosts[1].start_bird(CONVERGENCE)?;
     let second = &cluster.hosts[1];
@@ -183,4 +189,14 @@ fn felix_3_on_nft() -> Result<()> {
 #[test]
 fn felix_3_on_nft_and_we_on_legacy() -> Result<()> {
     takes_over("to3x", &old::FELIX_3, "nft", Flavour::Legacy)
+}
+
+#[test]
+fn felix_2_6_on_legacy_iptables_and_we_on_nftables() -> Result<()> {
+    takes_over("to26o", &old::FELIX_2_6, "legacy", Flavour::Nftables)
+}
+
+#[test]
+fn felix_3_on_nft_and_we_on_nftables() -> Result<()> {
+    takes_over("to3o", &old::FELIX_3, "nft", Flavour::Nftables)
 }

@@ -116,6 +116,9 @@ pub(crate) fn anything(ns: &Place) -> Result<Vec<String>> {
             all.extend(ours.map(|line| format!("{program}-{flavour}: {line}")));
         }
     }
+    let own = ns.command("nft").args(["list", "tables"]).run()?;
+    let own = own.lines().filter(|table| *table == "table inet calico");
+    all.extend(own.map(|table| format!("nft: {table}")));
     let sets = ns.command("ipset").args(["list", "-name"]).run()?;
     let ours = sets.lines().filter(|set| set.starts_with("cali") || set.starts_with("felix"));
     all.extend(ours.map(|set| format!("ipset: {set}")));

@@ -20,6 +20,8 @@ use crate::felix::Flavour;
 pub struct FirewallFacts {
     /// The iptables that the agent uses, or would.
     pub chosen: Option<Flavour>,
+    /// It uses, or would, a table of its own instead.
+    pub nftables: bool,
     /// Where its jumps go.
     pub insert_mode: InsertMode,
     /// What an allowed packet does at the end of our chains.
@@ -51,7 +53,7 @@ pub fn judge(facts: &FirewallFacts) -> Vec<Finding> {
             ours(&mut out, &format!("{family} {flavour} FORWARD"), rules, facts);
         }
     }
-    both(&mut out, &parsed, facts.chosen);
+    both(&mut out, &parsed, facts);
     beside(&mut out, facts);
     out.done()
 }
@@ -73,6 +75,7 @@ fn beside(out: &mut Findings, facts: &FirewallFacts) {
             Vec::new()
         }
     };
+    let is_own = facts.nftables;
     let facts = Facts {
         nft,
         iptables: facts
@@ -94,7 +97,8 @@ fn beside(out: &mut Findings, facts: &FirewallFacts) {
         let bgp = obstacle.flows == [Flow::Bgp];
         // What is in the chain that calls ours is judged above.
         let judged = obstacle.flavour == facts.chosen && obstacle.chain == "FORWARD";
-        if obstacle.flavour.is_some() && (facts.chosen.is_none() || judged && !bgp) {
+        let is_idle = facts.chosen.is_none() && !is_own;
+        if obstacle.flavour.is_some() && (is_idle || judged && !bgp) {
             continue;
         }
         let place = match obstacle.flavour {
@@ -161,7 +165,8 @@ fn ours(out: &mut Findings, what: &str, rules: &Ruleset, facts: &FirewallFacts) 
     }
 }
 
-fn both(out: &mut Findings, parsed: &[(Flavour, Family, Ruleset)], chosen: Option<Flavour>) {
+fn both(out: &mut Findings, parsed: &[(Flavour, Family, Ruleset)], facts: &FirewallFacts) {
+    let FirewallFacts { chosen, nftables, .. } = *facts;
     let count = |wanted: Flavour| -> usize {
         parsed.iter().filter(|(f, ..)| *f == wanted).map(|(.., rules)| rules.foreign()).sum()
     };
@@ -174,7 +179,7 @@ fn both(out: &mut Findings, parsed: &[(Flavour, Family, Ruleset)], chosen: Optio
         );
     }
     let leftover = parsed.iter().find(|(f, _, rules)| Some(*f) != chosen && rules.holds_ours());
-    if let (Some((flavour, ..)), Some(_)) = (leftover, chosen) {
+    if let Some((flavour, ..)) = leftover.filter(|_| chosen.is_some() || nftables) {
         out.warn(
             "two iptables",
             format!("chains of ours are in {flavour}, which is not the one in use"),
@@ -214,6 +219,7 @@ mod tests {
     fn facts(flavour: Flavour, text: String) -> FirewallFacts {
         FirewallFacts {
             chosen: Some(Flavour::Nft),
+            nftables: false,
             insert_mode: InsertMode::Insert,
             allow: AllowAction::Accept,
             saves: vec![(flavour, Family::V4, text)],
@@ -222,6 +228,31 @@ mod tests {
             prefixes: vec!["cali".to_owned()],
             uplinks: vec!["eth0".to_owned()],
             pods: vec![IpAddr::from([192, 168, 0, 1])],
+        }
+    }
+
+    #[test]
+    fn beside_a_table_of_our_own_every_iptables_may_drop() {
+        let let_in = ["-A FORWARD -i cali+ -j ACCEPT", "-A FORWARD -o cali+ -j ACCEPT"];
+        for flavour in [Flavour::Legacy, Flavour::Nft] {
+            for (policy, rules, level) in [
+                ("ACCEPT", &[][..], Level::Ok),
+                ("DROP", &[], Level::Fail),
+                ("DROP", &let_in, Level::Ok),
+                // What an earlier run left.
+                ("ACCEPT", &[OURS], Level::Warn),
+            ] {
+                let text = save(policy, rules).replace(
+                    ":cali-FORWARD - [0:0]\n",
+                    if rules == [OURS] { ":cali-FORWARD - [0:0]\n" } else { "" },
+                );
+                let on = |nftables| {
+                    judge(&FirewallFacts { chosen: None, nftables, ..facts(flavour, text.clone()) })
+                };
+                assert_eq!(worst(&on(true)), level, "{flavour} {policy} {rules:?}");
+                // Where no agent can run, nothing is dropped of it.
+                assert_eq!(worst(&on(false)), Level::Ok, "{flavour} {policy} {rules:?}");
+            }
         }
     }
 

@@ -134,7 +134,9 @@ impl Nftables {
         self.placed = places::right(&links, scene, |class| self.renderer.group_of(class));
         self.changes.place(self.placed.clone());
         self.sure = true;
-        if groups_first {
+        // Where there is no table yet nobody asks for groups. When it comes, a pod that is in none would
+        // be dropped, which an iptables before us let speak.
+        if groups_first || found.is_none() {
             self.place(std::mem::take(&mut moves), &mut sockets.groups);
         }
         let done = self.carry_out(steps, moves, sockets, scene).await;

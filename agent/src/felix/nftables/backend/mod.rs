@@ -11,6 +11,8 @@
 //! 3. *What only goes*: chains, sets, and the groups that nobody is in any more. Where no interface moves
 //!    it goes with 1.
 //!
+//! Where there is no table yet, interfaces come into their groups first: nobody asks for them.
+//!
 //! A transaction that the kernel refuses left everything as it was. If it blames a policy, that policy is
 //! closed and all the rest tried again; otherwise the old table stays in force, and the next run reads
 //! what is there. A state from disk only gives: what it does not know stays until the datastore has
