@@ -28,7 +28,7 @@ const SMOKE: [&str; 16] = [
 ];
 
 /// Programs, or single tests of one (`program::test`), that do not run on each dataplane.
-const APART: [(&str, &str); 23] = [
+const APART: [(&str, &str); 29] = [
     ("arrangement", "it reads the tests"),
     ("bad_input::without_iptables_policy_is_enforced_by_nftables", "it says which"),
     (
@@ -36,14 +36,18 @@ const APART: [(&str, &str); 23] = [
         "it wants what is missing",
     ),
     ("check", "no policy is programmed but beside a running agent, of the one that `auto` takes"),
+    ("credentials", "how the agent comes to its keys for etcd"),
+    ("debian", "the package, with `auto`"),
     ("demo::the_program_ends_with_success_when_all_is_right", "the program, with `auto`"),
     ("demo::the_program_ends_with_failure_when_an_agent_does", "no agent runs"),
     ("demo::an_interrupt_cleans_up", "the program, with `auto`"),
     ("demo::what_was_kept_runs_on_until_it_is_cleaned", "the program, with `auto`"),
+    ("diags", "what is packed, with `auto`"),
     ("documents", "what README.md says, with what it says"),
     ("evaluators", "calculated only"),
     ("fixture::every_piece_of_the_fixture_decides_about_some_packet", "calculated only"),
     ("fixture::the_checksum_is_that_of_the_standard", "calculated only"),
+    ("groups", "what is written to the datastore"),
     ("hangs", "programs that hang: only iptables has programs"),
     ("harness", "no agent runs"),
     (
@@ -54,6 +58,8 @@ const APART: [(&str, &str); 23] = [
         "kills::a_program_that_outlives_its_agent_opens_nothing_for_long",
         "the lock of legacy tables",
     ),
+    ("least_rights", "what etcd allows"),
+    ("node_command", "the units, with `auto`"),
     ("managers", "each names two dataplanes: its own and the manager's"),
     ("originals", "who shares a datastore, with `auto`"),
     ("plugin_agent::an_agent_that_cannot_write_protects_nobody", "the lock of legacy tables"),
