@@ -48,12 +48,15 @@ fn the_page_about_explain_names_every_option_and_exit_code() {
 fn every_path_that_a_document_links_to_exists() {
     let pages = [
         "docs/beside.md",
+        "docs/container-linux.md",
         "docs/counters.md",
         "docs/explain.md",
+        "docs/flatcar.md",
         "docs/host-endpoints.md",
         "docs/nftables.md",
         "docs/rkt.md",
         "docs/cni.md",
+        "docs/tarball.md",
     ];
     for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].into_iter().chain(pages) {
         let text = document(name);
