@@ -18,7 +18,7 @@ TARGET  := target/$(if $(RELEASE),release,debug)
 # End-to-end tests wait more than they calculate, but the whole of one is a dozen processes.
 E2E_THREADS ?= 2
 
-.PHONY: help setup build test full bench fuzz demo demo-clean lint fmt doc install deb
+.PHONY: help setup build test full bench fuzz demo demo-clean lint fmt doc install deb dist sysext
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo 'make full      all tests at length and an hour of fuzzing (about 70 minutes)'
 	@echo 'make build     agent and plugin, release    make install   DESTDIR='
 	@echo 'make deb       the Debian package: target/deb/calico-agent_<version>_<architecture>.deb'
+	@echo 'make dist      tarball for /opt, system extension, checksums, bill of materials; ARCH=x86_64|aarch64'
 	@echo 'make lint      formatting, clippy, documentation, all warnings are errors'
 	@echo 'make bench     from etcd to the kernel, each figure beside a control; FULL=1 at length'
 	@echo 'make fuzz      every decoder, SECONDS=60 in all'
@@ -93,3 +94,9 @@ install:
 	    { echo 'run make build first' >&2; exit 1; }
 	packaging/install '$(DESTDIR)'
 	@test -n '$(DESTDIR)' || echo 'Next: see docs/install.md.'
+
+# Both come out of one run, in target/dist: the same programs, laid out twice.
+ARCH ?= x86_64
+dist sysext:
+	@scripts/setup --dist
+	@ARCH=$(ARCH) packaging/dist/build

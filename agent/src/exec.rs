@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::sync::watch;
@@ -297,7 +297,7 @@ fn input(bytes: &[u8]) -> std::io::Result<Stdio> {
     if bytes.is_empty() {
         return Ok(Stdio::null());
     }
-    let mut file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC)?);
+    let mut file = File::from(memfd_create(c"input", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file.into())

@@ -92,6 +92,7 @@ const WORDS: &[&str] = &[
     "process",
     "rand",
     "rtnetlink",
+    "rustix",
     "stderr",
     "stdin",
     "stdout",

@@ -23,7 +23,7 @@ use crate::wait;
 /// What the root holds besides Debian's minimum: what a host of ours needs, and what looks at it from
 /// outside.
 const PACKAGES: &str =
-    "systemd,systemd-sysv,dbus,iproute2,iptables,ipset,nftables,kmod,procps,conntrack,bird2";
+    "systemd,systemd-sysv,dbus,iproute2,iptables,ipset,nftables,kmod,procps,conntrack,bird2,curl";
 
 /// Where roots are kept. They are built again when this directory is removed.
 const CACHE: &str = "/var/cache/calico-e2e";
@@ -98,6 +98,28 @@ impl Image {
         fs::create_dir_all(file.parent().context("a file has a directory")?)?;
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+        Ok(())
+    }
+
+    /// Makes a symbolic link in the machine.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn link(&self, path: &str, target: &str) -> Result<()> {
+        let link = self.dir.join("upper").join(path.trim_start_matches('/'));
+        fs::create_dir_all(link.parent().context("a link has a directory")?)?;
+        std::os::unix::fs::symlink(target, &link)
+            .with_context(|| format!("cannot make {}", link.display()))
+    }
+
+    /// Puts a directory with all that is in it into the machine.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn copy(&self, tree: &Path, path: &str) -> Result<()> {
+        let target = self.dir.join("upper").join(path.trim_start_matches('/'));
+        fs::create_dir_all(target.parent().context("a directory has one above it")?)?;
+        Command::new("cp").args(["-dR", "--preserve=mode"]).arg(tree).arg(target).run()?;
         Ok(())
     }
 

@@ -28,7 +28,7 @@ const SMOKE: [&str; 16] = [
 ];
 
 /// Programs, or single tests of one (`program::test`), that do not run on each dataplane.
-const APART: [(&str, &str); 29] = [
+const APART: [(&str, &str); 31] = [
     ("arrangement", "it reads the tests"),
     ("bad_input::without_iptables_policy_is_enforced_by_nftables", "it says which"),
     (
@@ -63,6 +63,8 @@ const APART: [(&str, &str); 29] = [
     ("managers", "each names two dataplanes: its own and the manager's"),
     ("originals", "who shares a datastore, with `auto`"),
     ("plugin_agent::an_agent_that_cannot_write_protects_nobody", "the lock of legacy tables"),
+    ("provisioning", "machines that set themselves up, with `auto`"),
+    ("release", "what is handed out"),
     ("spoof::forged_senders_come_through_without_an_agent", "no agent runs"),
     ("spoof::link_local_senders_come_through_without_an_agent", "no agent runs"),
     ("systemd", "the units, with `auto`"),

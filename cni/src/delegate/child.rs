@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -82,7 +82,7 @@ fn start(program: &Path, command: Command, call: &Delegate<'_>) -> std::io::Resu
 
 /// A standard input that holds all of `bytes` from the start.
 fn input(bytes: &[u8]) -> std::io::Result<Stdio> {
-    let mut file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC)?);
+    let mut file = File::from(memfd_create(c"input", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file.into())
