@@ -52,6 +52,7 @@ fn every_path_that_a_document_links_to_exists() {
         "docs/explain.md",
         "docs/host-endpoints.md",
         "docs/nftables.md",
+        "docs/performance.md",
         "docs/rkt.md",
         "docs/cni.md",
     ];
