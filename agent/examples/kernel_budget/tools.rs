@@ -75,7 +75,7 @@ impl Script {
             let said = try_run(&program, input);
             took += begin.elapsed();
             if let Err(said) = said {
-                eprintln!("again: {said}");
+                println!("again: {said}");
                 // The kernel lets go of a set some time after its rule.
                 std::thread::sleep(Duration::from_millis(50));
                 run(&program, input);
