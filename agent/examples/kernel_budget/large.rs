@@ -46,7 +46,7 @@ pub fn measure(dataplane: Dataplane, long: bool, rows: &mut Rows) {
         let took = apart(|| {
             let mut kernel = Kernel::new(&full.settings, Default::default());
             kernel.fill(&full);
-            kernel.there_and_back(&full, &more, turns * 5)
+            kernel.there_and_back(&full, &more, turns)
         });
         let ours = Spread::of(&took.ours);
         let row = Row::new(ALONE, format!("one {what} more into {MEMBERS}"), ours).on("nftables");
