@@ -12,6 +12,7 @@ KEEP    ?=
 FLAVOUR ?= auto
 RELEASE ?=
 FULL    ?=
+ONLY    ?=
 PROFILE_FLAG := $(if $(RELEASE),--release)
 TARGET  := target/$(if $(RELEASE),release,debug)
 
@@ -48,16 +49,14 @@ full:
 	@E2E_THREADS=$(E2E_THREADS) scripts/full
 
 # Each figure beside a control of the same run; absolute times vary with the machine. FULL=1: at length.
+# ONLY=start,idle: these parts alone. What is measured: docs/performance.md.
 bench: setup
-	cargo build --release --locked -p calico-agent -p calico-cni --bins --example calc_budget --example stored_budget
+	cargo build --release --locked -p calico-agent -p calico-cni --bins \
+	    --example calc_budget --example stored_budget --example kernel_budget
 	cargo build --locked -p calico-e2e --bins
 	CALICO_AGENT_BIN=target/release/calico-agent CALICO_PLUGIN_BIN=target/release/calico \
-	    target/debug/calico-bench $(if $(FULL),--full) --results bench/results.json
-	target/release/examples/stored_budget
-	$(if $(FULL),cargo test --release --locked -p calico-agent --test felix -- --ignored --nocapture \
-	    --test-threads 1 budget what_counting_costs beside_the_program)
-	$(if $(FULL),cargo test --release --locked -p calico-agent --test nftables -- --ignored --nocapture \
-	    --test-threads 1 speed)
+	    target/debug/calico-bench $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY)) \
+	    --results bench/results.json --markdown bench/results.md
 
 fuzz: setup
 	scripts/fuzz $(SECONDS)

@@ -21,6 +21,10 @@
     clippy::panic,
     reason = "a tool for people that stops at whatever is wrong"
 )]
+#![allow(unreachable_pub, dead_code, reason = "what the examples share is public in none")]
+
+#[path = "support/rows.rs"]
+mod rows;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -32,11 +36,14 @@ use calico_agent::desired::DesiredState;
 use calico_datastore::layout::{Decoded, v3};
 use calico_datastore::model::Update;
 use peak_alloc::PeakAlloc;
-use serde_json::{Value, json};
+
+use crate::rows::{Row, Rows, Spread};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
+const TITLE: &str =
+    "the calculation: 250,200 endpoints with 10,000 policies; customers of ten pods each";
 const HOST: &str = "host--0";
 const SEED: u64 = 20_260_101;
 /// How often one object is changed.
@@ -156,15 +163,9 @@ struct Running {
 
 impl Running {
     /// Changes one object so many times, with everything that follows up to the difference of two
-    /// desired states. Half of all take at most this long, and 99 of 100. `decoded`: with what it
-    /// takes to decode the object.
-    fn change(
-        &mut self,
-        changes: u32,
-        decoded: bool,
-        make: impl Fn(u32) -> Stored,
-    ) -> (Duration, Duration) {
-        let mut times: Vec<Duration> = (0..changes)
+    /// desired states. `decoded`: with what it takes to decode the object.
+    fn change(&mut self, changes: u32, decoded: bool, make: impl Fn(u32) -> Stored) -> Spread {
+        let times: Vec<Duration> = (0..changes)
             .map(|number| {
                 let stored = make(number);
                 let begin = Instant::now();
@@ -179,18 +180,11 @@ impl Running {
                 took
             })
             .collect();
-        times.sort_unstable();
-        let at = |percent: usize| times[times.len() * percent / 100];
-        (at(50), at(99))
+        Spread::of(&times)
     }
 }
 
-/// A figure for programs: `make bench` takes it over.
-fn row(scenario: &str, what: &str, unit: &str, (p50, p99): (f64, f64)) -> Value {
-    json!({ "what": format!("{what}, {scenario}"), "unit": unit, "p50": p50, "p99": p99 })
-}
-
-fn measure(scenario: Scenario) -> Vec<Value> {
+fn measure(scenario: Scenario, rows: &mut Rows) {
     let objects = scenario.objects();
     let settings = Arc::new(Settings::default());
     let mut calculator = Calculator::new("host-0".into());
@@ -211,27 +205,23 @@ fn measure(scenario: Scenario) -> Vec<Value> {
     let peak = MEMORY.peak_usage_as_mb() - before;
     let Scenario { name, remote, local, policies, .. } = scenario;
     println!(
-        "{name}: {remote} remote and {local} local endpoints, {policies} policies: calculated in \
-         {:.0} ms, {peak:.0} MB at most; decoded in {:.0} ms; {} classes, {} sets, {} selectors \
-         evaluated",
-        calculating.as_secs_f64() * 1e3,
-        decoding.as_secs_f64() * 1e3,
+        "\n{name}: {remote} remote and {local} local endpoints, {policies} policies: {} classes, {} \
+         sets, {} selectors evaluated",
         state.classes.len(),
         state.sets.len(),
         calculator.selector_evaluations(),
     );
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let label = format!("{name} of {}", remote + local);
-    let mut rows = vec![
-        row(&label, "calculated", "ms", (ms(calculating), ms(calculating))),
-        row(&label, "decoded", "ms", (ms(decoding), ms(decoding))),
-        row(&label, "memory at most", "MB", (peak.into(), peak.into())),
-    ];
+    let row = |what: &str, ours: Spread| {
+        Row::new(TITLE, format!("{what}, {name} of {}", remote + local), ours)
+    };
+    let mut calculated = row("calculated", Spread::of(&[calculating]));
     if let Some((time, memory)) = scenario.budget {
         let kept = calculating <= time && peak <= memory;
-        println!("  budget {time:?}, {memory} MB: {}", if kept { "kept" } else { "MISSED" });
-        rows[0]["budget"] = json!({ "says": format!("≤ {time:?}, {memory} MB"), "kept": kept });
+        calculated = calculated.within(&format!("≤ {time:?}, {memory} MB"), kept);
     }
+    rows.add(calculated);
+    rows.add(row("decoded", Spread::of(&[decoding])));
+    rows.add(row("memory at most", Spread::one(peak.into())).in_unit("MB"));
     assert_eq!(state.endpoints.len(), scenario.local as usize);
     let mut running = Running { calculator, settings, state };
     // Of a group that a set here holds: all that this host's endpoints let in.
@@ -241,26 +231,18 @@ fn measure(scenario: Scenario) -> Vec<Value> {
         let group = (of_here(number) + scenario.step) % scenario.groups;
         endpoint(first + number, "host--1", group)
     });
+    rows.add(row("one remote endpoint more", more));
     let policy =
         running.change(CHANGES, true, |number| scenario.policy(of_here(number), 81 + number));
-    for (what, (half, most)) in [("one remote endpoint more", more), ("one policy changed", policy)]
-    {
-        println!("  {what}, decoded, with the difference: p50 {half:?}, p99 {most:?}");
-        rows.push(row(&label, what, "ms", (ms(half), ms(most))));
-    }
+    rows.add(row("one policy changed", policy));
     let app = (of_here(0) + scenario.step) % scenario.groups;
     running.change(1, false, |_| network_set(app, 0));
-    let (half, most) = running.change(100, false, |number| network_set(app, 1 + number));
-    println!(
-        "  one of 100,000 CIDRs of a network set, with the difference: p50 {half:?}, p99 {most:?}"
-    );
-    rows.push(row(&label, "one of 100,000 CIDRs of a set", "ms", (ms(half), ms(most))));
-    rows
+    let one = running.change(100, false, |number| network_set(app, 1 + number));
+    rows.add(row("one of 100,000 CIDRs of a set", one));
 }
 
 fn main() {
-    let rows: Vec<Value> = SCENARIOS.into_iter().flat_map(measure).collect();
-    if let Some(path) = std::env::args_os().nth(1) {
-        std::fs::write(path, Value::from(rows).to_string()).unwrap();
-    }
+    let mut rows = Rows::default();
+    SCENARIOS.into_iter().for_each(|scenario| measure(scenario, &mut rows));
+    rows.write(std::env::args_os().nth(1).map(Into::into));
 }

@@ -1,20 +1,25 @@
 //! Measures how long the policy on disk of a full host takes to write and to read.
 //!
 //! ```text
-//! cargo run --release --example stored_budget [endpoints] [sets] [members of each set]
+//! cargo run --release --example stored_budget [FILE]
 //! ```
 //!
-//! The file is written to the current directory's file system, and synced, as the agent does.
+//! The policy is written to the current directory's file system, and synced, as the agent does. With the name of a file
+//! the figures go there as JSON, too.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a tool for people that stops at whatever is wrong"
 )]
+#![allow(unreachable_pub, dead_code, reason = "what the examples share is public in none")]
+
+#[path = "support/rows.rs"]
+mod rows;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use calico_agent::desired::{
     AclClass, ActiveRule, ActiveRules, AddressSet, DesiredState, DirectionAcl, LocalEndpoint,
@@ -24,6 +29,14 @@ use calico_agent::stored::StoreSettings;
 use calico_agent::stored::file::{read, replace};
 use calico_agent::stored::format::{Draft, write};
 use calico_datastore::model::{Action, Cidr, Name, PolicyId, TierAction, WorkloadEndpointId};
+
+use crate::rows::{Row, Rows, Spread};
+
+const TITLE: &str = "the policy on disk";
+const ENDPOINTS: usize = 200;
+const SETS: usize = 10;
+const MEMBERS: usize = 100_000;
+const TIMES: usize = 3;
 
 fn address(number: usize) -> Cidr {
     let bits = 0x0a00_0000 + u32::try_from(number).unwrap();
@@ -86,10 +99,7 @@ fn state(endpoints: usize, sets: usize, members: usize) -> DesiredState {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse().unwrap());
-    let mut next = |default| arguments.next().unwrap_or(default);
-    let (endpoints, sets, members) = (next(200), next(10), next(100_000));
-    let state = Arc::new(state(endpoints, sets, members));
+    let state = Arc::new(state(ENDPOINTS, SETS, MEMBERS));
     let draft = Draft {
         node: "host".into(),
         boot: "boot".to_owned(),
@@ -97,16 +107,31 @@ fn main() {
         state,
         settings: StoreSettings::default(),
     };
-    let begin = Instant::now();
-    let bytes = write(&draft, std::io::sink()).unwrap();
-    println!("text of {bytes} bytes made in {:?}", begin.elapsed());
     let path = std::env::current_dir().unwrap().join("stored_budget.json");
-    let begin = Instant::now();
-    replace(&path, &draft).unwrap();
-    println!("made, written and synced in {:?}", begin.elapsed());
-    let begin = Instant::now();
-    let stored = read(&path).unwrap().unwrap();
-    println!("read in {:?}", begin.elapsed());
-    assert!(stored.state.has_content_of(&draft.state));
+    let (mut made, mut written, mut reads) = (Vec::new(), Vec::new(), Vec::new());
+    let mut bytes = 0;
+    for _ in 0..TIMES {
+        let begin = Instant::now();
+        bytes = write(&draft, std::io::sink()).unwrap();
+        made.push(begin.elapsed());
+        let begin = Instant::now();
+        replace(&path, &draft).unwrap();
+        written.push(begin.elapsed());
+        let begin = Instant::now();
+        let stored = read(&path).unwrap().unwrap();
+        reads.push(begin.elapsed());
+        assert!(stored.state.has_content_of(&draft.state));
+    }
     std::fs::remove_file(&path).unwrap();
+    let mut rows = Rows::default();
+    let of = format!("{ENDPOINTS} endpoints, {SETS} sets of {MEMBERS}");
+    let mut add = |what: &str, times: &[Duration]| {
+        rows.add(Row::new(TITLE, format!("{what}, {of}"), Spread::of(times)));
+    };
+    add("its text made", &made);
+    add("made, written and synced", &written);
+    add("read", &reads);
+    let size = Spread::one(bytes as f64 / 1e6);
+    rows.add(Row::new(TITLE, format!("its size, {of}"), size).in_unit("MB"));
+    rows.write(std::env::args_os().nth(1).map(Into::into));
 }

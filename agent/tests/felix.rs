@@ -7,8 +7,6 @@
 
 #[path = "felix/abuse.rs"]
 mod abuse;
-#[path = "felix/budget.rs"]
-mod budget;
 #[path = "felix/chaos.rs"]
 mod chaos;
 #[path = "felix/churn.rs"]
@@ -21,8 +19,6 @@ mod conntrack;
 mod contention;
 #[path = "felix/counters.rs"]
 mod counters;
-#[path = "felix/counters_cost.rs"]
-mod counters_cost;
 #[path = "felix/denied.rs"]
 mod denied;
 #[path = "felix/disk.rs"]
@@ -71,8 +67,6 @@ mod responsive;
 mod rewriting;
 #[path = "felix/sets.rs"]
 mod sets;
-#[path = "felix/sets_speed.rs"]
-mod sets_speed;
 #[path = "felix/spelling.rs"]
 mod spelling;
 #[path = "felix/spoofing.rs"]

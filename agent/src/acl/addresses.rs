@@ -6,7 +6,7 @@ use std::sync::Arc;
 use calico_datastore::model::{Cidr, NetworkSet};
 
 /// Addresses. Those of a network set may be a hundred thousand, and are not copied.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Addresses {
     /// An endpoint's.
     Own(Box<[Cidr]>),

@@ -1,5 +1,7 @@
 //! Ids of what can be a member of an address set.
 
+use std::fmt::Write as _;
+
 use calico_datastore::model::{HostEndpointId, Name, NetworkSetId, WorkloadEndpointId};
 
 /// What can be a member, by an id that takes little room: a host keeps one for every endpoint of
@@ -29,12 +31,18 @@ impl ItemId {
 
     /// The length before each name: no two ids have one text, whatever the names hold.
     fn new(kind: char, names: &[&Name]) -> Self {
-        let mut text = String::from(kind);
+        // Asked for with each object that comes: memory once, and as much as it takes.
+        let digits = |length: usize| length.checked_ilog10().unwrap_or(0) as usize + 1;
+        let sizes = names.iter().map(|name| name.as_str().len());
+        let size = 1 + sizes.map(|length| digits(length) + 1 + length).sum::<usize>();
+        let mut text = String::with_capacity(size);
+        text.push(kind);
         for name in names {
-            text.push_str(&name.as_str().len().to_string());
-            text.push(':');
-            text.push_str(name.as_str());
+            let name = name.as_str();
+            // Into a string it never fails.
+            let _ = write!(text, "{}:{name}", name.len());
         }
+        debug_assert_eq!(text.len(), size);
         Self(text.into_boxed_str())
     }
 }

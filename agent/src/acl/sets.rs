@@ -135,9 +135,12 @@ impl SetIndex {
         };
         let Some(old) = self.items.get(slot) else { return };
         let old_group = old.group;
-        let old_matches = self.matching.matches(old_group).to_vec();
         // Leaving first would forget the group when its only item changes nothing but addresses.
         let group = self.matching.join(labels, profiles, slot);
+        if group == old_group && old.ports == ports && old.addresses == addresses {
+            return;
+        }
+        let old_matches = self.matching.matches(old_group).to_vec();
         if group != old_group {
             self.matching.leave(old_group, slot);
         }

@@ -36,6 +36,8 @@ pub struct Counters {
     pub ipset_restores: Counter,
     /// Commands in them: each a member or a set.
     pub ipset_lines: Counter,
+    /// Bytes of them.
+    pub ipset_bytes: Counter,
     /// Transactions of nf_tables.
     pub nftables_batches: Counter,
     /// Messages in them.
@@ -65,6 +67,7 @@ impl Counters {
             ("ipset_saves", &self.ipset_saves),
             ("ipset_restores", &self.ipset_restores),
             ("ipset_lines", &self.ipset_lines),
+            ("ipset_bytes", &self.ipset_bytes),
             ("nftables_batches", &self.nftables_batches),
             ("nftables_messages", &self.nftables_messages),
             ("nftables_bytes", &self.nftables_bytes),

@@ -17,7 +17,6 @@ mod listing;
 #[path = "../felix/netns.rs"]
 mod netns;
 mod packets;
-mod speed;
 mod support;
 mod tampering;
 mod wire;

@@ -146,7 +146,9 @@ impl Sets {
             }
             self.counters.ipset_restores.count(1);
             let verdicts;
-            (link, verdicts) = tell(link, commands, &batch).await.map_err(failed)?;
+            let bytes;
+            (link, verdicts, bytes) = tell(link, commands, &batch).await.map_err(failed)?;
+            self.counters.ipset_bytes.count(bytes);
             for (message, verdict) in batch.iter().zip(verdicts) {
                 match queue.settle(message, verdict) {
                     Ok(looked_at) => self.counters.ipset_lines.count(looked_at as u64),
@@ -186,14 +188,16 @@ fn read(mut link: Link) -> io::Result<BTreeMap<String, ActualSet>> {
     Ok(sets)
 }
 
+/// Also how many bytes were sent.
 async fn tell(
     mut link: Link,
     commands: &[Command],
     batch: &Batch,
-) -> io::Result<(Link, Vec<Verdict>)> {
+) -> io::Result<(Link, Vec<Verdict>, u64)> {
     let encode = |places: &Vec<usize>| encode(&link.dialect, commands, places);
     let encoded: Vec<Encoded> = batch.iter().map(encode).collect();
     let requests: Vec<Vec<u8>> = encoded.iter().filter_map(|one| one.bytes.clone()).collect();
+    let sent = requests.iter().map(|request| request.len() as u64).sum();
     let quick = |place: &usize| {
         use Command::{Add, Count, Delete};
         matches!(commands[*place], Add(..) | Count(..) | Delete(..))
@@ -247,7 +251,7 @@ async fn tell(
             Verdict::Refused { at, message, full }
         });
     }
-    Ok((link, verdicts))
+    Ok((link, verdicts, sent))
 }
 
 /// A set that somebody lists cannot change its place.

@@ -220,6 +220,18 @@ impl Table {
         Ok(())
     }
 
+    /// The bytes of the one batch that does all of `changes`, for whoever sends them himself: what the
+    /// kernel takes for them is what [`Table::write`] cannot be faster than. Sends nothing. Empty when
+    /// there is nothing to do.
+    pub fn batch(&self, changes: &[Change]) -> Vec<u8> {
+        let mut encoder = Encoder::new(&self.name, self.channel.next());
+        if !self.exists {
+            encoder.make_table();
+        }
+        plan(&self.mirror, changes).steps.iter().for_each(|step| encoder.step(step));
+        if encoder.batch.len() == 0 { Vec::new() } else { encoder.batch.finish().bytes }
+    }
+
     /// Deletes the table with all that it holds; it may be gone already.
     ///
     /// # Errors

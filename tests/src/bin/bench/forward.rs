@@ -81,6 +81,17 @@ pub(crate) fn measure_all(size: Size, flavours: &[Flavour], report: &mut Report)
                 report.add(TITLE, row.on(flavour.name()).in_unit("ns").beside("no rules", bare));
             }
         }
+        let locals = sizes.last().copied().unwrap_or_default();
+        stage.stop()?;
+        let off = ("FELIX_ENDPOINTCOUNTERS".to_owned(), "false".to_owned());
+        stage.cluster.hosts[0].env.push(off);
+        stage.start()?;
+        let ours = road.measure(&stage, "nothing counted")?;
+        for (kind, (ours, bare)) in Kind::ALL.into_iter().zip(ours.into_iter().zip(bare)) {
+            let what = format!("{}, {locals} endpoints, nothing counted", kind.name());
+            let row = Row::new("forward", what, ours).on(flavour.name()).in_unit("ns");
+            report.add(TITLE, row.beside("no rules", bare));
+        }
     }
     Ok(())
 }

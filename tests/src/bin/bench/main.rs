@@ -11,7 +11,6 @@
 
 mod arrival;
 mod burst;
-mod calculation;
 mod control;
 mod endpoint;
 mod forward;
@@ -21,6 +20,7 @@ mod process;
 mod report;
 mod stage;
 mod start;
+mod told;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -46,16 +46,21 @@ struct Cli {
     /// Where the figures go.
     #[arg(long, default_value = "bench/results.json")]
     results: PathBuf,
-    /// The program that measures the calculation.
-    #[arg(long, default_value = "target/release/examples/calc_budget")]
-    calculation: PathBuf,
+    /// Where the programs are that measure the agent's insides.
+    #[arg(long, default_value = "target/release/examples")]
+    programs: PathBuf,
+    /// The tables as Markdown, too, into this file.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
 }
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// From stored values to a desired state, by itself.
+    /// From stored values to a desired state, by itself; the policy on disk.
     Calculation,
+    /// From a desired state to the kernel, at different sizes, beside the tools and a prepared batch.
+    Kernel,
     /// One endpoint more beside the raw tools that write the same.
     Endpoint,
     /// An ADD of the plugin, step by step.
@@ -103,7 +108,8 @@ fn main() -> Result<()> {
         }
         let begin = Instant::now();
         let measured = match part {
-            Part::Calculation => calculation::measure(&cli.calculation, &mut report),
+            Part::Calculation => told::calculation(&cli.programs, &mut report),
+            Part::Kernel => told::kernel(&cli.programs, size, &flavours, &mut report),
             Part::Endpoint => endpoint::measure_all(size, &flavours, &mut report),
             Part::Pod => pod::measure(size.of(100, 400), &mut report),
             Part::Arrival => arrival::measure_all(size, &flavours, &mut report),
@@ -114,6 +120,9 @@ fn main() -> Result<()> {
         };
         // What was measured before is not lost.
         report.write(&cli.results)?;
+        if let Some(path) = &cli.markdown {
+            std::fs::write(path, report.markdown())?;
+        }
         measured.with_context(|| format!("{part:?}"))?;
         eprintln!("{part:?}: {:.0} s", begin.elapsed().as_secs_f64());
     }

@@ -12,6 +12,8 @@ pub(crate) struct Usage {
     pub(crate) cpu: Duration,
     /// The most memory that it had at once, MiB (`VmHWM`).
     pub(crate) peak: f64,
+    /// What it has now that is not the text of a program, MiB (`RssAnon`).
+    pub(crate) own: f64,
     /// How often one of its threads went to sleep and was woken.
     pub(crate) wakeups: u64,
 }
@@ -28,14 +30,16 @@ impl Usage {
         let (_, fields) = stat.rsplit_once(')').context("stat")?;
         let ticks = fields.split_ascii_whitespace().skip(11).take(4);
         let ticks = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        let peak = number(&read("status")?, "VmHWM:")? as f64 / 1024.0;
+        let status = read("status")?;
+        let size = |key| Ok::<_, anyhow::Error>(number(&status, key)? as f64 / 1024.0);
+        let (peak, own) = (size("VmHWM:")?, size("RssAnon:")?);
         let mut wakeups = 0;
         for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
             let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
             wakeups += number(&status, "voluntary_ctxt_switches:").unwrap_or_default();
         }
         // USER_HZ is 100 on every architecture that we are built for.
-        Ok(Self { cpu: Duration::from_millis(ticks * 10), peak, wakeups })
+        Ok(Self { cpu: Duration::from_millis(ticks * 10), peak, own, wakeups })
     }
 }
 

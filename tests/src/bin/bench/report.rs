@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 /// What samples are like. Milliseconds, unless the row says another unit.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Spread {
     /// How many samples.
     pub(crate) n: usize,
@@ -43,7 +43,7 @@ impl Spread {
 }
 
 /// What a figure is measured against.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Control {
     /// What it is.
     pub(crate) what: String,
@@ -66,12 +66,14 @@ pub(crate) struct Budget {
 pub(crate) struct Row {
     /// The part that measured it.
     pub(crate) part: &'static str,
+    /// Of its table.
+    pub(crate) title: String,
     /// What was measured.
     pub(crate) what: String,
     /// The dataplane.
     pub(crate) dataplane: String,
     /// Of `ours` and `control`.
-    pub(crate) unit: &'static str,
+    pub(crate) unit: String,
     /// What the agent took.
     pub(crate) ours: Spread,
     /// What it is compared with.
@@ -85,9 +87,9 @@ pub(crate) struct Row {
 impl Row {
     /// A row without control and budget, in milliseconds.
     pub(crate) fn new(part: &'static str, what: impl Into<String>, ours: Spread) -> Self {
-        let (what, dataplane) = (what.into(), String::new());
+        let (title, what, dataplane) = (String::new(), what.into(), String::new());
         let (control, ratio, budget) = (None, None, None);
-        Self { part, what, dataplane, unit: "ms", ours, control, ratio, budget }
+        Self { part, title, what, dataplane, unit: "ms".to_owned(), ours, control, ratio, budget }
     }
 
     /// Of that dataplane.
@@ -96,8 +98,8 @@ impl Row {
     }
 
     /// In that unit.
-    pub(crate) fn in_unit(self, unit: &'static str) -> Self {
-        Self { unit, ..self }
+    pub(crate) fn in_unit(self, unit: &str) -> Self {
+        Self { unit: unit.to_owned(), ..self }
     }
 
     /// Beside that control.
@@ -109,6 +111,37 @@ impl Row {
     /// With that budget.
     pub(crate) fn within(self, says: impl Into<String>, kept: bool) -> Self {
         Self { budget: Some(Budget { says: says.into(), kept }), ..self }
+    }
+}
+
+impl Row {
+    /// A line of a table.
+    fn markdown(&self) -> String {
+        let Self { what, dataplane, unit, ours, control, ratio, .. } = self;
+        let unit = if unit == "ms" { String::new() } else { format!(", {unit}") };
+        let (p50, p99) = (figure(ours.p50), figure(ours.p99));
+        let mut line = format!("| {what}{unit} | {dataplane} | {p50} | {p99} |");
+        match control {
+            Some(Control { what, took }) => {
+                let ratio = ratio.map(figure).unwrap_or_default();
+                line +=
+                    &format!(" {what} | {} | {} | {ratio} |", figure(took.p50), figure(took.p99));
+            }
+            None => line += " | | | |",
+        }
+        line + "\n"
+    }
+}
+
+/// With three digits that say something.
+fn figure(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        99.5.. => format!("{value:.0}"),
+        9.95.. => format!("{value:.1}"),
+        0.995.. => format!("{value:.2}"),
+        0.0995.. => format!("{value:.3}"),
+        _ => format!("{value:.4}"),
     }
 }
 
@@ -136,21 +169,22 @@ impl Report {
     }
 
     /// Takes a row and prints it, below `title` when that is new.
-    pub(crate) fn add(&mut self, title: &str, row: Row) {
+    pub(crate) fn add(&mut self, title: &str, mut row: Row) {
+        title.clone_into(&mut row.title);
         if self.title != title {
             println!("\n{title}");
             println!(
-                "  {:<46} {:<9}{:>9}{:>9}{:>9}  {:<26}{:>9}{:>9}{:>8}",
+                "  {:<66} {:<9}{:>9}{:>9}{:>9}  {:<26}{:>9}{:>9}{:>8}",
                 "", "", "p50", "p99", "max", "beside", "p50", "p99", "ratio"
             );
             title.clone_into(&mut self.title);
         }
         let Row { what, dataplane, unit, ours, control, ratio, .. } = &row;
-        let what = if *unit == "ms" { what.clone() } else { format!("{what}, {unit}") };
-        let places = if *unit == "ns" { 0 } else { 3 };
+        let what = if unit == "ms" { what.clone() } else { format!("{what}, {unit}") };
+        let places = if unit == "ns" { 0 } else { 3 };
         let Spread { p50, p99, max, .. } = ours;
         let mut line =
-            format!("  {what:<46} {dataplane:<9}{p50:>9.places$}{p99:>9.places$}{max:>9.places$}");
+            format!("  {what:<66} {dataplane:<9}{p50:>9.places$}{p99:>9.places$}{max:>9.places$}");
         if let Some(Control { what, took }) = control {
             line += &format!("  {what:<26}{:>9.places$}{:>9.places$}", took.p50, took.p99);
         }
@@ -173,6 +207,31 @@ impl Report {
                 ours.p50, ours.p99
             );
         }
+    }
+
+    /// The tables as Markdown, the budgets last.
+    pub(crate) fn markdown(&self) -> String {
+        let mut text = String::new();
+        let mut title = "";
+        for row in &self.rows {
+            if row.title != title {
+                title = &row.title;
+                text += &format!(
+                    "\n### {title}\n\n| what | dataplane | p50 | p99 | beside | p50 | p99 | ratio |\n\
+                     |---|---|--:|--:|---|--:|--:|--:|\n"
+                );
+            }
+            text += &row.markdown();
+        }
+        text += "\n### Budgets\n\n| | what | dataplane | p50 | p99 | budget |\n|---|---|---|--:|--:|---|\n";
+        for row in &self.rows {
+            let Some(Budget { says, kept }) = &row.budget else { continue };
+            let Row { what, dataplane, ours: Spread { p50, p99, .. }, .. } = row;
+            let kept = if *kept { "kept" } else { "**missed**" };
+            let (p50, p99) = (figure(*p50), figure(*p99));
+            text += &format!("| {kept} | {what} | {dataplane} | {p50} | {p99} | {says} |\n");
+        }
+        text
     }
 
     /// Writes all of it.

@@ -133,6 +133,8 @@ impl Stage {
         let host = &mut cluster.hosts[0];
         host.flavour = flavour;
         host.env.push(("NOTIFY_SOCKET".to_owned(), socket.display().to_string()));
+        // As systemd/calico-agent.service has it.
+        host.env.push(("MALLOC_ARENA_MAX".to_owned(), "1".to_owned()));
         Ok(Self { cluster, pods, wired: 0, ready })
     }
 

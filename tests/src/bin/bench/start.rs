@@ -81,9 +81,17 @@ fn used(
     // The last of it is written beside the news that it is ready.
     std::thread::sleep(Duration::from_millis(300));
     let usage = Usage::of(stage.pid()?)?;
-    for (what, unit, value) in
-        [("processor", "s", usage.cpu.as_secs_f64()), ("memory at most", "MiB", usage.peak)]
-    {
+    // To the kernel, or to the program that tells it.
+    let status = stage.host().status()?;
+    let counters = ["iptables_bytes", "ipset_bytes", "nftables_bytes"];
+    let sent = counters.into_iter().map(|name| status.counter("felix", name));
+    let sent = sent.sum::<Result<u64>>()? as f64 / 1e3;
+    for (what, unit, value) in [
+        ("processor", "s", usage.cpu.as_secs_f64()),
+        ("memory at most", "MiB", usage.peak),
+        ("of that its own", "MiB", usage.own),
+        ("sent to the kernel", "kB", sent),
+    ] {
         let row = Row::new("start", format!("{how}, {world}: {what}"), Spread::one(value));
         report.add(TITLE, row.in_unit(unit).on(flavour.name()));
     }

@@ -90,6 +90,9 @@ impl Renderer {
         out: &mut Vec<Change>,
     ) -> bool {
         let owners = &changed.interfaces.owners;
+        if owners.is_empty() && !changed.interfaces.spoofers {
+            return false;
+        }
         for (_, new) in owners.values() {
             let Some(new) = new else { continue };
             for family in self.style.families.iter().copied() {
