@@ -2,8 +2,8 @@
 //! was typed into the configuration, gives rkt the plugin, enables and starts the units, and waits
 //! until policy is in force. Done again it changes nothing.
 //!
-//! [`facts`] reads this host, [`plan`] decides what is to be done (pure; [`wanted`] about the
-//! configuration), [`apply`] does it, [`ready`] waits.
+//! `facts` reads this host, `plan` decides what is to be done (pure; `wanted` about the
+//! configuration), `apply` does it, `ready` waits.
 
 mod apply;
 mod env_file;
