@@ -99,16 +99,23 @@ fn calls(text: &str) -> Vec<String> {
 /// A call as one would type it, with something in the place of `<name>`; `None` for what is more
 /// than one call, or none (a title, `calico-agent …`).
 fn words(call: &str) -> Option<Vec<String>> {
-    let call = call.split([';', '|', '>']).next()?;
-    let mut words = Vec::new();
-    for word in call.split_whitespace() {
-        match word.trim_matches(['\'', '"']) {
-            "…" | "\\" => return None,
-            word if word.starts_with('<') => words.push("x".to_owned()),
-            word => words.push(word.to_owned()),
-        }
+    if call.starts_with("calico-agent <") {
+        return None;
     }
-    Some(words)
+    let mut filled = String::new();
+    let mut rest = call;
+    while let Some((before, (_, after))) =
+        rest.split_once('<').and_then(|(before, name)| Some((before, name.split_once('>')?)))
+    {
+        filled += before;
+        filled.push('x');
+        rest = after;
+    }
+    filled += rest;
+    let call = filled.split([';', '|', '>']).next()?;
+    let words = call.split_whitespace().map(|word| word.trim_matches(['\\', '"']).to_owned());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    (!words.iter().any(|word| word == "…")).then_some(words)
 }
 
 #[test]
