@@ -137,6 +137,14 @@ fn the_units_do_their_work_under_systemd() -> Result<()> {
         "nothing under {field}:\n{}",
         machine.journal("calico-agent")
     );
+    // An event by its id, and what the catalog has to say about it.
+    machine.run(&["journalctl", "--update-catalog"])?;
+    let ready = "MESSAGE_ID=3e633a5d2be64e7e9dd89325a34b96f7";
+    let found = machine.run(&["journalctl", "--no-pager", "-x", "-b", ready])?;
+    let told = "ready: the desired state is in force";
+    let explained = "All that the datastore asks of this host is in the kernel";
+    ensure!(found.contains(told) && found.contains(explained), "{found}");
+    ensure!(!found.contains("calico-agent starts"), "{found}");
 
     reloaded(&machine)?;
     cluster.check(false)?;

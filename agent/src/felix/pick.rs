@@ -79,6 +79,12 @@ pub enum PickError {
     Nftables(String),
 }
 
+/// Tries what the dataplane nftables needs of the kernel. A table of ours that is there has been taken.
+fn takes_it(try_it: bool) -> Result<(), PickError> {
+    let lack = if try_it && !native::is_there() { lack() } else { None };
+    lack.map_or(Ok(()), |lack| Err(PickError::Nftables(lack)))
+}
+
 /// Chooses. With `try_it` the tables of iptables that it would use exist afterwards; otherwise nothing in
 /// the kernel changes.
 ///
@@ -88,9 +94,7 @@ pub async fn pick(exec: &Exec, wanted: Wanted, try_it: bool) -> Result<Picked, P
     let backend = match wanted {
         Wanted::Nftables => {
             usable().map_err(PickError::Nftables)?;
-            if try_it && let Some(lack) = lack() {
-                return Err(PickError::Nftables(lack));
-            }
+            takes_it(try_it)?;
             let why = "the settings ask for it".to_owned();
             return Ok(Picked { abandoned: of_iptables(exec).await, pick: Pick::Nftables { why } });
         }
@@ -109,6 +113,7 @@ pub async fn pick(exec: &Exec, wanted: Wanted, try_it: bool) -> Result<Picked, P
         Err(error @ (ProbeError::NoIptables(_) | ProbeError::NoSets(_)))
             if wanted == Wanted::Auto && usable().is_ok() =>
         {
+            takes_it(try_it)?;
             let why = match error {
                 ProbeError::NoSets(_) => "the kernel has no address sets".to_owned(),
                 _ => "iptables is not on this host".to_owned(),

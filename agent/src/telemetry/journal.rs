@@ -6,7 +6,7 @@
 //!
 //! Three things are made of fields that are not shown: `event` is the message id (`event.rs`), a
 //! `subject` that is an object of the datastore is a field of its kind too (`object.rs`), and
-//! what says the same again is left out (`collapse.rs`).
+//! what fails again for the same reason is left out (`collapse.rs`).
 //!
 //! Protocol: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 
@@ -52,8 +52,9 @@ impl Journal {
 
     fn send(&self, level: Level, target: &str, fields: &Fields) {
         let mut text = fields.to_string();
-        // Who asks for details wants all of them; equal denied packets were counted before.
-        if level <= Level::INFO && fields.event() != Some(event::DENIED) {
+        // What fails may fail each time that it is tried; what is done is said each time, and so is
+        // what somebody waits for who has just saved a file.
+        if level <= Level::WARN && fields.event() != Some(event::BAD_SETTING) {
             let mut collapse = self.collapse.lock().unwrap_or_else(PoisonError::into_inner);
             match collapse.ask(Instant::now(), target, &text, &fields.pairs) {
                 Line::Leave => return,
@@ -278,11 +279,13 @@ mod tests {
     }
 
     #[test]
-    fn details_are_never_left_out() {
-        let datagrams = received(|| (0..3).for_each(|_| tracing::debug!("again")));
-        assert_eq!(datagrams.len(), 3);
-        let datagrams = received(|| (0..3).for_each(|_| tracing::info!("again")));
-        assert_eq!(datagrams.len(), 1);
+    fn only_what_fails_again_is_left_out() {
+        let lines = |log: fn()| received(|| (0..3).for_each(|_| log())).len();
+        assert_eq!(lines(|| tracing::debug!("again")), 3);
+        assert_eq!(lines(|| tracing::info!("read agent.toml again")), 3);
+        assert_eq!(lines(|| tracing::error!(event = event::BAD_SETTING, "again")), 3);
+        assert_eq!(lines(|| tracing::warn!("again")), 1);
+        assert_eq!(lines(|| tracing::error!("again")), 1);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Groups are the cheap way, and ours alone only as long as nobody else uses them. Somebody does who had put an
 //! interface of a pod into a group before we came, or who puts it into another one again and again. Where the
-//! settings leave it to us, names are used from then on, and stay: a table in the kernel that goes by
-//! names is taken over as it is.
+//! settings leave it to us, names are used from then on, and stay: a table in the kernel is taken over as
+//! it is, one that goes by names as one that goes by groups.
 
 use std::fmt;
 
@@ -59,8 +59,14 @@ impl Dispatch {
         links: impl IntoIterator<Item = &'a Grouped>,
         scene: &Scene<'_>,
     ) {
-        if goes_by_names(found) {
-            self.yields(|| "it was so when the agent started".to_owned());
+        match found.and_then(way_of) {
+            Some(SetKind::VerdictsByName) => {
+                self.yields(|| "it was so when the agent started".to_owned());
+                return;
+            }
+            // Groups were ours when it was made; what is in another one was changed since.
+            Some(SetKind::VerdictsByGroup) => return,
+            _ => {}
         }
         let foreign = |link: &&Grouped| {
             let of_pod = scene.interfaces.endpoint(&link.name).is_some();
@@ -112,14 +118,13 @@ impl Nftables {
         if self.renderer.uses_groups() != groups {
             self.renderer.use_groups(groups);
         }
-        groups && goes_by_names(found)
+        groups && found.and_then(way_of) == Some(SetKind::VerdictsByName)
     }
 }
 
-/// True when the table in the kernel finds classes by the names of interfaces.
-fn goes_by_names(found: Option<&Found>) -> bool {
-    let map = found.and_then(|found| found.sets.get(names::FROM));
-    map.and_then(|set| set.spec).is_some_and(|spec| spec.kind == SetKind::VerdictsByName)
+/// The kind of the map by which a table in the kernel finds classes.
+fn way_of(found: &Found) -> Option<SetKind> {
+    Some(found.sets.get(names::FROM)?.spec?.kind)
 }
 
 #[cfg(test)]
