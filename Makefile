@@ -25,7 +25,7 @@ E2E_THREADS ?= 2
 help:
 	@echo 'make demo      two hosts out of namespaces; POLICY=1, KEEP=1, FLAVOUR=legacy|nft|nftables, RELEASE=1'
 	@echo 'make test      all tests (root: some make network namespaces)'
-	@echo 'make full      all tests at length and an hour of fuzzing (about 70 minutes)'
+	@echo 'make full      all tests at length, on all dataplanes, and an hour of fuzzing'
 	@echo 'make build     agent and plugin, release    make install   DESTDIR='
 	@echo 'make deb       the Debian package: target/deb/calico-agent_<version>_<architecture>.deb'
 	@echo 'make dist      tarball for /opt, system extension, checksums, bill of materials; ARCH=x86_64|aarch64'

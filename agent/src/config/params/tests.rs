@@ -1,6 +1,10 @@
 use calico_datastore::model::CalicoVersion;
 
 use super::*;
+use crate::config::settings::{
+    AllowAction, DataplaneSetting, DenyAction, HostAction, InsertMode, InvalidPolicy,
+    IptablesBackend, NftablesDispatch, NftablesMode,
+};
 
 #[test]
 fn the_defaults_of_the_table_are_those_of_the_settings() {
