@@ -9,35 +9,37 @@
 
 mod last_good;
 mod news;
+mod refused;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use calico_datastore::backend::{Batch, SyncEvent};
-use calico_datastore::layout::{Rejection, is_key};
 use calico_datastore::model::{FelixConfiguration, Name, Update};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::last_good::LastGood;
 use self::news::{Notices, notice_news};
+use self::refused::Refused;
 use crate::acl::{Calculator, Generation};
 use crate::config::{Env, FileConfig, Resolution, Settings, Sources, announce, resolve};
 use crate::desired::DesiredState;
+use crate::reconcile::Problem;
 use crate::status::overview::SyncState;
 use crate::status::systemd::Heartbeat;
 use crate::stored::{StoreSettings, StoredPolicy, describe};
 use crate::telemetry::event;
-use crate::telemetry::sparing::{Say, Sparing};
+use crate::telemetry::sparing::Sparing;
 
 /// How many waiting batches are taken in one go, so that a flood cannot keep the dataplane waiting
 /// for ever.
 const MOST_AT_ONCE: usize = 256;
 
-/// The layers of the configuration that this host itself holds. A new value (after SIGHUP) is
+/// The layers of the configuration that this host itself holds. A new value (after a reload) is
 /// resolved at once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Layers {
     /// The process's environment.
     pub env: Env,
@@ -45,6 +47,8 @@ pub struct Layers {
     pub file: FileConfig,
     /// What holds where nobody says anything.
     pub defaults: Settings,
+    /// Why the file is not what is on disk: that was read again and is not valid.
+    pub refused: Option<String>,
 }
 
 impl Layers {
@@ -57,6 +61,17 @@ impl Layers {
     ) -> Resolution {
         let sources = Sources { env: &self.env, file: &self.file, node, global };
         resolve(&sources, &self.defaults, last)
+    }
+
+    /// What is wrong with the file that is on disk.
+    pub fn problem(&self) -> Option<Problem> {
+        let said = self.refused.as_ref()?.replace('\n', "; ");
+        Some(Problem {
+            subject: "agent.toml".to_owned(),
+            message: format!(
+                "{said}; what was read before counts, and the agent would not start with it"
+            ),
+        })
     }
 
     /// The state that is kept, with the settings that follow from it and from these layers.
@@ -143,16 +158,11 @@ struct Calculation {
     resolution: Option<Resolution>,
     settings_stale: bool,
     sync: SyncState,
-    said: Said,
+    refused: Refused,
+    /// How many notices were said, of which there may be thousands.
+    said: Sparing,
     /// In force until the first complete snapshot.
     stored: Option<StoredPolicy>,
-}
-
-/// What was said of things of which there may be thousands.
-struct Said {
-    refused: Sparing,
-    accepted: Sparing,
-    notices: Sparing,
 }
 
 impl Calculation {
@@ -173,11 +183,8 @@ impl Calculation {
             resolution: None,
             settings_stale: true,
             sync: SyncState::default(),
-            said: Said {
-                refused: Sparing::new(now),
-                accepted: Sparing::new(now),
-                notices: Sparing::new(now),
-            },
+            refused: Refused::new(now),
+            said: Sparing::new(now),
             stored,
         }
     }
@@ -245,61 +252,9 @@ impl Calculation {
             }
         }
         let updates = self.last_good.take(updates, &batch.rejections, &batch.accepted);
-        self.note_refused(batch.rejections, batch.accepted);
+        let (refused, accepted) = (batch.rejections, batch.accepted);
+        self.refused.note(refused, accepted, &mut self.sync, &self.last_good);
         self.calculator.apply(updates);
-    }
-
-    /// Remembers which keys are refused, and says it.
-    fn note_refused(&mut self, rejections: Vec<Rejection>, accepted: Vec<String>) {
-        let now = Instant::now();
-        for Rejection { key, id, reason } in rejections {
-            if self.sync.rejected.get(&key) != Some(&reason) {
-                match self.said.refused.ask(now) {
-                    Say::This if is_key(&key) => {
-                        let kept = id.as_ref().is_some_and(|id| self.last_good.keeps(id));
-                        let then = if kept {
-                            "its last version counts"
-                        } else {
-                            "the object counts as absent"
-                        };
-                        let subject = id.map(|id| id.to_string());
-                        tracing::error!(
-                            event = event::REFUSED,
-                            key,
-                            subject,
-                            reason,
-                            "refused a value; {then}"
-                        );
-                    }
-                    Say::This => {
-                        tracing::error!(
-                            event = event::REFUSED,
-                            file = key,
-                            reason,
-                            "refused a file"
-                        );
-                    }
-                    Say::More => tracing::error!("refused more values; see calico-agent status"),
-                    Say::Nothing => {}
-                }
-            }
-            self.sync.rejected.insert(key, reason);
-        }
-        for key in accepted {
-            if self.sync.rejected.remove(&key).is_some() {
-                match self.said.accepted.ask(now) {
-                    Say::This => {
-                        tracing::info!(
-                            event = event::ACCEPTED,
-                            key,
-                            "a refused key is gone or right again"
-                        );
-                    }
-                    Say::More => tracing::info!("more refused keys are gone or right again"),
-                    Say::Nothing => {}
-                }
-            }
-        }
     }
 
     fn publish(&mut self, outputs: &Outputs) {
@@ -324,6 +279,7 @@ impl Calculation {
         }
         if self.sync.complete {
             let desired = self.calculator.desired(Arc::clone(&self.settings), self.sync.revision);
+            self.refused.tell(Some(desired.generation));
             let order = self.policy_order();
             if self.sync.policy_order != order {
                 tracing::info!("policies are {order}");
@@ -339,7 +295,7 @@ impl Calculation {
                     );
                     let before = current.as_ref().map(|old| &old.notices);
                     for news in notice_news(before.unwrap_or(&Notices::new()), &desired.notices) {
-                        news.log(&mut self.said.notices);
+                        news.log(&mut self.said, desired.generation);
                     }
                     *current = Some(desired);
                 }
@@ -413,6 +369,7 @@ impl Calculation {
         );
         announce(&resolution, last.as_ref());
         self.sync.settings.clone_from(&resolution.problems);
+        self.sync.settings.extend(self.layers.problem());
         if *self.settings != resolution.settings {
             self.settings = Arc::new(resolution.settings.clone());
         }

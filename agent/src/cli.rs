@@ -2,12 +2,12 @@
 //!
 //! Only what is typed: what it means together with environment and files is decided in `config`.
 
+mod directories;
 mod explain;
-
-use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::directories::{AgentArgs, DirectoryArgs};
 pub use self::explain::{ExplainArgs, GraphFormat};
 use crate::config::Flags;
 use crate::paths::Paths;
@@ -17,6 +17,7 @@ use crate::verbs::log_level::LogLevelArgs;
 use crate::verbs::master::MasterArgs;
 use crate::verbs::node::NodeArgs;
 use crate::verbs::place::etcd_urls;
+use crate::verbs::reload::ReloadArgs;
 
 /// The exit codes, in `--help` and for [`std::process::exit`].
 pub mod exit {
@@ -29,7 +30,7 @@ pub mod exit {
     pub const CHANGES: u8 = 2;
     /// `status`, `node`: the agent answers, and something keeps the host from being as it should be.
     pub const DEGRADED: u8 = 3;
-    /// `status`, `denied`, `explain`, `node`, `log-level`: no agent answers.
+    /// `status`, `denied`, `explain`, `node`, `log-level`, `reload`: no agent answers.
     pub const NOT_RUNNING: u8 = 4;
     /// `reset`: an agent is running, or what one started; nothing was touched.
     pub const RUNNING: u8 = 5;
@@ -66,7 +67,7 @@ Exit codes:
   1  it does not work; the last line says why (check: something failed; plan: it could not tell)
   2  plan: the agent would write something
   3  status, node: degraded or not ready yet, the output says what is missing
-  4  status, denied, explain, node, log-level: no agent is running
+  4  status, denied, explain, node, log-level, reload: no agent is running
   5  reset: an agent is running, or what one started (BIRD too); nothing was touched
   6  explain: policy denies it
   7  explain: what is known allows it, and one side is not known here
@@ -150,6 +151,12 @@ pub enum Command {
     Diags(DiagsArgs),
     /// Change what the running agent writes to the journal.
     LogLevel(LogLevelArgs),
+    /// Have the running agent read agent.toml again, and wait for what it says to that.
+    ///
+    /// What `systemctl reload calico-agent` does. Settings count at once; what needs a restart is
+    /// named. A file with a mistake changes nothing: the exit code is 1 then, and each mistake is said
+    /// with its line and column.
+    Reload(ReloadArgs),
     /// Print the version.
     Version(VersionArgs),
 }
@@ -163,17 +170,11 @@ pub struct VersionArgs {
 }
 
 /// `calico-agent run`.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
-    /// Where agent.toml is.
-    #[arg(long, value_name = "DIR", env = "CALICO_CONFIG_DIR", default_value = "/etc/calico")]
-    pub config_dir: PathBuf,
-    /// Sockets and the endpoint files: what is gone after a reboot.
-    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
-    pub run_dir: PathBuf,
-    /// The node's name, the last good policy, BIRD's configuration: what survives a reboot.
-    #[arg(long, value_name = "DIR", env = "CALICO_STATE_DIR", default_value = "/var/lib/calico")]
-    pub state_dir: PathBuf,
+    /// Where its files are.
+    #[command(flatten)]
+    pub directories: DirectoryArgs,
     /// This host's name in the cluster [env: NODENAME].
     #[arg(long, value_name = "NAME")]
     pub nodename: Option<String>,
@@ -198,11 +199,7 @@ pub struct RunArgs {
 impl RunArgs {
     /// The three directories.
     pub fn paths(&self) -> Paths {
-        Paths {
-            config_dir: self.config_dir.clone(),
-            run_dir: self.run_dir.clone(),
-            state_dir: self.state_dir.clone(),
-        }
+        self.directories.paths()
     }
 
     /// What goes before environment and file.
@@ -227,9 +224,9 @@ pub struct StatusArgs {
     /// Where etcd should be: a warning when the agent that answers uses another one.
     #[arg(long, value_name = "ADDRESS", value_parser = etcd_urls)]
     pub etcd: Option<String>,
-    /// The run directory of the agent that is asked.
-    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
-    pub run_dir: PathBuf,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub agent: AgentArgs,
 }
 
 /// `calico-agent denied`.
@@ -244,9 +241,9 @@ pub struct DeniedArgs {
     /// How to print them; json = one object a line.
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
-    /// The run directory of the agent that is asked.
-    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
-    pub run_dir: PathBuf,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub agent: AgentArgs,
 }
 
 /// `calico-agent reset`.
@@ -258,25 +255,15 @@ pub struct ResetArgs {
     /// No effect: it asks nobody but this host, and what the datastore holds stays.
     #[arg(long, value_name = "ADDRESS", value_parser = etcd_urls)]
     pub etcd: Option<String>,
-    /// Where agent.toml is.
-    #[arg(long, value_name = "DIR", env = "CALICO_CONFIG_DIR", default_value = "/etc/calico")]
-    pub config_dir: PathBuf,
-    /// The agent's run directory.
-    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
-    pub run_dir: PathBuf,
-    /// The agent's state directory.
-    #[arg(long, value_name = "DIR", env = "CALICO_STATE_DIR", default_value = "/var/lib/calico")]
-    pub state_dir: PathBuf,
+    /// Where its files are.
+    #[command(flatten)]
+    pub directories: DirectoryArgs,
 }
 
 impl ResetArgs {
     /// The three directories.
     pub fn paths(&self) -> Paths {
-        Paths {
-            config_dir: self.config_dir.clone(),
-            run_dir: self.run_dir.clone(),
-            state_dir: self.state_dir.clone(),
-        }
+        self.directories.paths()
     }
 }
 
@@ -313,6 +300,8 @@ pub enum Output {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use clap::CommandFactory;
 

@@ -3,8 +3,9 @@
 //! Ending the daemon leaves the kernel and BIRD as they are: pods keep their network and their
 //! protection while the agent is restarted or updated.
 
+mod error;
 mod loops;
-mod reload;
+mod store;
 mod tasks;
 
 use std::path::{Path, PathBuf};
@@ -12,15 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calico_datastore::backend::AnySource;
-use calico_datastore::location::{DEFAULT_ENDPOINT, Location, OpenError};
 use calico_datastore::store::AnyStore;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+pub use self::error::DaemonError;
 use self::loops::{follow, follow_log_level, follow_silence, registration_task, watch_over};
-use self::reload::Reloader;
 use self::tasks::Tasks;
-use crate::api::server::{self, ServerError};
+use crate::api::server;
 use crate::beside;
 use crate::calculation::{self, Layers, Outputs};
 use crate::collector::{self, CollectorState};
@@ -31,15 +31,15 @@ use crate::felix::hosts::lifelines;
 use crate::felix::tally::Tally;
 use crate::felix::watch::Watch;
 use crate::felix::{self, Felix};
-use crate::lock::{self, LockError};
-use crate::node::name::NameError;
+use crate::lock;
 use crate::node::registration::Identity;
 use crate::node::{mtu, name, register};
 use crate::paths::Paths;
 use crate::reconcile::{HostStates, Inputs, Reconciler as _};
+use crate::reload::Reloader;
 use crate::routes::Routes;
 use crate::routes::bird::{Bird, peers};
-use crate::routes::monitor::{Monitor, MonitorError};
+use crate::routes::monitor::Monitor;
 use crate::signals::{Signal, Signals};
 use crate::status::files::EndpointFiles;
 use crate::status::overview::{Overview, Registration, SyncState};
@@ -69,47 +69,6 @@ pub struct Options {
     pub layers: Layers,
     /// Whose level follows the settings.
     pub logs: Logs,
-}
-
-/// Why the daemon cannot run, or had to end.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// A directory cannot be made.
-    #[error("cannot make the directory {}", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// This host has no usable name.
-    #[error("cannot tell this host's name")]
-    Name(#[source] NameError),
-    /// The run directory is another agent's.
-    #[error("cannot have the run directory")]
-    Lock(#[source] LockError),
-    /// The kernel does not tell its links and routes.
-    #[error("cannot follow the kernel's interfaces")]
-    Monitor(#[source] MonitorError),
-    /// No dataplane can be programmed.
-    #[error("this host cannot enforce policy")]
-    Dataplane(#[source] felix::pick::PickError),
-    /// etcd's configuration cannot work.
-    #[error("cannot use the datastore configuration")]
-    Datastore(#[source] OpenError),
-    /// The socket cannot be opened.
-    #[error("cannot answer questions")]
-    Server(#[source] ServerError),
-    /// Signals cannot be received.
-    #[error("cannot receive signals")]
-    Signals(#[source] std::io::Error),
-    /// The watchdog's thread cannot be made.
-    #[error("cannot watch over the agent's loops")]
-    Watchdog(#[source] std::io::Error),
-    /// A task ended although nobody stopped it.
-    #[error("the {0} task ended unexpectedly")]
-    TaskEnded(&'static str),
 }
 
 /// Room for batches on their way to the calculation. Little: one that is behind should get one
@@ -149,7 +108,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
             }
         };
         if reload {
-            running.reloader.reload(&running.layers);
+            // What is wrong with the file is in the journal.
+            let _ = running.reloader.reload();
         }
         running
     };
@@ -164,7 +124,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
                     running.tasks.end().await;
                     return Ok(());
                 }
-                Signal::Reload => drop(running.reloader.reload(&running.layers)),
+                Signal::Reload => drop(running.reloader.reload()),
             },
             ended = running.tasks.ended() => return Err(DaemonError::TaskEnded(ended)),
         }
@@ -174,8 +134,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 /// A daemon whose parts run.
 struct Running {
     tasks: Tasks,
-    layers: watch::Sender<Arc<Layers>>,
-    reloader: Reloader,
+    reloader: Arc<Reloader>,
     flush: mpsc::Sender<oneshot::Sender<()>>,
     _lock: lock::Lock,
     _programs: Option<lock::Programs>,
@@ -218,9 +177,9 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         Monitor::start(first.interface_prefixes.clone(), watchdog.register("monitor"))
             .await
             .map_err(DaemonError::Monitor)?;
-    let client = open(&location)?;
+    let client = store::open(&location)?;
     let listener = server::listen(&paths.api_socket()).map_err(DaemonError::Server)?;
-    announce_store(&location);
+    store::announce(&location);
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(event = event::STARTED, %node, version, "calico-agent starts");
 
@@ -427,10 +386,11 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
         let reporting = report::Inputs { reports, settings, states, hosts, heartbeat };
         tasks.spawn("report", report::run(client, node, overview.started.into(), reporting));
     }
+    let reloader = Arc::new(Reloader { paths, flags, local, layers: layers_tx });
     tasks.spawn("socket", {
-        let overview = Arc::clone(&overview);
+        let (overview, reloader) = (Arc::clone(&overview), Arc::clone(&reloader));
         async move {
-            if let Err(error) = server::serve(listener, overview, switch).await {
+            if let Err(error) = server::serve(listener, overview, switch, reloader).await {
                 tracing::error!(%error, "the socket broke");
             }
         }
@@ -438,37 +398,7 @@ async fn start(options: Options, notifier: Notifier) -> Result<Running, DaemonEr
 
     tasks.spawn("status line", follow_silence(overview, notifier.clone()));
     watch_over(watchdog, watched, notifier)?;
-    let reloader = Reloader { paths, flags, local };
-    Ok(Running { tasks, layers: layers_tx, reloader, flush, _lock: lock, _programs: programs })
-}
-
-/// Opens the store. The directory that agent and plugin write is there from now on, so that what
-/// comes into it is heard of at once.
-fn open(location: &Location) -> Result<AnyStore, DaemonError> {
-    if let Location::Directory(config) = location {
-        std::fs::create_dir_all(&config.state)
-            .map_err(|source| DaemonError::Directory { path: config.state.clone(), source })?;
-    }
-    location.open().map_err(DaemonError::Datastore)
-}
-
-fn announce_store(location: &Location) {
-    match location {
-        Location::Directory(config) => tracing::info!(
-            files = %config.admin.display(),
-            written = %config.state.display(),
-            "the datastore is a directory of this host"
-        ),
-        Location::Etcd3(config) if config.endpoints == [DEFAULT_ENDPOINT] => tracing::info!(
-            etcd = DEFAULT_ENDPOINT,
-            "etcd is looked for here; ETCD_ENDPOINTS says where"
-        ),
-        Location::Etcd2(_) => tracing::info!(
-            "the datastore is etcd's v2 API, in the layout of Calico up to 2.6: this host is not \
-             registered there, and what rkt leaves behind is not collected"
-        ),
-        Location::Etcd3(_) => {}
-    }
+    Ok(Running { tasks, reloader, flush, _lock: lock, _programs: programs })
 }
 
 /// Has what is in force put on disk. A disk that hangs is not waited for.

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use calico_datastore::model::WorkloadEndpointId;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,21 @@ pub struct Drift {
     pub change: Change,
     /// What exactly, as far as that is known: the rule, the members, who did it. May be empty.
     pub detail: String,
+    /// The endpoint whose it is, as `status` names it; `None` where it is nobody's or everybody's.
+    pub endpoint: Option<String>,
+}
+
+impl Drift {
+    /// Something that is nobody's.
+    pub fn new(subject: String, change: Change, detail: String) -> Self {
+        Self { subject, change, detail, endpoint: None }
+    }
+
+    /// The same of an endpoint, where it is one's.
+    #[must_use]
+    pub fn of(self, endpoint: Option<&WorkloadEndpointId>) -> Self {
+        Self { endpoint: endpoint.map(WorkloadEndpointId::on_host), ..self }
+    }
 }
 
 /// One thing that was put right, and how often.
@@ -103,6 +119,7 @@ impl Repairs {
                     event = event::REPAIRED,
                     reconciler = part,
                     subject = drift.subject,
+                    endpoint = drift.endpoint,
                     count,
                     "somebody changed {}: {}{}{}; repaired",
                     drift.subject,
@@ -129,7 +146,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     fn drift(subject: impl Into<String>) -> Drift {
-        Drift { subject: subject.into(), change: Change::Missing, detail: String::new() }
+        Drift::new(subject.into(), Change::Missing, String::new())
     }
 
     #[test]

@@ -8,20 +8,24 @@
 //! and a program that outlives us would take for complete what had arrived by then: a last line that was
 //! cut off, say, and `10.0.0.0/2` is not `10.0.0.0/24`.
 
-use std::collections::BTreeMap;
+mod children;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::sync::watch;
+
+pub use self::children::Children;
+use self::children::Running;
 
 /// What a finished program left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,69 +99,6 @@ impl ExecError {
 
 /// How many programs may be left behind before no more are started.
 const MOST_LEFT_BEHIND: usize = 4;
-
-/// How many programs that have ended are remembered when nobody forgets them.
-const REMEMBERED: usize = 64;
-
-/// The programs that run, and those that have ended and may have left events behind: whoever hears
-/// from the kernel what a process did can tell whether it is one of ours. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Children(Arc<Mutex<BTreeMap<u32, Option<u64>>>>);
-
-impl Children {
-    /// True when a process of that number is or was ours.
-    pub fn contains(&self, pid: u32) -> bool {
-        self.lock().contains_key(&pid)
-    }
-
-    /// Those that have ended, for [`Children::forget`].
-    pub fn ended(&self) -> Vec<u32> {
-        self.lock().iter().filter(|(_, end)| end.is_some()).map(|(pid, _)| *pid).collect()
-    }
-
-    /// Forgets those that have ended: their numbers may be somebody else's from now on.
-    pub fn forget(&self, pids: &[u32]) {
-        let mut children = self.lock();
-        for pid in pids {
-            // Another child of ours may run under the same number.
-            if children.get(pid).is_some_and(Option::is_some) {
-                children.remove(pid);
-            }
-        }
-    }
-
-    fn started(&self, pid: u32) {
-        self.lock().insert(pid, None);
-    }
-
-    /// `order` grows from child to child.
-    fn end(&self, pid: u32, order: u64) {
-        let mut children = self.lock();
-        children.insert(pid, Some(order));
-        let ended = || children.iter().filter_map(|(pid, end)| Some((end.as_ref()?, *pid)));
-        if ended().count() > REMEMBERED
-            && let Some((_, oldest)) = ended().min()
-        {
-            children.remove(&oldest);
-        }
-    }
-
-    /// Nothing inside can be left half-changed, so a panic elsewhere does not matter here.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Option<u64>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Notes the end of a child, also when nobody waits for it any more.
-struct Running<'a>(&'a Children, Option<u32>, u64);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if let Some(pid) = self.1 {
-            self.0.end(pid, self.2);
-        }
-    }
-}
 
 /// Starts programs. Clones share their counters.
 #[derive(Clone)]
@@ -304,130 +245,4 @@ fn input(bytes: &[u8]) -> std::io::Result<Stdio> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NONE: [&str; 0] = [];
-
-    #[tokio::test]
-    async fn output_and_input_go_through() {
-        let exec = Exec::default();
-        let output = exec.run("cat", &NONE, &vec![b'x'; 1 << 20]).await.unwrap();
-        assert_eq!(output.stdout.len(), 1 << 20);
-        assert_eq!(exec.spawned(), 1);
-    }
-
-    #[tokio::test]
-    async fn children_are_known_while_they_run_and_until_they_are_forgotten() {
-        let exec = Exec::default();
-        let children = exec.children();
-        let output = exec.run("sh", &["-c", "cat >&2; echo $$"], b"x").await.unwrap();
-        let pid: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
-        assert!(children.contains(pid));
-        assert_eq!(children.ended(), [pid]);
-        // One that runs under the same number is not forgotten.
-        children.started(pid);
-        children.forget(&[pid]);
-        assert!(children.contains(pid) && children.ended().is_empty());
-        children.end(pid, 1);
-        children.forget(&[pid]);
-        assert!(!children.contains(pid));
-        (0..1000).for_each(|n| children.end(n, u64::from(n)));
-        assert_eq!(children.ended().len(), REMEMBERED);
-        assert!(children.contains(999) && !children.contains(0));
-    }
-
-    #[tokio::test]
-    async fn a_failure_carries_what_the_program_said() {
-        let error =
-            Exec::default().run("sh", &["-c", "echo no >&2; exit 4"], b"").await.unwrap_err();
-        let ExecError::Failed { code, stderr, .. } = error else { panic!("{error:?}") };
-        assert_eq!((code, stderr.as_str()), (Some(4), "no"));
-    }
-
-    #[tokio::test]
-    async fn a_missing_program_is_told_apart() {
-        let error = Exec::default().run("no-such-program", &NONE, b"").await.unwrap_err();
-        assert!(error.is_missing(), "{error:?}");
-    }
-
-    #[tokio::test]
-    async fn a_hanging_program_is_ended() {
-        let exec = Exec::new(Duration::from_millis(50));
-        let error = exec.run("sleep", &["60"], b"").await.unwrap_err();
-        assert!(matches!(error, ExecError::TimedOut { .. }), "{error:?}");
-    }
-
-    #[tokio::test]
-    async fn the_end_of_a_program_is_a_step_also_when_it_was_killed() {
-        let exec = Exec::new(Duration::from_millis(50));
-        let mut steps = exec.steps();
-        let _ = exec.run("true", &NONE, b"").await;
-        assert_eq!(*steps.borrow_and_update(), 1);
-        let _ = exec.run("sleep", &["60"], b"").await;
-        assert_eq!(*steps.borrow_and_update(), 2);
-    }
-
-    #[tokio::test]
-    async fn what_a_killed_program_has_started_is_not_waited_for() {
-        // The grandchild holds the pipes open.
-        let exec = Exec::new(Duration::from_millis(100));
-        for _ in 0..MOST_LEFT_BEHIND * 2 {
-            let error = exec.run("sh", &["-c", "sleep 2 & sleep 60"], b"").await.unwrap_err();
-            assert!(matches!(error, ExecError::TimedOut { .. }), "{error:?}");
-        }
-    }
-
-    /// A group whose frozen processes do not even end when they are killed: what a program looks
-    /// like that hangs in the kernel.
-    struct Freezer(std::path::PathBuf);
-
-    impl Freezer {
-        fn new() -> Option<Self> {
-            let name = format!("calico-exec-test-{}", std::process::id());
-            let dir = std::path::Path::new("/sys/fs/cgroup/freezer").join(name);
-            std::fs::create_dir(&dir).ok()?;
-            Some(Self(dir))
-        }
-
-        fn thaw(&self) {
-            let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
-        }
-    }
-
-    impl Drop for Freezer {
-        fn drop(&mut self) {
-            self.thaw();
-            for _ in 0..100 {
-                if std::fs::remove_dir(&self.0).is_ok() {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_program_that_cannot_be_killed_blocks_nobody_and_is_not_multiplied() {
-        let Some(freezer) = Freezer::new() else {
-            eprintln!("skipped: no freezer (cgroup v1, root)");
-            return;
-        };
-        let exec = Exec::new(Duration::from_millis(300));
-        let script = format!(
-            "echo $$ >{0}/cgroup.procs; echo FROZEN >{0}/freezer.state; true",
-            freezer.0.display()
-        );
-        for _ in 0..MOST_LEFT_BEHIND {
-            let error = exec.run("sh", &["-c", &script], b"").await.unwrap_err();
-            assert!(matches!(error, ExecError::TimedOut { .. }), "{error:?}");
-        }
-        let started = exec.spawned();
-        let error = exec.run("true", &NONE, b"").await.unwrap_err();
-        assert!(error.to_string().contains("true is not started: 4 programs"), "{error}");
-        assert_eq!(exec.spawned(), started);
-        freezer.thaw();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        exec.run("true", &NONE, b"").await.unwrap();
-    }
-}
+mod tests;

@@ -36,6 +36,7 @@ pub mod node;
 pub mod paths;
 pub mod preview;
 pub mod reconcile;
+pub mod reload;
 pub mod reset;
 pub mod routes;
 pub mod signals;

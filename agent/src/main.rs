@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             Command::Master(args) => verbs::master::main(&args),
             Command::Diags(args) => verbs::diags::main(&args),
             Command::LogLevel(args) => verbs::log_level::main(&args),
+            Command::Reload(args) => verbs::reload::main(&args),
             Command::Version(_) => {
                 say(concat!("calico-agent ", env!("CARGO_PKG_VERSION"), "\n"));
                 exit::OK
@@ -89,9 +90,8 @@ fn run(args: &RunArgs) -> u8 {
 }
 
 fn status(args: &StatusArgs) -> u8 {
-    let paths = calico_agent::paths::Paths { run_dir: args.run_dir.clone(), ..Default::default() };
     let Some(runtime) = small_runtime() else { return exit::FAILURE };
-    let status = match runtime.block_on(client::status(&paths.api_socket())) {
+    let status = match runtime.block_on(client::status(&args.agent.socket())) {
         Ok(status) => status,
         Err(error) => {
             complain(&telemetry::chain(&error));
@@ -157,14 +157,13 @@ fn plan(args: &PlanArgs) -> u8 {
 }
 
 fn denied(args: &DeniedArgs) -> u8 {
-    let paths = calico_agent::paths::Paths { run_dir: args.run_dir.clone(), ..Default::default() };
     let Some(runtime) = small_runtime() else { return exit::FAILURE };
     let wanted = |denied: &Denied| {
         let Some(text) = &args.endpoint else { return true };
         let names = [&denied.endpoint, &denied.interface];
         names.into_iter().flatten().any(|name| name.contains(text))
     };
-    let told = runtime.block_on(client::denied(&paths.api_socket(), args.follow, |denied| {
+    let told = runtime.block_on(client::denied(&args.agent.socket(), args.follow, |denied| {
         if !wanted(&denied) {
             return true;
         }

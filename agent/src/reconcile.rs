@@ -15,6 +15,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument as _;
 
 use crate::desired::{DesiredState, Externals, LocalEndpoint};
 use crate::drift::{Drift, Repairs};
@@ -216,13 +217,16 @@ pub async fn run<R: Reconciler>(
             reason = ?wake,
             "reconciling"
         );
-        let mut report = heartbeat.during(reconciler.reconcile(&world, wake)).await;
-        repairs.note(R::NAME, &report.drift, SystemTime::now());
+        // Whatever is said of this run has the state that it is about.
+        let said = tracing::error_span!("run", generation = world.desired.generation);
+        let work = reconciler.reconcile(&world, wake).instrument(said.clone());
+        let mut report = heartbeat.during(work).await;
+        said.in_scope(|| repairs.note(R::NAME, &report.drift, SystemTime::now()));
         report.repairs = repairs.clone();
         report.stored = world.desired.origin.is_stored();
         retry.after_run(report.retry, Instant::now());
         let timer = next_wake(retry.due, report.wake_after.map(|time| Instant::now() + time));
-        log_problems(R::NAME, reports.borrow().as_ref(), &report);
+        said.in_scope(|| log_problems(R::NAME, reports.borrow().as_ref(), &report));
         reports.send_replace(Some(report));
 
         let timer = async {

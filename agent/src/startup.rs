@@ -1,12 +1,14 @@
 //! What a start reads before anything else: command line, environment and `agent.toml`, put
 //! together once for every command that works as `run` does. It reads one file and writes nothing.
 
+use std::error::Error as _;
 use std::path::Path;
 
 use crate::calculation::Layers;
 use crate::cli::RunArgs;
 use crate::config::{Env, FileConfig, FileError, Flags, Local, LocalError, Settings};
 use crate::paths::Paths;
+use crate::telemetry::chain;
 
 /// What this host says about itself.
 #[derive(Clone, Debug)]
@@ -30,6 +32,16 @@ pub enum StartupError {
     /// A setting that only this host can make is wrong.
     #[error(transparent)]
     Local(LocalError),
+}
+
+impl StartupError {
+    /// In words: each mistake of the file in a line of its own.
+    pub fn lines(&self) -> String {
+        match self.source() {
+            None => self.to_string(),
+            Some(_) => chain(self),
+        }
+    }
 }
 
 impl Startup {
@@ -69,7 +81,7 @@ pub fn environment(paths: &Paths, process: Env) -> Env {
 pub fn layers(paths: &Paths, env: Env, file: FileConfig) -> Layers {
     let defaults =
         Settings { endpoint_status_prefix: Some(paths.run_dir.clone()), ..Settings::default() };
-    Layers { env, file, defaults }
+    Layers { env, file, defaults, refused: None }
 }
 
 #[cfg(test)]

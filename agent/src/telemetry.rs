@@ -4,6 +4,8 @@
 //! `journalctl CALICO_ENDPOINT=…` finds everything about one endpoint. What an operator waits for or is
 //! woken by has a message id ([`event`]).
 
+#[cfg(test)]
+pub(crate) mod capture;
 mod collapse;
 pub mod event;
 mod journal;

@@ -49,7 +49,9 @@ fn pages() -> Vec<String> {
 fn the_page_about_commands_names_every_option_of_its_commands() {
     let text = document("docs/commands.md");
     let command = <Cli as clap::CommandFactory>::command();
-    for name in ["node", "addgroup", "addtogroup", "showgroups", "master", "diags", "log-level"] {
+    for name in
+        ["node", "addgroup", "addtogroup", "showgroups", "master", "diags", "log-level", "reload"]
+    {
         let verb = command.find_subcommand(name).unwrap_or_else(|| panic!("no {name}"));
         let section = text.split("\n## ").find(|section| {
             section.lines().next().is_some_and(|heading| heading.contains(&format!("`{name}`")))
@@ -81,11 +83,18 @@ fn every_path_that_a_document_links_to_exists() {
 /// Calls of the agent in a page: lines of blocks, and what stands between backticks.
 fn calls(text: &str) -> Vec<String> {
     let mut calls = Vec::new();
-    let mut block = false;
+    let (mut block, mut console) = (false, false);
     for line in text.lines() {
         if line.trim_start().starts_with("```") {
             block = !block;
+            console = line == "```console";
         } else if block {
+            // Of a transcript what stands behind a prompt (`calico-01# calico-agent …`).
+            let typed = line.split_once("# ").filter(|(host, _)| !host.contains(' '));
+            let Some(line) = (if console { typed.map(|(_, typed)| typed) } else { Some(line) })
+            else {
+                continue;
+            };
             let line = line.trim_start_matches("sudo ").split(" #").next().unwrap_or_default();
             calls.push(line.trim().to_owned());
         } else {
@@ -96,22 +105,27 @@ fn calls(text: &str) -> Vec<String> {
     calls
 }
 
-/// A call as one would type it, with something in the place of `<name>`; `None` for what is more
-/// than one call, or none (a title, `calico-agent …`).
-fn words(call: &str) -> Option<Vec<String>> {
-    if call.starts_with("calico-agent <") {
-        return None;
-    }
+/// A call with something in the place of all that stands between two marks.
+fn filled(call: &str, open: &str, close: &str) -> String {
     let mut filled = String::new();
     let mut rest = call;
     while let Some((before, (_, after))) =
-        rest.split_once('<').and_then(|(before, name)| Some((before, name.split_once('>')?)))
+        rest.split_once(open).and_then(|(before, name)| Some((before, name.split_once(close)?)))
     {
         filled += before;
         filled.push('x');
         rest = after;
     }
-    filled += rest;
+    filled + rest
+}
+
+/// A call as one would type it, with something in the place of `<name>` and of `$(command)`; `None` for
+/// what is more than one call, or none (a title, `calico-agent …`).
+fn words(call: &str) -> Option<Vec<String>> {
+    if call.starts_with("calico-agent <") {
+        return None;
+    }
+    let filled = filled(&filled(call, "$(", ")"), "<", ">");
     let call = filled.split([';', '|', '>']).next()?;
     let words = call.split_whitespace().map(|word| word.trim_matches(['\\', '"']).to_owned());
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();

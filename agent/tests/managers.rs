@@ -218,7 +218,8 @@ fn the_page_prints_what_we_advise() {
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/beside.md");
     let page = std::fs::read_to_string(path).unwrap();
-    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks =
+        page.split("```sh by: managers\n").skip(1).filter_map(|rest| rest.split("```").next());
     let printed: BTreeSet<String> = blocks.flat_map(str::lines).map(str::to_owned).collect();
     assert_eq!(printed, advised);
 }

@@ -133,6 +133,11 @@ fn only_what_concerns_us_wakes() {
         ip("route add 203.0.113.0/24 dev eth0").await;
         ip("neigh add 203.0.113.1 dev eth0 lladdr 02:00:00:00:00:01 nud permanent").await;
         ip("route add 10.65.0.9/32 dev cali1 table 100").await;
+        // What the kernel has learned of a pod, and forgets.
+        for learned in ["10.65.0.77", "fe80::77", "ff02::1:ff00:77"] {
+            ip(&format!("neigh add {learned} dev cali1 lladdr 02:00:00:00:00:07 nud stale")).await;
+            ip(&format!("neigh del {learned} dev cali1")).await;
+        }
         assert!(!woken(&monitor).await, "{:?}", monitor.changes.take());
 
         // Ours: each of these alone.

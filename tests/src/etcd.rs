@@ -251,7 +251,9 @@ impl Etcd {
     }
 
     fn read(&self, key: &str, options: Option<&GetOptions>) -> Result<Vec<(String, String)>> {
-        self.with(async |mut client| {
+        self.with(async |client| {
+            // A hundred thousand endpoints are 70 MB.
+            let mut client = client.kv_client().max_decoding_message_size(usize::MAX);
             let answer = client.get(key, options.cloned()).await?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             Ok(answer.kvs().iter().map(|kv| (text(kv.key()), text(kv.value()))).collect())

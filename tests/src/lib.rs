@@ -14,11 +14,14 @@
 //! and processes, [`cluster`] puts hosts together, [`world`] writes what today's calicoctl and CNI
 //! plugin would write, [`probe`] and [`ask`] send packets and [`flow`] sends them all the time, [`matrix`]
 //! compares what passed with what should, and [`kernel`] reads back with the system's own tools what
-//! the agent programmed ([`own_table`]: in its own table). [`dataplane`] runs a test on each dataplane. [`managers`] are other firewalls beside it.
+//! the agent programmed ([`own_table`]: in its own table). [`dataplane`] runs a test on each dataplane. [`managers`] are other firewalls beside it. [`machine`] is
+//! systemd in a container, [`virtual_machine`] a whole machine with a kernel of its own. [`document`] reads
+//! the commands of the documents.
 
 pub mod ask;
 pub mod cluster;
 pub mod dataplane;
+pub mod document;
 pub mod etcd;
 pub mod etcd_cluster;
 pub mod evaluator;
@@ -42,5 +45,6 @@ pub mod run;
 pub mod server;
 pub mod status;
 pub mod tutorial;
+pub mod virtual_machine;
 pub mod wait;
 pub mod world;

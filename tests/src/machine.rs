@@ -63,6 +63,7 @@ pub struct Machine {
 pub struct Image {
     name: String,
     dir: PathBuf,
+    sysctls: bool,
 }
 
 /// True when this machine can boot one; otherwise the missing program.
@@ -86,7 +87,14 @@ impl Image {
             fs::create_dir_all(dir.join(sub))?;
         }
         // nspawn allows letters, digits and dashes.
-        Ok(Self { name: format!("{}-{what}", run.name()), dir })
+        Ok(Self { name: format!("{}-{what}", run.name()), dir, sysctls: false })
+    }
+
+    /// With `/proc/sys/net` to be written to, as on a machine that is no container.
+    #[must_use]
+    pub fn with_sysctls(mut self) -> Self {
+        self.sysctls = true;
+        self
     }
 
     /// Writes a file into the machine.
@@ -176,6 +184,7 @@ impl Image {
             .arg(&self.name)
             .arg(root()?)
             .arg(netns)
+            .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", if self.sysctls { "network" } else { "no" })
             .start(&self.dir.join("console.log"))?;
         let leader = wait::until("PID 1 of the machine", Duration::from_secs(20), || {
             Ok(child_named(process.pid(), "systemd"))
@@ -234,8 +243,24 @@ impl Machine {
     /// # Errors
     /// When it cannot be started or takes too long.
     pub fn exec(&self, args: &[&str]) -> Result<Output> {
-        let command = Command::new("nsenter").args(["-t", &self.leader.to_string(), "-a", "--"]);
-        command.args(args).output()
+        self.command().args(args).output()
+    }
+
+    /// A line as root types it at the console, in root's directory; standard error among standard
+    /// output, as there.
+    ///
+    /// # Errors
+    /// When it takes more than a minute.
+    pub fn type_in(&self, line: &str) -> Result<Output> {
+        const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let script = format!("exec 2>&1\ncd /root\n{line}");
+        let command = self.command().args(["bash", "-c", &script]).limit(Duration::from_secs(60));
+        command.env("PATH", PATH).env("HOME", "/root").output()
+    }
+
+    /// A program inside, ready for its name.
+    fn command(&self) -> Command {
+        Command::new("nsenter").args(["-t", &self.leader.to_string(), "-a", "--"])
     }
 
     /// As [`Self::exec`]; a failure is an error. Returns standard output.

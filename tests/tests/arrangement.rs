@@ -28,7 +28,7 @@ const SMOKE: [&str; 16] = [
 ];
 
 /// Programs, or single tests of one (`program::test`), that do not run on each dataplane.
-const APART: [(&str, &str); 31] = [
+const APART: [(&str, &str); 34] = [
     ("arrangement", "it reads the tests"),
     ("bad_input::without_iptables_policy_is_enforced_by_nftables", "it says which"),
     (
@@ -36,6 +36,7 @@ const APART: [(&str, &str); 31] = [
         "it wants what is missing",
     ),
     ("check", "no policy is programmed but beside a running agent, of the one that `auto` takes"),
+    ("commands", "what the documents say, with `auto`"),
     ("credentials", "how the agent comes to its keys for etcd"),
     ("debian", "the package, with `auto`"),
     ("demo::the_program_ends_with_success_when_all_is_right", "the program, with `auto`"),
@@ -45,10 +46,11 @@ const APART: [(&str, &str); 31] = [
     ("diags", "what is packed, with `auto`"),
     ("documents", "what README.md says, with what it says"),
     ("evaluators", "calculated only"),
+    ("first_hour", "what the page says, with `auto`"),
     ("fixture::every_piece_of_the_fixture_decides_about_some_packet", "calculated only"),
     ("fixture::the_checksum_is_that_of_the_standard", "calculated only"),
     ("groups", "what is written to the datastore"),
-    ("hangs", "programs that hang: only iptables has programs"),
+    ("hangs", "what hangs beside the agent; programs: only iptables has any"),
     ("harness", "no agent runs"),
     (
         "kills::a_packet_that_slips_through_and_one_that_is_lost_are_counted",
@@ -69,6 +71,7 @@ const APART: [(&str, &str); 31] = [
     ("spoof::link_local_senders_come_through_without_an_agent", "no agent runs"),
     ("systemd", "the units, with `auto`"),
     ("takeover", "each names two dataplanes: that of an original Felix and ours"),
+    ("virtual_machine", "a kernel of its own: with `auto`, and there with each"),
 ];
 
 /// A program of tests: its name, and the text of all its files.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::Cluster;
+use calico_e2e::document;
 use calico_e2e::machine::{self, Image, Machine};
 use calico_e2e::process::Command;
 use calico_e2e::{run, wait};
@@ -89,12 +90,10 @@ fn keys_come_from_systemd() -> Result<()> {
     // The same files, handed over.
     let root = machine.root();
     std::fs::write(root.join("etc/calico/calico.env"), plain)?;
-    let example = "usr/share/doc/calico-agent/etcd-credentials.conf.example";
-    let drop_in = root.join("etc/systemd/system/calico-agent.service.d");
-    std::fs::create_dir(&drop_in)?;
-    std::fs::copy(root.join(example), drop_in.join("etcd-credentials.conf"))?;
-    machine.run(&["systemctl", "daemon-reload"])?;
-    machine.run(&["systemctl", "restart", "--no-block", "calico-agent"])?;
+    for command in document::block("docs/install.md", "sh", "etcd-credentials.conf")?.commands() {
+        let said = machine.type_in(&command)?;
+        ensure!(said.status.success(), "{command}: {said:?}");
+    }
     machine.wait_for_unit("calico-agent", "active", SOON)?;
     Ok(())
 }

@@ -2,11 +2,12 @@
 //! hangs here hangs for real: a file that nobody writes to, a program that does not end.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::Cluster;
+use calico_e2e::host::Flavour;
 use calico_e2e::machine::{self, Image, Machine};
 use calico_e2e::status::Status;
 use calico_e2e::tutorial::{self, PODS};
@@ -90,8 +91,10 @@ fn a_loop_that_hangs_is_named_and_ends_in_a_restart() -> Result<()> {
     ensure!(ask(&machine, "/ready")?.0 == 200, "what is in force is in force");
     let document = status(&machine)?;
     ensure!(document.is_degraded() && document.0["hanging"][0]["name"] == "bird", "{document:?}");
-    let line = machine.property("calico-agent", "StatusText")?;
-    ensure!(line == "no sign of life from bird", "{line}");
+    wait::until_true("the line of systemctl status", SOON, || {
+        let line = machine.property("calico-agent", "StatusText");
+        line.is_ok_and(|line| line == "no sign of life from bird")
+    })?;
 
     // …and in the journal. Then systemd ends it, and what comes back hangs as well.
     wait::until("restart by the watchdog", SOON, || Ok((restarts(&machine)? >= 1).then_some(())))
@@ -174,4 +177,44 @@ fn a_program_that_never_ends_is_a_problem_and_no_hang() -> Result<()> {
             ensure!(problems.iter().all(|problem| problem.contains("BIRD")), "{error}");
             Ok(())
         })
+}
+
+/// Systemd has other work at times, and its socket takes a few messages only.
+#[test]
+fn a_systemd_that_does_not_read_holds_nothing_up() -> Result<()> {
+    if !run::can_run() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new("mute")?;
+    let socket = cluster.run().dir().join("notify");
+    let systemd = UnixDatagram::bind(&socket)?;
+    let filler = UnixDatagram::unbound()?;
+    filler.set_nonblocking(true)?;
+    while filler.send_to(b"FILL=1\n", &socket).is_ok() {}
+    let variable = ("NOTIFY_SOCKET".to_owned(), socket.display().to_string());
+    cluster.hosts[0].env.push(variable);
+    cluster.etcd.put_all(&tutorial::before_pods())?;
+    cluster.start_agents(Flavour::Nftables)?;
+    for pod in &PODS {
+        cluster.add_pod(pod)?;
+    }
+    cluster.wait_until_programmed()?;
+    cluster.check(false)?;
+
+    // It reads again, and hears what counts: all in one, not one after the other.
+    systemd.set_read_timeout(Some(SOON))?;
+    let mut buffer = [0; 4096];
+    let mut hear = |what: &str| {
+        wait::until(what, SOON, || {
+            let length = systemd.recv(&mut buffer)?;
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            Ok(text.contains(what).then_some(text))
+        })
+    };
+    let told = hear("READY=1\n")?;
+    ensure!(told.contains("STATUS="), "{told}");
+    let begin = Instant::now();
+    cluster.hosts[0].stop_agent()?;
+    ensure!(begin.elapsed() < SOON);
+    hear("STOPPING=1\n").map(drop)
 }

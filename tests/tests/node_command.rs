@@ -62,14 +62,21 @@ fn one_command_makes_a_host_a_node() -> Result<()> {
     // Done; the distribution's BIRD gives way.
     machine.run(&["systemctl", "restart", "bird"])?;
     let said = node(&[])?;
-    let journal = || machine.journal("calico-agent");
+    let journal = || machine.journal("calico-agent") + &machine.journal("calico-bird");
     ensure!(
         said.stdout.contains(&format!("ready: this host is {name}")),
         "{said:?}\n{}",
         journal()
     );
-    ensure!(said.status.success(), "{said:?}");
+    ensure!(said.status.success(), "{said:?}\n{}", journal());
     ensure!(machine.property("calico-agent", "ActiveState")? == "active");
+    // What waits for BIRD's first configuration was there before the one who writes it.
+    let when = |unit: &str, property: &str| -> Result<u64> {
+        machine.property(unit, property)?.parse().context("a time")
+    };
+    let waits = when("calico-bird.path", "ActiveEnterTimestampMonotonic")?;
+    let writes = when("calico-agent", "ExecMainStartTimestampMonotonic")?;
+    ensure!(0 < waits && waits < writes, "{waits} {writes}");
     for unit in ["calico-agent", "calico-bird"] {
         ensure!(machine.property(unit, "UnitFileState")? == "enabled", "{unit}");
     }

@@ -156,6 +156,7 @@ fn own_table_is_mended(host: &Host) -> Result<()> {
              nft add set inet calico stray '{ type ipv4_addr; }'; nft add chain inet calico strange"
                 .to_owned(),
             vec![
+                "flush chain inet calico strange",
                 "delete element inet calico pods4 { \"cali1\" . 192.0.2.1 }",
                 "delete set inet calico stray",
                 "delete chain inet calico strange",

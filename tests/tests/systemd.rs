@@ -223,10 +223,11 @@ fn reloaded(machine: &Machine) -> Result<()> {
         let args = ["journalctl", "-b", "-u", "calico-agent", "-p", "debug..debug", "-o", "json"];
         Ok(machine.run(&args)?.lines().count())
     };
-    let reload = |text: &str, said: &str| -> Result<()> {
+    let reload = |text: &str, said: &str, well: bool| -> Result<()> {
         let before = lines(said)?;
         std::fs::write(&path, text)?;
-        machine.run(&["systemctl", "reload", "calico-agent"])?;
+        let reloaded = machine.exec(&["systemctl", "reload", "calico-agent"])?;
+        ensure!(reloaded.status.success() == well, "{text}: {reloaded:?}");
         wait::until(said, SOON, || Ok((lines(said)? > before).then_some(())))
             .with_context(|| machine.journal("calico-agent"))
     };
@@ -235,13 +236,36 @@ fn reloaded(machine: &Machine) -> Result<()> {
         wait::until("a line of debug", SOON, || Ok((debug()? > before).then_some(())))
     };
     ensure!(debug()? == 0, "the level is not info");
-    reload("[felix]\nlog_severity_screen = \"debug\"\n", "read agent.toml again")?;
+    reload("[felix]\nlog_severity_screen = \"debug\"\n", "read agent.toml again", true)?;
     more()?;
-    let kept = "what was read before stays";
-    reload("[felix]\nlog_severity_screen = \"error\"\nnonsense = 1\n", kept)?;
+    let bad = "[felix]\nlog_severity_screen = \"error\"\nnonsense = 1\n";
+    reload(bad, "what was read before stays", false)?;
     more().context("a bad file counted")?;
     ensure!(machine.property("calico-agent", "ActiveState")? == "active");
-    reload("[felix]\nlog_severity_screen = \"info\"\n", "read agent.toml again")?;
+    // The reason, where an operator looks: in the journal of the unit, in the status, and by hand.
+    let mistake = "agent.toml:3:1: ";
+    let journal = machine.journal("calico-agent");
+    ensure!(journal.matches(mistake).count() >= 2, "{journal}");
+    wait::until("the status says so", SOON, || {
+        let status = machine.exec(&["calico-agent", "status"])?;
+        let told = status.stdout.contains(mistake) && status.status.code() == Some(3);
+        Ok(told.then_some(()))
+    })?;
+    let by_hand = machine.exec(&["calico-agent", "reload"])?;
+    ensure!(by_hand.status.code() == Some(1) && by_hand.stderr.contains(mistake), "{by_hand:?}");
+    // The signal does the same.
+    let good = "[felix]\nlog_severity_screen = \"info\"\n";
+    let before = lines("read agent.toml again")?;
+    std::fs::write(&path, good)?;
+    machine.run(&["kill", "-HUP", &pid])?;
+    wait::until("the signal", SOON, || {
+        Ok((lines("read agent.toml again")? > before).then_some(()))
+    })?;
+    reload(good, "read agent.toml again", true)?;
+    wait::until("nothing is wrong any more", SOON, || {
+        let status = machine.exec(&["calico-agent", "status"])?;
+        Ok((!status.stdout.contains("agent.toml")).then_some(()))
+    })?;
     ensure!(machine.property("calico-agent", "MainPID")? == pid, "a reload is no restart");
     Ok(std::fs::remove_file(path)?)
 }

@@ -90,11 +90,15 @@ pub async fn log_level(
     time: Option<Duration>,
 ) -> Result<String, ClientError> {
     let time = time.map(|time| format!("&seconds={}", time.as_secs_f64())).unwrap_or_default();
-    let path = format!("/log-level?level={}{time}", escaped(level));
-    let asked = tokio::time::timeout(LIMIT, send(socket, Method::POST, &path));
-    let response = asked.await.map_err(|_| ClientError::TimedOut)??;
-    let body = response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes();
-    Ok(String::from_utf8_lossy(&body).into_owned())
+    post(socket, &format!("/log-level?level={}{time}", escaped(level))).await
+}
+
+/// Has `agent.toml` read again; what the agent says to that, which may be nothing.
+///
+/// # Errors
+/// When nobody listens on the socket, or the file has mistakes.
+pub async fn reload(socket: &Path) -> Result<String, ClientError> {
+    post(socket, "/reload").await
 }
 
 /// Packets that were denied of late, one by one; with `follow` also those that come, until `tell` says
@@ -186,6 +190,14 @@ fn escaped(text: &str) -> String {
 async fn get(socket: &Path, path: &str) -> Result<Bytes, ClientError> {
     let response = ask(socket, path).await?;
     Ok(response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes())
+}
+
+/// Tells the agent to do something; what it says to that.
+async fn post(socket: &Path, path: &str) -> Result<String, ClientError> {
+    let asked = tokio::time::timeout(LIMIT, send(socket, Method::POST, path));
+    let response = asked.await.map_err(|_| ClientError::TimedOut)??;
+    let body = response.into_body().collect().await.map_err(ClientError::Ask)?.to_bytes();
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 async fn ask(socket: &Path, path: &str) -> Result<hyper::Response<Incoming>, ClientError> {

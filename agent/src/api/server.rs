@@ -20,6 +20,7 @@ use crate::denied::Denied;
 use crate::explain::document::Explanation;
 use crate::explain::graph::Graph;
 use crate::explain::{self, ExplainError, Question, World, here, running};
+use crate::reload::Reloader;
 use crate::status::document::{HangingLoop, Overall, StatusDocument};
 use crate::status::overview::Overview;
 use crate::telemetry::level::Switch;
@@ -65,8 +66,10 @@ pub async fn serve(
     listener: UnixListener,
     overview: Arc<Overview>,
     switch: Switch,
+    reloader: Arc<Reloader>,
 ) -> std::io::Result<()> {
     let level = Router::new().route("/log-level", post(log_level)).with_state(switch);
+    let reload = Router::new().route("/reload", post(reload)).with_state(reloader);
     let router = Router::new()
         .route("/status", get(status))
         .route("/ready", get(ready))
@@ -76,7 +79,8 @@ pub async fn serve(
         .route("/explain", get(explain))
         .route("/graph", get(graph))
         .with_state(overview)
-        .merge(level);
+        .merge(level)
+        .merge(reload);
     axum::serve(listener, router).await
 }
 
@@ -133,6 +137,18 @@ async fn log_level(
     let time = time.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
     let said = switch.ask(&level, time);
     said.map(|said| said + "\n").map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+/// Nothing is to be said where nothing waits for a restart.
+async fn reload(State(reloader): State<Arc<Reloader>>) -> Result<String, Refusal> {
+    let waiting = reloader.reload().map_err(|error| {
+        let said = format!("{}\nnothing changed: what was read before counts", error.lines());
+        (StatusCode::BAD_REQUEST, said)
+    })?;
+    Ok(match waiting.join(", ") {
+        keys if keys.is_empty() => keys,
+        keys => format!("these changed and count only after a restart of the agent: {keys}\n"),
+    })
 }
 
 async fn ready(State(overview): State<Arc<Overview>>) -> (StatusCode, &'static str) {

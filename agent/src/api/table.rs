@@ -73,18 +73,12 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
 
     writeln!(out)?;
     let rows = status.endpoints.iter().map(|endpoint| {
-        let (state, reason) = match &endpoint.state {
-            EndpointState::Up => ("up", String::new()),
-            EndpointState::Down(reason) => ("down", reason.clone()),
-            EndpointState::Error(reason) => ("error", reason.clone()),
-        };
-        let mut acl = endpoint.policies.clone();
-        acl.extend(endpoint.profiles.iter().map(|profile| format!("profile {profile}")));
+        let (state, reason) = state(&endpoint.state);
         [
             endpoint.interface.clone(),
             addresses(endpoint),
-            state.to_owned(),
-            if acl.is_empty() { "(drop all)".to_owned() } else { acl.join(", ") },
+            state,
+            policy(&endpoint.policies, &endpoint.profiles),
             endpoint.endpoint.clone(),
             reason,
         ]
@@ -189,6 +183,23 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
     Ok(())
 }
 
+/// How an endpoint is, and why.
+fn state(state: &EndpointState) -> (String, String) {
+    let (word, reason) = match state {
+        EndpointState::Up => ("up", ""),
+        EndpointState::Down(reason) => ("down", reason.as_str()),
+        EndpointState::Error(reason) => ("error", reason.as_str()),
+    };
+    (word.to_owned(), reason.to_owned())
+}
+
+/// What decides for an endpoint, in the order in which it is asked.
+fn policy(policies: &[String], profiles: &[String]) -> String {
+    let profiles = profiles.iter().map(|profile| format!("profile {profile}"));
+    let all: Vec<_> = policies.iter().cloned().chain(profiles).collect();
+    if all.is_empty() { "(drop all)".to_owned() } else { all.join(", ") }
+}
+
 /// Its own, and by which others it is reached.
 fn addresses(endpoint: &EndpointStatus) -> String {
     let own = endpoint.addresses.join(" ");
@@ -206,19 +217,13 @@ fn host_endpoints(out: &mut String, status: &StatusDocument) -> std::fmt::Result
         return Ok(());
     }
     let rows = status.host_endpoints.iter().map(|endpoint| {
-        let (state, reason) = match &endpoint.state {
-            EndpointState::Up => ("up", String::new()),
-            EndpointState::Down(reason) => ("down", reason.clone()),
-            EndpointState::Error(reason) => ("error", reason.clone()),
-        };
-        let mut acl = endpoint.policies.clone();
-        acl.extend(endpoint.profiles.iter().map(|profile| format!("profile {profile}")));
+        let (state, reason) = state(&endpoint.state);
         [
             endpoint.endpoint.clone(),
             endpoint.about.clone(),
             endpoint.interfaces.join(" "),
-            state.to_owned(),
-            if acl.is_empty() { "(drop all)".to_owned() } else { acl.join(", ") },
+            state,
+            policy(&endpoint.policies, &endpoint.profiles),
             reason,
         ]
     });

@@ -23,12 +23,14 @@ pub(super) enum News<'a> {
 
 impl News<'_> {
     /// Says it, unless too much was said.
-    pub(super) fn log(&self, sparing: &mut Sparing) {
+    pub(super) fn log(&self, sparing: &mut Sparing, generation: u64) {
         match (sparing.ask(Instant::now()), self) {
             (Say::This, Self::Raised(subject, message)) => {
-                tracing::warn!(event = event::NOTICE, subject, "{message}");
+                tracing::warn!(event = event::NOTICE, subject, generation, "{message}");
             }
-            (Say::This, Self::Over(subject)) => tracing::info!(subject, "is in force, or gone"),
+            (Say::This, Self::Over(subject)) => {
+                tracing::info!(subject, generation, "is in force, or gone");
+            }
             (Say::More, _) => tracing::warn!("more news of this kind; see calico-agent status"),
             (Say::Nothing, _) => {}
         }

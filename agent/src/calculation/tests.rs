@@ -5,6 +5,7 @@ use super::last_good::tests::policy;
 use super::news::News;
 use super::*;
 use crate::status::systemd::Watchdog;
+use crate::telemetry::capture::Captured;
 use calico_datastore::layout::v3;
 
 struct Rig {
@@ -17,7 +18,7 @@ struct Rig {
 
 fn layers(env: &[(&str, &str)]) -> Arc<Layers> {
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Arc::new(Layers { env, file: FileConfig::default(), defaults: Settings::default() })
+    Arc::new(Layers { env, ..Layers::default() })
 }
 
 fn outputs() -> (Outputs, Rig) {
@@ -199,6 +200,27 @@ fn refused_keys_and_unsupported_kinds_are_kept_count_of() {
     let rejected: Vec<_> = sync.rejected.iter().map(|(k, r)| (k.as_str(), r.as_str())).collect();
     assert_eq!(rejected, [("/b", "worse")]);
     assert_eq!(sync.unsupported.iter().collect::<Vec<_>>(), [(&"bgpfilters".to_owned(), &1)]);
+}
+
+/// A refused value is said with the state that it is the first to be missing in, and found by its object.
+#[test]
+fn a_refused_value_has_its_object_and_its_generation() {
+    let captured = Captured::begin();
+    let mut rig = Rig::new();
+    let id = ResourceId::Profile("web".into());
+    let key = v3::keys::key_of(&id).unwrap();
+    let rejection = Rejection { key: key.clone(), id: Some(id), reason: "no JSON".to_owned() };
+    rig.changes(Batch { rejections: vec![rejection], ..Batch::default() });
+    rig.changes(Batch { accepted: vec![key.clone()], ..Batch::default() });
+    let key = format!("CALICO_KEY={key}\n");
+    let lines = captured.lines();
+    for event in ["refused", "accepted"] {
+        let event = format!("CALICO_EVENT={event}\n");
+        let line = lines.iter().find(|line| line.contains(&event)).unwrap();
+        for field in [key.as_str(), "CALICO_PROFILE=web\n", "CALICO_GENERATION="] {
+            assert!(line.contains(field), "{field}: {line}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

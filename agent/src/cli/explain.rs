@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Output, RunArgs};
+use super::{DirectoryArgs, Output, RunArgs};
 use crate::explain::Question;
 
 /// `calico-agent explain`.
@@ -64,15 +64,9 @@ pub struct ExplainArgs {
     /// The same as --output json.
     #[arg(long)]
     pub json: bool,
-    /// Where agent.toml is.
-    #[arg(long, value_name = "DIR", env = "CALICO_CONFIG_DIR", default_value = "/etc/calico")]
-    pub config_dir: PathBuf,
-    /// The run directory of the agent that is asked.
-    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
-    pub run_dir: PathBuf,
-    /// The agent's state directory.
-    #[arg(long, value_name = "DIR", env = "CALICO_STATE_DIR", default_value = "/var/lib/calico")]
-    pub state_dir: PathBuf,
+    /// Where its files are.
+    #[command(flatten)]
+    pub directories: DirectoryArgs,
 }
 
 impl ExplainArgs {
@@ -102,15 +96,11 @@ impl ExplainArgs {
     /// What `run` would be told, to look at the datastore that it would use.
     pub fn run(&self) -> RunArgs {
         RunArgs {
-            config_dir: self.config_dir.clone(),
-            run_dir: self.run_dir.clone(),
-            state_dir: self.state_dir.clone(),
+            directories: self.directories.clone(),
             nodename: self.nodename.clone(),
-            ip: None,
-            ip6: None,
-            as_number: None,
             etcd_endpoints: self.etcd_endpoints.clone(),
             datastore: self.datastore.clone(),
+            ..RunArgs::default()
         }
     }
 }

@@ -114,6 +114,16 @@ impl fmt::Display for Subject {
     }
 }
 
+impl Subject {
+    /// What a problem with it is about.
+    pub fn of_problem(&self) -> String {
+        match self {
+            Self::Record(..) | Self::Endpoint(_) => format!("endpoint {self}"),
+            Self::Handle(_) => self.to_string(),
+        }
+    }
+}
+
 impl Thing {
     /// What it is called.
     pub fn subject(&self) -> Subject {

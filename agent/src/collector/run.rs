@@ -13,6 +13,7 @@ use calico_datastore::model::{InterfaceName, Name, ResourceId, WorkloadEndpointI
 use calico_datastore::store::Store;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument as _;
 
 use super::collect::{Collector, Outcome, blocking};
 use super::inhabitants::{self, Namespace};
@@ -97,7 +98,9 @@ pub async fn run<S: Store + Clone>(
             () = heartbeat.beat() => continue,
             () = look => {}
         }
-        let mut work = std::pin::pin!(task.look(&inputs));
+        let generation = inputs.desired.borrow().as_ref().map(|state| state.generation);
+        let said = tracing::error_span!("look", generation);
+        let mut work = std::pin::pin!(task.look(&inputs).instrument(said));
         loop {
             // The work is pinned outside and polled to its end. It waits for the store, which bounds
             // each call in time, and for the disk, where a hang holds up this task and nothing
@@ -178,7 +181,7 @@ impl<S: Store + Clone> Task<S> {
                     tracing::debug!(%subject, reason, "not collected");
                     self.ledger.forget(&subject);
                 }
-                Err(error) => problems.push(problem(&subject.to_string(), &error)),
+                Err(error) => problems.push(problem(&subject.of_problem(), &error)),
             }
         }
         self.publish(look.pods.as_ref().map(|pods| pods.uuids.len()), problems, collected);

@@ -37,6 +37,9 @@ pub struct ReaderError {
     source: std::io::Error,
 }
 
+/// How a host endpoint is told apart from one of a pod.
+const HOST_ENDPOINT: &str = "HostEndpoint ";
+
 /// What a packet's tag and interface mean, as of one desired state.
 #[derive(Debug, Default)]
 struct Names {
@@ -133,13 +136,17 @@ impl Reader {
     }
 
     fn tell(&self, denied: Denied) {
-        // The endpoint is a field of its own: `journalctl CALICO_ENDPOINT=…`.
+        // Fields of their own: `journalctl CALICO_ENDPOINT=…`, with the name that other lines have.
+        let endpoint = denied.endpoint.as_deref();
+        let endpoint = endpoint.map(|name| name.strip_prefix(HOST_ENDPOINT).unwrap_or(name));
         tracing::info!(
             target: "calico_agent::denied",
             event = event::DENIED,
-            endpoint = denied.endpoint.as_deref().unwrap_or_default(),
-            policy = denied.policy.as_deref().unwrap_or_default(),
-            tier = denied.tier.as_deref().unwrap_or_default(),
+            endpoint,
+            policy = denied.policy,
+            profile = denied.profile,
+            tier = denied.tier,
+            generation = self.names.generation,
             "denied: {denied}"
         );
         self.book.add(denied);
@@ -208,7 +215,7 @@ impl Names {
     fn host_of(&self, interface: &InterfaceName) -> Option<String> {
         let Chosen { interfaces, all, .. } = &self.hosts;
         let id = interfaces.get(interface).or(all.as_ref())?;
-        Some(format!("HostEndpoint {}", id.name))
+        Some(format!("{HOST_ENDPOINT}{}", id.name))
     }
 
     /// Costs nothing while the state and the interfaces are the same.

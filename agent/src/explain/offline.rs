@@ -20,7 +20,6 @@ use super::peers::Peers;
 use super::question::Question;
 use super::world::{Place, World};
 use crate::calculation::{self, Layers};
-use crate::config::{Env, FileConfig, Settings};
 use crate::node::addresses::host_addresses;
 use crate::node::name;
 use crate::preview::snapshot::{self, SnapshotError};
@@ -253,5 +252,5 @@ impl Read {
 
 /// What is known of another host's own settings: nothing.
 fn foreign() -> Layers {
-    Layers { env: Env::default(), file: FileConfig::default(), defaults: Settings::default() }
+    Layers::default()
 }

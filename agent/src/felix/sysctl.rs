@@ -1,7 +1,8 @@
 //! Kernel parameters: forwarding, and what makes a host answer for its pods.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::PathBuf;
 
 use calico_datastore::model::{Family, InterfaceName};
@@ -82,6 +83,24 @@ const INTERFACE_V6: [(&str, &str); 3] = [
     ("net/ipv6/conf/{}/forwarding", "1"),
 ];
 
+/// Those whose changes the kernel tells of (`inet_netconf_notify_devconf`, `inet6_netconf_notify_devconf`).
+const TOLD: [&str; 5] = [
+    "net/ipv4/conf/{}/proxy_arp",
+    "net/ipv4/conf/{}/forwarding",
+    RP_FILTER,
+    "net/ipv6/conf/{}/proxy_ndp",
+    "net/ipv6/conf/{}/forwarding",
+];
+
+/// Which parameters of an interface are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    All,
+    /// Those that change without the kernel telling anybody.
+    Silent,
+}
+
 impl Sysctls {
     /// The files below `root`, `/proc/sys` outside tests.
     pub fn new(root: PathBuf, counters: Counters) -> Self {
@@ -153,14 +172,21 @@ impl Sysctls {
         name: &InterfaceName,
         families: &[Family],
         lenient: bool,
+        which: Which,
     ) -> bool {
-        let mut all = of_interface(families, lenient);
-        all.any(|(path, value)| self.differs(&path.replace("{}", name.as_str()), value))
+        let all = of_interface(families, lenient);
+        let mut asked = all.filter(|(path, _)| which == Which::All || !TOLD.contains(path));
+        asked.any(|(path, value)| self.differs(&path.replace("{}", name.as_str()), value))
     }
 
-    /// What cannot be read is not different: the interface is gone.
+    /// What cannot be read is not different: the interface is gone. Asked thousands of times a minute, so
+    /// the file is read in one piece: it is a number.
     fn differs(&self, path: &str, value: &str) -> bool {
-        std::fs::read_to_string(self.root.join(path)).is_ok_and(|text| text.trim() != value)
+        let mut text = [0; 32];
+        let read = File::open(self.root.join(path)).and_then(|mut file| file.read(&mut text));
+        read.is_ok_and(|length| {
+            text.get(..length).is_some_and(|text| text.trim_ascii() != value.as_bytes())
+        })
     }
 
     /// Writes only what differs: setting `forwarding` of IPv6, even to what it is, resets more.
@@ -212,6 +238,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_kernel_tells_of_need_not_be_looked_at() {
+        let root = tempfile::tempdir().unwrap();
+        let name: InterfaceName = "cali1".parse().unwrap();
+        let both = Family::ALL;
+        for (path, value) in of_interface(&both, false) {
+            let path = root.path().join(path.replace("{}", "cali1"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, format!("{value}\n")).unwrap();
+        }
+        let sysctls = Sysctls::new(root.path().to_owned(), Counters::default());
+        let differs = |which| sysctls.interface_differs(&name, &both, false, which);
+        assert!(!differs(Which::All) && !differs(Which::Silent));
+        for (path, value) in of_interface(&both, false) {
+            let file = root.path().join(path.replace("{}", "cali1"));
+            std::fs::write(&file, "7\n").unwrap();
+            assert!(differs(Which::All), "{path}");
+            assert_eq!(differs(Which::Silent), !TOLD.contains(&path), "{path}");
+            std::fs::write(&file, value).unwrap();
+        }
+    }
+
+    #[test]
     fn only_what_differs_is_written() {
         let root = tempfile::tempdir().unwrap();
         let name: InterfaceName = "cali1.5".parse().unwrap();
@@ -223,7 +271,7 @@ mod tests {
         let counters = Counters::default();
         let sysctls = Sysctls::new(root.path().to_owned(), counters.clone());
         assert!(!sysctls.has(Family::V6));
-        assert!(sysctls.interface_differs(&name, &[Family::V4], false));
+        assert!(sysctls.interface_differs(&name, &[Family::V4], false, Which::All));
         let outcome = sysctls.interface(&name, &[Family::V4], false);
         assert!(outcome.errors.is_empty());
         // proxy_delay was right already.
@@ -231,19 +279,19 @@ mod tests {
         let last = &outcome.corrected[3];
         assert_eq!(last.name, "net.ipv4.conf.cali1/5.rp_filter");
         assert_eq!((last.was.as_str(), last.value), ("0", "1"));
-        assert!(!sysctls.interface_differs(&name, &[Family::V4], false));
+        assert!(!sysctls.interface_differs(&name, &[Family::V4], false, Which::All));
         let outcome = sysctls.interface(&name, &[Family::V4], false);
         assert!(outcome.errors.is_empty() && outcome.corrected.is_empty());
         assert_eq!(counters.sysctl_writes.get(), 4);
 
         // One that may spoof differs in one value.
-        assert!(sysctls.interface_differs(&name, &[Family::V4], true));
+        assert!(sysctls.interface_differs(&name, &[Family::V4], true, Which::All));
         let pending = sysctls.pending(&[(name.clone(), true)].into(), &[Family::V4], false);
         let path = root.path().join("net/ipv4/conf/cali1.5/rp_filter");
         assert_eq!(pending, [(path, "1".to_owned(), "0")]);
         let outcome = sysctls.interface(&name, &[Family::V4], true);
         assert_eq!((outcome.corrected.len(), outcome.errors.len()), (1, 0));
-        assert!(!sysctls.interface_differs(&name, &[Family::V4], true));
+        assert!(!sysctls.interface_differs(&name, &[Family::V4], true, Which::All));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::routes::monitor::Link;
 use crate::status::systemd::Watchdog;
+use crate::telemetry::capture::Captured;
 
 /// One run: when it began, why, and the generation it was given.
 type Seen = (Duration, Wake, u64);
@@ -236,4 +237,71 @@ async fn it_ends_with_its_inputs() {
 fn the_pause_never_overflows() {
     assert_eq!(back_off(1), RETRY_FIRST);
     assert_eq!(back_off(u32::MAX), RETRY_MAX);
+}
+
+/// Says something while it works, and finds something.
+struct Talking;
+
+impl Reconciler for Talking {
+    const NAME: &'static str = "talking";
+
+    async fn reconcile(&mut self, world: &World, _: Wake) -> Report {
+        tokio::task::yield_now().await;
+        tracing::info!(endpoint = "cni/default/a/eth0", "route added");
+        let generation = world.desired.generation;
+        let problem = |subject: &str| Problem { subject: subject.into(), message: "no".into() };
+        let missing = crate::drift::Change::Missing;
+        let drift = Drift::new("route 10.0.0.1/32".into(), missing, String::new());
+        let whose = WorkloadEndpointId {
+            node: "host".into(),
+            orchestrator: "cni".into(),
+            workload: "default/b".into(),
+            endpoint: "eth0".into(),
+        };
+        Report {
+            problems: vec![problem(if generation == 1 {
+                "Profile web"
+            } else {
+                "policy shop/web"
+            })],
+            drift: vec![drift.of(Some(&whose))],
+            ..Report::default()
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_line_about_a_run_has_its_generation() {
+    let captured = Captured::begin();
+    let (desired, desired_rx) = watch::channel(None);
+    let (_links, links) = watch::channel(Links::new());
+    let (reports, _reports) = watch::channel(None);
+    let inputs = Inputs { desired: desired_rx, links, kernel: Arc::default() };
+    let mut watchdog = Watchdog::new();
+    let task = tokio::spawn(run(Talking, inputs, reports, watchdog.register("talking")));
+    for generation in 1..=2 {
+        let state = DesiredState { generation, ..DesiredState::default() };
+        desired.send_replace(Some(Arc::new(state)));
+        ms(10).await;
+    }
+    task.abort();
+    let lines = captured.lines();
+    let of = |generation: u64| {
+        let field = format!("CALICO_GENERATION={generation}\n");
+        lines.iter().filter(move |line| line.contains(&field)).collect::<Vec<_>>()
+    };
+    assert_eq!(of(1).len() + of(2).len(), lines.len(), "{lines:#?}");
+    let said = |generation, field: &str| of(generation).iter().any(|line| line.contains(field));
+    for (generation, field) in [
+        (1, "CALICO_ENDPOINT=cni/default/a/eth0\n"),
+        (1, "CALICO_PROFILE=web\n"),
+        (1, "CALICO_EVENT=repaired\n"),
+        (1, "CALICO_ENDPOINT=cni/default/b/eth0\n"),
+        (2, "CALICO_POLICY=shop/web\n"),
+        (2, "CALICO_EVENT=problem-over\n"),
+        (2, "CALICO_PROFILE=web\n"),
+    ] {
+        assert!(said(generation, field), "{generation}: {field}: {lines:#?}");
+    }
+    assert!(!said(1, "CALICO_POLICY="), "{lines:#?}");
 }

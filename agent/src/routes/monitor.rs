@@ -310,9 +310,11 @@ fn handle_message(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 route_event(&route, table, interest, changes);
             }
-            // Reachable, stale, probe… come and go all the time; only permanent entries are
-            // somebody's decision, and what takes their place.
+            // Reachable, stale, probe… come and go all the time, and so do the groups that an interface
+            // is in; only permanent entries are somebody's decision, and what takes their place. One
+            // that is deleted has failed first.
             RouteNetlinkMessage::NewNeighbour(neighbour)
+            | RouteNetlinkMessage::DelNeighbour(neighbour)
                 if neighbour.header.state != NeighbourState::Permanent
                     && !neighbour_address(&neighbour)
                         .is_some_and(|address| interest.fixed.contains(&address)) => {}

@@ -94,6 +94,11 @@ impl Aggregate {
             self.notifier.status(&self.overview.summary());
             return;
         };
+        // What is said here is said of the state that every part has worked on.
+        let required = self.overview.parts.iter().filter(|part| part.required);
+        let given = required.map(|part| part.report.borrow().as_ref().and_then(|one| one.given));
+        let generation = given.min().flatten();
+        let _said = tracing::error_span!("reports", generation).entered();
         let (mut changed, mut rewritten) = (Vec::new(), Vec::new());
         let mut hosts = HostStates::new();
         for part in self.overview.parts.iter().filter(|part| part.required) {

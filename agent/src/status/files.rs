@@ -144,7 +144,7 @@ impl EndpointFiles {
                         self.present.remove(&id);
                     }
                     problems.push(Problem {
-                        subject: id.to_string(),
+                        subject: format!("endpoint {}", id.on_host()),
                         message: format!(
                             "cannot change its status file {}: {source}",
                             path.display()

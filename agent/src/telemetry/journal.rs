@@ -227,22 +227,12 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tracing_subscriber::layer::SubscriberExt;
+    use crate::telemetry::capture::Captured;
 
     fn received(log: impl FnOnce()) -> Vec<String> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("socket");
-        let journal = UnixDatagram::bind(&path).unwrap();
-        journal.set_nonblocking(true).unwrap();
-        let layer = Journal::connect(&path).unwrap();
-        let subscriber = tracing_subscriber::registry().with(layer);
-        tracing::subscriber::with_default(subscriber, log);
-        let mut buffer = vec![0; 1 << 20];
-        let mut datagrams = vec![];
-        while let Ok(length) = journal.recv(&mut buffer) {
-            datagrams.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
-        }
-        datagrams
+        let captured = Captured::begin();
+        log();
+        captured.lines()
     }
 
     #[test]

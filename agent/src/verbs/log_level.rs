@@ -1,14 +1,12 @@
 //! `calico-agent log-level`: another log level for the running agent, without a restart.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
 use crate::api::client::{self, ClientError};
-use crate::cli::exit;
+use crate::cli::{AgentArgs, exit};
 use crate::config::duration;
-use crate::paths::Paths;
 use crate::telemetry::chain;
 use crate::terminal::{complain, say, small_runtime};
 
@@ -22,9 +20,9 @@ pub struct LogLevelArgs {
     /// ends].
     #[arg(long = "for", value_name = "TIME", value_parser = time)]
     pub time: Option<Duration>,
-    /// The run directory of the agent that is asked.
-    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
-    pub run_dir: PathBuf,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub agent: AgentArgs,
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -35,7 +33,7 @@ fn time(text: &str) -> Result<Duration, String> {
 /// Asks the agent.
 pub fn main(args: &LogLevelArgs) -> u8 {
     let Some(runtime) = small_runtime() else { return exit::FAILURE };
-    let socket = Paths { run_dir: args.run_dir.clone(), ..Paths::default() }.api_socket();
+    let socket = args.agent.socket();
     match runtime.block_on(client::log_level(&socket, &args.level, args.time)) {
         Ok(said) => {
             say(&said);

@@ -8,6 +8,7 @@
 //! | `master` | [`master`]: says that there is none |
 //! | `diags` | [`diags`]: everything that somebody who helps would ask for, in one file |
 //! | `log-level` | [`log_level`]: what the running agent writes to the journal |
+//! | `reload` | [`reload`]: the running agent reads `agent.toml` again |
 
 pub mod diags;
 pub mod group;
@@ -15,3 +16,4 @@ pub mod log_level;
 pub mod master;
 pub mod node;
 pub mod place;
+pub mod reload;

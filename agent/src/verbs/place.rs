@@ -1,10 +1,8 @@
 //! Where a command finds the datastore and the files of this host.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
-use crate::cli::RunArgs;
+use crate::cli::{DirectoryArgs, RunArgs};
 
 /// What every command that looks at the datastore takes.
 #[derive(Clone, Debug, Default, Args)]
@@ -18,30 +16,20 @@ pub struct PlaceArgs {
     /// This host's name in the cluster [env: NODENAME].
     #[arg(long, value_name = "NAME")]
     pub nodename: Option<String>,
-    /// Where agent.toml is.
-    #[arg(long, value_name = "DIR", env = "CALICO_CONFIG_DIR", default_value = "/etc/calico")]
-    pub config_dir: PathBuf,
-    /// The run directory of the agent.
-    #[arg(long, value_name = "DIR", env = "CALICO_RUN_DIR", default_value = "/run/calico")]
-    pub run_dir: PathBuf,
-    /// The agent's state directory.
-    #[arg(long, value_name = "DIR", env = "CALICO_STATE_DIR", default_value = "/var/lib/calico")]
-    pub state_dir: PathBuf,
+    /// Where its files are.
+    #[command(flatten)]
+    pub directories: DirectoryArgs,
 }
 
 impl PlaceArgs {
     /// The same as options of `run`.
     pub fn run(&self) -> RunArgs {
         RunArgs {
-            config_dir: self.config_dir.clone(),
-            run_dir: self.run_dir.clone(),
-            state_dir: self.state_dir.clone(),
+            directories: self.directories.clone(),
             nodename: self.nodename.clone(),
-            ip: None,
-            ip6: None,
-            as_number: None,
             etcd_endpoints: self.etcd.clone(),
             datastore: self.datastore.clone(),
+            ..RunArgs::default()
         }
     }
 }

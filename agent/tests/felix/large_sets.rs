@@ -3,12 +3,12 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use calico_agent::desired::{AddressSet, DesiredState, Member, SetId, SetKind};
+use calico_agent::desired::{AclClass, AddressSet, DesiredState, Member, SetId, SetKind};
 use calico_agent::reconcile::Wake;
 use calico_datastore::model::{Action, Cidr, TierAction};
 use imbl::OrdSet;
 
-use crate::host::each_flavour;
+use crate::host::{each_flavour, on_nftables};
 use crate::netns::sh;
 use crate::world::*;
 
@@ -114,5 +114,68 @@ fn a_network_set_of_a_hundred_thousand_is_enforced_and_changed_member_by_member(
         host.apply(&next(&last), Wake::Start);
         assert_eq!(host.felix.counters().ipset_restores.get(), 0);
         assert_eq!(passes(), [true, true]);
+    });
+}
+
+/// A pod that brings a class of its own is written, and one element for it in the set that its rules
+/// ask: whoever was in the rules before goes on asking the same set. The same for what came while the
+/// agent was down. Only a set that changes with rules that packets are in is written anew.
+#[test]
+fn a_pod_with_a_class_of_its_own_joins_a_large_set_as_one_element() {
+    on_nftables(|host, flavour| {
+        let a = host.pod(1);
+        a.serve(80);
+        let mut state = empty(flavour);
+        let members = strangers();
+        let set = AddressSet { kind: SetKind::Net, selector: SET.into(), members };
+        state.sets.insert(SetId::new(SET), set);
+        policy(&mut state, "block", vec![from_set(any(Action::Deny), SET), any(Action::Allow)]);
+        profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
+        let asked = |more: &str| {
+            let tiers = vec![tier("t", &["block"], TierAction::Deny)];
+            AclClass { egress: profiles(&["all", more]).egress, ..ingress_tiers(tiers, "all") }
+        };
+        endpoint(&mut state, &a, &asked("all"), true);
+        host.apply(&state, Wake::Start);
+        let bytes = host.felix.counters().nftables_bytes.get();
+        assert!(bytes > 1_000_000, "{bytes} bytes for all");
+
+        // The agent runs.
+        let b = host.pod(2);
+        b.serve(80);
+        profile(&mut state, "two", Vec::new(), Vec::new());
+        endpoint(&mut state, &b, &asked("two"), true);
+        let mut state = with(&state, |members| {
+            members.insert(net("10.65.0.2/32"));
+        });
+        host.apply(&state, Wake::Desired);
+        let sent = host.felix.counters().nftables_bytes.get() - bytes;
+        assert!(sent < 10_000, "{sent} bytes for a pod and a member");
+        assert!(!b.reaches(a.v4(), 80) && a.reaches(b.v4(), 80));
+
+        // It was down.
+        let c = host.pod(3);
+        c.serve(80);
+        profile(&mut state, "three", Vec::new(), Vec::new());
+        endpoint(&mut state, &c, &asked("three"), true);
+        let mut state = with(&state, |members| {
+            members.insert(net("10.65.0.3/32"));
+        });
+        host.restart();
+        host.apply(&state, Wake::Start);
+        let sent = host.felix.counters().nftables_bytes.get();
+        assert!(sent < 10_000, "{sent} bytes for a pod and a member");
+        assert!(!c.reaches(a.v4(), 80) && !c.reaches(b.v4(), 80) && a.reaches(c.v4(), 80));
+
+        // The rule that asks changes, too.
+        policy(&mut state, "block", vec![from_set(any(Action::Allow), SET)]);
+        let state = with(&state, |members| {
+            members.remove(&net("10.65.0.2/32"));
+        });
+        host.restart();
+        host.apply(&state, Wake::Start);
+        let sent = host.felix.counters().nftables_bytes.get();
+        assert!(sent > 1_000_000, "{sent} bytes for a set that is made anew");
+        assert!(c.reaches(a.v4(), 80) && !b.reaches(a.v4(), 80));
     });
 }

@@ -217,7 +217,7 @@ fn of_two_that_ask_for_an_address_one_has_it_and_the_other_is_named() {
         ] {
             let line = told.iter().find(|line| line.contains(&format!("address {address} is")));
             let line = line.unwrap_or_else(|| panic!("{address}: {told:?}"));
-            assert!(line.starts_with("endpoint host/cni/default/pod2/eth0: "), "{line}");
+            assert!(line.starts_with("endpoint cni/default/pod2/eth0: "), "{line}");
             assert!(line.contains(why), "{line}");
         }
         let answers = |host: &Host| {

@@ -289,7 +289,7 @@ fn without_leave_a_list_is_nothing_and_is_told() {
         assert_eq!(report.applied, Some(state.generation));
         let told: Vec<_> = report.problems.iter().map(|p| (&*p.subject, &*p.message)).collect();
         assert_eq!(told.len(), 1, "{told:?}");
-        assert_eq!(told[0].0, "endpoint host/cni/default/pod1/eth0");
+        assert_eq!(told[0].0, "endpoint cni/default/pod1/eth0");
         assert!(told[0].1.contains("WorkloadSourceSpoofing is Disabled"), "{told:?}");
         sends(listed, [false; 2]);
         sends(a.both(), [true; 2]);

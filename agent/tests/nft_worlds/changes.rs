@@ -44,7 +44,7 @@ fn prefix(chance: &mut Chance) -> Cidr {
 }
 
 /// The next state of a walk: the world without some of its objects, and what no world draws.
-fn state(world: &World, settings: &Arc<Settings>, chance: &mut Chance) -> DesiredState {
+pub(crate) fn state(world: &World, settings: &Arc<Settings>, chance: &mut Chance) -> DesiredState {
     let mut world = world.clone();
     let lost = chance.below(3) * 3;
     world.objects.retain(|_, _| lost == 0 || !one_of(chance, 12 / lost));

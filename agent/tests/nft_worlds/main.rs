@@ -23,11 +23,15 @@ mod hosts_frame;
 mod kernel;
 mod kinds;
 mod mutants;
+#[path = "../felix/netns.rs"]
+#[expect(dead_code, reason = "nothing is moved into a namespace")]
+mod netns;
 #[path = "../ruleset_worlds/pods.rs"]
 mod pods;
 #[path = "../ruleset_worlds/subject.rs"]
 mod subject;
 mod syntax;
+mod words;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())

@@ -1,9 +1,11 @@
-//! A host on which the original Felix worked until a moment ago: our agent takes over under traffic.
+//! A host on which the original Felix worked until a moment ago: our agent takes over under traffic; and
+//! the way back (`back`).
 //! Nothing that is allowed by both is lost, nothing that is denied by both passes, and afterwards
 //! the host is as one on which no Felix ever was, but for what is not ours.
 //!
 //! What each Felix left is data beside this file: sets, then tables, in the tools' own form.
 
+mod back;
 mod flows;
 mod old;
 

@@ -102,6 +102,90 @@ pub(crate) fn load(ns: &Place, generation: &Generation, flavour: &str) -> Result
     ns.ip(&lines)
 }
 
+/// What this Felix does when it starts on a host that is as our agent leaves it: its sets; each table in one
+/// transaction, in which chains and jumps go that are not its own; sets that are not its own; routes
+/// to pods.
+pub(crate) fn start(ns: &Place, generation: &Generation, flavour: &str) -> Result<()> {
+    for family in [4, 6] {
+        let text = text(generation, family);
+        let (sets, tables) = text.split_once("\n*").context("sets, then tables")?;
+        let there = ns.command("ipset").args(["list", "-name"]).run()?;
+        let there: Vec<&str> = there.lines().collect();
+        let named = |line: &str| line.split(' ').nth(1).unwrap_or_default().to_owned();
+        // One of that name has the same members.
+        let missing = sets.lines().filter(|line| !there.contains(&named(line).as_str()));
+        let missing: String = missing.map(|line| format!("{line}\n")).collect();
+        ns.command("ipset").arg("restore").input(missing).run()?;
+        let program = if family == 4 { "iptables" } else { "ip6tables" };
+        for table in format!("*{tables}").split_inclusive("COMMIT\n") {
+            let name = table.lines().next().unwrap_or_default().trim_start_matches('*').to_owned();
+            let save = ns.command(format!("{program}-{flavour}-save")).args(["-t", &name]).run()?;
+            let input = exchanged(table, &save);
+            let restore = ns.command(format!("{program}-{flavour}-restore")).arg("--noflush");
+            restore.input(input).run().with_context(|| format!("IPv{family} {name}"))?;
+        }
+        let own: Vec<String> = sets.lines().map(named).collect();
+        let prefix = format!("cali{family}");
+        for set in there.iter().filter(|set| set.starts_with(&prefix)) {
+            if !own.iter().any(|name| name == set) {
+                ns.command("ipset").args(["destroy", set]).run()?;
+            }
+        }
+    }
+    let mut lines = String::new();
+    for pod in PODS.iter().filter(|pod| pod.host == "calico-01") {
+        let (interface, metric) = (pod.interface(), if generation.blackholes { 1024 } else { 0 });
+        lines += &format!(
+            "route replace {} dev {interface} scope link proto boot metric {metric}\n\
+             -6 route replace {} dev {interface} proto boot metric 1024\n",
+            pod.v4, pod.v6
+        );
+    }
+    // A batch takes no option for one line.
+    let (v6, v4): (Vec<&str>, Vec<&str>) = lines.lines().partition(|line| line.starts_with("-6 "));
+    ns.ip(&(v4.join("\n") + "\n"))?;
+    let v6: Vec<&str> = v6.iter().map(|line| line.trim_start_matches("-6 ")).collect();
+    let command = ns.command("ip").args(["-6", "-batch", "-"]).input(v6.join("\n") + "\n");
+    command.run().map(drop)
+}
+
+/// A table of ours made that of another, in one transaction: what is to be put in, and what is there.
+fn exchanged(table: &str, save: &str) -> String {
+    let chains = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(':'));
+        lines.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+    };
+    let own = chains(table);
+    let strange: Vec<String> = chains(save)
+        .into_iter()
+        .filter(|chain| chain.starts_with("cali-") && !own.contains(chain))
+        .collect();
+    let jumps = save.lines().filter_map(|line| line.strip_prefix("-A "));
+    let jumps = jumps.filter(|rule| !rule.starts_with("cali-") && rule.contains("cali:"));
+    let mut input = String::new();
+    for line in table.lines().filter(|line| *line != "COMMIT") {
+        input += &format!("{line}\n");
+        // Behind the first line, which names the table.
+        if line.starts_with('*') {
+            input += &strange.iter().map(|chain| format!(":{chain} - [0:0]\n")).collect::<String>();
+        }
+    }
+    input += &jumps.map(|rule| format!("-D {rule}\n")).collect::<String>();
+    input += &strange.iter().map(|chain| format!("-X {chain}\n")).collect::<String>();
+    input + "COMMIT\n"
+}
+
+/// True for a line of [`anything`] that this Felix has made.
+pub(crate) fn is_of(generation: &Generation, line: &str) -> bool {
+    let names = [4, 6].map(|family| text(generation, family));
+    let mut names = names.iter().flat_map(|text| text.lines()).filter_map(|line| {
+        line.strip_prefix(':').or_else(|| line.strip_prefix("create "))?.split(' ').next()
+    });
+    line.contains("cali:oLd_")
+        || names
+            .any(|name| line.contains(&format!(":{name} ")) || line.ends_with(&format!(" {name}")))
+}
+
 /// Lines of the kernel that look like anything of a Felix or of ours.
 pub(crate) fn anything(ns: &Place) -> Result<Vec<String>> {
     let mut all = Vec::new();

@@ -4,8 +4,11 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::api::client::{self, ClientError};
+use crate::calculation::Layers;
+use crate::config::{Flags, Local};
 use crate::desired::DesiredState;
 use crate::explain::document::Outcome;
+use crate::paths::Paths;
 use crate::status::overview::{Registration, SyncState};
 use crate::status::watchdog::Silence;
 
@@ -70,7 +73,13 @@ async fn questions_and_answers_over_the_socket() {
         tally: None,
     };
     let switch = Switch::default();
-    tokio::spawn(serve(listener, Arc::new(overview), switch.clone()));
+    let paths = Paths { config_dir: dir.path().to_owned(), ..Paths::default() };
+    let file = paths.agent_toml();
+    let (flags, layers) = (Flags::default(), Layers::default());
+    let local = Local::resolve(&flags, &layers.env, &layers.file).unwrap();
+    let layers = watch::Sender::new(Arc::new(layers));
+    let reloader = Arc::new(Reloader { paths, flags, local, layers });
+    tokio::spawn(serve(listener, Arc::new(overview), switch.clone(), reloader));
 
     let status = client::status(&socket).await.unwrap();
     assert_eq!((status.node.as_str(), status.state), ("calico-01", Overall::Starting));
@@ -128,6 +137,16 @@ async fn questions_and_answers_over_the_socket() {
     let error = client::log_level(&socket, "loud&level=x", None).await.unwrap_err();
     assert!(error.to_string().starts_with("\"loud&level=x\" is no log level"), "{error}");
     assert_eq!(get(&socket, "/log-level?level=debug").await.0, 405);
+
+    // The file is read again: well, with something that has to wait, and with a mistake.
+    assert_eq!(client::reload(&socket).await.unwrap(), "");
+    std::fs::write(&file, "[node]\nname = \"other\"\n").unwrap();
+    let said = client::reload(&socket).await.unwrap();
+    assert_eq!(said, "these changed and count only after a restart of the agent: name\n");
+    std::fs::write(&file, "[felix]\nnonsense = 1\n").unwrap();
+    let error = client::reload(&socket).await.unwrap_err().to_string();
+    assert!(error.contains("agent.toml:2:1: ") && error.contains("nothing changed"), "{error}");
+    assert_eq!(get(&socket, "/reload").await.0, 405);
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
-use std::path::PathBuf;
+mod grace;
+mod inhabited;
+mod property;
 
-use proptest::prelude::*;
+use std::path::PathBuf;
 
 use super::*;
 
@@ -324,67 +326,6 @@ fn not_while_the_add_is_at_work() {
 }
 
 #[test]
-fn not_when_it_was_seen_only_once() {
-    let look = with_record(record(GONE, Stage::Added));
-    let said = |at: &[u64]| judged(&at.iter().map(|at| (*at, look.clone())).collect::<Vec<_>>());
-    assert_eq!(said(&[0]), [Said::Suspect]);
-    // Twice, but not a grace period apart.
-    assert_eq!(said(&[0, 119]), [Said::Suspect, Said::Suspect]);
-    assert_eq!(said(&[0, 120]), [Said::Suspect, Said::Collect(POD_GONE)]);
-    // Even without a grace period.
-    let now = Instant::now();
-    let first = judge(&look, &Ledger::default(), now, Duration::ZERO);
-    assert!(matches!(first.verdicts[0].1, Verdict::Suspect { .. }));
-    let again = judge(&look, &first.ledger, now, Duration::ZERO);
-    assert!(matches!(again.verdicts[0].1, Verdict::Suspect { .. }), "the same look twice");
-    let later = now + Duration::from_millis(1);
-    let third = judge(&look, &again.ledger, later, Duration::ZERO);
-    assert!(matches!(third.verdicts[0].1, Verdict::Collect { .. }));
-}
-
-#[test]
-fn one_look_to_the_contrary_starts_anew() {
-    let gone = with_record(record(GONE, Stage::Added));
-    let contraries = [
-        Look { pods: Some(pods(&[GONE])), ..gone.clone() },
-        Look { pods: None, ..gone.clone() },
-        lived_in(wired(gone.clone())),
-    ];
-    for contrary in contraries {
-        let looks = [(0, gone.clone()), (100, contrary), (130, gone.clone()), (249, gone.clone())];
-        let said = judged(&looks);
-        assert_eq!(said[2..], [Said::Suspect, Said::Suspect]);
-        let later = [looks.to_vec(), vec![(250, gone.clone())]].concat();
-        assert_eq!(judged(&later).pop(), Some(Said::Collect(POD_GONE)));
-    }
-}
-
-#[test]
-fn what_was_done_anew_starts_anew() {
-    // The runtime tries again, and is killed again.
-    let first = with_record(record(OTHER, adding()));
-    let second = with_record(record(OTHER, Stage::Adding { pid: 43, started: 9999 }));
-    let looks = [(0, first.clone()), (110, second.clone()), (200, second.clone()), (230, second)];
-    let killed = Said::Collect(Why::AddKilled);
-    assert_eq!(judged(&looks), [Said::Suspect, Said::Suspect, Said::Suspect, killed]);
-    // One call failed after another.
-    let failed = with_record(record(OTHER, Stage::Deleting));
-    let looks = [(0, first), (110, failed.clone()), (200, failed.clone()), (230, failed)];
-    let failed = Said::Collect(Why::DelFailed);
-    assert_eq!(judged(&looks), [Said::Suspect, Said::Suspect, Said::Suspect, failed]);
-    // An endpoint that got another address, and an address that was given again.
-    let before = endpoint("cni", &format!("default/{GONE}"));
-    let after = Endpoint { addresses: vec![address(10)], ..before.clone() };
-    let looks = [(0, with_endpoint(before)), (130, with_endpoint(after))];
-    assert_eq!(judged(&looks), [Said::Suspect, Said::Suspect]);
-    let before = with_address(&format!("frontend.{GONE}"), Some("calico-01"));
-    let mut after = before.clone();
-    let given = &mut after.allocations.as_mut().unwrap()[0].attributes;
-    given.insert("timestamp".to_owned(), "now".to_owned());
-    assert_eq!(judged(&[(0, before), (130, after)]), [Said::Suspect, Said::Suspect]);
-}
-
-#[test]
 fn not_while_rkts_pods_are_not_known() {
     for look in [
         with_record(record(GONE, Stage::Added)),
@@ -394,67 +335,6 @@ fn not_while_rkts_pods_are_not_known() {
         never(&Look { pods: None, ..look.clone() }, Keep::PodsUnknown);
         assert_eq!(collected(&look), Some(POD_GONE));
     }
-}
-
-/// The disk with rkt's pods comes and goes: what is seen below its mount point is another directory.
-#[test]
-fn another_directory_of_pods_starts_anew() {
-    let here = with_record(record(GONE, Stage::Added));
-    let there = Pods { place: Place::new(8, 2), uuids: BTreeSet::new() };
-    let there = Look { pods: Some(there), ..here.clone() };
-    let looks = [(0, here), (110, there.clone()), (200, there.clone()), (230, there)];
-    let gone = Said::Collect(Why::PodGone(Place::new(8, 2)));
-    assert_eq!(judged(&looks), [Said::Suspect, Said::Suspect, Said::Suspect, gone]);
-}
-
-/// rkt was told to keep its pods elsewhere (`--dir`): what its directory says is not all.
-#[test]
-fn not_while_somebody_uses_the_network() {
-    for look in [
-        with_record(record(GONE, Stage::Added)),
-        with_record(record(OTHER, adding())),
-        with_record(record(OTHER, Stage::Failed)),
-        with_record(record(GONE, Stage::Deleting)),
-    ] {
-        never(&lived_in(wired(look.clone())), Keep::InUse);
-        // Who lives where cannot be told.
-        never(&Look { inhabited: None, ..wired(look.clone()) }, Keep::InUse);
-        // The interface alone, or an address of the same number in somebody else's namespace.
-        assert!(collected(&wired(look.clone())).is_some());
-        assert!(collected(&lived_in(look)).is_some());
-    }
-}
-
-/// A bridge with addresses of ours, for a runtime that calls its containers by UUIDs: no record.
-#[test]
-fn not_an_address_that_somebody_lives_with() {
-    for look in [
-        with_endpoint(endpoint("cni", &format!("default/{GONE}"))),
-        with_address(&format!("frontend.{GONE}"), Some("calico-01")),
-    ] {
-        never(&lived_in(look.clone()), Keep::InUse);
-        never(&lived_in_by(look.clone(), Some(OWN)), Keep::InUse);
-        never(&Look { inhabited: None, ..look.clone() }, Keep::InUse);
-        let other = Inhabited { namespace: None, addresses: [address(10)].into() };
-        let other = Look { inhabited: Some(vec![other]), ..look };
-        assert_eq!(collected(&other), Some(POD_GONE));
-    }
-}
-
-/// The number of a namespace decides where it is told; the same address may be somebody else's.
-#[test]
-fn a_namespace_is_known_by_its_number_or_by_its_addresses() {
-    let mut look = wired(with_record(record(GONE, Stage::Added)));
-    look.namespaces = [(look.records[0].attachment.netns.clone().unwrap(), OWN)].into();
-    let other = Namespace::new(4, 41);
-    never(&lived_in_by(look.clone(), Some(OWN)), Keep::InUse);
-    never(&lived_in_by(look.clone(), None), Keep::InUse);
-    assert!(collected(&lived_in_by(look.clone(), Some(other))).is_some());
-    // Its own is not told: its file is gone.
-    look.namespaces.clear();
-    never(&lived_in_by(look.clone(), Some(other)), Keep::InUse);
-    look.records[0].attachment.addresses = vec![address(10)];
-    assert!(collected(&lived_in_by(look, Some(other))).is_some());
 }
 
 #[test]
@@ -491,83 +371,8 @@ fn a_record_stands_for_its_endpoint_and_both_for_their_addresses() {
 }
 
 #[test]
-fn addresses_that_were_not_looked_at_stay_suspected() {
-    let with = with_address(&format!("frontend.{GONE}"), Some("calico-01"));
-    let without = Look { allocations: None, ..look() };
-    let begin = Instant::now();
-    let mut ledger = judge(&with, &Ledger::default(), begin, GRACE).ledger;
-    for minute in 1..5 {
-        let now = begin + Duration::from_secs(60 * minute);
-        let judgement = judge(&without, &ledger, now, GRACE);
-        assert!(judgement.verdicts.is_empty(), "never collected unseen");
-        ledger = judgement.ledger;
-    }
-    let now = begin + Duration::from_secs(600);
-    let verdict = judge(&with, &ledger, now, GRACE).verdicts[0].1;
-    assert_eq!(verdict, Verdict::Collect { why: POD_GONE, since: begin });
-    // What acquits them does so without them, too.
-    let unknown = Look { pods: None, ..without };
-    let acquitted = judge(&unknown, &ledger, now, GRACE).ledger;
-    assert_eq!(acquitted, Ledger::default());
-}
-
-#[test]
 fn who_lives_where_is_asked_only_when_something_is_accused() {
     assert!(!accuses(&look()));
     assert!(!accuses(&with_record(record(POD, Stage::Added))));
     assert!(accuses(&with_record(record(GONE, Stage::Added))));
-}
-
-/// What may be true of the one thing that a look shows.
-#[derive(Clone, Debug)]
-struct Facts {
-    there: bool,
-    known: bool,
-    wired: bool,
-    lived_in: bool,
-}
-
-fn facts() -> impl Strategy<Value = Facts> {
-    let odds = || prop::bool::weighted(0.2);
-    (odds(), odds(), any::<bool>(), odds()).prop_map(|(there, unknown, wired, lived_in)| Facts {
-        there,
-        known: !unknown,
-        wired,
-        lived_in,
-    })
-}
-
-impl Facts {
-    fn look(&self) -> Look {
-        let mut look = with_record(record(GONE, Stage::Added));
-        look.pods = self.known.then(|| pods(if self.there { &[GONE] } else { &[] }));
-        look = if self.wired { wired(look) } else { look };
-        if self.lived_in { lived_in(look) } else { look }
-    }
-
-    fn accuse(&self) -> bool {
-        self.known && !self.there && !(self.wired && self.lived_in)
-    }
-}
-
-proptest! {
-    /// Whatever happens: collected exactly when every look for a grace period accused it, and there
-    /// were at least two.
-    #[test]
-    fn collected_exactly_when_every_look_of_a_grace_period_accused(
-        steps in prop::collection::vec((1..100_u64, facts()), 1..40),
-    ) {
-        let mut at = 0;
-        let mut accused_since = None;
-        let mut looks = Vec::new();
-        let mut expected = Vec::new();
-        for (wait, facts) in steps {
-            at += wait;
-            accused_since = if facts.accuse() { accused_since.or(Some(at)) } else { None };
-            expected.push(accused_since.is_some_and(|since| at - since >= GRACE.as_secs()));
-            looks.push((at, facts.look()));
-        }
-        let said = judged(&looks).into_iter().map(|said| matches!(said, Said::Collect(_)));
-        prop_assert_eq!(said.collect::<Vec<_>>(), expected);
-    }
 }

@@ -340,7 +340,7 @@ async fn what_fails_is_said_and_tried_again() {
     rig.until("suspected", |state| state.suspected.len() == 1).await;
     rig.store.fail(u32::MAX);
     rig.until("a problem", |state| {
-        let subject = format!("collector: cni/default/{GONE}/eth0");
+        let subject = format!("collector: endpoint cni/default/{GONE}/eth0");
         state.problems.iter().any(|problem| problem.subject == subject)
     })
     .await;

@@ -9,7 +9,6 @@ use calico_datastore::layout::v3::{self, manifest};
 use calico_datastore::model::{Name, Update, WorkloadEndpoint, WorkloadEndpointId};
 
 use crate::calculation::{Layers, once};
-use crate::config::{Env, FileConfig, Settings};
 use crate::explain::document::Basis;
 use crate::explain::{Directory, Place, World};
 
@@ -31,8 +30,7 @@ pub(crate) fn updates(text: &str) -> Vec<Update> {
 
 /// The state of one host.
 pub(crate) fn place(updates: &[Update], node: &str) -> Place {
-    let layers =
-        Layers { env: Env::default(), file: FileConfig::default(), defaults: Settings::default() };
+    let layers = Layers::default();
     let batch = Batch { revision: 42, updates: updates.to_vec(), ..Batch::default() };
     let (state, _) = once(Name::from(node), layers, batch);
     let directory = Directory::of_store(None, updates.iter());

@@ -32,7 +32,7 @@ pub fn compare(
     let told = |name: &str| !whole.contains(name) && !unsure(name);
     let mut out = Vec::new();
     let mut say = |name: &str, change, detail| {
-        out.push(Drift { subject: format!("address set {name}"), change, detail });
+        out.push(Drift::new(format!("address set {name}"), change, detail));
     };
     for (name, (spec, members)) in desired.iter().filter(|(name, _)| told(name)) {
         let Some(set) = actual.get(name) else {

@@ -20,15 +20,12 @@ pub(super) fn compare(
     let name = table.name();
     if before.holds_ours() && !now.holds_ours() {
         let rules: usize = before.foreign.values().map(|chain| chain.own.len()).sum();
-        return vec![Drift {
-            subject: format!("{family} table {name}"),
-            change: Change::Missing,
-            detail: format!(
-                "all {} and {} of ours",
-                several(before.chains.len(), "chain"),
-                several(rules, "jump")
-            ),
-        }];
+        let detail = format!(
+            "all {} and {} of ours",
+            several(before.chains.len(), "chain"),
+            several(rules, "jump")
+        );
+        return vec![Drift::new(format!("{family} table {name}"), Change::Missing, detail)];
     }
     let mut out = Vec::new();
     let names: BTreeSet<&String> = before.chains.keys().chain(now.chains.keys()).collect();
@@ -39,11 +36,8 @@ pub(super) fn compare(
             (None, Some(is)) => Some((Change::Unexpected, rules_in(is.count()))),
             (None, None) => None,
         };
-        out.extend(found.map(|(change, detail)| Drift {
-            subject: format!("{family} {name} chain {chain}"),
-            change,
-            detail,
-        }));
+        let subject = format!("{family} {name} chain {chain}");
+        out.extend(found.map(|(change, detail)| Drift::new(subject, change, detail)));
     }
     let empty = ForeignChain::default();
     let names: BTreeSet<&String> = before.foreign.keys().chain(now.foreign.keys()).collect();
@@ -53,7 +47,7 @@ pub(super) fn compare(
         let here: Vec<&Jump> = jumps.iter().filter(|jump| jump.from == chain).collect();
         for (to, change, detail) in entries(was, is, &here) {
             let subject = format!("{family} {name} jump {chain} → {to}");
-            out.push(Drift { subject, change, detail });
+            out.push(Drift::new(subject, change, detail));
         }
     }
     out

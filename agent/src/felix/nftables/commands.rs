@@ -1,95 +1,124 @@
 //! Changes as commands of nft, for people: what one transaction does. Pure.
+//!
+//! The order is that of the `plan`: `nft -f` hands commands to the kernel as they come, and the kernel refuses what
+//! goes while something names it, whoever asks. What comes is one block, in which nft itself makes chains first, then
+//! sets, then rules.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::contents::{Contents, Elements, Set};
-use super::object::{Change, Name};
-use super::{TABLE, text};
+use super::mirror::Mirror;
+use super::object::{Chain, Change, Name};
+use super::plan::{Step, plan};
+use super::text;
+use super::wire::set::is_map;
 
-/// The commands; `held`: the chains that are there. Empty when nothing changes.
-pub fn commands(changes: &[Change], held: &BTreeSet<Name>) -> Vec<String> {
-    let (mut first, mut last) = (Vec::new(), Vec::new());
+/// What `changes` do to `table` while it holds what `mirror` says. Empty when nothing changes.
+pub(super) fn commands(table: &str, mirror: &Mirror, changes: &[Change]) -> Vec<String> {
+    let (mut lines, mut last) = (Vec::new(), Vec::new());
     let mut comes = Contents::default();
-    let replaced = |set: &Name| changes.iter().any(|one| *one == Change::DeleteSet(set.clone()));
-    for change in changes {
-        match change {
-            Change::CreateSet(name, spec) => {
-                if replaced(name) {
-                    first.push(format!("delete set inet {TABLE} {name}"));
-                }
-                let set = Set { spec: *spec, elements: Elements::default() };
-                comes.sets.insert(name.clone(), set);
+    let elements = |verb: &str, set: &Name, all: Vec<String>| {
+        format!("{verb} element inet {table} {set} {{ {} }}", all.join(", "))
+    };
+    for step in plan(mirror, changes).steps {
+        match step {
+            Step::Flush(name) => lines.push(format!("flush chain inet {table} {name}")),
+            Step::Remove(set, gone) => {
+                let keys = gone.iter().map(|gone| text::key(gone.element()));
+                lines.push(elements("delete", set, keys.collect()));
             }
-            Change::PutChain(name, chain) => {
-                if held.contains(name) {
-                    first.insert(0, format!("flush chain inet {TABLE} {name}"));
-                }
-                comes.chains.insert(name.clone(), Arc::clone(chain));
+            Step::DropSet(name) => {
+                let spec = mirror.sets.get(name).and_then(|held| held.spec);
+                let what = if spec.is_some_and(|spec| is_map(spec.kind)) { "map" } else { "set" };
+                lines.push(format!("delete {what} inet {table} {name}"));
             }
-            _ => {}
-        }
-    }
-    for change in changes {
-        match change {
-            Change::Add(set, element) => match comes.sets.get_mut(set) {
-                Some(set) => set.elements.insert(element.clone()),
-                None => last.push(elements("add", set, &text::element(element))),
+            Step::DropChain(name) => lines.push(format!("delete chain inet {table} {name}")),
+            Step::MakeSet(name, spec) => {
+                comes.sets.insert(name.clone(), Set { spec, elements: Elements::default() });
+            }
+            Step::MakeChain(name, base) => {
+                let chain = Chain { base, rules: Vec::new() };
+                comes.chains.insert(name.clone(), Arc::new(chain));
+            }
+            Step::Insert(name, new) => match comes.sets.get_mut(name) {
+                Some(set) => new.into_iter().cloned().for_each(|one| set.elements.insert(one)),
+                None => {
+                    last.push(elements("add", name, new.into_iter().map(text::element).collect()));
+                }
             },
-            Change::Delete(set, element) => {
-                last.push(elements("delete", set, &text::element(element)));
-            }
-            Change::DeleteChain(name) => {
-                last.push(format!("delete chain inet {TABLE} {name}"));
-            }
-            Change::DeleteSet(name) if !comes.sets.contains_key(name) => {
-                last.push(format!("delete set inet {TABLE} {name}"));
-            }
-            _ => {}
+            Step::Fill(name, chain) => drop(comes.chains.insert(name.clone(), chain)),
         }
     }
     if comes != Contents::default() {
-        first.extend(text::table(TABLE, &comes).lines().map(str::to_owned));
+        lines.extend(text::table(table, &comes).lines().map(str::to_owned));
     }
-    first.extend(last);
-    first
-}
-
-fn elements(verb: &str, set: &Name, element: &str) -> String {
-    format!("{verb} element inet {TABLE} {set} {{ {element} }}")
+    lines.extend(last);
+    lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::felix::nftables::object::{
-        Chain, Element, Rule, SetKind, SetSpec, Statement, Verdict,
-    };
+    use crate::felix::nftables::object::{Element, Rule, SetKind, SetSpec, Statement, Verdict};
+
+    fn name(text: &str) -> Name {
+        Name::from(text)
+    }
+
+    fn group(key: u32, to: &str) -> Element {
+        Element::Group(key, Verdict::Goto(name(to)))
+    }
+
+    fn address(text: &str) -> Element {
+        Element::Address(text.parse().unwrap())
+    }
 
     #[test]
     fn a_transaction_in_the_words_of_nft() {
-        let name = |text: &str| Name::from(text);
         let rule = Rule {
             matches: Vec::new(),
             statements: vec![Statement::Verdict(Verdict::Drop)],
             comment: None,
         };
+        let empty = Arc::new(Chain::default());
         let chain = Arc::new(Chain { base: None, rules: vec![rule] });
-        let spec = SetSpec { kind: SetKind::VerdictsByGroup, counters: false };
+        let map = SetSpec { kind: SetKind::VerdictsByGroup, counters: false };
+        let set =
+            SetSpec { kind: SetKind::Address(calico_datastore::model::Family::V4), counters: true };
+        let mut mirror = Mirror::default();
+        mirror.apply(&[
+            Change::PutChain(name("old"), Arc::clone(&empty)),
+            Change::PutChain(name("gone"), empty),
+            Change::CreateSet(name("there"), set),
+            Change::CreateSet(name("gone-set"), set),
+            Change::CreateSet(name("gone-map"), map),
+            Change::CreateSet(name("led"), map),
+            Change::Add(name("led"), group(7, "gone")),
+        ]);
+        // As a renderer may say it: in no order.
         let changes = [
-            Change::PutChain(name("old"), Arc::clone(&chain)),
-            Change::CreateSet(name("map"), spec),
-            Change::Add(name("map"), Element::Group(7, Verdict::Goto(name("old")))),
-            Change::Add(name("there"), Element::Address([10, 0, 0, 1].into())),
-            Change::Delete(name("there"), Element::Address([10, 0, 0, 2].into())),
+            Change::DeleteSet(name("gone-map")),
+            Change::DeleteSet(name("gone-set")),
             Change::DeleteChain(name("gone")),
-            Change::DeleteSet(name("gone")),
+            Change::Add(name("led"), group(7, "old")),
+            Change::Add(name("there"), address("10.0.0.1")),
+            Change::Add(name("there"), address("10.0.0.3")),
+            Change::Add(name("new"), group(7, "old")),
+            Change::PutChain(name("old"), Arc::clone(&chain)),
+            Change::CreateSet(name("new"), map),
+            Change::Delete(name("there"), address("10.0.0.2")),
         ];
-        let said = commands(&changes, &BTreeSet::from([name("old"), name("gone")])).join("\n");
+        let said = commands("calico", &mirror, &changes).join("\n");
         let expected = "\
+flush chain inet calico gone
 flush chain inet calico old
+delete element inet calico led { 7 }
+delete element inet calico there { 10.0.0.2 }
+delete map inet calico gone-map
+delete set inet calico gone-set
+delete chain inet calico gone
 table inet calico {
-\tmap map {
+\tmap new {
 \t\ttype devgroup : verdict
 \t\telements = { 7 : goto old }
 \t}
@@ -97,12 +126,9 @@ table inet calico {
 \t\tdrop
 \t}
 }
-add element inet calico there { 10.0.0.1 }
-delete element inet calico there { 10.0.0.2 }
-delete chain inet calico gone
-delete set inet calico gone";
-        let spaces = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(spaces(&said), spaces(expected), "{said}");
-        assert!(commands(&[], &BTreeSet::new()).is_empty());
+add element inet calico led { 7 : goto old }
+add element inet calico there { 10.0.0.1, 10.0.0.3 }";
+        assert_eq!(said, expected, "{said}");
+        assert!(commands("calico", &mirror, &[]).is_empty());
     }
 }

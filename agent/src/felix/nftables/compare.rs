@@ -84,7 +84,7 @@ pub fn compare(found: Option<&Found>, wanted: &Contents) -> Difference {
 
 impl Difference {
     fn report(&mut self, subject: &str, change: drift::Change, detail: String) {
-        self.drift.push(Drift { subject: format!("nftables {subject}"), change, detail });
+        self.drift.push(Drift::new(format!("nftables {subject}"), change, detail));
     }
 
     /// A new set, or one in the place of another.
@@ -183,4 +183,4 @@ fn rules(there: &FoundChain, wanted: &Chain) -> String {
 
 #[cfg(test)]
 #[path = "compare_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -7,7 +7,7 @@ use calico_datastore::model::Family;
 use proptest::prelude::*;
 
 /// These contents as the kernel would show them.
-fn shown(contents: &Contents) -> Found {
+pub(in crate::felix::nftables) fn shown(contents: &Contents) -> Found {
     let chains = contents.chains.iter().map(|(name, chain)| {
         let rules = chain.rules.iter().map(|rule| FoundRule {
             exprs: lower(rule),

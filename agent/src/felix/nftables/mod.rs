@@ -8,12 +8,13 @@
 //! [`table`] sends them. The way back: [`read`], and [`compare`] with what should be there.
 
 pub(in crate::felix) mod backend;
-pub mod commands;
+mod commands;
 pub mod compare;
 pub mod contents;
 pub(in crate::felix) mod counted;
 mod depth;
 mod encode;
+pub(in crate::felix) mod entangled;
 mod expr;
 pub(in crate::felix) mod groups;
 mod lower;

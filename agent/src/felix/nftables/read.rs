@@ -61,6 +61,15 @@ impl FoundRule {
     }
 }
 
+impl FoundSet {
+    /// Whether it holds exactly what this set should.
+    pub(super) fn holds(&self, set: &Set) -> bool {
+        self.strange.is_empty()
+            && self.elements.len() == set.elements.len()
+            && self.elements.iter().all(|element| set.elements.contains(element))
+    }
+}
+
 impl Found {
     /// Whether a chain is there exactly so.
     pub(super) fn holds(&self, name: &Name, chain: &Chain) -> bool {

@@ -78,8 +78,18 @@ pub fn element(element: &Element) -> String {
         Element::InterfaceNet(name, net) => format!("\"{name}\" . {}", address(net)),
         Element::Interface(name) => format!("\"{name}\""),
         Element::InterfaceMac(name, mac) => format!("\"{name}\" . {mac}"),
-        Element::Group(group, to) => format!("{group} : {}", verdict(to)),
-        Element::Named(name, to) => format!("\"{name}\" : {}", verdict(to)),
+        Element::Group(_, to) | Element::Named(_, to) => {
+            format!("{} : {}", key(element), verdict(to))
+        }
+    }
+}
+
+/// What an element is found by: of a map, not where it leads.
+pub fn key(element: &Element) -> String {
+    match element {
+        Element::Group(group, _) => group.to_string(),
+        Element::Named(name, _) => format!("\"{name}\""),
+        other => self::element(other),
     }
 }
 

@@ -317,7 +317,7 @@ mod tests {
             ("sysctl net.ipv4.ip_forward", false),
         ] {
             let subject = subject.to_owned();
-            let drift = Drift { subject, change: Change::Missing, detail: String::new() };
+            let drift = Drift::new(subject, Change::Missing, String::new());
             assert_eq!(is_hole(&drift), hole, "{}", drift.subject);
         }
     }
@@ -336,7 +336,7 @@ mod tests {
             ("group of interface cali1", &[]),
         ] {
             let subject = subject.to_owned();
-            let drift = Drift { subject, change: Change::Missing, detail: String::new() };
+            let drift = Drift::new(subject, Change::Missing, String::new());
             assert_eq!(untranslated(&drift), families, "{}", drift.subject);
         }
     }

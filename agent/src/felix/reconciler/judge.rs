@@ -21,7 +21,7 @@ impl Felix {
     pub(super) fn tell_externals(&self, run: &mut Run) {
         for ((id, address), why) in &self.stage.interfaces().externals().refused {
             run.problem(
-                format!("endpoint {id}"),
+                format!("endpoint {}", id.on_host()),
                 format!("its external address {address} is not programmed: {why}"),
             );
         }
@@ -31,7 +31,7 @@ impl Felix {
     pub(super) fn tell_honest(&self, run: &mut Run) {
         for id in self.stage.interfaces().honest() {
             run.problem(
-                format!("endpoint {id}"),
+                format!("endpoint {}", id.on_host()),
                 "it may send from its own addresses only: it lists allowSpoofedSourcePrefixes, and \
                  WorkloadSourceSpoofing is Disabled",
             );

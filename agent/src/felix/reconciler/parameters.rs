@@ -72,7 +72,8 @@ impl Felix {
             };
             let was_set = self.kept.interfaces.remove(&index).as_ref() == Some(&name);
             if was_set && was_lenient == lenient {
-                run.drift.extend(corrected.iter().map(drift));
+                let owner = self.stage.interfaces().owner(&name);
+                run.drift.extend(corrected.iter().map(|one| drift(one).of(owner)));
             }
             if failed.is_empty() {
                 self.kept.interfaces.insert(index, name);
@@ -100,9 +101,6 @@ impl Felix {
 }
 
 fn drift(one: &Corrected) -> Drift {
-    Drift {
-        subject: format!("sysctl {}", one.name),
-        change: Change::Modified,
-        detail: format!("was {}, should be {}", one.was, one.value),
-    }
+    let detail = format!("was {}, should be {}", one.was, one.value);
+    Drift::new(format!("sysctl {}", one.name), Change::Modified, detail)
 }

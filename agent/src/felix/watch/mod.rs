@@ -10,7 +10,7 @@
 //! | legacy tables | somebody gives back the tools' lock (`lock`): `getsockopt(2)` and a digest (`legacy`) | at once |
 //! | the same, written without that lock | their sizes, and the digest | 1 s; 16 s for thousands of rules |
 //! | address sets | their heads, and the members of small ones (`sets`) | 1 s; 2 s |
-//! | parameters | the kernel tells of some; the others in turn (`sysctls`) | 2 s up to 64 pods |
+//! | parameters | the kernel tells of most; the others in turn (`sysctls`) | 2 s up to 32 pods, a minute for 1,000 |
 //!
 //! What is polled is looked at less often when a look costs much (`budget`), so that it stays
 //! below a thousandth of a core.

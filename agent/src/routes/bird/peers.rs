@@ -3,24 +3,29 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::control::{BgpSession, sessions};
 use crate::telemetry::event;
 
-/// How often BIRD is asked. A session that goes and comes between two questions is not seen.
+/// How often BIRD is asked. A session that went and came between two questions is up since another time.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How many questions in a row a new session may have been down before that is said: it takes a few
 /// seconds to come.
 const PATIENCE: u32 = 3;
+/// BIRD makes the time of day of a span of time when it is asked, which is never quite the same.
+const SAME: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Asks forever. What cannot be asked is not told here: `status` says that BIRD does not answer.
 pub async fn follow(socket: PathBuf) {
     let mut peers = Peers::default();
+    let mut clock = Clock::now();
     loop {
         tokio::time::sleep(INTERVAL).await;
         let Ok(now) = sessions(&socket).await else { continue };
-        for (session, news) in peers.look(&now) {
+        let before = std::mem::replace(&mut clock, Clock::now());
+        for (session, news) in peers.look(&now, before.agrees_with(&clock)) {
             let (peer, address, info) = (&session.name, session.address, &session.info);
             match news {
                 News::Up => {
@@ -32,6 +37,13 @@ pub async fn follow(socket: PathBuf) {
                     %address,
                     state = info,
                     "BGP session is not established"
+                ),
+                News::Again => tracing::warn!(
+                    event = event::PEER_DOWN,
+                    peer,
+                    %address,
+                    since = session.since,
+                    "BGP session was down for a moment, and is established again"
                 ),
                 News::Gone => {
                     tracing::info!(event = event::PEER_DOWN, peer, %address, "BGP session is gone");
@@ -46,8 +58,48 @@ pub async fn follow(socket: PathBuf) {
 enum News {
     Up,
     Down,
+    /// It went and came since the last question.
+    Again,
     /// It is not in BIRD's configuration any more.
     Gone,
+}
+
+/// The time of day beside one that nobody sets.
+struct Clock(SystemTime, Instant);
+
+impl Clock {
+    fn now() -> Self {
+        Self(SystemTime::now(), Instant::now())
+    }
+
+    /// True when nobody set the time of day in between: BIRD's "since" moves with it.
+    fn agrees_with(&self, later: &Self) -> bool {
+        let ran = later.1.saturating_duration_since(self.1);
+        let should = self.0 + ran;
+        let apart = should.duration_since(later.0).or_else(|_| later.0.duration_since(should));
+        apart.is_ok_and(|apart| apart < SAME)
+    }
+}
+
+/// `17:05:09.123`, as BIRD says it for the last twenty hours. `None`: longer ago.
+fn time_of_day(since: &str) -> Option<Duration> {
+    let mut parts = since.split(':');
+    let mut number = || parts.next()?.parse::<u32>().ok();
+    let (hours, minutes) = (number()?, number()?);
+    let seconds = parts.next()?.parse().ok()?;
+    let minutes = Duration::from_secs(3600 * u64::from(hours) + 60 * u64::from(minutes));
+    Some(minutes + Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+/// True when `now` is another moment than `before`.
+fn is_later(before: &str, now: &str) -> bool {
+    // What happened just now has a time.
+    let Some(now) = time_of_day(now) else { return false };
+    time_of_day(before).is_none_or(|before| {
+        let apart = now.abs_diff(before);
+        // Just before midnight and just after it.
+        apart > SAME && apart < DAY.saturating_sub(SAME)
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -64,17 +116,20 @@ struct Known {
 struct Peers(BTreeMap<String, Known>);
 
 impl Peers {
-    fn look(&mut self, now: &[BgpSession]) -> Vec<(BgpSession, News)> {
+    /// `clock`: the time of day went on as time did.
+    fn look(&mut self, now: &[BgpSession], clock: bool) -> Vec<(BgpSession, News)> {
         let mut news = Vec::new();
         let mut before = std::mem::take(&mut self.0);
         for session in now {
-            let (down, told_up) = before
-                .remove(&session.name)
-                .map_or((0, false), |known| (known.down, known.told_up));
+            let known = before.remove(&session.name);
+            let since = known.as_ref().map(|known| known.session.since.clone());
+            let (down, told_up) = known.map_or((0, false), |known| (known.down, known.told_up));
             let up = session.is_established();
             let down = if up { 0 } else { down.saturating_add(1) };
             if up && !told_up {
                 news.push((session.clone(), News::Up));
+            } else if up && clock && since.is_some_and(|since| is_later(&since, &session.since)) {
+                news.push((session.clone(), News::Again));
             } else if !up && (told_up || down == PATIENCE) {
                 news.push((session.clone(), News::Down));
             }
@@ -92,14 +147,14 @@ mod tests {
     use super::super::PeerType;
     use super::*;
 
-    fn session(info: &str) -> BgpSession {
+    fn session(info: &str, since: &str) -> BgpSession {
         BgpSession {
             name: "Mesh_10_0_0_1".to_owned(),
             peer_type: PeerType::Mesh,
             address: "10.0.0.1".parse().unwrap(),
             as_number: None,
             state: String::new(),
-            since: String::new(),
+            since: since.to_owned(),
             info: info.to_owned(),
         }
     }
@@ -107,8 +162,8 @@ mod tests {
     fn looks(infos: &[&str]) -> Vec<Option<News>> {
         let mut peers = Peers::default();
         let look = |info: &&str| {
-            let now = [session(info)];
-            let news = peers.look(if info.is_empty() { &[] } else { &now });
+            let now = [session(info, "12:00:00.000")];
+            let news = peers.look(if info.is_empty() { &[] } else { &now }, true);
             assert!(news.len() < 2);
             news.first().map(|(_, news)| *news)
         };
@@ -127,6 +182,45 @@ mod tests {
         assert_eq!(looks(&["Connect", "Active", "Established"]), [None, None, Some(News::Up)]);
         let told = looks(&["Connect", "Active", "Connect", "Connect", "Connect", "Connect"]);
         assert_eq!(told, [None, None, Some(News::Down), None, None, None]);
+    }
+
+    #[test]
+    fn one_that_went_and_came_between_two_questions_is_told() {
+        let mut peers = Peers::default();
+        let mut look = |since: &str, clock| {
+            let news = peers.look(&[session("Established", since)], clock);
+            news.first().map(|(_, news)| *news)
+        };
+        assert_eq!(look("09:59:59.100", true), Some(News::Up));
+        // What BIRD makes of the same moment.
+        assert_eq!(look("09:59:59.103", true), None);
+        assert_eq!(look("10:00:00.001", true), None);
+        assert_eq!(look("10:00:08.250", true), Some(News::Again));
+        assert_eq!(look("10:00:08.250", true), None);
+        // Somebody set the clock.
+        assert_eq!(look("11:00:08.250", false), None);
+        assert_eq!(look("11:00:08.250", true), None);
+        // Only the date of what is long ago is told.
+        assert_eq!(look("2026-11-20", true), None);
+        assert_eq!(look("2026-11-20", true), None);
+        assert_eq!(look("07:30:00.000", true), Some(News::Again));
+        // One that is down for longer is told as before.
+        let news = peers.look(&[session("Active", "07:31:00.000")], true);
+        assert_eq!(news[0].1, News::Down);
+        let news = peers.look(&[session("Established", "07:31:05.000")], true);
+        assert_eq!((news.len(), news[0].1), (1, News::Up));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_noticed() {
+        let (time, ran) = (SystemTime::UNIX_EPOCH + Duration::from_secs(1000), Instant::now());
+        let begin = Clock(time, ran);
+        let later = |time_of_day: u64, run: u64| {
+            Clock(time + Duration::from_secs(time_of_day), ran + Duration::from_secs(run))
+        };
+        assert!(begin.agrees_with(&later(10, 10)));
+        assert!(!begin.agrees_with(&later(3610, 10)));
+        assert!(!later(3610, 0).agrees_with(&later(10, 10)));
     }
 
     #[test]

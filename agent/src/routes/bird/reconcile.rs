@@ -303,7 +303,7 @@ fn describe_drift(path: &Path, there: &str, wanted: &str) -> Drift {
         Some(line) => format!("line {} was {:?}", first + 1, line.trim()),
         None => format!("it ended after line {first}"),
     };
-    Drift { subject: format!("file {}", path.display()), change, detail }
+    Drift::new(format!("file {}", path.display()), change, detail)
 }
 
 fn describe(error: &BirdError) -> Problem {

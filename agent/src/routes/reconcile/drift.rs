@@ -224,7 +224,11 @@ impl Routes {
             true => String::new(),
             false => format!("found {}", found.join(" and ")),
         };
-        Drift { subject: self.subject(place, wanted.as_ref()), change, detail }
+        let whose = match place {
+            Place::Route(to) => self.intent.claimants(&to).next(),
+            Place::Neighbour(device, _) => self.intent.users(device).next(),
+        };
+        Drift::new(self.subject(place, wanted.as_ref()), change, detail).of(whose)
     }
 
     /// What a place is called, in what people read.

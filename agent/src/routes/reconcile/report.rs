@@ -78,7 +78,7 @@ impl Routes {
         };
         for id in &self.failing {
             if let Some(EndpointState::Error(reason)) = self.states.get(id) {
-                problem(format!("endpoint {id}"), reason);
+                problem(format!("endpoint {}", id.on_host()), reason);
             }
         }
         // What no endpoint's error tells: blocks, and leftovers that will not go.

@@ -6,6 +6,7 @@ use crate::desired::DesiredState;
 use crate::reconcile::{Programmed, Report};
 use crate::status::overview::{Part, Registration, SyncState};
 use crate::status::systemd::Watchdog;
+use crate::telemetry::capture::Captured;
 
 struct Rig {
     run: tempfile::TempDir,
@@ -153,6 +154,24 @@ async fn ready_comes_once_and_only_with_the_newest_state_in_every_required_part(
     rig.bird.send_replace(report(3, &[]));
     settle().await;
     assert!(!rig.states.has_changed().unwrap());
+}
+
+/// The generation that a line has is one that every part has worked on.
+#[tokio::test(start_paused = true)]
+async fn lines_about_an_endpoint_have_its_name_and_the_generation() {
+    let captured = Captured::begin();
+    let rig = Rig::start(|_| None);
+    rig.want(8, None);
+    let given = |generation, up: &[&str]| {
+        report(generation, up).map(|one| Report { given: Some(generation), ..one })
+    };
+    rig.routes.send_replace(given(7, &["a"]));
+    rig.felix.send_replace(given(8, &["a"]));
+    settle().await;
+    let lines = captured.lines();
+    let up = lines.iter().find(|line| line.contains("CALICO_EVENT=endpoint-up\n")).unwrap();
+    assert!(up.contains("CALICO_GENERATION=7\n"), "{up}");
+    assert!(up.contains(&format!("CALICO_ENDPOINT={}\n", id("a").on_host())), "{up}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,13 @@
-use calico_datastore::model::{PolicyId, ResourceId};
+use std::time::{Duration, UNIX_EPOCH};
 
-use super::*;
 use calico_datastore::layout::v3;
+use calico_datastore::model::{PolicyId, ResourceId};
+use calico_datastore::timestamp::rfc3339;
+
+use super::document::instead;
+use super::*;
+use crate::desired::{LocalEndpoint, Origin};
+use crate::status::document::{ExternalAddressStatus, Instead};
 
 struct Rig {
     overview: Overview,

@@ -247,19 +247,19 @@ fn boundary(text: &str, at: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::DirectoryArgs;
 
     fn host(dir: &Path, limit: Duration) -> Host {
         let sub = |name: &str| dir.join(name);
         let run = RunArgs {
-            config_dir: sub("etc"),
-            run_dir: sub("run"),
-            state_dir: sub("lib"),
+            directories: DirectoryArgs {
+                config_dir: sub("etc"),
+                run_dir: sub("run"),
+                state_dir: sub("lib"),
+            },
             nodename: Some("n".to_owned()),
-            ip: None,
-            ip6: None,
-            as_number: None,
-            etcd_endpoints: None,
             datastore: Some(format!("dir:{}", sub("resources").display())),
+            ..RunArgs::default()
         };
         Host { exec: Exec::new(limit), run, env: Env::default() }
     }

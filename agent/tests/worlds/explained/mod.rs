@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::thread;
 
 use calico_agent::calculation::Layers;
-use calico_agent::config::{Env, FileConfig, Settings};
+use calico_agent::config::Settings;
 use calico_agent::explain::document::Answer;
 use calico_agent::explain::offline::{Changes, Read};
 use calico_agent::explain::{self, Question};
@@ -57,11 +57,7 @@ struct Explained(explain::World);
 
 impl Explained {
     fn new(updates: &[Update]) -> Self {
-        let layers = Layers {
-            env: Env::default(),
-            file: FileConfig::default(),
-            defaults: Settings::default(),
-        };
+        let layers = Layers::default();
         let updates = updates.iter().cloned().chain(hosts()).collect();
         let batch = Batch { revision: 1, updates, ..Batch::default() };
         let read = Read::of(batch, "a world".to_owned(), None, layers, &Changes::default());

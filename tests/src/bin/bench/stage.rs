@@ -219,13 +219,18 @@ impl Stage {
     /// Waits until the agent has told that so many local endpoints are in the kernel.
     pub(crate) fn settle(&self, locals: u32) -> Result<()> {
         let what = format!("{locals} endpoints in the kernel");
-        let all = || {
-            (0..locals).all(|n| {
-                let file = format!("cni default%2F{} eth0", Endpoint::local(n).id());
-                self.host().has_status_file(&file)
-            })
-        };
+        let all = || (0..locals).all(|n| self.is_told(Endpoint::local(n)));
         wait::until_true(&what, LIMIT, all)
+    }
+
+    /// Waits until the agent does not tell of an endpoint any more; of a remote one it never does.
+    pub(crate) fn gone(&self, endpoint: Endpoint) -> Result<()> {
+        wait::until_true("an endpoint that goes", LIMIT, || !self.is_told(endpoint))
+    }
+
+    /// True when the agent says that the endpoint is in the kernel.
+    fn is_told(&self, endpoint: Endpoint) -> bool {
+        self.host().has_status_file(&format!("cni default%2F{} eth0", endpoint.id()))
     }
 
     /// Starts the agent; how long it took until it said that everything is in the kernel.

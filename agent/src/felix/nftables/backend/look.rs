@@ -11,6 +11,7 @@ use super::{Nftables, SUBJECT, Sockets};
 use crate::drift;
 use crate::felix::nftables::compare::{Difference, compare};
 use crate::felix::nftables::contents::Contents;
+use crate::felix::nftables::entangled::entangled;
 use crate::felix::nftables::groups::Grouped;
 use crate::felix::nftables::object::{BaseKind, Chain, Change, Element, Statement};
 use crate::felix::nftables::read::Found;
@@ -46,7 +47,7 @@ impl Nftables {
     ) -> Result<(), BringError> {
         let mut sockets = self.open()?;
         let links = sockets.groups.read().map_err(BringError::ReadGroups)?;
-        run.drift.extend(places::drift(&links, &self.placed));
+        run.drift.extend(places::drift(&links, &self.placed, scene));
         let mut steps = Steps::default();
         if doubtful.table {
             self.counters.nftables_reads.count(1);
@@ -111,13 +112,9 @@ impl Nftables {
         let mut wanted = self.renderer.all(scene);
         // A set that a state from disk would fill anew lost what that does not know.
         if let Some(found) = found.as_ref().filter(|_| !scene.state.origin.is_stored()) {
-            let held = found.contents();
-            let other = |name: &str| {
-                let (held, wanted) = (held.sets.get(name), wanted.sets.get(name));
-                held.zip(wanted).is_some_and(|(held, wanted)| held != wanted)
-            };
-            if held.sets.keys().any(|name| other(name)) {
-                self.renderer.renew(other);
+            let entangled = entangled(found, &wanted);
+            if !entangled.is_empty() {
+                self.renderer.renew(|name| entangled.contains(name));
                 wanted = self.renderer.all(scene);
             }
         }

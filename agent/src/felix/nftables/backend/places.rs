@@ -116,15 +116,17 @@ pub(super) fn right(
 }
 
 /// What others changed: interfaces that are no longer in the group where we left them.
-pub(super) fn drift(held: &BTreeMap<InterfaceName, Grouped>, placed: &Placed) -> Vec<Drift> {
+pub(super) fn drift(
+    held: &BTreeMap<InterfaceName, Grouped>,
+    placed: &Placed,
+    scene: &Scene<'_>,
+) -> Vec<Drift> {
     let held: BTreeMap<u32, &Grouped> = held.values().map(|one| (one.index, one)).collect();
     let changed = placed.iter().filter_map(|(index, (name, group))| {
         let one = held.get(index).filter(|one| one.group != *group)?;
-        Some(Drift {
-            subject: format!("{GROUP}{name}"),
-            change: Change::Modified,
-            detail: format!("was {:#x}, should be {group:#x}", one.group),
-        })
+        let detail = format!("was {:#x}, should be {group:#x}", one.group);
+        let drift = Drift::new(format!("{GROUP}{name}"), Change::Modified, detail);
+        Some(drift.of(scene.interfaces.owner(name)))
     });
     changed.collect()
 }

@@ -1,14 +1,11 @@
 //! What a first run would write, not carried out.
 
-use std::collections::BTreeSet;
-
 use calico_datastore::model::InterfaceName;
 
 use super::dispatch::Dispatch;
 use super::places;
 use crate::felix::counters::Counters;
 use crate::felix::nftables::TABLE;
-use crate::felix::nftables::commands::commands;
 use crate::felix::nftables::compare::{Difference, compare};
 use crate::felix::nftables::groups::Groups;
 use crate::felix::nftables::read::Found;
@@ -50,20 +47,25 @@ pub(in crate::felix) fn preview(scene: &Scene<'_>) -> Result<Option<Preview>, St
         (link.group, owner.map(|owner| &owner.class))
     });
     renderer.take_over(scene, &held, owned);
-    let Difference { mut now, mut after, .. } = compare(found.as_ref(), &renderer.all(scene));
+    let wanted = renderer.all(scene);
+    if let Some(found) = &found {
+        table.agree(found, &wanted);
+    }
+    let Difference { mut now, mut after, .. } = compare(found.as_ref(), &wanted);
     let group_of = |class: &_| renderer.group_of(class);
     let moves = places::all(&links, scene, group_of, renderer.uses_groups(), false);
     if moves.is_empty() {
         now.append(&mut after);
+        // The kernel does not like hooks to come and go while it wakes a table.
+        if table.is_asleep() {
+            std::mem::swap(&mut now, &mut after);
+        }
     }
-    let chains: BTreeSet<_> = held.chains.into_keys().collect();
+    let mut commands = table.commands(&[&now, &after]).into_iter();
     let groups = moves.into_iter().map(|one| {
         let from = links.get(&one.name).map_or(0, |link| link.group);
         (one.name, from, one.to)
     });
-    Ok(Some(Preview {
-        now: commands(&now, &chains),
-        groups: groups.collect(),
-        after: commands(&after, &chains),
-    }))
+    let (now, after) = (commands.next().unwrap_or_default(), commands.next().unwrap_or_default());
+    Ok(Some(Preview { now, groups: groups.collect(), after }))
 }

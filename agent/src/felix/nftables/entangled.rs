@@ -1,0 +1,128 @@
+//! Which sets may not change where they are, when a table that is there becomes another: pure.
+
+use std::collections::BTreeSet;
+
+use super::contents::Contents;
+use super::expr::{Expr, SetRef};
+use super::object::{Name, Verdict};
+use super::read::{Found, FoundChain};
+
+/// The sets that hold something else, and that rules ask which say something else, too. A packet that
+/// is in the old rules while the change comes into force would find the new members.
+///
+/// Only chains that are there and change count, with what they jump to: no packet is in a new one yet,
+/// and one that goes is in nobody's way any more. Verdict maps are not followed: whoever is led to
+/// another class is so before or after the change of the table, not with it. A set of another type is
+/// one of them, whatever asks it.
+pub(in crate::felix) fn entangled(found: &Found, wanted: &Contents) -> BTreeSet<Name> {
+    let mut others = BTreeSet::new();
+    let mut out = BTreeSet::new();
+    for (name, wanted) in &wanted.sets {
+        let Some(set) = found.sets.get(name) else { continue };
+        if set.spec != Some(wanted.spec) {
+            out.insert(name.clone());
+        } else if !set.holds(wanted) {
+            others.insert(name.clone());
+        }
+    }
+    if others.is_empty() {
+        return out;
+    }
+    let changing = wanted.chains.iter().filter(|(name, chain)| !found.holds(name, chain));
+    let mut ahead: Vec<&str> = changing.map(|(name, _)| &**name).collect();
+    let mut seen: BTreeSet<&str> = ahead.iter().copied().collect();
+    while let Some(name) = ahead.pop() {
+        let Some(chain) = found.chains.get(name) else { continue };
+        for expr in exprs(chain) {
+            match expr {
+                Expr::Lookup { set: SetRef::Named(name), .. } => {
+                    out.extend(others.get(name.as_str()).cloned());
+                }
+                Expr::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) if seen.insert(to) => {
+                    ahead.push(to);
+                }
+                _ => {}
+            }
+        }
+    }
+    out
+}
+
+fn exprs(chain: &FoundChain) -> impl Iterator<Item = &Expr> {
+    chain.rules.iter().flat_map(|rule| &rule.exprs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use calico_datastore::model::Family;
+
+    use super::super::compare::tests::shown;
+    use super::super::contents::Set;
+    use super::super::object::{Chain, Element, Match, Rule, SetKind, SetSpec, Side, Statement};
+    use super::*;
+
+    fn asks(set: &str, verdict: Verdict) -> Rule {
+        let (side, family) = (Side::Source, Family::V4);
+        let ask = Match::AddressIn { side, family, set: set.into(), mask: None, not: false };
+        Rule { matches: vec![ask], statements: vec![Statement::Verdict(verdict)], comment: None }
+    }
+
+    fn to(chain: &str) -> Rule {
+        let verdict = Verdict::Jump(chain.into());
+        Rule { matches: vec![], statements: vec![Statement::Verdict(verdict)], comment: None }
+    }
+
+    fn with(chains: &[(&str, Vec<Rule>)], sets: &[(&str, &[&str])]) -> Contents {
+        let spec = SetSpec { kind: SetKind::Address(Family::V4), counters: false };
+        let chain = |rules: &Vec<Rule>| Arc::new(Chain { base: None, rules: rules.clone() });
+        let element = |text: &&str| Element::Address(text.parse().unwrap());
+        let set = |all: &[&str]| Set { spec, elements: all.iter().map(element).collect() };
+        Contents {
+            chains: chains.iter().map(|(name, rules)| ((*name).into(), chain(rules))).collect(),
+            sets: sets.iter().map(|(name, all)| ((*name).into(), set(all))).collect(),
+        }
+    }
+
+    fn names(found: &Contents, wanted: &Contents) -> Vec<String> {
+        entangled(&shown(found), wanted).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn only_sets_that_change_with_rules_that_packets_are_in() {
+        use Verdict::{Accept, Drop};
+        let policy = || ("policy", vec![asks("s", Accept)]);
+        let class = |name: &'static str| (name, vec![to("policy")]);
+        let small: [(&str, &[&str]); 2] = [("s", &["10.0.0.1"]), ("t", &["10.0.0.1"])];
+        let large: [(&str, &[&str]); 2] = [("s", &["10.0.0.1", "10.0.0.2"]), ("t", &["10.0.0.1"])];
+        let before = with(&[class("a"), policy()], &small);
+
+        // A member more, and a class more that asks for it.
+        assert_eq!(names(&before, &with(&[class("a"), policy()], &large)), [""; 0]);
+        let more = with(&[class("a"), class("b"), policy()], &large);
+        assert_eq!(names(&before, &more), [""; 0]);
+        // A class less.
+        assert_eq!(names(&more, &with(&[class("a"), policy()], &small)), [""; 0]);
+        // The rule that asks, too.
+        let denies = ("policy", vec![asks("s", Drop)]);
+        assert_eq!(names(&before, &with(&[class("a"), denies.clone()], &large)), ["s"]);
+        // The same members.
+        assert_eq!(names(&before, &with(&[class("a"), denies], &small)), [""; 0]);
+        // What leads there.
+        let first = ("a", vec![asks("t", Drop), to("policy")]);
+        assert_eq!(names(&before, &with(&[first, policy()], &large)), ["s"]);
+        // What asks only from now on.
+        let elsewhere = ("b", vec![asks("s", Drop)]);
+        let old = with(&[class("a"), policy(), ("b", vec![])], &small);
+        assert_eq!(names(&old, &with(&[class("a"), policy(), elsewhere], &large)), [""; 0]);
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        let circle = |verdict| vec![("a", vec![to("b")]), ("b", vec![to("a"), asks("s", verdict)])];
+        let before = with(&circle(Verdict::Accept), &[("s", &[])]);
+        let after = with(&circle(Verdict::Drop), &[("s", &["10.0.0.1"])]);
+        assert_eq!(names(&before, &after), ["s"]);
+    }
+}
