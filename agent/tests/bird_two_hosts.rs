@@ -372,6 +372,7 @@ fn a_bird_that_reads_another_file_is_told() {
 #[test]
 fn a_frozen_bird_is_left_in_time_and_told_when_it_goes_on() {
     use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
     in_namespace(|| async {
         let mut host = Host::new(1, 2);
         host.reconcile(Wake::Start).await;
@@ -381,6 +382,8 @@ fn a_frozen_bird_is_left_in_time_and_told_when_it_goes_on() {
         assert!(host.reconcile(Wake::Timer).await.problems.is_empty());
         let pid = nix::unistd::Pid::from_raw(daemon.0.id().try_into().unwrap());
         kill(pid, Signal::SIGSTOP).unwrap();
+        let which = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(pid), which).unwrap();
         host.builder.blocks(&["10.65.2.0/26"]);
         let begin = std::time::Instant::now();
         let report = host.reconcile(Wake::Desired).await;

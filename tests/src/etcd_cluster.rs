@@ -141,7 +141,7 @@ impl Members {
     /// # Errors
     /// When it does not run.
     pub fn pause(&self, index: usize) -> Result<()> {
-        self.members[index].signal(Signal::SIGSTOP)
+        self.members[index].process()?.pause()
     }
 
     /// Lets it go on.
@@ -149,7 +149,7 @@ impl Members {
     /// # Errors
     /// When it does not run.
     pub fn resume(&self, index: usize) -> Result<()> {
-        self.members[index].signal(Signal::SIGCONT)
+        self.members[index].process()?.signal(Signal::SIGCONT)
     }
 
     /// Drops packets of one member.
@@ -305,8 +305,8 @@ impl Member {
         })
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
-        self.process.as_ref().context("the member does not run")?.signal(signal)
+    fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("the member does not run")
     }
 }
 

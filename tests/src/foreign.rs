@@ -64,10 +64,8 @@ pub fn make(ns: &Place, flavour: &str) -> Result<()> {
 /// # Errors
 /// When a tool fails.
 pub fn snapshot(ns: &Place) -> Result<Snapshot> {
-    let marks = ["foreign", "FOREIGN", "10.77.", "fd00:77", "0x77/", "18.77 ", "7777"];
-    // A rule of ours, or a chain of the kernel's own, may have counted to 7777.
-    let counts =
-        |line: &str| line.contains("cali") || (line.starts_with(':') && !line.contains("FOREIGN"));
+    // The port alone would be any rule or chain that has counted to it.
+    let marks = ["foreign", "FOREIGN", "10.77.", "fd00:77", "0x77/", "18.77 ", "dport 7777"];
     let foreign = |line: &str| marks.iter().any(|mark| line.contains(mark));
-    Ok(Snapshot::take(ns)?.filter(|line| foreign(line) && !counts(line)))
+    Ok(Snapshot::take(ns)?.filter(|line| foreign(line) && !line.contains("cali")))
 }

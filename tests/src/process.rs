@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::netns::{self, Place};
@@ -259,6 +260,20 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(Pid::from_raw(i32::try_from(self.pid())?), signal)
             .with_context(|| format!("{signal} to {}", self.what))
+    }
+
+    /// Stops it where it stands, all its threads: back when none of them runs any more.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let id = Id::Pid(Pid::from_raw(i32::try_from(self.pid())?));
+        // Also for one that ends in this moment, or nobody would ever wake us.
+        let which = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let state = waitid(id, which).with_context(|| format!("the pause of {}", self.what))?;
+        ensure!(matches!(state, WaitStatus::Stopped(..)), "{} ended: {state:?}", self.what);
+        Ok(())
     }
 
     /// Asks it to end and waits until it has.

@@ -14,6 +14,7 @@ use calico_agent::reconcile::{Reconciler as _, Wake, World};
 use calico_agent::routes::monitor::{Link, Links};
 
 use crate::netns::run;
+use crate::samples::Samples;
 use crate::tools::Script;
 use crate::world;
 
@@ -106,10 +107,15 @@ impl Host {
 
     /// Brings the kernel from one state, which it holds, to another and back, by us and by the tools in
     /// turn. Which group a class gets differs each time; what iptables is told does not.
-    pub fn there_and_back(&mut self, from: &DesiredState, to: &DesiredState, times: usize) -> Took {
+    pub fn there_and_back(
+        &mut self,
+        from: &DesiredState,
+        to: &DesiredState,
+        samples: Samples,
+    ) -> Took {
         let changes = from.settings.dataplane == DataplaneSetting::Nftables;
-        let mut took = self.take_turns(from, to, 1, true);
-        let turns = self.take_turns(from, to, times - 1, changes);
+        let mut took = self.take_turns(from, to, Samples::ONE, true);
+        let turns = self.take_turns(from, to, samples.but_one(), changes);
         took.append(turns);
         let writes = self.felix.counters().writes();
         self.apply(from, Wake::Retry);
@@ -119,8 +125,8 @@ impl Host {
 
     /// The same of much at once, after which we keep what the tools would not make: sets that have
     /// grown.
-    pub fn load(&mut self, from: &DesiredState, to: &DesiredState, times: usize) -> Took {
-        self.take_turns(from, to, times, true)
+    pub fn load(&mut self, from: &DesiredState, to: &DesiredState, samples: Samples) -> Took {
+        self.take_turns(from, to, samples, true)
     }
 
     /// With `anew` the tools are told what follows from the kernel as it is each time.
@@ -128,12 +134,12 @@ impl Host {
         &mut self,
         from: &DesiredState,
         to: &DesiredState,
-        times: usize,
+        samples: Samples,
         anew: bool,
     ) -> Took {
         let mut took = Took::default();
         let mut scripts = None;
-        for _ in 0..times {
+        for _ in samples.turns() {
             let before = self.bytes();
             took.ours.push(self.apply(to, Wake::Desired));
             took.bytes = self.bytes() - before;

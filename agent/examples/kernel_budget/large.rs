@@ -5,6 +5,7 @@ use calico_agent::reconcile::Wake;
 use crate::host::Host;
 use crate::netns::apart;
 use crate::rows::{Row, Rows, Spread};
+use crate::samples::Samples;
 use crate::transaction::Kernel;
 use crate::world::{self, Dataplane};
 
@@ -16,7 +17,7 @@ const MEMBERS: u32 = 100_000;
 
 /// Addresses and prefixes.
 pub fn measure(dataplane: Dataplane, long: bool, rows: &mut Rows) {
-    let turns = if long { 100 } else { 20 };
+    let (loads, single) = (Samples::of_everything(long), Samples::of_change(long));
     for (what, prefixes) in [("address", false), ("prefix of three lengths", true)] {
         let empty = world::with_set(dataplane, 3, prefixes);
         let full = world::with_set(dataplane, MEMBERS, prefixes);
@@ -25,9 +26,9 @@ pub fn measure(dataplane: Dataplane, long: bool, rows: &mut Rows) {
         let (all, one, read) = apart(|| {
             let mut host = Host::new(2);
             host.apply(&empty, Wake::Start);
-            let all = host.load(&empty, &full, 3);
+            let all = host.load(&empty, &full, loads);
             host.apply(&full, Wake::Desired);
-            let one = host.there_and_back(&full, &more, turns);
+            let one = host.there_and_back(&full, &more, single);
             let read: Vec<_> = (0..3).map(|_| host.apply(&full, Wake::Retry)).collect();
             (all, one, read)
         });
@@ -46,7 +47,7 @@ pub fn measure(dataplane: Dataplane, long: bool, rows: &mut Rows) {
         let took = apart(|| {
             let mut kernel = Kernel::new(&full.settings, Default::default());
             kernel.fill(&full);
-            kernel.there_and_back(&full, &more, turns)
+            kernel.there_and_back(&full, &more, single)
         });
         let ours = Spread::of(&took.ours);
         let row = Row::new(ALONE, format!("one {what} more into {MEMBERS}"), ours).on("nftables");
@@ -58,7 +59,7 @@ pub fn measure(dataplane: Dataplane, long: bool, rows: &mut Rows) {
         let took = apart(|| {
             let mut host = Host::new(2);
             host.apply(&from, Wake::Start);
-            host.there_and_back(&from, &to, turns)
+            host.there_and_back(&from, &to, single)
         });
         let what = format!("one rule more in a policy of {length}");
         let row = Row::new(LONG, what, Spread::of(&took.ours)).on(dataplane.name());

@@ -12,6 +12,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::panic,
     reason = "a tool for people that stops at whatever is wrong"
 )]
@@ -23,12 +24,14 @@ mod large;
 mod netns;
 #[path = "../support/rows.rs"]
 mod rows;
+mod samples;
 mod tools;
 mod transaction;
 mod updates;
 mod world;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Parser;
 
@@ -70,13 +73,16 @@ fn main() {
         vec![size(100, 10), size(500, 100), size(2000, 100)]
     };
     let mut rows = Rows::default();
+    let begin = Instant::now();
     for size in sizes {
         for dataplane in &dataplanes {
             updates::measure(*dataplane, size, cli.full, &mut rows);
+            eprintln!("{size:?}, {dataplane:?}: at {:.0} s", begin.elapsed().as_secs_f64());
         }
     }
     for dataplane in &dataplanes {
         large::measure(*dataplane, cli.full, &mut rows);
+        eprintln!("large, {dataplane:?}: at {:.0} s", begin.elapsed().as_secs_f64());
     }
     rows.write(cli.rows);
 }

@@ -15,6 +15,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::samples::Samples;
+
 /// More than any batch has.
 const BUFFER: usize = 64 << 20;
 
@@ -103,9 +105,14 @@ impl Kernel {
     }
 
     /// From one state, which the table holds, to another and back, by both in turn.
-    pub fn there_and_back(&mut self, from: &DesiredState, to: &DesiredState, times: usize) -> Took {
+    pub fn there_and_back(
+        &mut self,
+        from: &DesiredState,
+        to: &DesiredState,
+        samples: Samples,
+    ) -> Took {
         let mut took = Took::default();
-        for _ in 0..times {
+        for _ in samples.turns() {
             let there = self.changes(to);
             took.ours.push(self.write(&there));
             let back = self.changes(from);

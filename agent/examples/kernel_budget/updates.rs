@@ -6,6 +6,7 @@ use crate::change::Change;
 use crate::host::{Host, Took};
 use crate::netns::{apart, run, try_run};
 use crate::rows::{Row, Rows, Spread};
+use crate::samples::Samples;
 use crate::transaction::{self, Kernel};
 use crate::world::{self, BUDGETED, Dataplane, Size};
 
@@ -18,7 +19,7 @@ pub fn measure(dataplane: Dataplane, size: Size, long: bool, rows: &mut Rows) {
     let Size { endpoints, classes } = size;
     let label = format!("{endpoints} endpoints, {classes} classes");
     let budgeted = (endpoints, classes) == BUDGETED;
-    let (loads, turns) = if long { (7, 60) } else { (3, 20) };
+    let (loads, single) = (Samples::of_everything(long), Samples::of_change(long));
     let full = world::full(dataplane, size);
     // What a first endpoint makes beside itself is there.
     let none = world::full(dataplane, Size { endpoints: 1, classes: 1 });
@@ -27,9 +28,9 @@ pub fn measure(dataplane: Dataplane, size: Size, long: bool, rows: &mut Rows) {
         host.apply(&none, Wake::Start);
         let load = host.load(&none, &full, loads);
         host.apply(&full, Wake::Desired);
-        let took = |change: Change| host.there_and_back(&full, &change.of(&full, size), turns);
+        let took = |change: Change| host.there_and_back(&full, &change.of(&full, size), single);
         let changes = Change::ALL.map(took);
-        (load, changes, (0..loads).map(|_| host.ask_counters(&full)).collect::<Vec<_>>())
+        (load, changes, loads.turns().map(|_| host.ask_counters(&full)).collect::<Vec<_>>())
     });
     let row = |what: &str, ours: Spread| Row::new(TITLE, what, ours).on(dataplane.name());
     let tools = dataplane.tools();
@@ -55,18 +56,24 @@ pub fn measure(dataplane: Dataplane, size: Size, long: bool, rows: &mut Rows) {
     }
     rows.add(row(&format!("what it counted is read, {label}"), Spread::of(&asked)));
     if dataplane == Dataplane::Nftables {
-        alone(size, &label, budgeted, (loads, turns), rows);
+        alone(size, &label, budgeted, (loads, single), rows);
     }
 }
 
 /// The transaction alone.
-fn alone(size: Size, label: &str, budgeted: bool, (loads, turns): (usize, usize), rows: &mut Rows) {
+fn alone(
+    size: Size,
+    label: &str,
+    budgeted: bool,
+    (loads, single): (Samples, Samples),
+    rows: &mut Rows,
+) {
     let full = world::full(Dataplane::Nftables, size);
     // Interfaces that are not there: their groups are not part of the transaction.
     let kernel = || Kernel::new(&full.settings, Default::default());
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     let mut text = String::new();
-    for _ in 0..loads {
+    for _ in loads.turns() {
         apart(|| {
             ours.push(kernel().fill(&full));
             if text.is_empty() {
@@ -88,7 +95,7 @@ fn alone(size: Size, label: &str, budgeted: bool, (loads, turns): (usize, usize)
     let all = apart(|| {
         let mut kernel = kernel();
         kernel.fill(&full);
-        Change::ALL.map(|change| kernel.there_and_back(&full, &change.of(&full, size), turns))
+        Change::ALL.map(|change| kernel.there_and_back(&full, &change.of(&full, size), single))
     });
     for (change, took) in Change::ALL.into_iter().zip(&all) {
         // With nothing but a group it is no transaction.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use calico_datastore::backend::SyncEvent;
 use etcd_client::CompactionOptions;
-use nix::sys::signal::Signal;
 
 use crate::support::*;
 
@@ -122,7 +121,7 @@ async fn a_compaction_does_not_disturb_a_watch_that_is_up_to_date() {
 async fn a_stalled_etcd_is_noticed_and_resumed() {
     let Some((etcd, mut reader, mut expected)) = world().await else { return };
     let stopped = Instant::now();
-    etcd.signal(Signal::SIGSTOP);
+    etcd.pause();
     let mut status = reader.status.clone();
     let noticed = status.wait_for(|status| status.endpoint.is_none());
     tokio::time::timeout(LONG, noticed).await.expect("the silence goes unnoticed").unwrap();
@@ -131,7 +130,7 @@ async fn a_stalled_etcd_is_noticed_and_resumed() {
     // 5.5 s of silence and 2 s for an answer; the rest is a busy machine.
     assert!(noticed < Duration::from_secs(11), "{noticed:?}");
     reader.waiting().await;
-    etcd.signal(Signal::SIGCONT);
+    etcd.resume();
     assert!(matches!(reader.next().await, SyncEvent::Changes(batch) if batch.updates.is_empty()));
     etcd.client().put(&profile_key(0), &value(1)).await.unwrap();
     expected.insert("0".to_owned(), "1".to_owned());
@@ -144,13 +143,13 @@ async fn every_call_is_bounded_in_time() {
     let Some(etcd) = etcd().await else { return };
     let client = etcd.client();
     client.put("/a", b"1").await.unwrap();
-    etcd.signal(Signal::SIGSTOP);
+    etcd.pause();
     let begun = Instant::now();
     let error = client.get("/a").await.unwrap_err();
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(8), "{took:?}");
     assert!(error.is_unavailable(), "{}", error.chain());
-    etcd.signal(Signal::SIGCONT);
+    etcd.resume();
     assert_eq!(client.get("/a").await.unwrap().unwrap().value, b"1");
 }
 

@@ -14,6 +14,7 @@ use calico_datastore::model::{
     ClusterInformation, FelixConfiguration, Name, Profile, ResourceId, Update,
 };
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -197,9 +198,21 @@ impl Etcd {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.process.as_ref().unwrap().id()).unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.process.as_ref().unwrap().id()).unwrap())
+    }
+
+    /// Stops it where it stands: its connections stay open and nobody answers.
+    pub(crate) fn pause(&self) {
+        kill(self.pid(), Signal::SIGSTOP).unwrap();
+        // A thread that runs on another processor goes on for a moment, and may answer in it.
+        let which = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(self.pid()), which).unwrap();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        kill(self.pid(), Signal::SIGCONT).unwrap();
     }
 
     /// kill -9.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use calico_datastore::backend::etcd3::Etcd3Config;
 use calico_datastore::layout::v1;
-use nix::sys::signal::Signal;
 
 use crate::process::free_port;
 use crate::support::*;
@@ -122,10 +121,10 @@ async fn an_etcd_that_hangs_is_noticed() {
     let client = fill(&etcd, &[(&tags("a"), "[]")]).await;
     let mut reader = Reader::start(etcd.config());
     reader.until_profiles(&["a"]).await;
-    etcd.signal(Signal::SIGSTOP);
+    etcd.pause();
     let reason = reader.waiting().await;
     assert!(reason.contains("no answer within"), "{reason}");
-    etcd.signal(Signal::SIGCONT);
+    etcd.resume();
     client.put(&tags("b"), b"[]", None).await.unwrap();
     reader.until_profiles(&["a", "b"]).await;
 }
