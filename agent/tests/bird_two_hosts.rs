@@ -404,25 +404,27 @@ fn a_frozen_bird_is_left_in_time_and_told_when_it_goes_on() {
 #[test]
 fn a_check_that_ends_without_a_word_is_no_refusal() {
     in_namespace(|| async {
-        use std::os::unix::fs::PermissionsExt as _;
         let mut host = Host::new(1, 2);
         let script = host.dir.path().join("check");
-        let become_script = |text: &str| {
-            std::fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
-            std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: what is open here for writing, a child of another test holds,
+        // too, and then nobody can run it.
+        let become_script = async |text: &str| {
+            let to = ["-m", "755", "/dev/stdin", script.to_str().unwrap()];
+            let text = format!("#!/bin/sh\n{text}\n");
+            Exec::default().run("install", &to, text.as_bytes()).await.unwrap();
         };
         let limit = std::time::Duration::from_millis(300);
         host.bird = Bird::new(config(host.dir.path()), host.socket(), Exec::new(limit))
             .with_program(script.to_str().unwrap());
         // Killed (no memory), and hanging.
         for text in ["kill -9 $$", "exec sleep 60"] {
-            become_script(text);
+            become_script(text).await;
             let report = host.reconcile(Wake::Start).await;
             assert!(report.problems[0].message.contains("cannot check"), "{text}: {report:?}");
             assert!(report.wake_after.unwrap() <= std::time::Duration::from_secs(2), "{report:?}");
             assert!(!config(host.dir.path()).exists(), "an unchecked file was swapped in");
         }
-        become_script("exec bird \"$@\"");
+        become_script("exec bird \"$@\"").await;
         let report = host.reconcile(Wake::Timer).await;
         assert_eq!(fact(&report.facts, "writes"), 1, "the same text is tried again: {report:?}");
     });

@@ -217,7 +217,9 @@ fn misbehaving_interfaces_harm_nobody(label: &str, flavour: Flavour) -> Result<(
     cluster.wait_for_routes()?;
     is_well(&cluster, "frontend-1", "the start")?;
     ["backend-1", "backend-2"].iter().for_each(|site| cluster.stop_server(site));
-    let flows = Flows::start(&bystanders(), &cluster.sites())?;
+    // A program that another test starts just now may hold a port for a moment.
+    let start = || Flows::start(&bystanders(), &cluster.sites()).map(Some);
+    let flows = wait::until("free ports", Duration::from_secs(5), start)?;
     abuse(&cluster)?;
     move_address(&mut cluster)?;
     die(&mut cluster)?;

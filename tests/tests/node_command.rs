@@ -120,7 +120,7 @@ fn one_command_makes_a_host_a_node() -> Result<()> {
 
     // etcd is away: it says what it waits for, and that the time is over.
     cluster.etcd.stop()?;
-    let said = node(&["--as=64998", "--timeout=3"])?;
+    let said = node(&["--as=64998", "--timeout=12"])?;
     ensure!(said.status.code() == Some(3), "{said:?}");
     ensure!(said.stderr.contains("the datastore: "), "{said:?}");
     cluster.etcd.start()?;

@@ -53,7 +53,10 @@ fn what_others_do_to_routes_is_repaired_and_told(label: &str, flavour: Flavour) 
             allowed: false,
         })
     });
-    let flows = Flows::start(&denied.collect::<Vec<_>>(), &cluster.sites())?;
+    let denied: Vec<_> = denied.collect();
+    // A program that another test starts just now may hold a port for a moment.
+    let start = || Flows::start(&denied, &cluster.sites()).map(Some);
+    let flows = wait::until("free ports", Duration::from_secs(5), start)?;
     let host = &cluster.hosts[0];
     let (pod, other) = (cluster.pod("frontend-1")?, cluster.pod("backend-1")?);
     let friend = cluster.pod("frontend-2")?;

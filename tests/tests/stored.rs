@@ -255,6 +255,12 @@ fn a_policy_that_cannot_be_used_is_named_and_not_used(label: &str, flavour: Flav
         std::fs::write(host.agent_log(), "")?;
         host.start_agent()?;
         wait::until(name, CONVERGENCE, || Ok(host.status().ok().map(drop)))?;
+        wait::until(said, CONVERGENCE, || {
+            let log = std::fs::read_to_string(host.agent_log())?;
+            let there = !used || kernel::chains(host.ns())?.only() == Some(flavour);
+            Ok((log.contains(said) && there).then_some(()))
+        })?;
+        // And nothing more comes.
         std::thread::sleep(Duration::from_secs(1));
         let log = std::fs::read_to_string(host.agent_log())?;
         ensure!(log.contains(said), "{name}: {log}");

@@ -303,7 +303,8 @@ pub(crate) fn receiver(at: SocketAddr) -> UdpSocket {
 /// Opens a connection and reads what [`serve`] says.
 pub(crate) fn dial(to: SocketAddr) -> std::io::Result<(TcpStream, String)> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    // It is through; who answers may wait for a processor.
+    stream.set_read_timeout(Some(PATIENCE * 20))?;
     let mut text = [0; 64];
     let n = stream.read(&mut text)?;
     Ok((stream, String::from_utf8_lossy(&text[..n]).into_owned()))

@@ -201,16 +201,22 @@ fn who_deletes_all_rules_just_after_the_repair_is_noticed_too() {
         sh(&flush);
         let mut touched = world.notice(LIMIT);
         assert!(touched.tables.contains(&Family::V4), "{touched:?}");
-        world.changes.touch(|all| all.merge(touched));
-        world.host.apply(&world.state, Wake::Kernel);
-        world.host.sleep(Duration::from_millis(100));
-        world.host.apply(&world.state, Wake::Timer);
-        // Before the watch has looked at what we wrote.
-        sh(&flush);
-        let begin = Instant::now();
-        touched = world.notice(LIMIT);
-        assert!(touched.tables.contains(&Family::V4), "{touched:?}");
-        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+        let mut took = Vec::new();
+        for _ in 0..3 {
+            world.changes.touch(|all| all.merge(touched));
+            world.host.apply(&world.state, Wake::Kernel);
+            world.host.sleep(Duration::from_millis(100));
+            world.host.apply(&world.state, Wake::Timer);
+            // Before the watch has looked at what we wrote.
+            sh(&flush);
+            let begin = Instant::now();
+            touched = world.notice(LIMIT);
+            assert!(touched.tables.contains(&Family::V4), "{touched:?}");
+            took.push(begin.elapsed());
+        }
+        // A machine that is busy with other things may keep us waiting once.
+        took.sort();
+        assert!(took[1] < Duration::from_millis(500), "{took:?}");
     });
 }
 
