@@ -85,7 +85,7 @@ pub fn judge(facts: &ConfigFacts) -> Vec<Finding> {
         // What the environment says to a Felix that this host does not run is no mistake of ours,
         // but a name nobody knows is one of somebody.
         let advice = if name.source == Source::Environment && name.reason == "unknown name" {
-            "look for a typing mistake: packaging/agent.toml.example lists the names"
+            "a typing mistake? /usr/share/doc/calico-agent/agent.toml.example lists the names"
         } else {
             "leave it out"
         };

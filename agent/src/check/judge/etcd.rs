@@ -40,7 +40,11 @@ const SLOW: Duration = Duration::from_millis(500);
 pub fn judge(members: &[Member], problem: Option<&str>) -> Vec<Finding> {
     let mut out = Findings::of(Group::Etcd);
     if let Some(problem) = problem {
-        out.fail("configuration", problem, "see ETCD_… in packaging/calico.env.example");
+        out.fail(
+            "configuration",
+            problem,
+            "see ETCD_… in /usr/share/doc/calico-agent/calico.env.example",
+        );
     }
     let one_answers = members.iter().any(|member| member.answer.is_ok());
     for member in members {
