@@ -267,6 +267,12 @@ impl Settings {
     pub fn is_of_pods(&self, interface: &InterfaceName) -> bool {
         self.interface_prefixes.iter().any(|prefix| interface.as_str().starts_with(prefix.as_str()))
     }
+
+    /// Why nothing is programmed for an endpoint on an interface that is none of pods.
+    pub fn not_of_pods(&self, interface: &InterfaceName) -> String {
+        let prefixes = self.interface_prefixes.join(",");
+        format!("interface {interface} does not begin with InterfacePrefix ({prefixes})")
+    }
 }
 
 impl Default for Settings {

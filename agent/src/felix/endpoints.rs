@@ -189,7 +189,10 @@ impl Interfaces {
         if self.externals.is_empty() && !changes.iter().any(|(_, change)| asks(change)) {
             return BTreeSet::new();
         }
-        let is_up = |name: &InterfaceName| links.get(name).is_some_and(|link| link.up);
+        let settings = &state.settings;
+        let is_up = |name: &InterfaceName| {
+            settings.is_of_pods(name) && links.get(name).is_some_and(|link| link.up)
+        };
         let new = Arc::new(Externals::of(state, is_up));
         let old = std::mem::replace(&mut self.externals, new);
         old.moved(&self.externals)
@@ -203,8 +206,11 @@ impl Interfaces {
     ) {
         let claims = self.claims.get(&interface);
         out.touched.extend(claims.into_iter().flatten().cloned());
+        // Rules ask what comes from interfaces with the prefix. Whoever names another one would be
+        // without policy, and it may be the host's own.
+        let policed = claims.filter(|_| state.settings.is_of_pods(&interface));
         // The first active one, in order of names: the same after a restart.
-        let owner = claims.into_iter().flatten().find_map(|id| {
+        let owner = policed.into_iter().flatten().find_map(|id| {
             let endpoint = state.endpoints.get(id)?;
             let class = state.classes.get(&endpoint.class)?;
             (endpoint.active && class.active).then(|| (id.clone(), Arc::clone(endpoint)))

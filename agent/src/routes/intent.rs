@@ -65,9 +65,11 @@ pub struct Intent {
 
 /// What there is to know about an endpoint besides its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Readiness<'a> {
+enum Readiness {
     Ready(u32),
-    Down(&'a str),
+    Down(&'static str),
+    /// Nothing of it is ours to route to, whoever owns the interface.
+    NotOfPods,
 }
 
 impl Intent {
@@ -166,6 +168,9 @@ impl Intent {
         let endpoint = self.endpoints.get(id)?;
         Some(match self.readiness(endpoint) {
             Readiness::Down(reason) => EndpointState::Down(reason.to_owned()),
+            Readiness::NotOfPods => {
+                EndpointState::Error(self.settings.not_of_pods(&endpoint.interface))
+            }
             Readiness::Ready(_) => {
                 let rival = self.destinations_of(endpoint).find_map(|destination| {
                     let winner = self.winner(&destination)?.0;
@@ -183,7 +188,7 @@ impl Intent {
         let endpoint = self.endpoints.get(id)?;
         match self.readiness(endpoint) {
             Readiness::Ready(device) => Some((endpoint, device)),
-            Readiness::Down(_) => None,
+            Readiness::Down(_) | Readiness::NotOfPods => None,
         }
     }
 
@@ -202,15 +207,12 @@ impl Intent {
         (endpoint.into_iter().flat_map(|endpoint| self.destinations_of(endpoint)), keys)
     }
 
-    fn is_pod(&self, name: &InterfaceName) -> bool {
-        let text = name.as_str();
-        self.settings.interface_prefixes.iter().any(|prefix| text.starts_with(prefix.as_str()))
-            || self.users.contains_key(name)
-    }
-
-    fn readiness(&self, endpoint: &LocalEndpoint) -> Readiness<'static> {
+    fn readiness(&self, endpoint: &LocalEndpoint) -> Readiness {
         if !endpoint.active {
             return Readiness::Down("the endpoint is administratively down");
+        }
+        if !self.settings.is_of_pods(&endpoint.interface) {
+            return Readiness::NotOfPods;
         }
         match self.links.get(&endpoint.interface) {
             None => Readiness::Down("its interface does not exist"),
@@ -236,7 +238,7 @@ impl Intent {
             let endpoint = self.endpoints.get(id)?;
             match self.readiness(endpoint) {
                 Readiness::Ready(device) => Some((id, &**endpoint, device)),
-                Readiness::Down(_) => None,
+                Readiness::Down(_) | Readiness::NotOfPods => None,
             }
         })
     }
@@ -246,7 +248,7 @@ impl Intent {
         let endpoint = self.endpoints.get(self.externals.get(destination)?)?;
         match self.readiness(endpoint) {
             Readiness::Ready(device) => Some(device),
-            Readiness::Down(_) => None,
+            Readiness::Down(_) | Readiness::NotOfPods => None,
         }
     }
 }

@@ -59,6 +59,14 @@ impl Unsent {
         self.ready || self.alive || self.stopping
     }
 
+    /// What could not be sent; what is newer stays.
+    fn put_back(&mut self, older: Self) {
+        self.ready |= older.ready;
+        self.alive |= older.alive;
+        self.stopping |= older.stopping;
+        self.status = self.status.take().or(older.status);
+    }
+
     fn states(&self) -> Vec<NotifyState<'_>> {
         let flags = [
             (self.ready, NotifyState::Ready),
@@ -143,14 +151,23 @@ impl Line {
         let mut last = None;
         loop {
             let unsent = self.next(last);
-            if let Err(error) = send(&unsent.states()) {
-                cannot(&error);
-            }
+            let told = send(&unsent.states());
             if unsent.status.is_some() {
                 last = Some(Instant::now());
             }
-            self.lock().is_sending = false;
+            let mut state = self.lock();
+            state.is_sending = false;
+            let again = told.is_err();
+            if let Err(error) = told {
+                cannot(&error);
+                // No memory, no file left: nobody would say it a second time.
+                state.unsent.put_back(unsent);
+            }
+            drop(state);
             self.news.notify_all();
+            if again {
+                std::thread::sleep(PACE);
+            }
         }
     }
 
@@ -251,6 +268,26 @@ mod tests {
         mute.status("three");
         assert_eq!(mute.sent.1.recv_timeout(SOON).unwrap(), "STATUS=three");
         assert!(begin.elapsed() >= PACE);
+    }
+
+    #[test]
+    fn what_could_not_be_sent_is_sent_again() {
+        let (sent, read) = channel();
+        let mut fails = true;
+        let fails = Mutex::new(std::iter::from_fn(move || Some(std::mem::take(&mut fails))));
+        let notifier = Notifier::default();
+        let ready = |state: &mut State| {
+            state.unsent.ready = true;
+            state.unsent.status = Some("older".to_owned());
+        };
+        notifier.say_by(ready, move |states| {
+            if fails.lock().unwrap().next() == Some(true) {
+                return Err(io::Error::from(io::ErrorKind::OutOfMemory));
+            }
+            let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+            sent.send(lines.join(" ")).map_err(io::Error::other)
+        });
+        assert_eq!(read.recv_timeout(SOON).unwrap(), "READY=1 STATUS=older");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use calico_agent::config::HostAction;
 use calico_agent::desired::DesiredState;
-use calico_agent::reconcile::Wake;
+use calico_agent::reconcile::{EndpointState, Wake};
 use calico_datastore::model::{Action, InterfaceName};
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -100,8 +100,12 @@ fn guests_have_metadata_and_names_and_pods_have_not() {
         // Without the prefix a guest's interface is nobody's, and nothing is said of any.
         state = next(&state);
         settings(&mut state, |s| s.interface_prefixes = vec!["cali".to_owned()]);
-        host.apply(&state, Wake::Desired);
+        let report = host.apply(&state, Wake::Desired);
         assert!(!(host.saved(4) + &host.saved(6)).contains("tap+"));
+        // Nothing asks its packets, so it is not said to be up, and its file goes.
+        let why = "interface tapguest3 does not begin with InterfacePrefix (cali)".to_owned();
+        assert_eq!(report.endpoints[&id(&guest)], EndpointState::Error(why));
+        assert_eq!(report.endpoints[&id(&pod)], EndpointState::Up);
     });
 }
 

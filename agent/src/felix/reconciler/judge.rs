@@ -86,6 +86,9 @@ impl Felix {
             return Some(EndpointState::Down("administratively down".to_owned()));
         }
         let interface = &endpoint.interface;
+        if !state.settings.is_of_pods(interface) {
+            return Some(EndpointState::Error(state.settings.not_of_pods(interface)));
+        }
         match self.stage.interfaces().owner(interface) {
             Some(owner) if owner == id => {}
             Some(owner) => {

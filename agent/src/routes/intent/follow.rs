@@ -49,7 +49,7 @@ impl Intent {
             };
             let same =
                 before.map(|link| (link.index, link.up)) == after.map(|link| (link.index, link.up));
-            if !self.is_pod(name) || same {
+            if !self.settings.is_of_pods(name) || same {
                 continue;
             }
             if let Some(link) = before
@@ -95,7 +95,9 @@ impl Intent {
 
     /// Decides anew who has which external address, where anybody asks for one.
     fn follow_externals(&mut self, desired: &DesiredState, stale: &mut Stale) {
-        let is_up = |name: &InterfaceName| self.links.get(name).is_some_and(|link| link.up);
+        let is_up = |name: &InterfaceName| {
+            self.settings.is_of_pods(name) && self.links.get(name).is_some_and(|link| link.up)
+        };
         let given = match self.asking {
             0 => BTreeMap::new(),
             _ => Externals::of(desired, is_up).given,
@@ -150,9 +152,6 @@ impl Intent {
         }
         let users = self.users.entry(endpoint.interface.clone()).or_default();
         users.insert(id.clone());
-        if let Some(link) = self.links.get(&endpoint.interface) {
-            self.pods.insert(link.index, endpoint.interface.clone());
-        }
     }
 
     fn unclaim(&mut self, id: &WorkloadEndpointId, endpoint: &LocalEndpoint) {
@@ -186,7 +185,7 @@ impl Intent {
         self.pods = self
             .links
             .iter()
-            .filter(|(name, _)| self.is_pod(name))
+            .filter(|(name, _)| self.settings.is_of_pods(name))
             .map(|(name, link)| (link.index, name.clone()))
             .collect();
     }

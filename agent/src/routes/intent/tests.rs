@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::desired::{AclClass, DesiredState};
 use crate::reconcile::World;
 use crate::routes::monitor::Link;
-use crate::routes::plan::{Actual, Scope, plan};
+use crate::routes::plan::{Actual, BOOT_PROTOCOL, RouteKind, Scope, plan};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const INTERFACES: [&str; 4] = ["cali1", "cali2", "cali3", "other"];
@@ -46,6 +46,8 @@ enum Step {
     NoBlock(usize),
     Ipv6(bool),
     FloatingIps(bool),
+    /// Whether the interface `other` is one of pods, too.
+    Prefix(bool),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -78,6 +80,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0usize..3).prop_map(Step::NoBlock),
         1 => any::<bool>().prop_map(Step::Ipv6),
         1 => prop::bool::weighted(0.8).prop_map(Step::FloatingIps),
+        1 => any::<bool>().prop_map(Step::Prefix),
     ]
 }
 
@@ -122,6 +125,12 @@ fn take(step: &Step, desired: &mut DesiredState, links: &mut Links) {
         }
         Step::Ipv6(ipv6) => {
             let settings = Settings { ipv6: *ipv6, ..(*desired.settings).clone() };
+            desired.settings = Arc::new(settings);
+        }
+        Step::Prefix(other) => {
+            let prefixes = if *other { &["cali", "other"][..] } else { &["cali"] };
+            let interface_prefixes = prefixes.iter().map(|&text| text.to_owned()).collect();
+            let settings = Settings { interface_prefixes, ..(*desired.settings).clone() };
             desired.settings = Arc::new(settings);
         }
         Step::FloatingIps(floating_ips) => {
@@ -199,6 +208,55 @@ proptest! {
             prop_assert_eq!(&states, &all, "after {:?} with {:?}", step, stale);
         }
     }
+}
+
+/// A mistake in an endpoint must not cost the host its way out.
+#[test]
+fn an_endpoint_that_names_an_interface_of_the_host_is_refused_and_changes_nothing_there() {
+    let mut desired = DesiredState::default();
+    let mut links = Links::default();
+    links.insert("eth0".parse().unwrap(), Link { index: 2, up: true, ..Link::default() });
+    let endpoint = LocalEndpoint {
+        interface: "eth0".parse().unwrap(),
+        active: true,
+        mac: Some(Mac::new([2; 6])),
+        addresses: vec!["10.65.0.2/32".parse().unwrap()],
+        nat: vec![(EXTERNAL[0], "10.65.0.2".parse().unwrap())],
+        spoof: Vec::new(),
+        class: AclClass::default().id(),
+    };
+    desired.endpoints.insert(id("a"), Arc::new(endpoint));
+    let uplink = Route {
+        destination: "0.0.0.0/0".parse().unwrap(),
+        metric: 0,
+        tos: 0,
+        scope: 0,
+        kind: RouteKind::Unicast,
+        device: Some(2),
+        indirect: true,
+        // As ip(8) writes it.
+        protocol: BOOT_PROTOCOL,
+        source: None,
+    };
+    let mut actual = Actual::default();
+    actual.set_all(vec![uplink], Vec::new(), Duration::ZERO);
+    let mut intent = Intent::default();
+    let ops = |desired: &DesiredState, intent: &mut Intent| {
+        let desired = Arc::new(desired.clone());
+        intent.update(&World { desired, links: links.clone() });
+        // Long after any grace.
+        let rules = intent.rules(Duration::from_secs(60));
+        plan(intent, &actual, &Scope::All, &rules).ops
+    };
+    assert_eq!(ops(&desired, &mut intent), vec![]);
+    let why = "interface eth0 does not begin with InterfacePrefix (cali)".to_owned();
+    assert_eq!(intent.state(&id("a")), Some(EndpointState::Error(why)));
+    assert!(!intent.is_watched(2));
+    // It is the name that counts: with that prefix the interface is one of pods.
+    let interface_prefixes = vec!["cali".to_owned(), "eth0".to_owned()];
+    desired.settings = Arc::new(Settings { interface_prefixes, ..Settings::default() });
+    assert!(!ops(&desired, &mut intent).is_empty());
+    assert_eq!(intent.state(&id("a")), Some(EndpointState::Up));
 }
 
 #[test]
