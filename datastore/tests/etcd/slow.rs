@@ -10,6 +10,7 @@ use etcd_client::{CompactionOptions, Txn, TxnOp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::support::*;
 
@@ -80,7 +81,21 @@ struct Behind {
 }
 
 impl Behind {
+    /// A connection that is silent for longer is given up: on a machine that is busy with other things
+    /// the writes may take that long, and it is done again.
     async fn new() -> Option<Self> {
+        for _ in 0..3 {
+            let behind = Self::once().await?;
+            let took = behind.since.elapsed();
+            if took < Duration::from_millis(4_500) {
+                return Some(behind);
+            }
+            eprintln!("too slow, once more: {took:?}");
+        }
+        panic!("this machine is too slow for this test");
+    }
+
+    async fn once() -> Option<Self> {
         let etcd = etcd().await?;
         let mut raw = etcd.raw().await;
         let writer = etcd.client();
@@ -104,9 +119,16 @@ impl Behind {
             raw.txn(Txn::new().and_then(puts.collect::<Vec<_>>())).await.unwrap();
         }
         // …and more messages than etcd keeps, in newer releases too.
-        for i in 0..1_500 {
-            raw.put(profile_key(i % 20), value(i), None).await.unwrap();
+        let mut writers = JoinSet::new();
+        for first in 0..20 {
+            let mut raw = raw.clone();
+            writers.spawn(async move {
+                for i in (first..1_500).step_by(20) {
+                    raw.put(profile_key(first), value(i), None).await.unwrap();
+                }
+            });
         }
+        writers.join_all().await;
         let last = raw.delete(profile_key("gone"), None).await.unwrap();
         let last = last.header().unwrap().revision();
         raw.compact(last, Some(CompactionOptions::new().with_physical())).await.unwrap();
@@ -115,9 +137,6 @@ impl Behind {
     }
 
     async fn ends_in_a_listing(mut self) {
-        // Else the connection is given up first, for its silence.
-        let took = self.since.elapsed();
-        assert!(took < Duration::from_secs(5), "this machine is too slow for this test: {took:?}");
         self.reader.until_profiles(&self.profiles).await;
         assert_eq!(self.reader.listings(), 2, "the watch went on");
         assert_eq!(self.gate.connections.load(Ordering::Relaxed), 1, "the connection broke");
