@@ -13,8 +13,10 @@ use calico_agent::config::Settings;
 use calico_agent::desired::{AddressSet, DesiredState, LocalEndpoint, Member, SetId, SetKind};
 use calico_agent::felix::iptables::uses::Subject;
 use calico_agent::felix::nftables::contents::Contents;
-use calico_agent::felix::nftables::object::{Change, Element, Match, Name, Statement, Verdict};
-use calico_agent::felix::nftables::render::{Options, Renderer, Steps};
+use calico_agent::felix::nftables::object::{
+    Change, Element, Match, Name, Rule, Statement, Verdict,
+};
+use calico_agent::felix::nftables::render::{Options, Renderer, Steps, names};
 use calico_agent::felix::scene::Stage;
 use calico_agent::routes::monitor::{Link, Links};
 use calico_datastore::model::{Cidr, Mac};
@@ -122,6 +124,64 @@ fn assert_sound(contents: &Contents, what: &str) {
     }
 }
 
+/// A packet in the old rules may find the way to a chain that has no rules yet. Then the drop behind the
+/// map is next; and whoever comes to a chain that has rules does not come back.
+fn assert_falls_back(contents: &Contents, what: &str) {
+    let last = |name: &Name| {
+        let rule = contents.chains[name].rules.last().filter(|rule| rule.matches.is_empty());
+        rule.and_then(|rule| rule.statements.last().cloned())
+    };
+    let drops = |end: Option<Statement>| match end {
+        Some(Statement::Verdict(Verdict::Goto(to))) => crate::kinds::drops(&to),
+        end => matches!(end, Some(Statement::Verdict(Verdict::Drop) | Statement::Reject)),
+    };
+    for map in [names::FROM, names::TO] {
+        for element in contents.sets[map].elements.iter() {
+            let (Element::Group(_, to) | Element::Named(_, to)) = &element else {
+                panic!("{what}: {element:?}")
+            };
+            let Verdict::Jump(class) = to else { panic!("{what}: {element:?}") };
+            let end = last(class);
+            let ends = drops(end.clone())
+                || matches!(end, Some(Statement::Verdict(Verdict::Accept | Verdict::Goto(_))));
+            assert!(ends, "{what}: {class} ends with {end:?}");
+        }
+        let asks = |rule: &Rule| {
+            let here = |one: &Statement| matches!(one, Statement::Dispatch { map: of, .. } if **of == *map);
+            rule.statements.iter().any(here)
+        };
+        let asking = contents.chains.iter().filter(|(_, chain)| chain.rules.iter().any(asks));
+        let asking: Vec<_> = asking.collect();
+        assert_eq!(asking.len(), 1, "{what}: {map}");
+        for (name, chain) in asking {
+            let behind = chain.rules.iter().position(asks).unwrap() + 1;
+            assert_eq!(behind, chain.rules.len() - 1, "{what}: {name}");
+            assert!(drops(last(name)), "{what}: {name}");
+        }
+    }
+}
+
+/// The table as an agent left it that wrote "goto" into the maps.
+fn with_goto(contents: &Contents) -> Contents {
+    let mut out = contents.clone();
+    let old = |to| match to {
+        Verdict::Jump(to) => Verdict::Goto(to),
+        other => other,
+    };
+    for map in [names::FROM, names::TO] {
+        let elements = &mut out.sets.get_mut(map).unwrap().elements;
+        *elements = elements
+            .iter()
+            .map(|element| match element {
+                Element::Group(group, to) => Element::Group(group, old(to)),
+                Element::Named(name, to) => Element::Named(name, old(to)),
+                other => other,
+            })
+            .collect();
+    }
+    out
+}
+
 /// No object is named twice, but what is replaced, and no element comes and goes.
 fn assert_tidy(changes: &[Change]) {
     let mut keys = HashMap::new();
@@ -180,6 +240,7 @@ fn walk(seed: u64, counts: &mut Counts) {
             assert_eq!(held.apply(changes), [], "seed {seed}, step {step}");
             assert_sound(&held, &format!("seed {seed}, step {step}"));
         }
+        assert_falls_back(&held, &format!("seed {seed}, step {step}"));
         counts.changes += now.len() + after.len();
         counts.chains += now.iter().filter(|one| matches!(one, Change::PutChain(..))).count();
         counts.after += after.len();
@@ -210,7 +271,8 @@ fn walk(seed: u64, counts: &mut Counts) {
     let owners = || scene.interfaces.owners().map(|(_, endpoint)| &endpoint.class);
     let links = || owners().map(|id| (renderer.group_of(id).unwrap_or(0), Some(id)));
     let empty = Contents::default();
-    for (known, map) in [(true, &held), (false, &empty)] {
+    let older = with_goto(&held);
+    for (known, map) in [(true, &held), (true, &older), (false, &empty)] {
         let mut other = Renderer::new(&of, options).unwrap();
         other.take_over(&scene, map, links().filter(|_| !known));
         other.all(&scene);

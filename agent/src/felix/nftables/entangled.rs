@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 
 use super::contents::Contents;
 use super::expr::{Expr, SetRef};
-use super::object::{Name, Verdict};
+use super::object::{Element, Name, Verdict};
+use super::plan::target;
 use super::read::{Found, FoundChain};
 
 /// The sets that hold something else, and that rules ask which say something else, too. A packet that
 /// is in the old rules while the change comes into force would find the new members.
 ///
 /// Only chains that are there and change count, with what they jump to: no packet is in a new one yet,
-/// and one that goes is in nobody's way any more. Verdict maps are not followed: whoever is led to
-/// another class is so before or after the change of the table, not with it. A set of another type is
-/// one of them, whatever asks it.
+/// and one that goes is in nobody's way any more. Verdict maps are not followed: an interface comes into
+/// the group of another class before or after the change of the table, not with it. But the chains that a
+/// key led to count when it leads elsewhere from now on. A set of another type is one of them, whatever
+/// asks it.
 pub(in crate::felix) fn entangled(found: &Found, wanted: &Contents) -> BTreeSet<Name> {
     let mut others = BTreeSet::new();
     let mut out = BTreeSet::new();
@@ -29,8 +31,9 @@ pub(in crate::felix) fn entangled(found: &Found, wanted: &Contents) -> BTreeSet<
         return out;
     }
     let changing = wanted.chains.iter().filter(|(name, chain)| !found.holds(name, chain));
-    let mut ahead: Vec<&str> = changing.map(|(name, _)| &**name).collect();
-    let mut seen: BTreeSet<&str> = ahead.iter().copied().collect();
+    let mut seen: BTreeSet<&str> = changing.map(|(name, _)| &**name).collect();
+    seen.extend(left(found, wanted));
+    let mut ahead: Vec<&str> = seen.iter().copied().collect();
     while let Some(name) = ahead.pop() {
         let Some(chain) = found.chains.get(name) else { continue };
         for expr in exprs(chain) {
@@ -48,6 +51,19 @@ pub(in crate::felix) fn entangled(found: &Found, wanted: &Contents) -> BTreeSet<
     out
 }
 
+/// The chains that keys of maps lead to which lead elsewhere from now on.
+fn left<'a>(found: &'a Found, wanted: &'a Contents) -> impl Iterator<Item = &'a str> {
+    let maps = found.sets.iter().filter_map(|(name, set)| Some((set, wanted.sets.get(name)?)));
+    let keys = maps.flat_map(|(set, wanted)| set.elements.iter().map(move |one| (one, wanted)));
+    keys.filter_map(|(element, wanted)| {
+        let (Element::Group(_, verdict) | Element::Named(_, verdict)) = element else {
+            return None;
+        };
+        let (old, new) = (target(verdict)?, wanted.elements.verdict(element)?);
+        (target(new) != Some(old)).then_some(&**old)
+    })
+}
+
 fn exprs(chain: &FoundChain) -> impl Iterator<Item = &Expr> {
     chain.rules.iter().flat_map(|rule| &rule.exprs)
 }
@@ -60,7 +76,7 @@ mod tests {
 
     use super::super::compare::tests::shown;
     use super::super::contents::Set;
-    use super::super::object::{Chain, Element, Match, Rule, SetKind, SetSpec, Side, Statement};
+    use super::super::object::{Chain, Match, Rule, SetKind, SetSpec, Side, Statement};
     use super::*;
 
     fn asks(set: &str, verdict: Verdict) -> Rule {
@@ -116,6 +132,27 @@ mod tests {
         let elsewhere = ("b", vec![asks("s", Drop)]);
         let old = with(&[class("a"), policy(), ("b", vec![])], &small);
         assert_eq!(names(&old, &with(&[class("a"), policy(), elsewhere], &large)), [""; 0]);
+    }
+
+    #[test]
+    fn so_are_sets_of_a_class_that_an_interface_leaves_with_the_change() {
+        let accepts = || vec![asks("s", Verdict::Accept)];
+        let table = |class: &str, goes_there: fn(Name) -> Verdict, members: &[&str]| {
+            let chains = [("a", vec![to("policy")]), ("b", vec![]), ("policy", accepts())];
+            let mut all = with(&chains, &[("s", members)]);
+            let spec = SetSpec { kind: SetKind::VerdictsByName, counters: false };
+            let key = Element::Named("cali1".parse().unwrap(), goes_there(class.into()));
+            all.sets.insert("map".into(), Set { spec, elements: [key].into_iter().collect() });
+            all
+        };
+        let before = table("a", Verdict::Goto, &["10.0.0.1"]);
+        let more = ["10.0.0.1", "10.0.0.2"];
+        assert_eq!(names(&before, &table("b", Verdict::Jump, &more)), ["s"]);
+        // The same place by another verdict, and an interface that is no more.
+        assert_eq!(names(&before, &table("a", Verdict::Jump, &more)), [""; 0]);
+        let mut gone = table("a", Verdict::Jump, &more);
+        gone.sets.get_mut("map").unwrap().elements = Default::default();
+        assert_eq!(names(&before, &gone), [""; 0]);
     }
 
     #[test]

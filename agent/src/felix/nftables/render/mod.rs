@@ -135,7 +135,11 @@ impl Renderer {
         for map in [names::FROM, names::TO] {
             let elements = held.sets.get(map).into_iter().flat_map(|set| set.elements.iter());
             for element in elements {
-                let Element::Group(group, Verdict::Goto(chain)) = element else { continue };
+                // Agents before this one wrote "goto".
+                let Element::Group(group, Verdict::Jump(chain) | Verdict::Goto(chain)) = element
+                else {
+                    continue;
+                };
                 self.groups.avoid(group);
                 let class = names::class_of_chain(&chain).and_then(|text| ids.get(text));
                 if let Some(class) = class {
@@ -291,7 +295,7 @@ impl Renderer {
     fn class_elements(&mut self, id: &ClassId) -> Vec<(Name, Element)> {
         let group = self.options.groups.then(|| self.groups.give(id)).flatten();
         let Some(group) = group else { return Vec::new() };
-        let to = |direction| Verdict::Goto(names::class(id, direction));
+        let to = |direction| elements::leads(id, direction);
         dispatch().map(|(map, direction)| (map, Element::Group(group, to(direction)))).collect()
     }
 
