@@ -7,6 +7,8 @@ use super::expr::{Expr, SetRef};
 use super::object::{Element, Name, Verdict};
 use super::plan::target;
 use super::read::{Found, FoundChain};
+use super::render::Renderer;
+use crate::felix::scene::Scene;
 
 /// The sets that hold something else, and that rules ask which say something else, too. A packet that
 /// is in the old rules while the change comes into force would find the new members.
@@ -16,7 +18,7 @@ use super::read::{Found, FoundChain};
 /// the group of another class before or after the change of the table, not with it. But the chains that a
 /// key led to count when it leads elsewhere from now on. A set of another type is one of them, whatever
 /// asks it.
-pub(in crate::felix) fn entangled(found: &Found, wanted: &Contents) -> BTreeSet<Name> {
+fn entangled(found: &Found, wanted: &Contents) -> BTreeSet<Name> {
     let mut others = BTreeSet::new();
     let mut out = BTreeSet::new();
     for (name, wanted) in &wanted.sets {
@@ -51,6 +53,24 @@ pub(in crate::felix) fn entangled(found: &Found, wanted: &Contents) -> BTreeSet<
     out
 }
 
+/// Gives such sets other names, so that the rules that are there go on asking the old ones. Rules that name
+/// one of them become others as well, and what else they name follows.
+pub(in crate::felix) fn apart(
+    renderer: &mut Renderer,
+    scene: &Scene<'_>,
+    found: &Found,
+    mut wanted: Contents,
+) -> Contents {
+    let mut renewed = BTreeSet::new();
+    loop {
+        let entangled = entangled(found, &wanted);
+        if !renderer.renew(|name| entangled.contains(name), &mut renewed) {
+            return wanted;
+        }
+        wanted = renderer.all(scene);
+    }
+}
+
 /// The chains that keys of maps lead to which lead elsewhere from now on.
 fn left<'a>(found: &'a Found, wanted: &'a Contents) -> impl Iterator<Item = &'a str> {
     let maps = found.sets.iter().filter_map(|(name, set)| Some((set, wanted.sets.get(name)?)));
@@ -72,12 +92,20 @@ fn exprs(chain: &FoundChain) -> impl Iterator<Item = &Expr> {
 mod tests {
     use std::sync::Arc;
 
-    use calico_datastore::model::Family;
+    use calico_datastore::model::{Action, Family};
 
     use super::super::compare::tests::shown;
     use super::super::contents::Set;
     use super::super::object::{Chain, Match, Rule, SetKind, SetSpec, Side, Statement};
+    use super::super::render::Options;
     use super::*;
+    use crate::config::Settings;
+    use crate::desired::{
+        AclClass, ActiveRule, ActiveRules, AddressSet, DesiredState, DirectionAcl, Member, SetId,
+        SetKind as MemberKind, SideMatch,
+    };
+    use crate::felix::scene::Stage;
+    use crate::routes::monitor::Links;
 
     fn asks(set: &str, verdict: Verdict) -> Rule {
         let (side, family) = (Side::Source, Family::V4);
@@ -153,6 +181,63 @@ mod tests {
         let mut gone = table("a", Verdict::Jump, &more);
         gone.sets.get_mut("map").unwrap().elements = Default::default();
         assert_eq!(names(&before, &gone), [""; 0]);
+    }
+
+    /// Profiles of these names, whose rules are about these sets, of as many members.
+    fn state(profiles: &[(&str, &[(Action, &str)])], members: u8) -> Arc<DesiredState> {
+        let mut state = DesiredState::default();
+        let rule = |(action, set): &(Action, &str)| ActiveRule {
+            origin: 0,
+            action: *action,
+            family: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: SideMatch { sets: vec![SetId::new(*set)], ..SideMatch::default() },
+            destination: SideMatch::default(),
+        };
+        for (name, rules) in profiles {
+            for (_, id) in *rules {
+                let net = |n| Member::Net(format!("10.0.0.{n}/32").parse().unwrap());
+                let members = (1..=members).map(net).collect();
+                let set = AddressSet { kind: MemberKind::Net, selector: "all()".into(), members };
+                state.sets.insert(SetId::new(*id), set);
+            }
+            let ingress = rules.iter().map(rule).collect();
+            let rules = ActiveRules { ingress, egress: Vec::new() };
+            state.profiles.insert((*name).into(), Arc::new(rules));
+        }
+        let profiles = profiles.iter().map(|(name, _)| (*name).into()).collect();
+        let ingress = DirectionAcl { profiles, ..DirectionAcl::default() };
+        let class = AclClass { active: true, ingress, ..AclClass::default() };
+        state.classes.insert(class.id(), Arc::new(class));
+        Arc::new(state)
+    }
+
+    #[test]
+    fn rules_that_change_for_that_reason_only_take_their_other_sets_along() {
+        use Action::{Allow, Deny};
+        let q: &[_] = &[(Allow, "t"), (Allow, "u")];
+        let before = state(&[("p", &[(Allow, "s"), (Allow, "t")]), ("q", q)], 1);
+        let after = state(&[("p", &[(Deny, "s"), (Allow, "t")]), ("q", q)], 2);
+        let options = Options { groups: true, random_fully: true };
+        let new = || Renderer::new(&Settings::default(), options).unwrap();
+        let stage = Stage::of(&before, &Links::new());
+        let found = shown(&new().all(&stage.scene(&before)));
+        let stage = Stage::of(&after, &Links::new());
+        let scene = stage.scene(&after);
+        let mut renderer = new();
+        renderer.take_over(&scene, &found.contents(), []);
+        let wanted = renderer.all(&scene);
+        let asked = |wanted: &Contents| -> Vec<String> {
+            let sets = wanted.sets.keys().filter(|name| name.starts_with("set4-"));
+            sets.map(ToString::to_string).collect()
+        };
+        assert_eq!(asked(&wanted), ["set4-s", "set4-t", "set4-u"]);
+        assert_eq!(entangled(&found, &wanted), ["set4-s".into(), "set4-t".into()].into());
+        let wanted = apart(&mut renderer, &scene, &found, wanted);
+        assert_eq!(asked(&wanted), ["set4-s.b", "set4-t.b", "set4-u.b"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{Nftables, SUBJECT, Sockets};
 use crate::drift;
 use crate::felix::nftables::compare::{Difference, compare};
 use crate::felix::nftables::contents::Contents;
-use crate::felix::nftables::entangled::entangled;
+use crate::felix::nftables::entangled::apart;
 use crate::felix::nftables::groups::Grouped;
 use crate::felix::nftables::object::{BaseKind, Chain, Change, Element, Statement};
 use crate::felix::nftables::read::Found;
@@ -123,11 +123,7 @@ impl Nftables {
         let mut wanted = self.renderer.all(scene);
         // A set that a state from disk would fill anew lost what that does not know.
         if let Some(found) = found.as_ref().filter(|_| !scene.state.origin.is_stored()) {
-            let entangled = entangled(found, &wanted);
-            if !entangled.is_empty() {
-                self.renderer.renew(|name| entangled.contains(name));
-                wanted = self.renderer.all(scene);
-            }
+            wanted = apart(&mut self.renderer, scene, found, wanted);
         }
         if let Some(found) = &found {
             run.moved.extend(moved(found, &wanted));

@@ -54,7 +54,7 @@ use self::units::Units;
 use super::contents::{Contents, Elements, Set};
 use super::object::{Change, Element, Hook, Name, Rule, SetSpec, Verdict};
 use crate::config::Settings;
-use crate::desired::{AclClass, ClassId};
+use crate::desired::{AclClass, ClassId, SetId};
 use crate::felix::iptables::uses::Subject;
 use crate::felix::ruleset::Direction;
 use crate::felix::scene::Scene;
@@ -157,9 +157,10 @@ impl Renderer {
 
     /// Sets of rules that are `chosen` by their names become others, with the same members: for those
     /// that hold something else in the kernel while the rules that name them may say something else,
-    /// too. [`Renderer::all`] has to follow.
-    pub fn renew(&mut self, chosen: impl Fn(&str) -> bool) {
-        self.shapes.renew(chosen);
+    /// too. Each only once: `renewed` are those that were before. True when there are some: then
+    /// [`Renderer::all`] has to follow.
+    pub fn renew(&mut self, chosen: impl Fn(&str) -> bool, renewed: &mut BTreeSet<SetId>) -> bool {
+        self.shapes.renew(chosen, renewed)
     }
 
     /// The group that the interfaces of a class must have. `None` without groups, and of a class that
