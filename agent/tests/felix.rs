@@ -29,6 +29,8 @@ mod dispatch;
 mod economy;
 #[path = "felix/holes.rs"]
 mod holes;
+#[path = "felix/holes_frame.rs"]
+mod holes_frame;
 #[path = "felix/holes_nat.rs"]
 mod holes_nat;
 #[path = "felix/host.rs"]

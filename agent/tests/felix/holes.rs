@@ -15,11 +15,11 @@ use crate::world::*;
 
 const OUTSIDE: [&str; 2] = ["198.51.100.2", "2001:db8::2"];
 
-struct Place {
-    a: Pod,
-    b: Pod,
+pub(crate) struct Place {
+    pub(crate) a: Pod,
+    pub(crate) b: Pod,
     _outside: Netns,
-    state: DesiredState,
+    pub(crate) state: DesiredState,
 }
 
 fn udp(action: Action, port: u16) -> calico_agent::desired::ActiveRule {
@@ -30,7 +30,7 @@ fn udp(action: Action, port: u16) -> calico_agent::desired::ActiveRule {
 }
 
 /// Two pods and a machine outside, where pods are masqueraded. `b` takes TCP to 80 and UDP to 5000.
-fn place(host: &mut Host, flavour: Flavour) -> Place {
+pub(crate) fn place(host: &mut Host, flavour: Flavour) -> Place {
     let (a, b) = (host.pod(1), host.pod(2));
     let outside = Netns::new();
     sh(&format!(
@@ -152,7 +152,7 @@ impl Place {
         }
     }
 
-    fn allowed(&self) -> Vec<Line> {
+    pub(crate) fn allowed(&self) -> Vec<Line> {
         let outside = OUTSIDE.map(|to| Line::tcp(&self.a, to.parse().unwrap(), 80).unwrap());
         let inside = self
             .b
@@ -163,7 +163,7 @@ impl Place {
     }
 
     /// What only a hole lets through.
-    fn denied(&self) -> Vec<Line> {
+    pub(crate) fn denied(&self) -> Vec<Line> {
         let both = self.b.both().into_iter();
         both.flat_map(|to| {
             [Line::tcp(&self.a, to, 81).expect("there is a hole"), Line::udp(&self.a, to, 5001)]

@@ -24,6 +24,59 @@ fn a_policy_that_passes_and_is_refused_is_closed_in_the_same_way() {
     play(Some(82), "rule 2 of chain ");
 }
 
+/// What somebody else made is in the way of the rest, and goes with it in one: the policy that was closed in
+/// the first try is refused again, and no reason to give up.
+#[test]
+fn a_policy_is_closed_although_something_is_in_the_way_of_the_rest() {
+    on_nftables(|host, flavour| {
+        let (a, b, c) = (host.pod(1), host.pod(2), host.pod(3));
+        c.serve(80);
+        let mut state = empty(flavour);
+        profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
+        let fine = || vec![tcp(Action::Allow, &[80])];
+        policy(&mut state, "p", fine());
+        policy(&mut state, "other", fine());
+        endpoint(&mut state, &a, &profiles(&["all"]), true);
+        let asks = |policy| ingress_tiers(vec![tier("t", &[policy], TierAction::Deny)], "all");
+        endpoint(&mut state, &b, &asks("p"), true);
+        endpoint(&mut state, &c, &asks("other"), true);
+        for n in 0..SELECTORS {
+            set(&mut state, &format!("s{n}"), &[1]);
+        }
+        host.apply(&state, Wake::Start);
+        let mut bad = next(&state);
+        let mut refused = tcp(Action::Allow, &[80]);
+        refused.source.sets = (0..SELECTORS).map(|n| SetId::new(format!("s{n}"))).collect();
+        policy(&mut bad, "p", vec![refused]);
+        host.restart();
+        // Fifteen chains lead to those of classes, which are empty: with what they jump to it is too deep.
+        sh("classes=$(nft list table inet calico | sed -n 's/^.chain \\(to-class-[^ ]*\\) .*/\\1/p')
+            {
+                echo 'add chain inet calico x { type filter hook forward priority 50; }'
+                for n in $(seq 14); do echo \"add chain inet calico d$n\"; done
+                echo 'add rule inet calico x jump d1'
+                for n in $(seq 13); do echo \"add rule inet calico d$n jump d$((n + 1))\"; done
+                for class in $classes; do
+                    echo \"flush chain inet calico $class\"
+                    echo \"add rule inet calico d14 jump $class\"
+                done
+            } > /tmp/refused.$$
+            nft -f /tmp/refused.$$ || { cat /tmp/refused.$$; exit 1; }
+            rm /tmp/refused.$$
+            ip link set calipod2 group 0");
+        let report = host.run(&bad, Wake::Start);
+        let told = report.problems.iter().map(|one| format!("{}: {}", one.subject, one.message));
+        let told: Vec<String> = told.collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("policy p: the kernel refuses its rules"), "{told:?}");
+        assert_eq!(report.applied, Some(bad.generation), "the rest is in force");
+        for to in b.both().into_iter().chain(c.both()) {
+            assert_eq!(opens(&a, to, 80), c.both().contains(&to), "{to}");
+        }
+        assert!(!sh("nft list table inet calico").contains("chain x"), "it is gone");
+    });
+}
+
 /// What is allowed has some tries: the machine may be busy with other things.
 fn opens(from: &Pod, to: IpAddr, port: u16) -> bool {
     (0..4).any(|_| from.reaches(to, port))

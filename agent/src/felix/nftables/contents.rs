@@ -47,6 +47,11 @@ impl Elements {
         self.0.get(&key) == Some(&verdict)
     }
 
+    /// Where the key of this one leads.
+    pub fn verdict(&self, element: &Element) -> Option<&Verdict> {
+        self.0.get(&split(element.clone()).0)?.as_ref()
+    }
+
     /// Each of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = Element> {
         self.0.iter().map(|(key, verdict)| match (key, verdict) {

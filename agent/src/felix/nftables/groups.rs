@@ -22,6 +22,9 @@ const EXT_MASK: u16 = 29;
 /// `RTEXT_FILTER_SKIP_STATS`.
 const SKIP_STATS: u32 = 8;
 
+/// How often interfaces are listed while some come or go.
+const TRIES: usize = 20;
+
 /// An interface and its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::felix) struct Grouped {
@@ -67,8 +70,18 @@ impl Groups {
     /// Those of all interfaces, by name.
     ///
     /// # Errors
-    /// When the kernel does not list them.
+    /// When the kernel does not list them, or interfaces come and go each time while it does.
     pub(in crate::felix) fn read(&mut self) -> io::Result<BTreeMap<InterfaceName, Grouped>> {
+        for _ in 1..TRIES {
+            match self.list() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                listed => return listed,
+            }
+        }
+        self.list()
+    }
+
+    fn list(&mut self) -> io::Result<BTreeMap<InterfaceName, Grouped>> {
         let mask = SKIP_STATS.to_ne_bytes();
         let asked = request(GET, REQUEST | DUMP, &header(0), &[(EXT_MASK, &mask)]);
         let mut found = BTreeMap::new();
@@ -98,6 +111,9 @@ impl Groups {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::Write as _;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn link(family: u8, name: &[u8], group: Option<u32>) -> Vec<u8> {
         let mut head = header(7);
@@ -116,6 +132,57 @@ mod tests {
         // AF_BRIDGE.
         assert_eq!(decode(&link(7, b"cali1\0", Some(1))), None);
         assert_eq!(decode(&[]), None);
+    }
+
+    /// Needs root, and runs in a network namespace of its own thread.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test that makes its own interfaces")]
+    fn interfaces_are_listed_while_others_come_and_go() {
+        if !nix::unistd::Uid::effective().is_root() {
+            return;
+        }
+        let ip = || {
+            let mut command = std::process::Command::new("ip");
+            command.args(["-force", "-batch", "-"]).stdin(std::process::Stdio::piped());
+            let mut ip = command.spawn().unwrap();
+            let input = ip.stdin.take().unwrap();
+            (ip, input)
+        };
+        let inside = move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let (mut all, mut input) = ip();
+            for n in 0..100 {
+                writeln!(input, "link add a{n} type veth peer name b{n}").unwrap();
+            }
+            drop(input);
+            assert!(all.wait().unwrap().success());
+            let (mut others, mut input) = ip();
+            let stop = Arc::new(AtomicBool::new(false));
+            let stopped = Arc::clone(&stop);
+            let churn = std::thread::spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    let lines = "link add x type veth peer name y\nlink del x\n";
+                    input.write_all(lines.as_bytes()).unwrap();
+                }
+            });
+            let mut groups = Groups::open().unwrap();
+            let begin = std::time::Instant::now();
+            let (mut interrupted, mut failed) = (0, 0);
+            while interrupted < 10 && begin.elapsed().as_secs() < 60 {
+                interrupted += usize::from(groups.list().is_err());
+                match groups.read() {
+                    Ok(found) => assert!(found.len() > 200, "{}", found.len()),
+                    Err(_) => failed += 1,
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            churn.join().unwrap();
+            others.kill().unwrap();
+            others.wait().unwrap();
+            assert!(interrupted >= 10, "{interrupted}: nothing is shown");
+            assert_eq!(failed, 0);
+        };
+        std::thread::spawn(inside).join().unwrap();
     }
 
     proptest! {

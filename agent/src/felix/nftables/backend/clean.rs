@@ -1,10 +1,12 @@
 //! Removes what a run with this dataplane left: the table, and the groups of interfaces.
 
+use std::io;
+
 use crate::felix::counters::Counters;
 use crate::felix::nftables::TABLE;
 use crate::felix::nftables::groups::{Grouped, Groups};
 use crate::felix::nftables::render::groups::is_ours;
-use crate::felix::nftables::table::Table;
+use crate::felix::nftables::table::{ReadError, Table};
 use crate::telemetry::chain;
 
 use super::places::NONE;
@@ -26,15 +28,8 @@ impl Remains {
     pub(in crate::felix) fn find() -> Result<Self, String> {
         let mut table = Table::open(TABLE, Counters::default()).map_err(|error| chain(&error))?;
         let table = table.read().map_err(|error| chain(&error))?.is_some();
-        let links = Groups::open().and_then(|mut groups| groups.read());
-        let links = links.map_err(|error| format!("cannot list interfaces: {error}"))?;
-        let links = links.into_values().filter(|link| is_ours(link.group)).collect();
+        let links = links().map_err(|error| format!("cannot list interfaces: {error}"))?;
         Ok(Self { table, links })
-    }
-
-    /// True when nothing is there.
-    pub(in crate::felix) fn is_empty(&self) -> bool {
-        !self.table && self.links.is_empty()
     }
 
     /// Removes it all: first the table, or what is in no group any more would be dropped.
@@ -59,7 +54,22 @@ impl Remains {
     }
 }
 
-/// True when anything of ours is there.
+/// True when anything of ours is there, as far as the kernel says it: a table is there also when interfaces
+/// cannot be listed, and so is one that does not stop changing.
 pub(in crate::felix) fn is_there() -> bool {
-    Remains::find().is_ok_and(|remains| !remains.is_empty())
+    table_is_there() || links().is_ok_and(|links| !links.is_empty())
+}
+
+fn table_is_there() -> bool {
+    let Ok(mut table) = Table::open(TABLE, Counters::default()) else { return false };
+    match table.read() {
+        Ok(found) => found.is_some(),
+        Err(error) => matches!(error, ReadError::Restless),
+    }
+}
+
+/// The interfaces in groups of ours.
+fn links() -> io::Result<Vec<Grouped>> {
+    let links = Groups::open()?.read()?;
+    Ok(links.into_values().filter(|link| is_ours(link.group)).collect())
 }

@@ -11,15 +11,26 @@ use super::{Nftables, SUBJECT, Sockets};
 use crate::drift;
 use crate::felix::nftables::compare::{Difference, compare};
 use crate::felix::nftables::contents::Contents;
-use crate::felix::nftables::entangled::entangled;
+use crate::felix::nftables::entangled::apart;
 use crate::felix::nftables::groups::Grouped;
 use crate::felix::nftables::object::{BaseKind, Chain, Change, Element, Statement};
 use crate::felix::nftables::read::Found;
 use crate::felix::nftables::render::Steps;
+use crate::felix::nftables::wire::read::ListedBase;
 use crate::felix::reconciler::{Job, Run};
 use crate::felix::scene::Scene;
 use crate::felix::watch::Touched;
 use crate::telemetry::chain;
+
+/// The chains that are there whatever the settings say, and without which no pod's packet is asked.
+const WAYS_IN: [&str; 6] = [
+    "raw-prerouting",
+    "forward-from-pod",
+    "from-pod",
+    "forward-to-pod",
+    "to-pod",
+    "input-from-pod",
+];
 
 impl Nftables {
     /// Puts right what others did since the last run, and says it, before anything new is done: what
@@ -112,11 +123,7 @@ impl Nftables {
         let mut wanted = self.renderer.all(scene);
         // A set that a state from disk would fill anew lost what that does not know.
         if let Some(found) = found.as_ref().filter(|_| !scene.state.origin.is_stored()) {
-            let entangled = entangled(found, &wanted);
-            if !entangled.is_empty() {
-                self.renderer.renew(|name| entangled.contains(name));
-                wanted = self.renderer.all(scene);
-            }
+            wanted = apart(&mut self.renderer, scene, found, wanted);
         }
         if let Some(found) = &found {
             run.moved.extend(moved(found, &wanted));
@@ -125,6 +132,12 @@ impl Nftables {
         let mut steps = Steps { now, after };
         if scene.state.origin.is_stored() {
             only_give(&mut steps);
+        }
+        if is_open(found.as_ref(), &wanted) {
+            run.unasked.extend(Family::ALL);
+        }
+        if found.as_ref().is_none_or(|found| found.asleep) {
+            run.untranslated.extend(Family::ALL);
         }
         note(&steps, run);
         let mut moves = self.moves(&links, scene);
@@ -160,8 +173,6 @@ fn differs(sockets: &mut Sockets, found: Option<&Found>, wanted: &Contents) -> D
 fn note(steps: &Steps, run: &mut Run) {
     for change in steps.now.iter().chain(&steps.after) {
         match change {
-            // Packets did not come to our rules, or came to others.
-            Change::PutChain(_, chain) if is_way_in(chain) => run.unasked.extend(Family::ALL),
             Change::PutChain(_, chain) if translates(chain) => {
                 run.untranslated.extend(Family::ALL);
             }
@@ -173,8 +184,24 @@ fn note(steps: &Steps, run: &mut Run) {
     }
 }
 
-fn is_way_in(chain: &Chain) -> bool {
-    chain.base.is_some_and(|base| base.kind == BaseKind::Filter)
+/// Packets passed by our rules, or came to none: the table is not there or dormant, or of a chain that
+/// leads packets to it nothing is left, or the kernel calls it at another place. That a rule says something
+/// else is no hole: it is what another version of this program writes, or what other settings make of it.
+fn is_open(found: Option<&Found>, wanted: &Contents) -> bool {
+    let Some(found) = found.filter(|found| !found.asleep) else { return true };
+    wanted.chains.iter().any(|(name, chain)| {
+        let always = WAYS_IN.contains(&&**name);
+        let filters = chain.base.is_some_and(|base| base.kind == BaseKind::Filter);
+        (always || filters)
+            && match found.chains.get(name) {
+                // Others come and go with settings and host endpoints.
+                None => always,
+                Some(there) => {
+                    there.base != chain.base.map(ListedBase::from)
+                        || (there.rules.is_empty() && !chain.rules.is_empty())
+                }
+            }
+    })
 }
 
 fn translates(chain: &Chain) -> bool {

@@ -112,11 +112,20 @@ impl Nftables {
         if moves.is_empty() || after.is_empty() {
             now.append(&mut after);
             self.write(now, sockets, scene).await?;
-        } else if let Err(error) = self.write(now.clone(), sockets, scene).await {
-            // What goes later may be what somebody else made and what is in the way.
-            debug!(error = %chain(&error), "all at once instead");
-            now.append(&mut after);
-            self.write(now, sockets, scene).await?;
+        } else {
+            let shut = self.shut.clone();
+            if let Err(error) = self.write(now.clone(), sockets, scene).await {
+                // What goes later may be what somebody else made and what is in the way.
+                debug!(error = %chain(&error), "all at once instead");
+                // What was closed on the way is in the changes as it was: it is blamed again, and closed.
+                if self.shut != shut {
+                    let closed = shut.keys().cloned().collect();
+                    self.shut = shut;
+                    now = over(now, self.renderer.shut(scene, closed));
+                }
+                now.append(&mut after);
+                self.write(now, sockets, scene).await?;
+            }
         }
         if !moves.is_empty() {
             self.place(moves, &mut sockets.groups);

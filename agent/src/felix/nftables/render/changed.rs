@@ -9,7 +9,7 @@ use super::elements::{self, own};
 use super::names;
 use super::pods::at;
 use super::{Renderer, Steps, shapes};
-use crate::desired::{ActiveRules, Change as Differs, DesiredState};
+use crate::desired::{ActiveRules, Change as Differs, ClassId, DesiredState, SetId};
 use crate::felix::iptables::uses::Subject;
 use crate::felix::nftables::object::{Change, Element, Name};
 use crate::felix::ruleset::Direction;
@@ -67,19 +67,46 @@ impl Renderer {
             self.pools(old, state, &mut out);
         }
 
-        let entangled = shapes::touched(diff).into_iter();
-        let entangled = entangled.filter(|set| self.units.is_entangled(set, &again));
-        let entangled = entangled.cloned().collect();
+        let entangled = self.entangled(changed, state, &again);
         let families = self.style.families.clone();
         let grown = self.shapes.change((old, state), diff, &families, &entangled, &mut out);
         again.extend(grown.iter().flat_map(|set| self.units.namers(set)).cloned());
         self.make(again, gone, scene, &mut out);
 
-        let moves = interfaces.owners.values().any(|(before, after)| match (before, after) {
-            (Some(before), Some(after)) => before.class != after.class,
-            _ => false,
-        });
+        let moves = left(changed).next().is_some();
         steps(out, moves && self.options.groups && !freed.is_empty())
+    }
+
+    /// The sets that change together with rules that name them, when these are made `again`. Rules that name
+    /// such a set, or one that outgrows its shape, are made again as well, and what else they name follows.
+    fn entangled(
+        &self,
+        changed: Changed<'_>,
+        state: &DesiredState,
+        again: &BTreeSet<Key>,
+    ) -> BTreeSet<SetId> {
+        let mut out = BTreeSet::new();
+        let mut touched = shapes::touched(changed.diff);
+        if touched.is_empty() {
+            return out;
+        }
+        let outgrown = self.shapes.outgrown((changed.old, state), &touched);
+        let mut again = again.clone();
+        again.extend(outgrown.into_iter().flat_map(|set| self.units.namers(set)).cloned());
+        if !self.options.groups {
+            // Whose key leads elsewhere leaves its class with the change.
+            again.extend(left(changed).map(Key::Class));
+        }
+        loop {
+            let (more, rest): (BTreeSet<&SetId>, _) =
+                touched.into_iter().partition(|set| self.units.is_entangled(set, &again));
+            if more.is_empty() {
+                return out;
+            }
+            again.extend(more.iter().flat_map(|set| self.units.namers(set)).cloned());
+            out.extend(more.into_iter().cloned());
+            touched = rest;
+        }
     }
 
     /// Follows the endpoints. True when there are other sets than before.
@@ -176,6 +203,14 @@ impl Renderer {
             self.frame_sets.remove(name);
         }
     }
+}
+
+/// The classes that endpoints leave for another.
+fn left(changed: Changed<'_>) -> impl Iterator<Item = ClassId> {
+    changed.interfaces.owners.values().filter_map(|(before, after)| {
+        let (before, after) = (before.as_ref()?, after.as_ref()?);
+        (before.class != after.class).then(|| before.class.clone())
+    })
 }
 
 /// The policies and profiles that are not the same.

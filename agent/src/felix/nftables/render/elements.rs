@@ -9,7 +9,7 @@ use super::names::{self, OfPods};
 use super::nat::masquerades;
 use super::pods::at;
 use super::style::Style;
-use crate::desired::{DesiredState, LocalEndpoint};
+use crate::desired::{ClassId, DesiredState, LocalEndpoint};
 use crate::felix::nftables::object::{Element, Name, SetKind, SetSpec, Verdict};
 use crate::felix::ruleset::Direction;
 
@@ -90,7 +90,7 @@ impl Sets<'_> {
         }
         if !self.groups {
             out.extend(dispatch().map(|(map, direction)| {
-                let to = Verdict::Goto(names::class(&endpoint.class, direction));
+                let to = leads(&endpoint.class, direction);
                 (map, Element::Named(interface.clone(), to))
             }));
         }
@@ -102,6 +102,13 @@ impl Sets<'_> {
 pub(super) fn dispatch() -> impl Iterator<Item = (Name, Direction)> {
     let both = [(names::FROM, Direction::Egress), (names::TO, Direction::Ingress)];
     both.into_iter().map(|(name, direction)| (Name::from(name), direction))
+}
+
+/// Where the maps lead for a class. Elements are looked up as they are when the rule is asked, so a packet
+/// that is in the old rules while a class comes finds the way to chains that have no rules yet: it comes
+/// back, and is dropped behind the map. After a goto the base chain would accept it.
+pub(super) fn leads(class: &ClassId, direction: Direction) -> Verdict {
+    Verdict::Jump(names::class(class, direction))
 }
 
 /// The sets of pools with all that they hold: where none is masqueraded nobody asks.

@@ -54,7 +54,7 @@ use self::units::Units;
 use super::contents::{Contents, Elements, Set};
 use super::object::{Change, Element, Hook, Name, Rule, SetSpec, Verdict};
 use crate::config::Settings;
-use crate::desired::{AclClass, ClassId};
+use crate::desired::{AclClass, ClassId, SetId};
 use crate::felix::iptables::uses::Subject;
 use crate::felix::ruleset::Direction;
 use crate::felix::scene::Scene;
@@ -135,7 +135,11 @@ impl Renderer {
         for map in [names::FROM, names::TO] {
             let elements = held.sets.get(map).into_iter().flat_map(|set| set.elements.iter());
             for element in elements {
-                let Element::Group(group, Verdict::Goto(chain)) = element else { continue };
+                // Agents before this one wrote "goto".
+                let Element::Group(group, Verdict::Jump(chain) | Verdict::Goto(chain)) = element
+                else {
+                    continue;
+                };
                 self.groups.avoid(group);
                 let class = names::class_of_chain(&chain).and_then(|text| ids.get(text));
                 if let Some(class) = class {
@@ -153,9 +157,10 @@ impl Renderer {
 
     /// Sets of rules that are `chosen` by their names become others, with the same members: for those
     /// that hold something else in the kernel while the rules that name them may say something else,
-    /// too. [`Renderer::all`] has to follow.
-    pub fn renew(&mut self, chosen: impl Fn(&str) -> bool) {
-        self.shapes.renew(chosen);
+    /// too. Each only once: `renewed` are those that were before. True when there are some: then
+    /// [`Renderer::all`] has to follow.
+    pub fn renew(&mut self, chosen: impl Fn(&str) -> bool, renewed: &mut BTreeSet<SetId>) -> bool {
+        self.shapes.renew(chosen, renewed)
     }
 
     /// The group that the interfaces of a class must have. `None` without groups, and of a class that
@@ -291,7 +296,7 @@ impl Renderer {
     fn class_elements(&mut self, id: &ClassId) -> Vec<(Name, Element)> {
         let group = self.options.groups.then(|| self.groups.give(id)).flatten();
         let Some(group) = group else { return Vec::new() };
-        let to = |direction| Verdict::Goto(names::class(id, direction));
+        let to = |direction| elements::leads(id, direction);
         dispatch().map(|(map, direction)| (map, Element::Group(group, to(direction)))).collect()
     }
 

@@ -79,17 +79,41 @@ impl Shapes {
         }
     }
 
-    /// Gives the other name to those of which a set in the kernel is `chosen`. [`Shapes::all`] has to
-    /// follow.
-    pub(super) fn renew(&mut self, chosen: impl Fn(&str) -> bool) {
+    /// Those of `touched` that come, or do not fit their shapes any more: rules say something else because of
+    /// them.
+    pub(super) fn outgrown<'a>(
+        &self,
+        (old, new): (&DesiredState, &DesiredState),
+        touched: &BTreeSet<&'a SetId>,
+    ) -> Vec<&'a SetId> {
+        let outgrows = |id: &SetId| match (set(old, id), set(new, id), self.of.get(id)) {
+            (Some(before), Some(after), Some(shapes)) => {
+                let added = members_diff(before, after).added;
+                shapes.iter().any(|(family, shape)| shape.clone().grow(&added, *family))
+            }
+            (_, after, _) => after.is_some(),
+        };
+        touched.iter().copied().filter(|id| outgrows(id)).collect()
+    }
+
+    /// Gives the other name to those of which a set in the kernel is `chosen`, and that are not `renewed` yet,
+    /// where they are noted. [`Shapes::all`] has to follow.
+    pub(super) fn renew(
+        &mut self,
+        chosen: impl Fn(&str) -> bool,
+        renewed: &mut BTreeSet<SetId>,
+    ) -> bool {
         let is_chosen = |(id, shapes): &(&SetId, &Vec<(Family, Shape)>)| {
             let called = self.called(id);
             let names = shapes.iter().flat_map(|(family, shape)| shape.sets(*family, &called));
             names.into_iter().any(|(name, _)| chosen(&name))
         };
-        let chosen: Vec<SetId> =
-            self.of.iter().filter(is_chosen).map(|(id, _)| id.clone()).collect();
+        let chosen = self.of.iter().filter(|(id, _)| !renewed.contains(*id)).filter(is_chosen);
+        let chosen: Vec<SetId> = chosen.map(|(id, _)| id.clone()).collect();
         chosen.iter().for_each(|id| self.turn(id));
+        let any = !chosen.is_empty();
+        renewed.extend(chosen);
+        any
     }
 
     fn turn(&mut self, id: &SetId) {
