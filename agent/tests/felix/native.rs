@@ -109,13 +109,20 @@ fn a_change_is_one_transaction_and_nothing_is_read_for_it() {
         assert_eq!(costs(host, &next(&state), Wake::Desired), [1, 0], "another rule");
         assert!(!a.reaches(c.v4(), 80) && !a.reaches(b.v4(), 80));
 
-        // The last of its class: the class is left before it goes.
+        // All of a class go to a new one: it has the group of the old one.
         let all = profiles(&["net", "all"]);
         profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
         endpoint(&mut state, &a, &all, true);
-        assert_eq!(costs(host, &next(&state), Wake::Desired), [2, 1], "a class for another");
+        assert_eq!(costs(host, &next(&state), Wake::Desired), [1, 0], "a class for another");
         a.serve(82);
         assert!(c.reaches(a.v4(), 82) && c.reaches(a.v6(), 82));
+        // One of two of a class goes to one that is there, and then the last, while a member goes, too: the
+        // class is left before it goes.
+        endpoint(&mut state, &b, &all, true);
+        assert_eq!(costs(host, &next(&state), Wake::Desired), [0, 1], "to another class");
+        endpoint(&mut state, &c, &all, true);
+        network(&mut state, "net", &[1, 2]);
+        assert_eq!(costs(host, &next(&state), Wake::Desired), [2, 1], "to another class, the last");
     });
 }
 

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use calico_agent::config::{AllowAction, DenyAction, HostAction, InsertMode, RKT_METADATA_PORT};
-use calico_agent::desired::{AclClass, AddressSet, Member, SetId, SetKind};
+use calico_agent::desired::{AclClass, AddressSet, DesiredState, Member, SetId, SetKind};
 use calico_agent::reconcile::{EndpointState, Wake};
 use calico_datastore::model::{Action, IcmpMatch, PortRange, Protocol, TierAction};
 
-use crate::host::{Flavour, each_dataplane, each_flavour};
+use crate::host::{Flavour, Host, Pod, each_dataplane, each_flavour, on_nftables};
 use crate::world::*;
 
 #[test]
@@ -326,75 +326,99 @@ fn a_denied_packet_may_be_answered_and_an_allowed_one_left_to_others() {
 #[test]
 fn no_packet_passes_between_two_states_that_both_deny_it() {
     each_dataplane(|host, flavour| {
-        let (a, b) = (host.pod(1), host.pod(2));
-        b.netns.run(|| {
-            let socket = std::net::UdpSocket::bind("0.0.0.0:53").unwrap();
-            std::thread::spawn(move || {
-                while let Ok((_, from)) = socket.recv_from(&mut [0; 8]) {
-                    let _ = socket.send_to(b"!", from);
-                }
-            });
+        // "Allow 7" and "deny 7 and 1", then back.
+        nothing_passes(host, flavour, |state, _, second| {
+            let (members, action): (&[u8], _) =
+                if second { (&[7, 1], Action::Deny) } else { (&[7], Action::Allow) };
+            set(state, "s:x", members);
+            policy(state, "p", vec![from_set(any(action), "s:x")]);
         });
-        let mut state = empty(flavour);
-        profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
-        set(&mut state, "s:x", &[7]);
-        policy(&mut state, "p", vec![from_set(any(Action::Allow), "s:x")]);
-        let class = ingress_tiers(vec![tier("default", &["p"], TierAction::Deny)], "all");
-        endpoint(&mut state, &a, &profiles(&["all"]), false);
-        endpoint(&mut state, &b, &class, false);
-        host.apply(&state, Wake::Start);
-        let to = SocketAddr::new(b.v4(), 53);
-        let stop = Arc::new(AtomicBool::new(false));
-        let (answers, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let shared = (Arc::clone(&stop), Arc::clone(&answers), Arc::clone(&sent));
-        let sender = a.netns.run(move || {
-            std::thread::spawn(move || {
-                let (stop, answers, sent) = shared;
-                // A new flow each time: an established one is not asked again. Nobody waits for an
-                // answer: the sockets of the last hundred flows are looked at again and again.
-                let mut flows = VecDeque::new();
-                while !stop.load(Ordering::Relaxed) {
-                    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-                    socket.set_nonblocking(true).unwrap();
-                    let _ = socket.send_to(b"?", to);
-                    sent.fetch_add(1, Ordering::Relaxed);
-                    flows.push_back(socket);
-                    let answered = flows.iter().filter(|s| s.recv_from(&mut [0; 8]).is_ok());
-                    answers.fetch_add(answered.count() as u64, Ordering::Relaxed);
-                    if flows.len() > 100 {
-                        flows.pop_front();
-                    }
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-            })
-        });
-        // What takes a fraction of a millisecond has to be done more often to be met by a packet.
-        let rounds = if flavour == Flavour::Nftables { 1500 } else { 20 };
-        let mut round = 0;
-        while round < rounds || sent.load(Ordering::Relaxed) <= 100 {
-            round += 1;
-            // "Allow 7" and "deny 7 and 1", then back.
-            let mut after = next(&state);
-            if round % 2 == 0 {
-                set(&mut after, "s:x", &[7, 1]);
-                policy(&mut after, "p", vec![from_set(any(Action::Deny), "s:x")]);
-            } else {
-                set(&mut after, "s:x", &[7]);
-                policy(&mut after, "p", vec![from_set(any(Action::Allow), "s:x")]);
-            }
-            host.apply(&after, Wake::Desired);
-            state = after;
-        }
-        let denied = sent.load(Ordering::Relaxed);
-        assert_eq!(answers.load(Ordering::Relaxed), 0, "of {denied}");
-        assert!(denied > 100, "{denied}");
-        // And the sender can be answered.
-        let mut after = next(&state);
-        policy(&mut after, "p", vec![any(Action::Allow)]);
-        host.apply(&after, Wake::Desired);
-        host.sleep(Duration::from_millis(100));
-        stop.store(true, Ordering::Relaxed);
-        let _ = sender.join();
-        assert!(answers.load(Ordering::Relaxed) > 0);
     });
+}
+
+/// The same where a policy comes to all endpoints of a class: they are in the class without it until they
+/// are in the one with it, and that one asks for the set as it was.
+#[test]
+fn nor_where_a_policy_comes_to_a_whole_class() {
+    on_nftables(|host, flavour| {
+        nothing_passes(host, flavour, |state, b, second| {
+            set(state, "s:x", if second { &[7, 1] } else { &[7] });
+            policy(state, "p", vec![from_set(any(Action::Allow), "s:x")]);
+            state.policies.remove(&policy_id("q"));
+            let mut asked = vec!["p"];
+            if second {
+                policy(state, "q", vec![from_set(any(Action::Deny), "s:x")]);
+                asked.insert(0, "q");
+            }
+            let class = ingress_tiers(vec![tier("default", &asked, TierAction::Deny)], "all");
+            endpoint(state, b, &class, false);
+        });
+    });
+}
+
+/// Sends from 1 to `b` without a pause while the state becomes the second one and the first one again.
+fn nothing_passes(host: &mut Host, flavour: Flavour, become_it: fn(&mut DesiredState, &Pod, bool)) {
+    let (a, b) = (host.pod(1), host.pod(2));
+    b.netns.run(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:53").unwrap();
+        std::thread::spawn(move || {
+            while let Ok((_, from)) = socket.recv_from(&mut [0; 8]) {
+                let _ = socket.send_to(b"!", from);
+            }
+        });
+    });
+    let mut state = empty(flavour);
+    profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
+    let class = ingress_tiers(vec![tier("default", &["p"], TierAction::Deny)], "all");
+    endpoint(&mut state, &a, &profiles(&["all"]), false);
+    endpoint(&mut state, &b, &class, false);
+    become_it(&mut state, &b, false);
+    host.apply(&state, Wake::Start);
+    let to = SocketAddr::new(b.v4(), 53);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (answers, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let shared = (Arc::clone(&stop), Arc::clone(&answers), Arc::clone(&sent));
+    let sender = a.netns.run(move || {
+        std::thread::spawn(move || {
+            let (stop, answers, sent) = shared;
+            // A new flow each time: an established one is not asked again. Nobody waits for an
+            // answer: the sockets of the last hundred flows are looked at again and again.
+            let mut flows = VecDeque::new();
+            while !stop.load(Ordering::Relaxed) {
+                let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+                socket.set_nonblocking(true).unwrap();
+                let _ = socket.send_to(b"?", to);
+                sent.fetch_add(1, Ordering::Relaxed);
+                flows.push_back(socket);
+                let answered = flows.iter().filter(|s| s.recv_from(&mut [0; 8]).is_ok());
+                answers.fetch_add(answered.count() as u64, Ordering::Relaxed);
+                if flows.len() > 100 {
+                    flows.pop_front();
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        })
+    });
+    // What takes a fraction of a millisecond has to be done more often to be met by a packet.
+    let rounds = if flavour == Flavour::Nftables { 1500 } else { 20 };
+    let mut round = 0;
+    while round < rounds || sent.load(Ordering::Relaxed) <= 100 {
+        round += 1;
+        let mut after = next(&state);
+        become_it(&mut after, &b, round % 2 == 0);
+        host.apply(&after, Wake::Desired);
+        state = after;
+    }
+    let denied = sent.load(Ordering::Relaxed);
+    assert_eq!(answers.load(Ordering::Relaxed), 0, "of {denied}");
+    assert!(denied > 100, "{denied}");
+    // And the sender can be answered.
+    let mut after = next(&state);
+    become_it(&mut after, &b, false);
+    policy(&mut after, "p", vec![any(Action::Allow)]);
+    host.apply(&after, Wake::Desired);
+    host.sleep(Duration::from_millis(100));
+    stop.store(true, Ordering::Relaxed);
+    let _ = sender.join();
+    assert!(answers.load(Ordering::Relaxed) > 0);
 }

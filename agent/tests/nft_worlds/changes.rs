@@ -188,7 +188,7 @@ fn assert_apart(before: &Contents, now: &[Change], what: &str) -> usize {
     for change in now {
         match change {
             Change::PutChain(name, _) => drop(starts.insert(name.clone())),
-            Change::Add(map, element @ Element::Named(_, to)) => {
+            Change::Add(map, element @ (Element::Named(_, to) | Element::Group(_, to))) => {
                 let old = before.sets.get(map).and_then(|map| map.elements.verdict(element));
                 if let Some(Verdict::Jump(left)) = old.filter(|old| *old != to) {
                     starts.insert(left.clone());

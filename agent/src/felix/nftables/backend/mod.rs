@@ -7,7 +7,7 @@
 //! 1. *What comes or changes*, in one transaction. The chains of a new class are there before anybody is
 //!    in its group, and what changes of a class that stays changes for each packet at once.
 //! 2. *Groups of interfaces*, one after the other. For each packet its interface is in the old class or in
-//!    the new one.
+//!    the new one. Where a new class takes the place of another one, it has its group: nobody moves.
 //! 3. *What only goes*: chains, sets, and the groups that nobody is in any more. Where no interface moves
 //!    it goes with 1.
 //!

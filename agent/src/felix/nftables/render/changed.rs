@@ -1,6 +1,6 @@
 //! What a change of the scene changes in the table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use calico_datastore::model::Family;
 
@@ -9,7 +9,7 @@ use super::elements::{self, own};
 use super::names;
 use super::pods::at;
 use super::{Renderer, Steps, shapes};
-use crate::desired::{ActiveRules, Change as Differs, ClassId, DesiredState, SetId};
+use crate::desired::{AclClass, ActiveRules, Change as Differs, ClassId, DesiredState, SetId};
 use crate::felix::iptables::uses::Subject;
 use crate::felix::nftables::object::{Change, Element, Name};
 use crate::felix::ruleset::Direction;
@@ -33,18 +33,25 @@ impl Renderer {
             }
         }
 
-        let active = |class: &crate::desired::AclClass| class.active;
+        let active = |class: &AclClass| class.active;
+        let heirs = self.heirs(changed);
+        let inherited: BTreeSet<ClassId> = heirs.values().cloned().collect();
         let mut freed = Vec::new();
         for (id, change) in &diff.classes {
             match change {
                 Differs::Added(class) if active(class) => {
                     again.insert(Key::Class(id.clone()));
+                    if let Some(old) = heirs.get(id) {
+                        self.groups.hand_over(old, id);
+                    }
                     let elements = self.class_elements(id).into_iter();
                     out.extend(elements.map(|(map, element)| Change::Add(map, element)));
                 }
                 Differs::Removed(class) if active(class) => {
                     gone.push(Key::Class(id.clone()));
-                    freed.push(id.clone());
+                    if !inherited.contains(id) {
+                        freed.push(id.clone());
+                    }
                 }
                 Differs::Added(_) | Differs::Removed(_) | Differs::Updated { .. } => {}
             }
@@ -67,14 +74,48 @@ impl Renderer {
             self.pools(old, state, &mut out);
         }
 
-        let entangled = self.entangled(changed, state, &again);
+        let entangled = self.entangled(changed, state, &again, &inherited);
         let families = self.style.families.clone();
         let grown = self.shapes.change((old, state), diff, &families, &entangled, &mut out);
         again.extend(grown.iter().flat_map(|set| self.units.namers(set)).cloned());
         self.make(again, gone, scene, &mut out);
 
-        let moves = left(changed).next().is_some();
+        let moves = left(changed).any(|class| !inherited.contains(&class));
         steps(out, moves && self.options.groups && !freed.is_empty())
+    }
+
+    /// The new classes to which all endpoints of another one go that is no more: they take its group over, so
+    /// that the interfaces stay where they are and are in the new class when the rest of the change comes
+    /// into force. In between they would be in the old class, whose policies and sets are the new ones.
+    fn heirs(&self, changed: Changed<'_>) -> BTreeMap<ClassId, ClassId> {
+        let (mut new, mut old) = (BTreeSet::new(), BTreeMap::new());
+        for (id, change) in changed.diff.classes.iter().filter(|_| self.options.groups) {
+            match change {
+                Differs::Added(class) if class.active => drop(new.insert(id)),
+                Differs::Removed(class) if class.active && self.groups.get(id).is_some() => {
+                    old.insert(id, BTreeSet::new());
+                }
+                _ => {}
+            }
+        }
+        if new.is_empty() || old.is_empty() {
+            return BTreeMap::new();
+        }
+        for (before, after) in changed.interfaces.owners.values() {
+            let (Some(before), Some(after)) = (before, after) else { continue };
+            if let Some(heirs) = old.get_mut(&before.class) {
+                heirs.insert(&after.class);
+            }
+        }
+        let mut out = BTreeMap::new();
+        for (old, heirs) in old {
+            if let (Some(heir), 1) = (heirs.first(), heirs.len())
+                && new.contains(heir)
+            {
+                out.entry(ClassId::clone(heir)).or_insert_with(|| old.clone());
+            }
+        }
+        out
     }
 
     /// The sets that change together with rules that name them, when these are made `again`. Rules that name
@@ -84,6 +125,7 @@ impl Renderer {
         changed: Changed<'_>,
         state: &DesiredState,
         again: &BTreeSet<Key>,
+        inherited: &BTreeSet<ClassId>,
     ) -> BTreeSet<SetId> {
         let mut out = BTreeSet::new();
         let mut touched = shapes::touched(changed.diff);
@@ -93,8 +135,9 @@ impl Renderer {
         let outgrown = self.shapes.outgrown((changed.old, state), &touched);
         let mut again = again.clone();
         again.extend(outgrown.into_iter().flat_map(|set| self.units.namers(set)).cloned());
+        // Whose key leads elsewhere leaves its class with the change.
+        again.extend(inherited.iter().cloned().map(Key::Class));
         if !self.options.groups {
-            // Whose key leads elsewhere leaves its class with the change.
             again.extend(left(changed).map(Key::Class));
         }
         loop {

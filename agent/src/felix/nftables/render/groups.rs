@@ -101,6 +101,17 @@ impl Groups {
         Some(group)
     }
 
+    /// A new class has the group of another from now on, which has none any more.
+    pub fn hand_over(&mut self, old: &ClassId, new: &ClassId) {
+        if self.of.contains_key(new) {
+            return;
+        }
+        if let Some(group) = self.free(old) {
+            self.without.remove(new);
+            self.put(group - BASE, new);
+        }
+    }
+
     /// Only these classes are left.
     pub fn retain(&mut self, stays: impl Fn(&ClassId) -> bool) {
         self.of.retain(|class, _| stays(class));
@@ -149,6 +160,21 @@ mod tests {
         assert_eq!(groups.get(&class(0)), Some(BASE + 7));
         assert_eq!((groups.get(&class(1)), groups.get(&class(2))), (None, None));
         assert_eq!(groups.give(&class(1)), Some(BASE + 10));
+    }
+
+    #[test]
+    fn a_new_class_takes_the_group_of_another_over() {
+        let mut groups = Groups::default();
+        groups.give(&class(0));
+        groups.give(&class(1));
+        groups.hand_over(&class(0), &class(2));
+        assert_eq!((groups.get(&class(0)), groups.get(&class(2))), (None, Some(BASE + 1)));
+        assert_eq!(groups.class(BASE + 1), Some(&class(2)));
+        // One that has a group keeps it, and of one that has none there is nothing to take.
+        groups.hand_over(&class(2), &class(1));
+        groups.hand_over(&class(8), &class(9));
+        assert_eq!((groups.get(&class(1)), groups.get(&class(9))), (Some(BASE + 2), None));
+        assert_eq!(groups.get(&class(2)), Some(BASE + 1));
     }
 
     #[test]
