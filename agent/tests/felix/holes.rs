@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use calico_agent::desired::DesiredState;
 use calico_agent::reconcile::{Report, Wake};
@@ -337,22 +337,28 @@ fn a_change_of_policy_cuts_what_it_denies_where_that_is_wanted() {
         let mut state = next(&state);
         let report = host.apply(&state, Wake::Desired);
         let wait = report.wake_after.expect("it comes back to that");
-        assert!(wait <= Duration::from_secs(2), "{wait:?}");
+        // A second, or twenty times what it took on a busy machine.
+        assert!(wait <= Duration::from_secs(10), "{wait:?}");
         assert_eq!(cut(&report), before);
         host.sleep(wait);
+        let begin = Instant::now();
         assert!(cut(&host.apply(&state, Wake::Timer)) >= before + 2);
+        let rest = |begin: Instant| Duration::from_secs(2).max(begin.elapsed() * 20);
+        let pause = rest(begin);
         assert_eq!(all(&old), (true, false), "UDP is denied, TCP is not");
 
         // A rule goes.
-        host.sleep(Duration::from_secs(2));
+        host.sleep(pause);
         profile(&mut state, "some", vec![], vec![any(Action::Allow)]);
         let mut state = next(&state);
+        let begin = Instant::now();
         host.apply(&state, Wake::Desired);
+        let pause = rest(begin);
         assert_eq!(all(&old), (false, false));
         assert!(far.iter().all(Line::echoes), "what goes out is still allowed");
 
         // Another class: what the endpoint may send.
-        host.sleep(Duration::from_secs(2));
+        host.sleep(pause);
         open(&mut state);
         profile(&mut state, "mute", vec![any(Action::Allow)], vec![]);
         endpoint(&mut state, &place.a, &profiles(&["mute"]), true);
