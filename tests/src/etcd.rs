@@ -132,7 +132,8 @@ impl Etcd {
     /// # Errors
     /// When etcd does not take them.
     pub fn put_all(&self, pairs: &[(String, String)]) -> Result<i64> {
-        self.with(async |mut client| {
+        let parts = pairs.len().div_ceil(MAX_OPERATIONS);
+        self.with_time_for(parts, async |mut client| {
             let mut revision = 0;
             for part in pairs.chunks(MAX_OPERATIONS) {
                 let puts = part.iter().map(|(k, v)| TxnOp::put(k.as_str(), v.as_str(), None));
@@ -196,7 +197,8 @@ impl Etcd {
     /// # Errors
     /// When etcd does not answer.
     pub fn delete_prefix(&self, prefix: &str) -> Result<()> {
-        self.with(async |mut client| {
+        // There may be thousands.
+        self.with_time_for(4, async |mut client| {
             client.delete(prefix, Some(DeleteOptions::new().with_prefix())).await.map(drop)
         })
     }
@@ -264,10 +266,20 @@ impl Etcd {
         &self,
         work: impl AsyncFn(Client) -> Result<T, etcd_client::Error> + Send,
     ) -> Result<T> {
+        self.with_time_for(1, work)
+    }
+
+    /// Of so many requests each may take as long as one.
+    fn with_time_for<T: Send>(
+        &self,
+        requests: usize,
+        work: impl AsyncFn(Client) -> Result<T, etcd_client::Error> + Send,
+    ) -> Result<T> {
         enter(&self.netns, move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let all: Vec<&str> = self.endpoints.split(',').collect();
             let limit = if all.len() == 1 { LIMIT } else { MEMBER_LIMIT };
+            let limit = limit * u32::try_from(requests.max(1))?;
             let first = self.first.load(Ordering::Relaxed);
             let mut result = Err(anyhow::anyhow!("no endpoint"));
             for index in (0..all.len()).map(|offset| (first + offset) % all.len()) {
