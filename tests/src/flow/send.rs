@@ -105,11 +105,13 @@ impl Sender<'_> {
             }
             Service::Tcp(port) if flow.allowed => {
                 if new || self.open.is_none() {
-                    let before = Instant::now();
+                    let (begin, waited) = (Instant::now(), run_delay());
                     let stream =
                         TcpStream::connect_timeout(&SocketAddr::new(self.to, port), CONNECT);
                     let stream = stream.map_err(text)?;
-                    if before.elapsed() >= LATE {
+                    // What this thread waited for a processor, no packet did.
+                    let waited = run_delay().saturating_sub(waited);
+                    if begin.elapsed().saturating_sub(waited) >= LATE {
                         count.note_late();
                     }
                     stream.set_nodelay(true).map_err(text)?;
@@ -132,6 +134,14 @@ impl Sender<'_> {
         }
         Ok(())
     }
+}
+
+/// How long this thread has been ready to run without a processor; nothing where the kernel does not
+/// count it (`/proc/thread-self/schedstat`, its second number, ns).
+fn run_delay() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let delay = text.split_ascii_whitespace().nth(1).and_then(|number| number.parse().ok());
+    Duration::from_nanos(delay.unwrap_or(0))
 }
 
 /// Sends the first packet of a connection and does not wait for an answer.
