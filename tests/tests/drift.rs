@@ -11,10 +11,8 @@ use calico_e2e::probe::{Answer, BRIEF, PATIENT, Service, ask_from};
 use calico_e2e::tutorial::{self, HTTP, OTHER};
 use calico_e2e::wait;
 
-/// From the end of what somebody did until it is as it was. What nobody tells of is polled, at a fixed
-/// share of a processor: each second, or less often where a look takes long, as in a build for debugging
-/// on a slow machine.
-const REPAIRED: Duration = Duration::from_secs(10);
+/// From the end of what somebody did until it is as it was.
+const REPAIRED: Duration = Duration::from_secs(3);
 
 /// What somebody does, and how `status` names what was repaired. `T4` and `T6` are the flavour's
 /// tools; `I` is the interface of the first pod of the host, `A` its address.
