@@ -13,9 +13,13 @@ use calico_e2e::wait;
 
 /// From the end of what somebody did until it is as it was.
 const REPAIRED: Duration = Duration::from_secs(3);
+/// The same for a rule of legacy tables that is replaced without the lock of the tools: only the
+/// clock finds it, less often where reading costs more, which it does in a build for tests.
+const POLLED: Duration = Duration::from_secs(35);
 
 /// What somebody does, and how `status` names what was repaired. `T4` and `T6` are the flavour's
 /// tools; `I` is the interface of the first pod of the host, `A` its address.
+#[derive(Clone, Copy)]
 struct Tampering {
     what: &'static str,
     subject: &'static str,
@@ -54,6 +58,9 @@ const TAMPERINGS: [Tampering; 14] = [
     by("T4 -F", "IPv4 filter chain cali-FORWARD"),
     by("sysctl -qw net.ipv4.ip_forward=0", "sysctl net.ipv4.ip_forward"),
 ];
+
+/// Only where tables are legacy.
+const UNLOCKED: Tampering = TAMPERINGS[2];
 
 /// Only where tables are nf_tables: what `systemctl restart nftables` does, among others.
 const NFT: [Tampering; 3] = [
@@ -149,9 +156,11 @@ fn what_others_change_is_repaired(label: &str, flavour: Flavour) -> Result<()> {
     let (first, more) = match flavour {
         Flavour::Nftables => (&OWN[..], &[][..]),
         Flavour::Nft => (&TAMPERINGS[..], &NFT[..]),
-        _ => (&TAMPERINGS[..], &[][..]),
+        _ => (&TAMPERINGS[..], &[UNLOCKED][..]),
     };
     for (number, tampering) in first.iter().chain(more).enumerate() {
+        let with_lock = flavour.is_nftables() || flavour == Flavour::Nft || number < first.len();
+        let limit = if with_lock { REPAIRED } else { POLLED };
         // One host after the other: each has its rest.
         let number = number % 2;
         let host = &cluster.hosts[number];
@@ -166,7 +175,10 @@ fn what_others_change_is_repaired(label: &str, flavour: Flavour) -> Result<()> {
         };
         let (what, subject) = (fill(tampering.what), fill(tampering.subject));
         let (whole, before) = (kernel(host)?, repairs(host, &subject)?);
-        host.ns().command("sh").args(["-ec", &what]).run()?;
+        let command = host.ns().command("sh").args(["-ec", &what]);
+        // The lock that the tools of a host share with its agent, or another one: the machine's.
+        let lock = with_lock.then(|| ("XTABLES_LOCKFILE", host.xtables_lock()));
+        lock.into_iter().fold(command, |command, (key, path)| command.env(key, path)).run()?;
         let begin = Instant::now();
         loop {
             let look = begin.elapsed();
@@ -174,7 +186,7 @@ fn what_others_change_is_repaired(label: &str, flavour: Flavour) -> Result<()> {
             if now == whole {
                 break;
             }
-            if look > REPAIRED {
+            if look > limit {
                 bail!("{what} is not repaired: {}\n{}", differs(&whole, &now), cluster.logs());
             }
         }

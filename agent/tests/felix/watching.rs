@@ -13,7 +13,7 @@ use crate::host::{Flavour, Host, Pod, each_flavour};
 use crate::netns::sh;
 use crate::world::*;
 
-/// The longest that noticing may take: what is polled is so each second, members every other.
+/// The longest that noticing may take: what is polled is so each second.
 const LIMIT: Duration = Duration::from_secs(3);
 /// Long enough for each kind of look to have been taken.
 const QUIET: Duration = Duration::from_millis(2500);
@@ -189,6 +189,33 @@ fn who_deletes_all_rules_is_noticed_at_once() {
         // A machine that is busy with other things may keep us waiting once.
         took.sort();
         assert!(took[3] < Duration::from_millis(200), "{took:?}");
+    });
+}
+
+/// A script is many tools, one after the other; the tables have just been read when the one that
+/// changes a rule gives the lock back.
+#[test]
+fn what_the_last_tool_of_a_script_changes_is_noticed_soon() {
+    each_flavour(|host, flavour| {
+        let mut world = Watched::new(host, flavour);
+        let whole = world.kernel();
+        let look = world.script("T4 -S > /dev/null");
+        let modify = world.script(MODIFY);
+        for pause in [15, 30, 45] {
+            // What it costs to read decides how soon they are read again.
+            let script = format!("{look}; sleep 0.0{pause}; {modify}");
+            let began = Instant::now();
+            let shell = std::thread::spawn(move || sh(&script));
+            let mut touched = Touched::default();
+            while !touched.tables.contains(&Family::V4) {
+                assert!(began.elapsed() < LIMIT, "{pause}: {touched:?}");
+                touched.merge(world.notice(LIMIT));
+            }
+            shell.join().unwrap();
+            world.changes.touch(|all| all.merge(touched));
+            world.apply(Wake::Kernel);
+            assert_eq!(world.kernel(), whole, "{pause}");
+        }
     });
 }
 

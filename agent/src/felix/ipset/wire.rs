@@ -201,14 +201,31 @@ impl Link {
     pub(in crate::felix) fn list<T: Default>(
         &mut self,
         name: Option<&str>,
-        mut read: impl FnMut(&mut T, &[u8]),
+        read: impl FnMut(&mut T, &[u8]),
     ) -> io::Result<T> {
         let request = self.dialect.list(name, name.is_none());
+        self.listed(&request, read)
+    }
+
+    /// The same of all sets with their members, whoever they belong to.
+    pub(in crate::felix) fn list_whole<T: Default>(
+        &mut self,
+        read: impl FnMut(&mut T, &[u8]),
+    ) -> io::Result<T> {
+        let request = self.dialect.list(None, false);
+        self.listed(&request, read)
+    }
+
+    fn listed<T: Default>(
+        &mut self,
+        request: &[u8],
+        mut read: impl FnMut(&mut T, &[u8]),
+    ) -> io::Result<T> {
         let mut tries = 0;
         loop {
             tries += 1;
             let mut whole = T::default();
-            match self.socket.ask(&request, |body| read(&mut whole, body)) {
+            match self.socket.ask(request, |body| read(&mut whole, body)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted && tries < LISTS => {}
                 other => return other.map(|()| whole),
             }

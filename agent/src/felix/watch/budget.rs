@@ -32,6 +32,11 @@ impl Budget {
         self.soon.is_none_or(|due| due <= now)
     }
 
+    /// When that is. `None` before the first look.
+    pub(super) fn soon(&self) -> Option<Instant> {
+        self.soon
+    }
+
     /// A look at `now` cost so much. One part in `share` of a core goes into such looks.
     pub(super) fn spent(&mut self, cost: Duration, share: u32, now: Instant) {
         self.due = Some(now + (cost * share).clamp(OFTEN, SELDOM));

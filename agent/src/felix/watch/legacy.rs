@@ -222,7 +222,7 @@ fn digest(
 pub(super) enum Why {
     /// It is time: tables that are as large as before are put off.
     Clock,
-    /// Somebody may have written them.
+    /// Somebody may have written them: it is put off for moments only, and never forgotten.
     Unlocked,
     /// The reconciler has: nothing is put off.
     Wrote,
@@ -237,6 +237,8 @@ struct Seen {
     held_ours: bool,
     /// When its entries are due.
     budget: Budget,
+    /// Somebody may have written it after it was last read, and it was too soon to read it again.
+    owed: bool,
 }
 
 /// The tables of one family.
@@ -268,6 +270,11 @@ impl Legacy {
         self.bare
     }
 
+    /// When a look is due that was put off although somebody may have written.
+    pub(super) fn owed(&self) -> Option<Instant> {
+        self.seen.values().filter(|seen| seen.owed).filter_map(|seen| seen.budget.soon()).min()
+    }
+
     /// Looks at the tables that are there. True when one is not as it was when last seen, or is gone;
     /// what is seen for the first time is no change.
     pub(super) fn poll(&mut self, now: Instant, why: Why) -> bool {
@@ -275,6 +282,10 @@ impl Legacy {
         if let Err(error) = self.look(now, why, &mut changed) {
             debug!(family = %self.family, %error, "cannot look at the legacy tables");
             self.socket = None;
+            // At the next tick, whatever the last look cost.
+            for seen in self.seen.values_mut() {
+                (seen.budget, seen.owed) = (Budget::default(), false);
+            }
         }
         changed
     }
@@ -296,10 +307,11 @@ impl Legacy {
             let fresh = !self.seen.contains_key(&table);
             let seen = self.seen.entry(table).or_default();
             let same = seen.info.as_ref() == Some(&info);
+            seen.owed |= why == Why::Unlocked;
             let due = match why {
-                Why::Clock => seen.budget.is_due(now),
-                Why::Unlocked => seen.budget.is_worth_it(now),
                 Why::Wrote => true,
+                Why::Clock | Why::Unlocked if seen.owed => seen.budget.is_worth_it(now),
+                Why::Clock | Why::Unlocked => seen.budget.is_due(now),
             };
             if same && !due {
                 continue;
@@ -312,7 +324,7 @@ impl Legacy {
             };
             *changed |= !fresh && seen.digest != Some(digest);
             seen.held_ours |= digest.ours;
-            (seen.info, seen.digest) = (Some(info), Some(digest));
+            (seen.info, seen.digest, seen.owed) = (Some(info), Some(digest), false);
             seen.budget.spent(cpu_time().saturating_sub(begin), SHARE, now);
         }
         let bare = |seen: &Seen| seen.held_ours && seen.digest.is_some_and(|digest| !digest.ours);

@@ -102,6 +102,7 @@ impl Watch {
     pub async fn run(&mut self, mut heartbeat: Heartbeat) {
         loop {
             self.step(Instant::now());
+            let again = self.again(Instant::now());
             let nft = async {
                 match &mut self.nft {
                     Some(nft) => nft.ready().await,
@@ -120,7 +121,6 @@ impl Watch {
                     None => std::future::pending().await,
                 }
             };
-            let again = if self.unlocked { Instant::now() + SOON } else { self.tick };
             tokio::select! {
                 // All are cancel-safe: what came stays in its socket, a notice is kept, an
                 // unanswered token stays in its channel.
@@ -135,10 +135,25 @@ impl Watch {
                 }
                 () = self.parameters.ready() => {}
                 () = self.changes.news() => {}
-                () = sleep_until(again.min(self.tick)) => {}
+                () = sleep_until(again) => {}
                 () = heartbeat.beat() => {}
             }
         }
+    }
+
+    /// When to go on if nothing happens: at the next tick, or sooner when somebody may have written
+    /// legacy tables.
+    fn again(&self, now: Instant) -> Instant {
+        let unlocked = self.unlocked.then_some(now);
+        let owed = self.owed().into_iter().chain(unlocked).min();
+        // While the reconciler is at work nobody looks.
+        owed.map_or(self.tick, |at| at.max(now + SOON).min(self.tick))
+    }
+
+    /// When legacy tables are due that it was too soon to read when somebody may have written them.
+    fn owed(&self) -> Option<Instant> {
+        let legacy = self.changes.rules() == Some(Rules::Iptables(Flavour::Legacy));
+        self.legacy.iter().filter(|_| legacy).filter_map(Legacy::owed).min()
     }
 
     /// Reads what has come, and polls what is due.
@@ -270,7 +285,8 @@ impl Watch {
         let Some(Rules::Iptables(flavour)) = self.changes.rules() else { return touched };
         let wrote = self.changes.take_wrote_tables();
         let unlocked = std::mem::take(&mut self.unlocked);
-        if flavour == Flavour::Legacy && (tick || unlocked || wrote.is_some()) {
+        let owed = self.owed().is_some_and(|at| at <= now);
+        if flavour == Flavour::Legacy && (tick || unlocked || owed || wrote.is_some()) {
             let why = match (wrote, unlocked) {
                 (Some(_), _) => Why::Wrote,
                 (None, true) => Why::Unlocked,

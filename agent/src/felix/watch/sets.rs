@@ -72,6 +72,42 @@ struct Seen {
     members: Option<u64>,
 }
 
+/// What a list makes known, with members where it has them.
+#[derive(Debug, Default)]
+struct Listed {
+    /// The sets of ours.
+    seen: BTreeMap<String, Seen>,
+    /// How many members all sets have, others' too. As many as can be where the kernel does not tell.
+    total: u32,
+}
+
+impl Listed {
+    /// Adds a message of a list of heads.
+    fn head(&mut self, body: &[u8]) {
+        self.add(body, None);
+    }
+
+    /// Adds a message of a list of everything. A set with many members comes in several, the first of
+    /// which has its head.
+    fn whole(&mut self, body: &[u8]) {
+        self.add(body, Some(members(body)));
+    }
+
+    fn add(&mut self, body: &[u8], members: Option<u64>) {
+        let said = described(body);
+        if let Some((_, head)) = said {
+            self.total = self.total.saturating_add(head.count.unwrap_or(u32::MAX));
+        }
+        let name = behind_head(body).and_then(|body| attribute(body, attr::NAME)).and_then(text);
+        let Some(name) = name.filter(|name| owns_set(name)) else { return };
+        if let Some((_, head)) = said {
+            self.seen.insert(name.to_owned(), Seen { head, members });
+        } else if let Some(seen) = self.seen.get_mut(name) {
+            seen.members = seen.members.zip(members).map(|(a, b)| a.wrapping_add(b));
+        }
+    }
+}
+
 /// The sets of ours.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
@@ -79,8 +115,8 @@ pub(super) struct Sets {
     seen: Option<BTreeMap<String, Seen>>,
     heads: Budget,
     members: Budget,
-    /// The members are looked at in every other round.
-    odd: bool,
+    /// At the last look there were so few members that one list of everything costs less than a list of each set.
+    few: bool,
 }
 
 impl Sets {
@@ -99,48 +135,46 @@ impl Sets {
 
     fn look(&mut self, now: Instant, all: bool, grown: &Grown) -> io::Result<Vec<String>> {
         let begin = cpu_time();
+        // Everything in one list, if there is not much, has the shares of both.
+        let whole = self.few;
+        let share = if whole { SHARE / 2 } else { SHARE };
+        let deep = all || whole || self.members.is_due(now);
         let link = match &mut self.link {
             Some(link) => link,
             none => none.insert(Link::open()?),
         };
-        let heads = link.list(None, |heads: &mut BTreeMap<String, Head>, body| {
-            if let Some((name, head)) = described(body).filter(|(name, _)| owns_set(name)) {
-                heads.insert(name.to_owned(), head);
-            }
-        })?;
-        let spent = cpu_time();
-        self.heads.spent(spent.saturating_sub(begin), SHARE, now);
-        self.odd = !self.odd;
-        let deep = all || (self.odd && self.members.is_due(now));
+        let Listed { mut seen, total } =
+            if whole { link.list_whole(Listed::whole)? } else { link.list(None, Listed::head)? };
+        self.few = total <= SMALL;
+        self.heads.spent(cpu_time().saturating_sub(begin), share, now);
         let before = self.seen.take();
         let old = before.as_ref();
-        let mut seen = BTreeMap::new();
         let mut changed = Vec::new();
-        for (name, head) in heads {
-            let known = old.and_then(|old| old.get(&name));
+        for (name, Seen { head, members: digest }) in &mut seen {
+            let (name, head) = (name.as_str(), *head);
+            let known = old.and_then(|old| old.get(name));
             let same = known.filter(|known| known.head == head);
-            let mut digest = same.and_then(|known| known.members);
             let small = head.count.is_none_or(|count| count <= SMALL);
-            if small && (deep || same.is_none()) {
+            if digest.is_none() && small && (deep || same.is_none()) {
                 let add = |sum: &mut u64, body: &[u8]| *sum = sum.wrapping_add(members(body));
                 // It may have gone since it was listed: the next look will see.
-                digest = link.list(Some(&name), add).ok();
+                *digest = link.list(Some(name), add).ok();
             }
+            *digest = digest.or_else(|| same.and_then(|known| known.members));
             let differs = |known: &Seen| {
-                known.head != head || (known.members.zip(digest)).is_some_and(|(a, b)| a != b)
+                known.head != head || (known.members.zip(*digest)).is_some_and(|(a, b)| a != b)
             };
-            let own = explained(known.map(|known| known.head), head, grown.get(&name));
+            let own = explained(known.map(|known| known.head), head, grown.get(name));
             if old.is_some() && known.is_none_or(differs) && !own {
-                changed.push(name.clone());
+                changed.push(name.to_owned());
             }
-            seen.insert(name, Seen { head, members: digest });
         }
         let gone = old.into_iter().flatten().filter(|(name, _)| !seen.contains_key(*name));
         let gone = gone.filter(|(name, _)| !grown.contains_key(*name));
         changed.extend(gone.map(|(name, _)| name.clone()));
         self.seen = Some(seen);
         if deep {
-            self.members.spent(cpu_time().saturating_sub(spent), SHARE, now);
+            self.members.spent(cpu_time().saturating_sub(begin), share, now);
         }
         Ok(changed)
     }
@@ -208,6 +242,26 @@ mod tests {
         let of = |all: &[[u8; 4]]| members(&message("x", &[], all));
         assert_eq!(of(&[[1; 4], [2; 4]]), of(&[[2; 4], [1; 4]]));
         assert_ne!(of(&[[1; 4], [2; 4]]), of(&[[1; 4], [3; 4]]));
+    }
+
+    /// As the kernel lists a set with many members; others' count, but are not kept.
+    #[test]
+    fn a_list_of_everything_says_what_lists_of_each_do() {
+        let one = message("cali40x", &[(head::ELEMENTS, 3)], &[[1; 4], [2; 4]]);
+        let third = nla(attr::DATA, &nla(1, &[3; 4]));
+        let more: [(u16, &[u8]); 2] = [(attr::NAME, b"cali40x\0"), (attr::MEMBERS, &third)];
+        let more = request(LIST, 0, &NFGENMSG, &more);
+        let more = messages(&more).next().unwrap().1.to_vec();
+        let theirs = message("theirs", &[(head::ELEMENTS, 9)], &[[9; 4]]);
+        let mut listed = Listed::default();
+        [&one, &theirs, &more].into_iter().for_each(|body| listed.whole(body));
+        let sum = members(&one).wrapping_add(members(&more));
+        assert_eq!((listed.total, listed.seen.len()), (12, 1));
+        assert_eq!(listed.seen["cali40x"].members, Some(sum));
+        let mut heads = Listed::default();
+        heads.head(&message("cali40x", &[(head::ELEMENTS, 3)], &[]));
+        assert_eq!((heads.total, heads.seen["cali40x"].members), (3, None));
+        assert_eq!(heads.seen["cali40x"].head, listed.seen["cali40x"].head);
     }
 
     #[test]

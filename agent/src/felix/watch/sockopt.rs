@@ -74,25 +74,28 @@ impl Xtables {
     /// The entries of a table. `EAGAIN` when it has changed since `info` was asked.
     pub(super) fn entries(&mut self, table: &str, info: &Info) -> io::Result<&[u8]> {
         self.ask(GET_ENTRIES, table, ENTRIES + info.size as usize, info.size)?;
-        Ok(&self.buffer[ENTRIES..])
+        Ok(&self.buffer[ENTRIES..ENTRIES + info.size as usize])
     }
 
-    /// Fills the first `length` bytes of the buffer. The kernel reads the table's name there and,
+    /// Fills the first `length` bytes of the buffer, which never shrinks. The kernel reads the table's name there and,
     /// for entries, their size behind it.
     fn ask(&mut self, option: c_int, table: &str, length: usize, size: u32) -> io::Result<()> {
         // One byte is left for the NUL.
         if table.len() >= NAME {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.buffer.clear();
-        self.buffer.resize(length, 0);
+        if self.buffer.len() < length {
+            self.buffer.resize(length, 0);
+        }
+        // The kernel leaves gaps, behind the data of matches and targets.
+        self.buffer[..length].fill(0);
         self.buffer[..table.len()].copy_from_slice(table.as_bytes());
         self.buffer[NAME..NAME + 4].copy_from_slice(&size.to_ne_bytes());
         let mut told = socklen_t::try_from(length).map_err(io::Error::other)?;
         // SAFETY: the kernel reads and writes at most `told` bytes behind the pointer, and writes
-        // the length that it used into `told`. The buffer has been sized to just that many
-        // initialised bytes, is exclusively borrowed, and any bytes are valid in it. The
-        // descriptor is open as long as `self`.
+        // the length that it used into `told`. The buffer has at least that many initialised
+        // bytes, is exclusively borrowed, and any bytes are valid in it. The descriptor is open
+        // as long as `self`.
         let result = unsafe {
             getsockopt(
                 self.socket.as_fd().as_raw_fd(),
