@@ -70,12 +70,14 @@ fn main() {
             size(2000, 1000),
         ]
     } else {
-        vec![size(100, 10), size(500, 100), size(2000, 100)]
+        vec![size(100, 10), size(2000, 100)]
     };
+    // What a budget is asked of; iptables-nft grows as these do.
+    let quick = |size: Size, dataplane| size.endpoints == 100 || dataplane != Dataplane::Nft;
     let mut rows = Rows::default();
     let begin = Instant::now();
     for size in sizes {
-        for dataplane in &dataplanes {
+        for dataplane in dataplanes.iter().filter(|&&one| cli.full || quick(size, one)) {
             updates::measure(*dataplane, size, cli.full, &mut rows);
             eprintln!("{size:?}, {dataplane:?}: at {:.0} s", begin.elapsed().as_secs_f64());
         }
