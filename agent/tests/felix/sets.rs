@@ -249,7 +249,7 @@ fn what_is_refused_is_named_and_the_others_are_carried_out() {
             "`add cali40x fd65::/64`: the set cannot hold fd65::/64: it is of another type or family",
             "`add cali40x fd65::/64`: the set cannot hold fd65::/64: it is of another type or family",
             "`del cali40nowhere 10.0.0.1/32`: there is no set of that name",
-            "`destroy cali40used`: it is in use: a rule names it",
+            "`destroy cali40used`: it is in use: a rule names it, or somebody is listing it",
             "`swap cali40x cali40nowhere`: there is no set cali40nowhere",
         ];
         assert_eq!(told, expected);

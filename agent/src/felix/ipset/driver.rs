@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tokio::task::spawn_blocking;
@@ -21,9 +21,12 @@ use crate::netlink::{attribute, u32_at};
 
 /// How many members are written without another thread.
 const FEW: usize = 64;
-/// How often and how long somebody is waited for who lists a set that is to change its place.
-const SWAP_TRIES: usize = 20;
-const SWAP_PAUSE: Duration = Duration::from_millis(10);
+/// How long somebody is waited for who lists a set that is to change its place. One who lists it again and
+/// again leaves moments between; on a busy host it may take many to meet one.
+const SWAP_PATIENCE: Duration = Duration::from_secs(2);
+/// The pauses between tries in milliseconds, over and over: of different lengths, so that they do not keep
+/// the step of whoever lists.
+const SWAP_PAUSES: [u64; 6] = [1, 2, 3, 5, 8, 13];
 /// What every message that is refused as a whole begins with.
 const HEADERS: usize = 16 + NFGENMSG.len();
 
@@ -260,11 +263,12 @@ async fn swap_again(
     request: Vec<u8>,
     mut answer: Answer,
 ) -> io::Result<(Link, Answer)> {
-    for _ in 0..SWAP_TRIES {
-        if answer.code != Errno::EBUSY as i32 {
+    let begin = Instant::now();
+    for pause in SWAP_PAUSES.into_iter().cycle() {
+        if answer.code != Errno::EBUSY as i32 || begin.elapsed() > SWAP_PATIENCE {
             break;
         }
-        tokio::time::sleep(SWAP_PAUSE).await;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
         let request = request.clone();
         let mut answers;
         (link, answers) = blocking(move || {

@@ -17,7 +17,9 @@ pub(super) fn refusal(number: i32, command: &Command) -> String {
         (code::NO_OTHER_SET, Command::Swap(_, other)) => format!("there is no set {other}"),
         (ENOENT, _) => "there is no set of that name".to_owned(),
         (EBUSY, _) => "somebody is listing it just now".to_owned(),
-        (code::BUSY | code::REFERENCED, _) => "it is in use: a rule names it".to_owned(),
+        (code::BUSY | code::REFERENCED, _) => {
+            "it is in use: a rule names it, or somebody is listing it".to_owned()
+        }
         (code::OTHER_TYPE, _) => "the two sets are of different types".to_owned(),
         (code::PREFIX_LENGTH, command) => match entry(command) {
             Some(entry) => {
