@@ -33,6 +33,10 @@ const AT_ONCE: usize = 64;
 /// lists all connections once.
 const ONE_BY_ONE: usize = 8;
 
+/// Up to how many connections of the namespace are listed all at once, both families with one walk through
+/// the kernel's table: to read so many takes less than another walk.
+const FEW: u32 = 4096;
+
 /// The kernel did not list connections, or not delete them.
 #[derive(Debug, thiserror::Error)]
 pub enum ConntrackError {
@@ -104,11 +108,17 @@ impl Conntrack {
         }
         let counters = self.counters.clone();
         blocking(ConntrackError::List, move |socket| {
-            for family in Family::ALL {
-                let found = find(socket, family, &wanted)?;
-                delete(socket, &found.into_iter().collect::<Vec<_>>(), &counters)?;
+            let mut found = BTreeSet::new();
+            if count(socket)? <= FEW {
+                let request = wire::list_all();
+                list(socket, &request, |body| found.extend(belonging(body, &wanted)))
+                    .map_err(|error| ConntrackError::of(error, ConntrackError::List))?;
+            } else {
+                for family in Family::ALL {
+                    find(socket, family, &wanted, &mut found)?;
+                }
             }
-            Ok(())
+            delete(socket, &found.into_iter().collect::<Vec<_>>(), &counters)
         })
         .await
     }
@@ -166,26 +176,37 @@ fn list(socket: &mut Dialogue, request: &[u8], read: impl FnMut(&[u8])) -> io::R
     }
 }
 
+/// How many connections the namespace has.
+fn count(socket: &mut Dialogue) -> Result<u32, ConntrackError> {
+    let mut count = None;
+    socket
+        .ask(&wire::statistics(), |body| count = wire::count(body))
+        .map_err(|error| ConntrackError::of(error, ConntrackError::List))?;
+    // Who does not say it has many.
+    Ok(count.unwrap_or(u32::MAX))
+}
+
+/// A connection that has one of these addresses.
+fn belonging(body: &[u8], wanted: &BTreeSet<(Side, IpAddr)>) -> Option<Connection> {
+    let one = wire::connection(body).ok()?;
+    let sides = [Side::Opener, Side::Asked, Side::Answerer];
+    sides.iter().any(|side| wanted.contains(&(*side, side.of(&one)))).then_some(one)
+}
+
 /// The connections of a family that have one of these addresses.
 fn find(
     socket: &mut Dialogue,
     family: Family,
     wanted: &BTreeSet<(Side, IpAddr)>,
-) -> Result<BTreeSet<Connection>, ConntrackError> {
+    found: &mut BTreeSet<Connection>,
+) -> Result<(), ConntrackError> {
     let wanted: BTreeSet<(Side, IpAddr)> =
         wanted.iter().filter(|(_, address)| Family::of(*address) == family).copied().collect();
-    let mut found = BTreeSet::new();
     if wanted.is_empty() {
-        return Ok(found);
+        return Ok(());
     }
     // What the kernel leaves out is a matter of its age: all is looked at here.
-    let mut add = |body: &[u8]| {
-        let Ok(one) = wire::connection(body) else { return };
-        let sides = [Side::Opener, Side::Asked, Side::Answerer];
-        if sides.iter().any(|side| wanted.contains(&(*side, side.of(&one)))) {
-            found.insert(one);
-        }
-    };
+    let mut add = |body: &[u8]| found.extend(belonging(body, &wanted));
     // By IPv6 addresses the kernels up to now (6.18) leave out just those that were asked for.
     let mut filtered = wanted.len() <= ONE_BY_ONE && family == Family::V4;
     if filtered {
@@ -203,7 +224,7 @@ fn find(
         list(socket, &wire::list(family, None), &mut add)
             .map_err(|error| ConntrackError::of(error, ConntrackError::List))?;
     }
-    Ok(found)
+    Ok(())
 }
 
 fn delete(

@@ -144,8 +144,32 @@ fn one_that_is_cut_is_gone_and_no_other_is() {
     });
 }
 
+/// Ten thousand more, from `10.66.0.1` to addresses beside it and to itself.
+fn crowd() {
+    sh(
+        "iptables-legacy -A INPUT -m conntrack --ctstate NEW -j ACCEPT; ip addr add 10.66.0.1/16 dev lo",
+    );
+    let socket = std::net::UdpSocket::bind("10.66.0.1:0").unwrap();
+    for port in 1..=5000_u16 {
+        let to = IpAddr::from([10, 66, 1 + (port >> 8) as u8, port as u8]);
+        // Nobody listens, on most of them.
+        let _ = socket.send_to(b"x", (to, 9));
+        let _ = socket.send_to(b"x", ("10.66.0.1", port));
+    }
+}
+
 #[test]
 fn what_belongs_to_an_address_is_forgotten_and_nothing_else() {
+    forgotten(false);
+}
+
+/// With so many the kernel is asked for addresses, instead of everything.
+#[test]
+fn on_a_crowded_host_what_belongs_to_an_address_is_forgotten_and_nothing_else() {
+    forgotten(true);
+}
+
+fn forgotten(crowded: bool) {
     for (addresses, external) in [
         (vec!["10.65.0.1"], vec![]),
         (vec!["10.65.0.4", "fd65::2"], vec![]),
@@ -160,7 +184,10 @@ fn what_belongs_to_an_address_is_forgotten_and_nothing_else() {
             vec!["10.65.0.2"],
         ),
     ] {
-        with_connections(move |conntrack, _| {
+        with_connections(move |conntrack, made| {
+            if crowded {
+                crowd();
+            }
             let parse = |texts: Vec<&str>| -> BTreeSet<IpAddr> {
                 texts.into_iter().map(|text| text.parse().unwrap()).collect()
             };
@@ -172,6 +199,7 @@ fn what_belongs_to_an_address_is_forgotten_and_nothing_else() {
                 of || external.contains(&asked.parse().unwrap())
             };
             let before = tracked();
+            assert_eq!(before.len() > made + 4096, crowded, "{}", before.len());
             let stay: BTreeMap<u32, String> = before
                 .iter()
                 .filter(|(_, line)| !belongs(line))
@@ -187,16 +215,7 @@ fn what_belongs_to_an_address_is_forgotten_and_nothing_else() {
 #[test]
 fn thousands_are_cut_at_once() {
     with_connections(|conntrack, made| {
-        sh(
-            "iptables-legacy -A INPUT -m conntrack --ctstate NEW -j ACCEPT; ip addr add 10.66.0.1/16 dev lo",
-        );
-        let socket = std::net::UdpSocket::bind("10.66.0.1:0").unwrap();
-        for port in 1..=5000_u16 {
-            let to = IpAddr::from([10, 66, 1 + (port >> 8) as u8, port as u8]);
-            // Nobody listens, on most of them.
-            let _ = socket.send_to(b"x", (to, 9));
-            let _ = socket.send_to(b"x", ("10.66.0.1", port));
-        }
+        crowd();
         let all = listed(&conntrack);
         let (many, others): (Vec<_>, Vec<_>) =
             all.values().partition(|one| one.original.source == IpAddr::from([10, 66, 0, 1]));

@@ -26,6 +26,8 @@ mod attr {
     pub(super) const ID: u16 = 12;
     pub(super) const ZONE: u16 = 18;
     pub(super) const FILTER: u16 = 25;
+    /// `CTA_STATS_GLOBAL_ENTRIES`, of the statistics.
+    pub(super) const ENTRIES: u16 = 1;
     /// Of `CTA_FILTER`: which parts of a tuple have to be as it says.
     pub(super) const FILTER_ORIGINAL: u16 = 1;
     pub(super) const FILTER_REPLY: u16 = 2;
@@ -86,6 +88,16 @@ fn addresses(family: Family) -> (u16, u16) {
 /// Asks how many connections there are: whether the kernel knows of any at all.
 pub(super) fn statistics() -> Vec<u8> {
     Message::new(STATISTICS, REQUEST, &head(None)).finish()
+}
+
+/// How many connections the namespace has, in the answer to [`statistics`].
+pub(super) fn count(body: &[u8]) -> Option<u32> {
+    attribute(body.get(HEAD..)?, attr::ENTRIES).and_then(be32)
+}
+
+/// Asks for all connections of both families.
+pub(super) fn list_all() -> Vec<u8> {
+    Message::new(GET, REQUEST | DUMP, &head(None)).finish()
 }
 
 /// Asks for all connections of a family; those with that address, where the kernel (5.8) leaves out the
