@@ -21,7 +21,7 @@ use crate::process::{Output, Process};
 use crate::wait;
 
 /// How long a boot may take until a shell answers: 10 s where this machine has nothing else to do.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_secs(300);
 /// How long an ordinary command may take.
 const BRIEF: Duration = Duration::from_secs(30);
 /// Between two questions.

@@ -15,10 +15,11 @@ const LONG: &str = "a long policy: desired state → acknowledged by the kernel,
 const ALONE: &str = "nftables, the transaction alone, beside the same bytes made beforehand";
 const MEMBERS: u32 = 100_000;
 
-/// Addresses and prefixes.
+/// Addresses and, at length, prefixes.
 pub fn measure(dataplane: Dataplane, long: bool, rows: &mut Rows) {
     let (loads, single) = (Samples::of_everything(long), Samples::of_change(long));
-    for (what, prefixes) in [("address", false), ("prefix of three lengths", true)] {
+    let kinds = [("address", false), ("prefix of three lengths", true)];
+    for (what, prefixes) in kinds.into_iter().filter(|(_, prefixes)| long || !prefixes) {
         let empty = world::with_set(dataplane, 3, prefixes);
         let full = world::with_set(dataplane, MEMBERS, prefixes);
         let mut more = full.clone();

@@ -27,7 +27,7 @@ impl Samples {
         if long {
             Self { most: 100, least: 30, limit: Duration::from_secs(10) }
         } else {
-            Self { most: 20, least: 5, limit: Duration::from_millis(400) }
+            Self { most: 20, least: 3, limit: Duration::from_millis(400) }
         }
     }
 

@@ -80,7 +80,7 @@ fn churn(
     std::thread::sleep(Duration::from_secs(1));
     let before = Usage::of(stage.pid()?)?;
     let (mut ours, mut watch) = (Vec::new(), Vec::new());
-    let (begin, seconds) = (Instant::now(), size.of(8, 30));
+    let (begin, seconds) = (Instant::now(), size.of(5, 30));
     for turn in 0..seconds * TURNS {
         let first = turn * EACH % BURST;
         let label = format!("{turn}");

@@ -35,7 +35,7 @@ pub(crate) fn measure_all(size: Size, flavours: &[Flavour], report: &mut Report)
             // The raw tools are those of iptables and its address sets.
             Flavour::Auto | Flavour::Nftables => continue,
         };
-        let Times { mut fresh, mut ours, mut raw } = measure(*flavour, tools, size.of(100, 500))?;
+        let Times { mut fresh, mut ours, mut raw } = measure(*flavour, tools, size.of(50, 500))?;
         let raw = Spread::of(&mut raw);
         for (what, times) in [("just wired", &mut fresh), ("wired before", &mut ours)] {
             let row = Row::new("endpoint", what, Spread::of(times)).on(flavour.name());

@@ -111,7 +111,7 @@ fn main() -> Result<()> {
             Part::Calculation => told::calculation(&cli.programs, &mut report),
             Part::Kernel => told::kernel(&cli.programs, size, &flavours, &mut report),
             Part::Endpoint => endpoint::measure_all(size, &flavours, &mut report),
-            Part::Pod => pod::measure(size.of(100, 400), &mut report),
+            Part::Pod => pod::measure(size.of(60, 400), &mut report),
             Part::Arrival => arrival::measure_all(size, &flavours, &mut report),
             Part::Burst => burst::measure_all(size, &flavours, &mut report),
             Part::Start => start::measure_all(size, &flavours, &mut report),
