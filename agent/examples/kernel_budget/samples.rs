@@ -18,8 +18,11 @@ impl Samples {
 
     /// Of the whole policy of a host.
     pub const fn of_everything(long: bool) -> Self {
-        let times = if long { 7 } else { 3 };
-        Self { most: times, least: times, limit: Duration::ZERO }
+        if long {
+            Self { most: 7, least: 7, limit: Duration::ZERO }
+        } else {
+            Self { most: 3, least: 1, limit: Duration::from_secs(4) }
+        }
     }
 
     /// Of a single change.

@@ -22,8 +22,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// some 35 ms to delete the rule of the one before.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The quick form takes fewer samples where they take long, but so many at least.
-const QUICK: Duration = Duration::from_secs(3);
-const LEAST: usize = 30;
+const QUICK: Duration = Duration::from_secs(2);
+const LEAST: usize = 25;
 /// Far behind every endpoint that stays.
 const REMOTE: u32 = 90_000;
 

@@ -42,7 +42,7 @@ fn burst(
     report: &mut Report,
 ) -> Result<()> {
     let (mut ours, mut watch) = (Vec::new(), Vec::new());
-    for _ in 0..size.of(3, 10) {
+    for _ in 0..size.of(2, 10) {
         let all: Vec<_> = (0..BURST).map(Endpoint::remote).collect();
         let last = Endpoint::remote(BURST - 1);
         let pairs: Vec<_> = all.iter().map(|one| one.pair("0")).collect();
