@@ -14,17 +14,15 @@ const TITLE: &str =
     "a change of policy: desired state → acknowledged by the kernel, beside the tools";
 const ALONE: &str = "nftables, the transaction alone, beside the same bytes made beforehand";
 
-/// All of it at one size.
+/// All of it on a host of one size.
 pub fn measure(dataplane: Dataplane, size: Size, long: bool, rows: &mut Rows) {
-    let Size { endpoints, classes } = size;
-    let label = format!("{endpoints} endpoints, {classes} classes");
-    let budgeted = (endpoints, classes) == BUDGETED;
+    let (label, budgeted) = (size.label(), size == BUDGETED);
     let (loads, single) = (Samples::of_everything(long), Samples::of_change(long));
     let full = world::full(dataplane, size);
     // What a first endpoint makes beside itself is there.
     let none = world::full(dataplane, Size { endpoints: 1, classes: 1 });
     let (load, changes, asked) = apart(|| {
-        let mut host = Host::new(endpoints + 1);
+        let mut host = Host::new(size.endpoints + 1);
         host.apply(&none, Wake::Start);
         let load = host.load(&none, &full, loads);
         host.apply(&full, Wake::Desired);
@@ -55,19 +53,12 @@ pub fn measure(dataplane: Dataplane, size: Size, long: bool, rows: &mut Rows) {
         add(rows, change.says(), took);
     }
     rows.add(row(&format!("what it counted is read, {label}"), Spread::of(&asked)));
-    if dataplane == Dataplane::Nftables {
-        alone(size, &label, budgeted, (loads, single), rows);
-    }
 }
 
-/// The transaction alone.
-fn alone(
-    size: Size,
-    label: &str,
-    budgeted: bool,
-    (loads, single): (Samples, Samples),
-    rows: &mut Rows,
-) {
+/// The transaction of nftables alone, at one size.
+pub fn alone(size: Size, long: bool, rows: &mut Rows) {
+    let (label, budgeted) = (size.label(), size == BUDGETED);
+    let (loads, single) = (Samples::of_everything(long), Samples::of_change(long));
     let full = world::full(Dataplane::Nftables, size);
     // Interfaces that are not there: their groups are not part of the transaction.
     let kernel = || Kernel::new(&full.settings, Default::default());
@@ -100,7 +91,7 @@ fn alone(
     for (change, took) in Change::ALL.into_iter().zip(&all) {
         // With nothing but a group it is no transaction.
         if took.bytes > 0 {
-            add_alone(rows, change, took, label, budgeted);
+            add_alone(rows, change, took, &label, budgeted);
         }
     }
 }

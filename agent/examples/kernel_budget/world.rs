@@ -44,14 +44,21 @@ impl Dataplane {
 }
 
 /// How large.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     pub endpoints: u32,
     pub classes: u32,
 }
 
+impl Size {
+    /// In words.
+    pub fn label(self) -> String {
+        format!("{} endpoints, {} classes", self.endpoints, self.classes)
+    }
+}
+
 /// The size that the budgets speak of.
-pub const BUDGETED: (u32, u32) = (2000, 100);
+pub const BUDGETED: Size = Size { endpoints: 2000, classes: 100 };
 
 /// A host without pods. Nothing is read back by the clock.
 pub fn empty(dataplane: Dataplane) -> DesiredState {

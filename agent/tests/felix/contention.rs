@@ -2,7 +2,7 @@
 //! use: what is refused is named and kept apart, and everything else is in force.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use calico_agent::desired::{AddressSet, Member, SetId, SetKind};
 use calico_agent::exec::Exec;
@@ -184,15 +184,15 @@ fn very_many_refused_policies_take_many_short_runs() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let dataplane = runtime.block_on(probe(&exec, flavour.iptables())).unwrap().chosen;
         let driver = Driver::new(exec, dataplane, Counters::default());
-        let patience = Duration::from_millis(50);
-        let mut tables = FamilyTables::new(Family::V4, Counters::default()).with_patience(patience);
+        // As on a host where each try takes longer than a run may.
+        let mut tables =
+            FamilyTables::new(Family::V4, Counters::default()).with_patience(Duration::ZERO);
         let name = |n: u32| format!("cali-pi-{n}");
         for n in 0..80 {
             let set = if n % 4 == 0 { "" } else { "-m set --match-set cali40s:nowhere src " };
             tables.put(Table::Filter, name(n), vec![format!("{set}--jump ACCEPT")]);
         }
         let closed = |_: Table, _: &str| vec!["--jump DROP".to_owned()];
-        let begin = Instant::now();
         let mut runs = 0;
         let outcome = loop {
             runs += 1;
@@ -214,7 +214,8 @@ fn very_many_refused_policies_take_many_short_runs() {
                 other => panic!("{other:?}"),
             }
             tables.forget();
-            assert!(begin.elapsed() < Duration::from_secs(60));
+            // Each has settled something.
+            assert!(runs < 80);
         };
         assert!(runs > 1, "{runs}");
         assert_eq!(outcome.refused.len(), 60);

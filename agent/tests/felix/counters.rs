@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use calico_agent::config::{DenyAction, HostAction};
 use calico_agent::desired::{DesiredState, HostTiers, LocalHostEndpoint};
@@ -368,13 +368,18 @@ fn counting_is_switched_on_and_off_without_a_gap() {
         now = next(&now);
         settings(&mut now, |s| s.endpoint_counters = true);
         host.apply(&now, Wake::Desired);
-        host.sleep(Duration::from_millis(50));
+        // Fewer packets than one in each millisecond where others are busy.
+        let counted = |now: &DesiredState| read(host, now, a).unwrap().ingress;
+        let end = Instant::now() + Duration::from_secs(10);
+        while counted(&now).allowed.packets <= 50 && Instant::now() < end {
+            host.sleep(Duration::from_millis(50));
+        }
         stop.store(true, Ordering::Relaxed);
         let (sent, streams) = senders.join().unwrap();
         for (received, _, to) in streams {
             assert_eq!(received.join().unwrap(), sent, "{to}");
         }
-        let counted = read(host, &now, a).unwrap().ingress;
+        let counted = counted(&now);
         assert!(counted.allowed.packets > 50 && counted.denied.packets == 0, "{counted:?}");
         // What is off leaves nothing.
         let mut off = next(&now);

@@ -25,7 +25,8 @@ impl FamilyTables {
     ///    is closed.
     /// 4. What should go, halving in the same way: what rules of others lead to stays, empty.
     ///
-    /// A search that takes too long ends: what was found bad stays closed, and the next run goes on.
+    /// A search that takes too long ends: what was found bad stays closed, and the next run goes on. Something
+    /// is settled in each run, however slow the host is: the next one begins with all that is left.
     ///
     /// Nothing here relies on how a rule is spelled but the jumps, which stand among the rules of
     /// others: a chain that differs is written from its beginning.
@@ -74,9 +75,10 @@ impl FamilyTables {
 
         let mut groups = vec![suspects];
         let begin = Instant::now();
+        let mut settled = false;
         state.unfinished = false;
         while let Some(group) = groups.pop() {
-            if begin.elapsed() > patience {
+            if settled && begin.elapsed() > patience {
                 let left = group.len() + groups.iter().map(Vec::len).sum::<usize>();
                 state.unfinished = true;
                 outcome.failed.push((table, IptablesError::Unfinished { family, left }));
@@ -86,6 +88,7 @@ impl FamilyTables {
             let scope = Scope { only: Some(&only), ..chains_only };
             let step = plan(table, &state.desired, &state.actual, scope);
             let Err(error) = commit(step, driver, family, &mut state.actual).await else {
+                settled = true;
                 continue;
             };
             if !error.blames_the_rules() {
@@ -95,6 +98,7 @@ impl FamilyTables {
             match group.as_slice() {
                 [] => {}
                 [name] => {
+                    settled = true;
                     let said = chain(&error);
                     warn!(%family, chain = %name, error = %said, "chain refused, closing it");
                     let shut = Arc::new(Chain::new(name, closed(table, name)));
