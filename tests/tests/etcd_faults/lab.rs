@@ -138,8 +138,12 @@ impl Lab {
         }
         let unseen =
             (meanwhile == Meanwhile::Unseen).then(|| self.flip(ANOTHER_MEMBER)).transpose()?;
-        let over = Instant::now();
+        let mut over = Instant::now();
         end(self).with_context(|| format!("ending: {name}"))?;
+        if unseen.is_some() {
+            // What hosts cannot see is written first, which takes a while of its own.
+            over = Instant::now();
+        }
         let revision = match unseen {
             Some(revision) => revision,
             None => self.flip(RECOVERY)?,

@@ -110,7 +110,9 @@ fn meet(cluster: &Cluster, manager: &Manager, case: Case) -> Result<()> {
         let text = host.status_text()?;
         ensure!(text.contains(&whose), "{text}");
     }
-    obey(manager, found.iter().filter(|line| line.contains("of BGP from other hosts")))?;
+    let mut done = Vec::new();
+    let bgp = |line: &&String| line.contains("of BGP from other hosts");
+    obey(manager, found.iter().filter(bgp), &mut done)?;
     cluster.wait_for_routes()?;
     if case.drops() {
         // It is true.
@@ -121,8 +123,15 @@ fn meet(cluster: &Cluster, manager: &Manager, case: Case) -> Result<()> {
             level == "fail" && line.contains(&whose) && line.contains("from pods, to pods")
         };
         ensure!(alarms.iter().any(names), "check does not name it: {alarms:#?}");
-        obey(manager, found.iter().filter(|line| !line.contains("of BGP from other hosts")))?;
+        obey(manager, found.iter().filter(|line| !bgp(line)), &mut done)?;
     }
+    // A manager that is slow to come may have been seen in the middle: one family is named after the other.
+    wait::until("advice that helps", NAMED + CONVERGENCE, || {
+        let left = named(host)?;
+        obey(manager, left.iter(), &mut done)?;
+        Ok(left.is_empty().then_some(()))
+    })
+    .with_context(|| format!("{:?}", named(host)))?;
     settled(cluster, case)?;
     reloaded(cluster, manager, case).context("while it reloads")?;
     settled(cluster, case).context("after its reload")
@@ -185,20 +194,23 @@ fn settled(cluster: &Cluster, case: Case) -> Result<()> {
     Ok(())
 }
 
-/// Does what is advised, word by word.
-fn obey<'a>(manager: &Manager, said: impl Iterator<Item = &'a String>) -> Result<()> {
-    let mut done = Vec::new();
+/// Does what is advised, word by word, unless it is done.
+fn obey<'a>(
+    manager: &Manager,
+    said: impl Iterator<Item = &'a String>,
+    done: &mut Vec<String>,
+) -> Result<()> {
     for line in said {
         let (_, advice) =
             line.split_once('\u{2014}').with_context(|| format!("no advice: {line}"))?;
         let commands = advice.split('`').nth(1).with_context(|| format!("no command: {line}"))?;
         // One advice may stand at several of its chains.
-        if done.contains(&commands) {
+        if done.iter().any(|one| one == commands) {
             continue;
         }
         let said = manager.obey(commands)?;
         ensure!(said.status.success(), "{commands}: {}{}", said.stdout, said.stderr);
-        done.push(commands);
+        done.push(commands.to_owned());
     }
     Ok(())
 }
