@@ -47,7 +47,7 @@ impl Kind {
 /// Every dataplane.
 pub(crate) fn measure_all(size: Size, flavours: &[Flavour], report: &mut Report) -> Result<()> {
     let sizes = size.of(vec![1, 500], vec![1, 500, 2000]);
-    let length = Duration::from_millis(size.of(1000, 5000));
+    let length = Duration::from_millis(size.of(700, 5000));
     for flavour in flavours {
         let mut stage = Stage::new("benchf", *flavour)?;
         let (from, to) = (Endpoint::APART, Endpoint::local(0));

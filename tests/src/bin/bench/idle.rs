@@ -27,7 +27,7 @@ pub(crate) fn measure_all(size: Size, flavours: &[Flavour], report: &mut Report)
     // What follows a start (looks after the first writes, reports) is over.
     std::thread::sleep(Duration::from_secs(size.of(5, 15)));
     let mut used = || stages.iter_mut().map(|(_, stage)| Usage::of(stage.pid()?)).collect();
-    let seconds = size.of(20, 60);
+    let seconds = size.of(12, 60);
     let (before, forks): (Result<Vec<_>>, _) = (used(), forks()?);
     std::thread::sleep(Duration::from_secs(seconds));
     let (after, forked): (Result<Vec<_>>, _) = (used(), self::forks()? - forks);
