@@ -21,7 +21,8 @@ use crate::netlink::{attribute, u32_at};
 
 /// How many members are written without another thread.
 const FEW: usize = 64;
-/// How long somebody is waited for who lists a set that is to change its place. One who lists it again and
+/// How long, in one write of however many sets, somebody is waited for who lists one that is to change its
+/// place. One who lists it again and
 /// again leaves moments between; on a busy host it may take many to meet one.
 const SWAP_PATIENCE: Duration = Duration::from_secs(2);
 /// The pauses between tries in milliseconds, over and over: of different lengths, so that they do not keep
@@ -142,6 +143,7 @@ impl Sets {
             .map_err(failed)?;
         }
         let mut queue = Queue::new(commands);
+        let patient_until = Instant::now() + SWAP_PATIENCE;
         loop {
             let batch = queue.next();
             if batch.is_empty() {
@@ -150,7 +152,8 @@ impl Sets {
             self.counters.ipset_restores.count(1);
             let verdicts;
             let bytes;
-            (link, verdicts, bytes) = tell(link, commands, &batch).await.map_err(failed)?;
+            (link, verdicts, bytes) =
+                tell(link, commands, &batch, patient_until).await.map_err(failed)?;
             self.counters.ipset_bytes.count(bytes);
             for (message, verdict) in batch.iter().zip(verdicts) {
                 match queue.settle(message, verdict) {
@@ -196,6 +199,7 @@ async fn tell(
     mut link: Link,
     commands: &[Command],
     batch: &Batch,
+    patient_until: Instant,
 ) -> io::Result<(Link, Vec<Verdict>, u64)> {
     let encode = |places: &Vec<usize>| encode(&link.dialect, commands, places);
     let encoded: Vec<Encoded> = batch.iter().map(encode).collect();
@@ -224,7 +228,7 @@ async fn tell(
                 let missing = || io::Error::from(io::ErrorKind::UnexpectedEof);
                 let mut answer = answers.next().ok_or_else(missing)?;
                 if matches!(commands[places[0]], Command::Swap(..)) {
-                    (link, answer) = swap_again(link, bytes, answer).await?;
+                    (link, answer) = swap_again(link, bytes, answer, patient_until).await?;
                 }
                 answer
             }
@@ -262,10 +266,10 @@ async fn swap_again(
     mut link: Link,
     request: Vec<u8>,
     mut answer: Answer,
+    patient_until: Instant,
 ) -> io::Result<(Link, Answer)> {
-    let begin = Instant::now();
     for pause in SWAP_PAUSES.into_iter().cycle() {
-        if answer.code != Errno::EBUSY as i32 || begin.elapsed() > SWAP_PATIENCE {
+        if answer.code != Errno::EBUSY as i32 || Instant::now() > patient_until {
             break;
         }
         tokio::time::sleep(Duration::from_millis(pause)).await;
