@@ -16,7 +16,7 @@ use crate::layout::v3::keys;
 use crate::layout::v3::write::Malformed;
 use crate::layout::v3::write::block::{BlockDocument, BlockOwner};
 use crate::model::{AffinityState, Cidr, Family, Name};
-use crate::store::{Seen, Store};
+use crate::store::Store;
 
 /// An assignment under way.
 #[derive(Debug)]
@@ -149,14 +149,7 @@ impl<S: Store> Ipam<S> {
         for (block, state) in &taking.world.affinities {
             let pool = taking.world.pools.index_of(block);
             let rank = pool.and_then(|pool| need.pools.iter().position(|chosen| *chosen == pool));
-            match (rank, state) {
-                // A claim that was interrupted is carried on.
-                (Some(rank), AffinityState::Confirmed | AffinityState::Pending) => {
-                    own.push((rank, *block, *state));
-                }
-                // Being given up by somebody: let him.
-                (Some(_), AffinityState::PendingDeletion) | (None, _) => {}
-            }
+            own.extend(rank.map(|rank| (rank, *block, *state)));
         }
         own.sort_by_key(|(rank, block, _)| (*rank, *block));
         let confirmed = own.iter().filter(|(_, _, state)| *state == AffinityState::Confirmed);
@@ -177,10 +170,12 @@ impl<S: Store> Ipam<S> {
                 return Ok(());
             }
         }
-        let pending = own.iter().filter(|(_, _, state)| *state == AffinityState::Pending);
-        let pending = pending.map(|(_, block, _)| *block).collect();
-        let (pending, seen) = self.still_wanted(need.family, pending).await?;
-        for (block, beside) in pending {
+        // A claim that was interrupted is carried on. So is one that was to be given up: whoever began
+        // that may have been stopped, and if not, he finds that the block is no longer as he read it.
+        let rest = own.iter().filter(|(_, _, state)| *state != AffinityState::Confirmed);
+        let rest = rest.map(|(_, block, state)| (*block, *state)).collect();
+        let (rest, seen) = self.still_wanted(need.family, rest).await?;
+        for (block, beside) in rest {
             match self.claim(block, &seen).await {
                 Ok(Claimed::Ours) => self.take_unshared(taking, need, block, None, beside).await?,
                 Ok(Claimed::Theirs) => 0,
@@ -195,30 +190,6 @@ impl<S: Store> Ipam<S> {
             }
         }
         Ok(())
-    }
-
-    /// Those of our interrupted claims that may be carried on: the block is there, or nobody has made
-    /// one of another size there in between. The others are taken back. Each with the blocks that
-    /// overlap it, and with what was seen of all.
-    async fn still_wanted(
-        &self,
-        family: Family,
-        pending: Vec<Cidr>,
-    ) -> Result<(Vec<(Cidr, Vec<Cidr>)>, Seen), IpamError> {
-        if pending.is_empty() {
-            return Ok((Vec::new(), Seen::default()));
-        }
-        let Listed { blocks, seen } = self.list_blocks(&keys::blocks_of(family)).await?;
-        let mut wanted = Vec::new();
-        for block in pending {
-            let beside = beside(&block, blocks.keys());
-            if blocks.contains_key(&block) || beside.is_empty() {
-                wanted.push((block, beside));
-            } else {
-                self.abandon(block).await?;
-            }
-        }
-        Ok((wanted, seen))
     }
 
     /// Whatever there is in the cluster as of now. Answers why there is not more; `None` when
@@ -242,10 +213,6 @@ impl<S: Store> Ipam<S> {
                 pool.is_some_and(|pool| need.pools.contains(&pool))
             })
             .partition(|(_, read)| read.document.is_of(&self.host));
-        let giving_up = |cidr: &Cidr| {
-            taking.world.affinities.get(cidr) == Some(&AffinityState::PendingDeletion)
-        };
-        let own: Vec<_> = own.into_iter().filter(|(cidr, _)| !giving_up(cidr)).collect();
         for (cidr, read) in own {
             lost |= self.take_listed(taking, need, cidr, read, false).await?;
         }
@@ -365,13 +332,13 @@ impl<S: Store> Ipam<S> {
     }
 
     /// Blocks whose pool is disabled or no longer for this host serve nobody: those that are empty
-    /// go. That this fails is no reason to give no address.
+    /// go, and what was begun of that is finished. That this fails is no reason to give no address.
     async fn give_up_unusable(&self, taking: &Taking<'_>, family: Family) {
         let pools = &taking.world.pools;
         for (block, state) in &taking.world.affinities {
             let pool = pools.index_of(block).and_then(|pool| pools.unusable(pool));
             let unusable = matches!(pool, Some(Unusable::Disabled | Unusable::NotForNode));
-            if unusable && block.family() == family && *state == AffinityState::Confirmed {
+            if unusable && block.family() == family && *state != AffinityState::Pending {
                 match self.give_up(*block).await {
                     Ok(true) => tracing::info!(%block, "a block is given up"),
                     Ok(false) => {}
@@ -393,7 +360,7 @@ impl Need {
 }
 
 /// Those of `all` that share addresses with a block, but not the block itself.
-fn beside<'a>(block: &Cidr, all: impl IntoIterator<Item = &'a Cidr>) -> Vec<Cidr> {
+pub(super) fn beside<'a>(block: &Cidr, all: impl IntoIterator<Item = &'a Cidr>) -> Vec<Cidr> {
     all.into_iter().filter(|other| *other != block && other.overlaps(block)).copied().collect()
 }
 

@@ -4,6 +4,10 @@
 //! same block both write an affinity of their own, one of them creates the block, and the other
 //! takes its affinity back. What an interrupted claim leaves is resumed by the next one.
 //!
+//! A block is given up the other way round: an affinity that says so, the block removed as it was
+//! read, the affinity removed. Where that is interrupted it is finished as long as the pool cannot be
+//! used, and taken back as soon as it can: nobody else would ever use the block.
+//!
 //! That settles two claims of one block. Two blocks of different sizes over the same addresses are
 //! two keys, and two hosts could each create one of them when they read the pool before and after its
 //! `blockSize` was changed. So a block is created on condition that nothing that could overlap it has
@@ -16,6 +20,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::assign::beside;
 use super::occupied::Occupied;
 use super::retry::{Outcome, Tries, create_beside, remove, swap};
 use super::world::Listed;
@@ -23,7 +28,7 @@ use super::{Ipam, IpamError};
 use crate::layout::Decoded;
 use crate::layout::v3::write::{Malformed, affinity, block};
 use crate::layout::v3::{self, keys};
-use crate::model::{AffinityId, AffinityState, Cidr, Update};
+use crate::model::{AffinityId, AffinityState, Cidr, Family, Update};
 use crate::store::{Seen, Store, Stored};
 
 /// Who has a block after a claim.
@@ -48,15 +53,12 @@ impl<S: Store> Ipam<S> {
             let pending = affinity::create(AffinityState::Pending);
             let landed = |now: &[u8]| now == pending;
             if swap(&self.store, &key, None, &pending, landed).await? == Outcome::Conflict {
-                // There is one already: of an interrupted claim, or of another process of ours.
-                let Some((stored, state)) = self.read_affinity(&id).await? else {
-                    tries.again().await?;
-                    continue;
+                // There is one already: of what was interrupted, or of another process of ours.
+                let taken_up = match self.read_affinity(&id).await? {
+                    Some((stored, state)) => self.take_up(&id, &stored, state).await?,
+                    None => false,
                 };
-                if state != AffinityState::Pending
-                    && self.read_block(cidr).await?.is_none()
-                    && !self.set_state(&id, &stored, AffinityState::Pending).await?
-                {
+                if !taken_up {
                     tries.again().await?;
                     continue;
                 }
@@ -78,14 +80,27 @@ impl<S: Store> Ipam<S> {
         self.withdraw(&id).await
     }
 
-    /// Gives up a block of this host's when nobody has an address of it. False: it stays.
+    /// Gives up a block of this host's when nobody has an address of it, or goes on with that where
+    /// it was interrupted. False: it stays.
     pub(super) async fn give_up(&self, cidr: Cidr) -> Result<bool, IpamError> {
         let (id, _) = self.claim_key(cidr);
-        let Some(read) = self.read_block(cidr).await? else { return Ok(false) };
-        if !read.document.is_of(&self.host) || !read.document.is_empty() {
+        // The block first: see `take_up`.
+        let read = self.read_block(cidr).await?;
+        let Some((stored, state)) = self.read_affinity(&id).await? else { return Ok(false) };
+        let Some(read) = read.filter(|read| read.document.is_of(&self.host)) else {
+            if state != AffinityState::PendingDeletion {
+                return Ok(false);
+            }
+            // The block went, and whoever removed it came no further.
+            let key = keys::affinity(&id.host, cidr);
+            return Ok(remove(&self.store, &key, stored.revision).await? == Outcome::Done);
+        };
+        if !read.document.is_empty() {
+            if state == AffinityState::PendingDeletion {
+                self.keep(&id).await?;
+            }
             return Ok(false);
         }
-        let Some((stored, _)) = self.read_affinity(&id).await? else { return Ok(false) };
         if !self.set_state(&id, &stored, AffinityState::PendingDeletion).await? {
             return Ok(false);
         }
@@ -95,9 +110,90 @@ impl<S: Store> Ipam<S> {
                 Ok(true)
             }
             Outcome::Conflict => {
-                // Somebody took an address in between.
-                self.confirm(&id).await?;
+                // Somebody took an address in between, or is about to.
+                self.keep(&id).await?;
                 Ok(false)
+            }
+        }
+    }
+
+    /// Those of our interrupted claims that may be carried on: the block is there, or nobody has made
+    /// one of another size there in between. The others are taken back, and so is what is left of a
+    /// block that was given up. Each with the blocks that overlap it, and with what was seen of all.
+    pub(super) async fn still_wanted(
+        &self,
+        family: Family,
+        interrupted: Vec<(Cidr, AffinityState)>,
+    ) -> Result<(Vec<(Cidr, Vec<Cidr>)>, Seen), IpamError> {
+        if interrupted.is_empty() {
+            return Ok((Vec::new(), Seen::default()));
+        }
+        let Listed { blocks, seen } = self.list_blocks(&keys::blocks_of(family)).await?;
+        let mut wanted = Vec::new();
+        for (block, state) in interrupted {
+            let beside = beside(&block, blocks.keys());
+            let possible = state == AffinityState::Pending && beside.is_empty();
+            if blocks.contains_key(&block) || possible {
+                wanted.push((block, beside));
+            } else {
+                self.abandon(block).await?;
+            }
+        }
+        Ok((wanted, seen))
+    }
+
+    /// Makes an affinity that is there one of a claim under way. False: it changes under our hands.
+    ///
+    /// Whoever gives up the block reads it, sees to it that the affinity says so, and removes the
+    /// block as he read it. So here the affinity comes first and then the block is written anew: one
+    /// who read it before cannot remove it, and one who reads it later has to change the affinity
+    /// again, after which it is not confirmed.
+    async fn take_up(
+        &self,
+        id: &AffinityId,
+        stored: &Stored,
+        state: AffinityState,
+    ) -> Result<bool, IpamError> {
+        if state == AffinityState::Confirmed && self.read_block(id.block).await?.is_some() {
+            return Ok(true);
+        }
+        let pending = self.set_state(id, stored, AffinityState::Pending).await?;
+        if pending {
+            self.renew(id.block).await?;
+        }
+        Ok(pending)
+    }
+
+    /// Our block stays, though somebody was about to give it up.
+    async fn keep(&self, id: &AffinityId) -> Result<(), IpamError> {
+        match self.read_affinity(id).await? {
+            Some((stored, AffinityState::PendingDeletion))
+                if self.set_state(id, &stored, AffinityState::Pending).await? => {}
+            _ => return Ok(()),
+        }
+        if self.renew(id.block).await? {
+            self.confirm(id).await?;
+            return Ok(());
+        }
+        // Another process of ours got it removed after all.
+        self.withdraw(id).await
+    }
+
+    /// Writes our block as it is, so that it is no longer the one that somebody read. False: it is
+    /// not there, or not ours.
+    async fn renew(&self, cidr: Cidr) -> Result<bool, IpamError> {
+        let key = keys::block(cidr);
+        let mut tries = Tries::new(&key);
+        loop {
+            let read = self.read_block(cidr).await?;
+            let Some(read) = read.filter(|read| read.document.is_of(&self.host)) else {
+                return Ok(false);
+            };
+            let value = read.document.finish();
+            let landed = |now: &[u8]| now == value;
+            match swap(&self.store, &key, Some(read.revision), &value, landed).await? {
+                Outcome::Done => return Ok(true),
+                Outcome::Conflict => tries.again().await?,
             }
         }
     }
@@ -167,12 +263,14 @@ impl<S: Store> Ipam<S> {
         Ok(Some(if ours { Claimed::Ours } else { Claimed::Theirs }))
     }
 
-    /// False: the affinity was taken away or changed.
+    /// False: the affinity was taken away or changed, or somebody is giving up the block.
     async fn confirm(&self, id: &AffinityId) -> Result<bool, IpamError> {
         match self.read_affinity(id).await? {
             Some((_, AffinityState::Confirmed)) => Ok(true),
-            Some((stored, _)) => self.set_state(id, &stored, AffinityState::Confirmed).await,
-            None => Ok(false),
+            Some((stored, AffinityState::Pending)) => {
+                self.set_state(id, &stored, AffinityState::Confirmed).await
+            }
+            Some((_, AffinityState::PendingDeletion)) | None => Ok(false),
         }
     }
 

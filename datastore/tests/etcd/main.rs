@@ -17,6 +17,7 @@ mod support;
 mod bad_input;
 mod basics;
 mod cluster;
+mod history;
 mod latency;
 mod outages;
 mod readiness;

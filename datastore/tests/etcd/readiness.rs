@@ -156,7 +156,7 @@ impl Etcd {
     }
 
     /// Another client address; the peer address, and so the cluster id, stays.
-    fn serve_at(&mut self, endpoint: &str) {
+    pub(crate) fn serve_at(&mut self, endpoint: &str) {
         let old = std::mem::replace(&mut self.endpoint, endpoint.to_owned());
         self.replace_argument(&old, endpoint);
     }

@@ -92,7 +92,7 @@ pub(crate) struct Etcd {
     args: Vec<String>,
     pub(crate) endpoint: String,
     dir: Arc<TempDir>,
-    data: PathBuf,
+    pub(crate) data: PathBuf,
 }
 
 /// `None`, said aloud, on a machine without etcd.

@@ -23,4 +23,5 @@ mod history;
 mod latency;
 mod outages;
 mod recorded;
+mod stalls;
 mod writes;

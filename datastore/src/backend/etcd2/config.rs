@@ -6,6 +6,14 @@ use std::time::Duration;
 /// that vanished without a word is noticed, and a cluster that was rebuilt.
 pub const IDLE_POLL: Duration = Duration::from_secs(10);
 
+/// How far the store may be ahead of a poll that brings nothing, in events, before anything follows
+/// from that: until then the same index is asked for again. etcd remembers 1000.
+pub(super) const AHEAD: i64 = 100;
+
+/// How long the first of two polls may be silent that are to say the same. What is in the history
+/// comes at once, and the history must not be over before the second one.
+pub(super) const FIRST_SILENCE: Duration = Duration::from_secs(1);
+
 /// How often a store is asked that says it is not ready.
 pub const READY_POLL: Duration = Duration::from_secs(1);
 

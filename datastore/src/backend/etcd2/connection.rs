@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap};
 use hyper::{Method, Request, Response};
@@ -94,6 +94,9 @@ pub(super) struct Begun {
     pub(super) stamp: Option<Stamp>,
     status: u16,
     body: Incoming,
+    /// What has come of the body, and whether that is all.
+    bytes: Vec<u8>,
+    ended: bool,
 }
 
 /// A connection; it ends when it is dropped.
@@ -169,34 +172,39 @@ impl Connection {
             stamp: Stamp::of(response.headers()),
             status: response.status().as_u16(),
             body: response.into_body(),
+            bytes: Vec::new(),
+            ended: false,
         })
     }
 }
 
 impl Begun {
+    /// Waits for the body to begin; false: nothing of it came in that time.
+    pub(super) async fn speaks(
+        &mut self,
+        ask: &Ask<'_>,
+        patience: Duration,
+    ) -> Result<bool, Etcd2Error> {
+        let Ok(frame) = tokio::time::timeout(patience, self.body.frame()).await else {
+            return Ok(false);
+        };
+        self.keep(ask, frame)?;
+        Ok(true)
+    }
+
     /// Reads what is left; `pause` is how long the sender may be silent in between.
     pub(super) async fn finish(
         mut self,
         ask: &Ask<'_>,
         pause: Duration,
     ) -> Result<(Event, Option<Stamp>), Etcd2Error> {
-        let mut bytes = Vec::new();
-        loop {
+        while !self.ended {
             let late =
                 |_| Etcd2Error::Timeout { op: ask.op, key: ask.key.to_owned(), after: pause };
             let frame = tokio::time::timeout(pause, self.body.frame()).await.map_err(late)?;
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|source| Etcd2Error::Http {
-                op: ask.op,
-                key: ask.key.to_owned(),
-                source,
-            })?;
-            bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-            if bytes.len() > MAX_ANSWER_BYTES {
-                return Err(self.unsound(ask, format_args!("more than {MAX_ANSWER_BYTES} bytes")));
-            }
+            self.keep(ask, frame)?;
         }
-        match wire::parse(&bytes) {
+        match wire::parse(&self.bytes) {
             Ok(Answer::Event(event)) if (200..300).contains(&self.status) => {
                 Ok((event, self.stamp))
             }
@@ -205,7 +213,7 @@ impl Begun {
                 Err(Etcd2Error::Fault { op, key, status: self.status, fault })
             }
             Ok(_) | Err(_) => {
-                let said = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]);
+                let said = String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(100)]);
                 let said = said.trim().replace(char::is_control, " ");
                 Err(self.unsound(
                     ask,
@@ -213,6 +221,28 @@ impl Begun {
                 ))
             }
         }
+    }
+
+    /// Keeps a piece of the body, or that there is no further one.
+    fn keep(
+        &mut self,
+        ask: &Ask<'_>,
+        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+    ) -> Result<(), Etcd2Error> {
+        let Some(frame) = frame else {
+            self.ended = true;
+            return Ok(());
+        };
+        let frame = frame.map_err(|source| Etcd2Error::Http {
+            op: ask.op,
+            key: ask.key.to_owned(),
+            source,
+        })?;
+        self.bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        if self.bytes.len() > MAX_ANSWER_BYTES {
+            return Err(self.unsound(ask, format_args!("more than {MAX_ANSWER_BYTES} bytes")));
+        }
+        Ok(())
     }
 
     fn unsound(&self, ask: &Ask<'_>, what: std::fmt::Arguments<'_>) -> Etcd2Error {

@@ -8,6 +8,9 @@
 //!   snapshot's index are in it, and are left out.
 //! * Events are applied in order, one a long poll. (`stream=true` would send more at once, but a
 //!   stream that begins in the past ends silently after its first event.)
+//! * A poll that brings nothing does not say that nothing happened: its head comes before its event,
+//!   which may get stuck. So the position moves on without an event only when the store is far ahead
+//!   and two polls on two connections were silent about the same index.
 //! * A directory that is deleted is one event: the deletions of everything below it are made here
 //!   ([`Tree`](tree::Tree)).
 //! * What cannot be continued is listed anew, and only what differs is handed out: a history that was

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::Method;
 
-use super::config::{IDLE_POLL, ROOT};
+use super::config::{AHEAD, FIRST_SILENCE, IDLE_POLL, ROOT};
 use super::connection::{Ask, Connection, Stamp};
 use super::error::Etcd2Error;
 use super::members::Members;
@@ -16,8 +16,8 @@ use crate::backend::etcd3::CALL_TIMEOUT;
 pub(super) enum Polled {
     /// The next event.
     Event(Box<Event>),
-    /// Nothing happened. What the store said of itself.
-    Idle(Stamp),
+    /// Nothing came. Up to this index nothing of ours has happened.
+    Idle(i64),
 }
 
 /// Everything that happens from an index on, in order.
@@ -29,6 +29,8 @@ pub(super) struct Poller {
     cluster: String,
     /// What is asked for next.
     next: i64,
+    /// A poll of just that brought nothing, and the store was at this index then, far ahead.
+    silent: Option<i64>,
 }
 
 impl Poller {
@@ -37,7 +39,7 @@ impl Poller {
         let connection = members.connect().await?;
         let members = Arc::clone(members);
         let (cluster, next) = (after.cluster.clone(), after.index + 1);
-        Ok(Self { members, connection, spent: false, cluster, next })
+        Ok(Self { members, connection, spent: false, cluster, next, silent: None })
     }
 
     /// The member that serves it.
@@ -73,31 +75,39 @@ impl Poller {
         let late =
             |_| Etcd2Error::Timeout { op: "watch", key: ROOT.to_owned(), after: CALL_TIMEOUT };
         let begun = tokio::time::timeout(CALL_TIMEOUT, self.connection.begin(&ask));
-        let begun = begun.await.map_err(late)??;
+        let mut begun = begun.await.map_err(late)??;
         let stamp = begun.stamp.clone();
-        match begun.finish(&ask, IDLE_POLL).await {
-            Ok((event, _)) => {
-                self.spent = false;
-                self.check(stamp.as_ref())?;
-                self.next = event.node.modified_index + 1;
-                Ok(Polled::Event(Box::new(event)))
-            }
-            Err(Etcd2Error::Timeout { .. }) => {
-                let Some(stamp) = stamp else {
-                    return Err(self.other("the answer has no X-Etcd-Index"));
-                };
-                self.check(Some(&stamp))?;
-                // An index of the future is waited for in silence, for ever.
-                if stamp.index + 1 < self.next {
-                    return Err(self.other("the store went back to an older index"));
-                }
-                // When the poll began nothing of ours had happened up to here, and nothing since:
-                // so the history of others, which etcd forgets, is not asked for again.
-                self.next = self.next.max(stamp.index + 1);
-                Ok(Polled::Idle(stamp))
-            }
-            Err(error) => Err(error),
+        let ahead =
+            stamp.as_ref().is_some_and(|stamp| stamp.index.saturating_sub(self.next) >= AHEAD);
+        let patience = if ahead && self.silent.is_none() { FIRST_SILENCE } else { IDLE_POLL };
+        if begun.speaks(&ask, patience).await? {
+            // There is an event, so from here on silence is a failure.
+            let (event, _) = begun.finish(&ask, IDLE_POLL).await?;
+            self.spent = false;
+            self.check(stamp.as_ref())?;
+            self.next = event.node.modified_index + 1;
+            self.silent = None;
+            return Ok(Polled::Event(Box::new(event)));
         }
+        let Some(stamp) = stamp else {
+            return Err(self.other("the answer has no X-Etcd-Index"));
+        };
+        self.check(Some(&stamp))?;
+        // An index of the future is waited for in silence, for ever.
+        if stamp.index + 1 < self.next {
+            return Err(self.other("the store went back to an older index"));
+        }
+        // What etcd is about to forget must not be asked for for ever, so nothing of ours has to be in
+        // it. But silence proves little: etcd sends the head by itself, whatever it is about to tell,
+        // and an event may be late on the way. So a few indexes are asked for again, which costs
+        // nothing, and many are passed over when a second poll on another connection is silent too.
+        if ahead {
+            match self.silent.take() {
+                None => self.silent = Some(stamp.index),
+                Some(first) => self.next = first.min(stamp.index).saturating_add(1),
+            }
+        }
+        Ok(Polled::Idle(self.next - 1))
     }
 
     fn check(&self, stamp: Option<&Stamp>) -> Result<(), Etcd2Error> {

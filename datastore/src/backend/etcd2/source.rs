@@ -223,9 +223,9 @@ impl Follower {
                 // What the snapshot has already.
                 Polled::Event(event) if event.node.modified_index <= listed => {}
                 Polled::Event(event) => self.apply(&event)?,
-                Polled::Idle(stamp) => {
+                Polled::Idle(index) => {
                     self.status.send_modify(|status| {
-                        status.revision = status.revision.max(stamp.index);
+                        status.revision = status.revision.max(index);
                     });
                 }
             }

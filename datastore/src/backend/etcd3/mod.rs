@@ -15,9 +15,10 @@
 //!   after it stopped being ready, until a new listing after it is ready again.
 //! * A broken stream is taken up at the revision after the last one applied, if the store still
 //!   has the same history; else everything is listed again, and only differences are handed out.
-//!   What "same history" means: the cluster id, the ready key and the newest key known, each as
-//!   it was at that revision. A store that was wiped or restored can carry the same cluster id
-//!   and a higher revision, so these two alone prove nothing.
+//!   What "same history" means: the cluster id, the ready key as it was at that revision, and the
+//!   newest change known: a key that was written, or one that was there before a revision and
+//!   not after it. A store that was wiped or restored can carry the same cluster id and a higher
+//!   revision, so these two alone prove nothing.
 
 pub(super) mod backoff;
 mod client;

@@ -20,7 +20,7 @@ use super::backoff::Backoff;
 use super::client::Etcd3;
 use super::config::BACKOFF_CAP;
 use super::error::EtcdError;
-use super::history::{self, History, Position};
+use super::history::{self, Change, History, Position};
 use super::list::{self, Stamp, end_of};
 use super::watch::{Heard, Message, Span, Watch};
 use crate::backend::{Entry, Event, Layout, SyncEvent, Syncer};
@@ -233,7 +233,7 @@ impl Follower {
     /// Lists everything at one revision.
     async fn list(&mut self) -> Result<(), End> {
         let mut ready = None;
-        let mut newest: Option<(Arc<str>, i64)> = None;
+        let mut newest: Option<(String, i64)> = None;
         self.syncer.begin_listing();
         let (syncer, layout) = (&mut self.syncer, self.layout);
         let stamp = list::snapshot(&self.client, layout.prefixes, |kv| {
@@ -242,7 +242,7 @@ impl Follower {
                 ready = Some(kv.mod_revision());
             }
             if newest.as_ref().is_none_or(|(_, revision)| *revision < kv.mod_revision()) {
-                newest = Some((Arc::from(key), kv.mod_revision()));
+                newest = Some((key.to_owned(), kv.mod_revision()));
             }
             syncer.list(Entry {
                 key,
@@ -256,6 +256,7 @@ impl Follower {
             return Err(End::Relist("the store stopped being ready during the listing"));
         };
         self.syncer.finish_listing(stamp.revision);
+        let newest = newest.map(|(key, revision)| Change::put(&key, revision));
         self.position = Some(Position { stamp, ready, newest });
         self.doubt.settle();
         self.feed.resume();
@@ -356,8 +357,6 @@ impl Follower {
         }
         // The ready key first: of what happened together with its loss, nothing may be applied.
         let mut ready = Some(position.ready);
-        let mut newest: Option<(&str, i64)> = None;
-        let mut newest_gone = false;
         for event in message.events() {
             match event {
                 Event::Put(entry) => {
@@ -365,14 +364,11 @@ impl Follower {
                         let is_ready = self.layout.is_ready(Some(entry.value));
                         ready = is_ready.then_some(entry.mod_revision);
                     }
-                    newest = Some((entry.key, entry.mod_revision));
                 }
                 Event::Delete { key, .. } => {
                     if key == self.layout.ready_key {
                         ready = None;
                     }
-                    newest = newest.filter(|(newest, _)| *newest != key);
-                    newest_gone |= position.newest.as_ref().is_some_and(|(old, _)| **old == *key);
                 }
             }
         }
@@ -380,11 +376,7 @@ impl Follower {
             return Err(End::Relist("the store is no longer ready"));
         };
         position.ready = ready;
-        if let Some((key, revision)) = newest {
-            position.newest = Some((Arc::from(key), revision));
-        } else if newest_gone {
-            position.newest = None;
-        }
+        position.follow(message.events());
         position.stamp.revision = position.stamp.revision.max(message.revision());
         let revision = position.stamp.revision;
         if message.has_events() {

@@ -189,19 +189,59 @@ fn a_malformed_block_is_named_and_nobody_elses_matter() {
 }
 
 #[test]
-fn blocks_that_are_being_given_up_or_are_no_hosts() {
+fn blocks_that_were_being_given_up_are_used_again() {
     let store = small();
     let ipam = host(&store, "a");
     let given = run(ipam.assign(&owner("a", "net.1"), &v4(1))).unwrap();
     let block = Cidr::new(given[0].address, 30).unwrap();
     let affinity = keys::affinity(&"a".into(), block);
-    put(&store, &affinity, r#"{"state":"pendingDeletion","deleted":false}"#);
+    let giving_up = r#"{"state":"pendingDeletion","deleted":false}"#;
+    put(&store, &affinity, giving_up);
+    let before = run(store.get(&keys::block(block))).unwrap().unwrap();
+    let given = run(ipam.assign(&owner("a", "net.2"), &v4(3))).unwrap();
+    assert!(given.iter().all(|given| block.contains(given.address)), "{given:?}");
+    check_rest(&store);
+    // Whoever read the block before cannot remove it any more, also when nothing was taken from it.
+    run(ipam.release_handle("net.1")).unwrap();
+    run(ipam.release_handle("net.2")).unwrap();
+    put(&store, &affinity, giving_up);
+    let seen = run(ipam.list_blocks(&keys::blocks_of(Family::V4))).unwrap().seen;
+    let after = run(store.get(&keys::block(block))).unwrap().unwrap();
+    run(ipam.claim(block, &seen)).unwrap();
+    for read in [before, after] {
+        assert!(!run(store.delete_if(&keys::block(block), read.revision)).unwrap());
+    }
+    check_rest(&store);
+    // The block is gone, or another host's: that is what is left of it.
+    for of_b in [false, true] {
+        let text = store.text(&keys::block(block)).unwrap();
+        delete(&store, &keys::block(block));
+        put(&store, &affinity, giving_up);
+        if of_b {
+            put(&store, &keys::block(block), &text.replace("host:a", "host:b"));
+            put(&store, &keys::affinity(&"b".into(), block), r#"{"state":"confirmed"}"#);
+        }
+        run(ipam.assign(&owner("a", "net.3"), &v4(1))).unwrap();
+        check_rest(&store);
+        run(ipam.release_handle("net.3")).unwrap();
+        if !of_b {
+            run(ipam.claim(block, &seen)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn blocks_that_are_no_hosts() {
+    let store = small();
+    let ipam = host(&store, "a");
+    let given = run(ipam.assign(&owner("a", "net.1"), &v4(1))).unwrap();
+    let block = Cidr::new(given[0].address, 30).unwrap();
+    delete(&store, &keys::affinity(&"a".into(), block));
+    let text = store.text(&keys::block(block)).unwrap();
+    // Not of a host: nothing is borrowed from it.
+    put(&store, &keys::block(block), &text.replace("host:a", "virtual:lb"));
     let given = run(ipam.assign(&owner("a", "net.2"), &v4(12))).unwrap();
     assert!(given.iter().all(|given| !block.contains(given.address)));
-    assert!(store.text(&affinity).unwrap().contains("pendingDeletion"));
-    // Not of a host: nothing is borrowed from it.
-    let text = store.text(&keys::block(block)).unwrap();
-    put(&store, &keys::block(block), &text.replace("host:a", "virtual:lb"));
     assert_eq!(shortage(run(ipam.assign(&owner("a", "net.3"), &v4(1)))), Shortage::Full);
     put(&store, &keys::block(block), &text.replace("\"host:a\"", "null"));
     run(ipam.assign(&owner("a", "net.3"), &v4(3))).unwrap();

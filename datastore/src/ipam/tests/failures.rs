@@ -146,32 +146,93 @@ fn a_release() {
     });
 }
 
+/// An empty block of host `a` whose pool `p4` is disabled, and a pool `q4` that is not.
+fn unusable() -> Arc<Memory> {
+    let store = small();
+    run(host(&store, "a").assign(&owner("a", "net.1"), &v4(1))).unwrap();
+    run(host(&store, "a").release_handle("net.1")).unwrap();
+    let (key, value) = pool("p4", r#"{"cidr":"10.0.0.0/28","blockSize":30,"disabled":true}"#);
+    put(&store, &key, &value);
+    let (key, value) = pool("q4", r#"{"cidr":"10.1.0.0/28","blockSize":30}"#);
+    put(&store, &key, &value);
+    store
+}
+
+/// The affinity of host `a` and the block, for each block of the pool `p4`.
+fn claims(store: &Memory) -> Vec<(Option<String>, Option<String>)> {
+    let blocks = (0..4).map(|index| cidr("10.0.0.0/28").nth(index * 4).unwrap());
+    let blocks = blocks.map(|address| Cidr::new(address, 30).unwrap());
+    let claim = |block| {
+        let affinity = keys::affinity(&"a".into(), block);
+        (store.text(&affinity), store.text(&keys::block(block)))
+    };
+    blocks.map(claim).collect()
+}
+
 #[test]
 fn giving_up_a_block() {
-    let make = || {
-        let store = small();
-        run(host(&store, "a").assign(&owner("a", "net.1"), &v4(1))).unwrap();
-        run(host(&store, "a").release_handle("net.1")).unwrap();
-        let (key, _) = pool("p4", "");
-        put(&store, &key, r#"{"spec":{"cidr":"10.0.0.0/28","blockSize":30,"disabled":true}}"#);
-        let (key, value) = pool("q4", r#"{"cidr":"10.1.0.0/28","blockSize":30}"#);
-        put(&store, &key, &value);
-        store
-    };
     let assign = |store: &Arc<Memory>| run(host(store, "a").assign(&owner("a", "net.1"), &v4(1)));
-    at_every_call(make, assign, |store, result, at| {
-        let (key, value) = pool("p4", r#"{"cidr":"10.0.0.0/28","blockSize":30}"#);
-        put(store, &key, &value);
-        delete(store, &pool("q4", "").0);
-        if let Ok(given) = result {
-            assert_eq!(of(store, "net.1"), addresses(given), "{at}");
-        }
+    let strict = r#"{"strict_affinity":true,"auto_allocate_blocks":true}"#;
+    // Another host that may borrow finds every address, whoever has the blocks.
+    for (name, config) in [("b", None), ("a", None), ("a", Some(strict))] {
+        at_every_call(unusable, assign, |store, result, at| {
+            let at = format!("{at}, {name} {config:?}");
+            let (key, value) = pool("p4", r#"{"cidr":"10.0.0.0/28","blockSize":30}"#);
+            put(store, &key, &value);
+            delete(store, &pool("q4", "").0);
+            if let Ok(given) = result {
+                assert_eq!(of(store, "net.1"), addresses(given), "{at}");
+            }
+            run(host(store, "a").release_handle("net.1")).unwrap();
+            if let Some(config) = config {
+                put(store, keys::IPAM_CONFIG_KEY, config);
+            }
+            // No address of the pool was lost.
+            let given = run(host(store, name).assign(&owner(name, "net.2"), &v4(16)));
+            assert_eq!(given.map(|given| given.len()).ok(), Some(16), "{at}");
+            held(store);
+            assert_eq!(counts(store), true_counts(store), "{at}");
+            for (affinity, block) in claims(store).into_iter().filter(|_| name == "a") {
+                assert!(block.unwrap().contains("host:a"), "{at}");
+                assert!(affinity.unwrap().contains("confirmed"), "{at}");
+            }
+        });
+    }
+}
+
+/// The pool stays as it is: the next call finishes what was begun.
+#[test]
+fn giving_up_a_block_is_finished() {
+    let assign = |store: &Arc<Memory>| run(host(store, "a").assign(&owner("a", "net.1"), &v4(1)));
+    at_every_call(unusable, assign, |store, _, at| {
         run(host(store, "a").release_handle("net.1")).unwrap();
-        // No address of the pool was lost, whoever wants them.
-        assert_eq!(run(host(store, "b").assign(&owner("b", "net.2"), &v4(16))).unwrap().len(), 16);
-        held(store);
-        assert_eq!(counts(store), true_counts(store), "{at}");
+        run(host(store, "a").assign(&owner("a", "net.2"), &v4(1))).unwrap();
+        assert_eq!(claims(store), vec![(None, None); 4], "{at}");
+        check_rest(store);
     });
+}
+
+/// Somebody took an address in between, and then it was interrupted: other hosts must hear whose the
+/// block is, whether the pool can be used or not.
+#[test]
+fn giving_up_a_block_that_is_used_again() {
+    for usable in [false, true] {
+        let store = unusable();
+        let block = claims(&store).iter().position(|(affinity, _)| affinity.is_some()).unwrap();
+        let block = cidr("10.0.0.0/28").nth(block as u128 * 4).unwrap();
+        let (key, value) = pool("p4", r#"{"cidr":"10.0.0.0/28","blockSize":30}"#);
+        let disabled = store.text(&key).unwrap();
+        put(&store, &key, &value);
+        run(host(&store, "a").assign_exactly(&owner("a", "net.1"), &[block])).unwrap();
+        if !usable {
+            put(&store, &key, &disabled);
+        }
+        let affinity = keys::affinity(&"a".into(), Cidr::new(block, 30).unwrap());
+        put(&store, &affinity, r#"{"state":"pendingDeletion","deleted":false}"#);
+        run(host(&store, "a").assign(&owner("a", "net.2"), &v4(1))).unwrap();
+        assert_eq!(of(&store, "net.1"), [block]);
+        check_rest(&store);
+    }
 }
 
 /// A write that was answered with an error comes true only after we looked.

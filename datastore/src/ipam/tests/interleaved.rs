@@ -211,3 +211,37 @@ fn processes_of_one_host_and_of_one_pod() {
         check_rest(&store);
     }
 }
+
+/// Some processes of a host give up a block whose pool was disabled; others have read the pools
+/// before and want an address of it.
+#[test]
+fn a_block_that_is_given_up_and_wanted_at_once() {
+    for (givers, begun) in [(1, false), (1, true), (2, false), (2, true)] {
+        for seed in 0..100 {
+            let store = small();
+            let given = run(host(&store, "a").assign(&owner("a", "net.x"), &v4(1))).unwrap();
+            run(host(&store, "a").release_handle("net.x")).unwrap();
+            let block = Cidr::new(given[0].address, 30).unwrap();
+            let now = Yielding::new(store.clone(), seed);
+            let outdated = now.with_pools_of_now();
+            let (key, value) =
+                pool("p4", r#"{"cidr":"10.0.0.0/28","blockSize":30,"disabled":true}"#);
+            put(&store, &key, &value);
+            let (key, value) = pool("q4", r#"{"cidr":"10.1.0.0/28","blockSize":30}"#);
+            put(&store, &key, &value);
+            if begun {
+                let affinity = keys::affinity(&"a".into(), block);
+                put(&store, &affinity, r#"{"state":"pendingDeletion"}"#);
+            }
+            let pods = (0..givers + 2).map(|i| {
+                let ipam = on(if i < givers { &now } else { &outdated }, "a");
+                async move { ipam.assign(&owner("a", &format!("net.{i}")), &v4(1)).await.unwrap() }
+            });
+            let given: BTreeSet<_> =
+                run(join_all(pods)).iter().flat_map(|given| addresses(given)).collect();
+            assert_eq!(given.len(), givers + 2, "{seed}");
+            assert_eq!(held(&store).len(), givers + 2, "{seed}");
+            check_rest(&store);
+        }
+    }
+}
