@@ -122,6 +122,49 @@ fn foreign_routes_and_neighbours_stay() {
 }
 
 #[test]
+fn the_number_of_dhcp_in_the_settings_costs_no_host_its_default_route() {
+    in_namespace(|| async {
+        let mut builder = host().await;
+        builder.settings.route_protocol = 16;
+        ip("link add eth0 type veth peer name peth0").await;
+        ip("link set eth0 up").await;
+        ip("link set peth0 up").await;
+        ip("addr add 192.0.2.1/24 dev eth0").await;
+        ip("route add default via 192.0.2.254 proto 16").await;
+        ip("route add 198.51.100.7/32 dev eth0 proto 16").await;
+        // A Felix was here.
+        ip("route add 10.65.9.0/26 via 192.0.2.9 proto 80").await;
+        // An endpoint that is gone.
+        ip("route add 10.65.0.99/32 dev cali1 proto 16").await;
+        builder.links = links().await;
+        let uplink = async || ip("route show proto 16 dev eth0").await;
+        let before = uplink().await;
+        assert_eq!(before.lines().count(), 2, "{before}");
+
+        let changes = Changes::new(vec!["cali".to_owned()]);
+        let mut routes_reconciler = Routes::new(changes.clone());
+        let world = builder.world();
+        let report = routes_reconciler.reconcile(&world, Wake::Start).await;
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        let ours = ip("route show proto 16 dev cali1").await;
+        assert!(ours.contains("10.65.0.2 ") && !ours.contains("10.65.0.99"), "{ours}");
+        // As when a lease is renewed: routes of that number are read again.
+        changes.touch(|touched| touched.marked = true);
+        routes_reconciler.reconcile(&world, Wake::Kernel).await;
+        tokio::time::sleep(report.wake_after.unwrap()).await;
+        routes_reconciler.reconcile(&world, Wake::Timer).await;
+        assert_eq!(uplink().await, before, "after the grace");
+        let after = routes().await;
+        assert!(!after.contains("10.65.9.0/26"), "a leftover stays:\n{after}");
+
+        builder.remove("one");
+        routes_reconciler.reconcile(&builder.world(), Wake::Desired).await;
+        assert!(!routes().await.contains("10.65.0.2 "), "an endpoint left a route");
+        assert_eq!(uplink().await, before);
+    });
+}
+
+#[test]
 fn a_route_of_the_cni_plugin_is_adopted_and_leaves_with_its_endpoint() {
     in_namespace(|| async {
         let mut builder = host().await;

@@ -48,13 +48,15 @@ impl BgpTable {
         let cluster = self.configurations.get("default");
         let own = self.configurations.get(format!("node.{host}").as_str());
         let severity = [own, cluster].into_iter().flatten().find_map(|c| c.log_severity.as_deref());
-        let cluster_as = cluster.and_then(|c| c.as_number).unwrap_or(AsNumber::DEFAULT);
         let node = self.nodes.get(host);
+        let cluster_as = cluster.and_then(|c| c.as_number);
+        let numbers = [node.and_then(|node| node.as_number), cluster_as];
+        let cluster_as = cluster_as.filter(is_number).unwrap_or(AsNumber::DEFAULT);
         BgpState {
             node: host.clone(),
             ipv4: node.and_then(|node| node.ipv4),
             ipv6: node.and_then(|node| node.ipv6),
-            as_number: node.and_then(|node| node.as_number).unwrap_or(cluster_as),
+            as_number: own_number(numbers),
             mesh: match node {
                 Some(node) if cluster.is_none_or(|c| c.node_to_node_mesh) => {
                     self.mesh(host, node, cluster_as)
@@ -68,7 +70,8 @@ impl BgpTable {
     }
 
     /// Every other node that takes part in BGP, by each address of a family that this host has too.
-    /// Route reflectors take no part in the mesh, as this host or as the other.
+    /// Route reflectors take no part in the mesh, as this host or as the other. What BIRD can take of
+    /// them is said, and told, where its configuration is made.
     fn mesh(&self, host: &Name, own: &Node, cluster_as: AsNumber) -> Vec<MeshPeer> {
         if !meshed(own) {
             return Vec::new();
@@ -88,6 +91,17 @@ impl BgpTable {
         peers.sort_unstable();
         peers
     }
+}
+
+/// False for 0, which is reserved (RFC 7607).
+fn is_number(number: &AsNumber) -> bool {
+    number.0 != 0
+}
+
+/// The first that is a number. 0 only when nothing else is said: whoever takes 64512 for it can tell.
+fn own_number(said: [Option<AsNumber>; 2]) -> AsNumber {
+    let said = || said.into_iter().flatten();
+    said().find(is_number).or_else(|| said().next()).unwrap_or(AsNumber::DEFAULT)
 }
 
 fn meshed(node: &Node) -> bool {
@@ -222,6 +236,29 @@ mod tests {
         assert_eq!(number(&table), 65010);
         table.set_node(&"a".into(), Some(&Arc::new(own(Some(AsNumber(65011))))));
         assert_eq!(number(&table), 65011);
+    }
+
+    #[test]
+    fn an_as_number_of_0_says_nothing() {
+        let own =
+            |number: Option<u32>| Node { as_number: number.map(AsNumber), ..node("10.0.0.1") };
+        for (of_node, of_cluster, number) in [
+            (Some(0), Some(65010), 65010),
+            (Some(65011), Some(0), 65011),
+            // Nothing is left that says a number.
+            (None, Some(0), 0),
+            (Some(0), None, 0),
+        ] {
+            let mut table = table([("a", own(of_node)), ("b", node("10.0.0.2"))]);
+            let as_number = of_cluster.map(AsNumber);
+            configure(&mut table, "default", BgpConfiguration { as_number, ..configuration() });
+            assert_eq!(table.state(&"a".into(), Vec::new()).as_number, AsNumber(number));
+            let others = of_cluster.filter(|number| *number > 0).unwrap_or(64512);
+            assert_eq!(mesh(&table), [format!("10.0.0.2 b {others}")]);
+        }
+        // Another node's stays, so that it can be named.
+        let other = Node { as_number: Some(AsNumber(0)), ..node("10.0.0.2") };
+        assert_eq!(mesh(&table([("a", own(None)), ("b", other)])), ["10.0.0.2 b 0"]);
     }
 
     #[test]

@@ -106,6 +106,13 @@ impl Intent {
         self.pods.contains_key(&device) || self.former.contains(&device)
     }
 
+    /// True for a route with a number of ours, at a place where that says that it is ours.
+    pub fn is_marked(&self, route: &Route) -> bool {
+        route.protocol == CALICO_PROTOCOL
+            || route.protocol == self.settings.route_protocol
+                && route.device.is_some_and(|device| self.is_watched(device))
+    }
+
     /// Interfaces that were pods' and have another name now.
     pub fn former(&self) -> &BTreeSet<u32> {
         &self.former
@@ -134,12 +141,12 @@ impl Intent {
             || self.blocks.contains(destination)
     }
 
-    /// True for a route that is to be looked at: on an interface where ours may be, with one of our
-    /// protocols, or where somebody wants one.
+    /// True for a route that is to be looked at: on an interface where ours may be, with Calico's own
+    /// protocol, or where somebody wants one. What else has the number that the settings say is
+    /// another program's.
     pub fn concerns(&self, route: &Route) -> bool {
         route.device.is_some_and(|device| self.is_watched(device))
             || route.protocol == CALICO_PROTOCOL
-            || route.protocol == self.settings.route_protocol
             || self.is_claimed(&route.destination)
     }
 

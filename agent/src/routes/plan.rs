@@ -5,11 +5,11 @@
 //!
 //! | route | whose | what happens when it is not wanted |
 //! |---|---|---|
-//! | our protocol on a pod interface, or on one that was and has another name now; a blackhole of protocol 80 | ours | removed at once |
+//! | our protocol (80, or what the settings say) on a pod interface, or on one that was and has another name now; a blackhole of protocol 80 | ours | removed at once |
 //! | what somebody put in the place of ours | ours | replaced at once |
 //! | protocol boot, where we want a route: the original CNI plugin's | ours once adopted | removed at once |
 //! | anything else on a pod interface | unknown | removed after [`GRACE`], if the settings say so |
-//! | our protocol, elsewhere (a Felix was here) | left over | removed after [`GRACE`]: BIRD needs a moment to bring its own |
+//! | protocol 80, elsewhere (a Felix was here) | left over | removed after [`GRACE`]: BIRD needs a moment to bring its own |
 //! | made by the kernel; link-local, multicast | foreign | never touched |
 //! | all others | foreign | never touched; in our way: a [`Conflict`] |
 //!
@@ -29,7 +29,7 @@ use calico_datastore::model::{Cidr, Family, InterfaceName, Mac};
 
 pub use actual::{Actual, Sight};
 use owner::{Owner, owner};
-pub(super) use route::LAST_COMMON_PROTOCOL;
+use route::LAST_COMMON_PROTOCOL;
 pub(crate) use route::is_link_scope;
 pub use route::{BOOT_PROTOCOL, CALICO_PROTOCOL, Neighbour, Route, RouteKind};
 

@@ -225,8 +225,10 @@ impl Routes {
             for protocol in protocols {
                 self.reads += 1;
                 let kernel = open(&mut self.kernel, &self.changes)?;
-                let routes = kernel.routes(RouteFilter::Protocol(protocol), |_| true).await?;
-                let pods = self.intent.pods();
+                let intent = &self.intent;
+                let filter = RouteFilter::Protocol(protocol);
+                let routes = kernel.routes(filter, |route| intent.concerns(route)).await?;
+                let pods = intent.pods();
                 let belongs = |route: &Route| {
                     route.protocol == protocol
                         && !route.device.is_some_and(|device| pods.contains_key(&device))

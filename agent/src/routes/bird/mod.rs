@@ -5,6 +5,7 @@
 
 pub mod control;
 mod file;
+mod fit;
 pub mod peers;
 mod preview;
 mod reconcile;

@@ -12,6 +12,7 @@ use tracing::info;
 
 use super::control::{self, ControlError};
 use super::file::{self, FileError, Stamp};
+use super::fit::fit;
 use super::render::{Input, RenderError, render};
 use crate::desired::BgpState;
 use crate::drift::{Change, Drift};
@@ -64,6 +65,8 @@ struct Rendered {
     blocks: OrdSet<Cidr>,
     prefixes: Vec<String>,
     text: Arc<str>,
+    /// What the text has not, although the datastore has it.
+    left_out: Vec<Problem>,
 }
 
 /// Something that keeps BIRD from being as it should be.
@@ -109,6 +112,9 @@ impl Reconciler for Bird {
                 ),
             });
         }
+        // A text of another state says nothing of this one.
+        let rendered = self.rendered.as_ref().filter(|text| text.bgp == world.desired.bgp);
+        report.problems.extend(rendered.into_iter().flat_map(|text| text.left_out.clone()));
         if let Some(dated) = &self.from_disk {
             report.facts.insert("configuration".to_owned(), format!("{dated} from disk"));
         }
@@ -124,6 +130,7 @@ impl Reconciler for Bird {
                 report.problems.push(describe(&error));
             }
         }
+        report.problems.sort();
         report
     }
 }
@@ -224,6 +231,7 @@ impl Bird {
             blocks: desired.blocks.clone(),
             prefixes: prefixes.clone(),
             text: Arc::clone(&text),
+            left_out: fit(&desired.bgp).left_out,
         });
         Ok(text)
     }

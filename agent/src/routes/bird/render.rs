@@ -1,8 +1,8 @@
 //! Renders BIRD's configuration: pure.
 //!
-//! The template `bird2.cfg.j2` says what BIRD 2 is told; here it is decided which peers, blocks
-//! and pools it is told of. Equal input gives equal text, so an unchanged file means that nothing
-//! is to be done. It does no I/O.
+//! The template `bird2.cfg.j2` says what BIRD 2 is told; here it is decided which blocks and pools
+//! it is told of, in [`super::fit`] which peers. Equal input gives equal text, so an unchanged file
+//! means that nothing is to be done. It does no I/O.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,8 @@ use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 
 use super::control::protocol_name;
-use crate::desired::BgpState;
+use super::fit::fit;
+use crate::desired::{BgpState, MeshPeer};
 
 const TEMPLATE: &str = include_str!("bird2.cfg.j2");
 
@@ -46,8 +47,10 @@ pub enum RenderError {
 pub fn render(input: &Input<'_>) -> Result<String, RenderError> {
     let bgp = input.bgp;
     let router_id = bgp.ipv4.ok_or(RenderError::NoAddress)?;
-    let mut families = vec![family_part(Family::V4, IpAddr::V4(router_id), input)];
-    families.extend(bgp.ipv6.map(|own| family_part(Family::V6, IpAddr::V6(own), input)));
+    let fit = fit(bgp);
+    let part = |own| family_part(own, &fit.mesh, input);
+    let mut families = vec![part(IpAddr::V4(router_id))];
+    families.extend(fit.ipv6.map(|own| part(IpAddr::V6(own))));
     // The text goes into a quoted pattern; what cannot begin an interface's name excludes none.
     let prefixes: Vec<String> = input
         .interface_prefixes
@@ -76,9 +79,9 @@ pub fn render(input: &Input<'_>) -> Result<String, RenderError> {
             context! {
                 node => plain(bgp.node.as_str()),
                 router_id => router_id.to_string(),
-                as_number => bgp.as_number.0,
+                as_number => fit.as_number.0,
                 port => bgp.listen_port.map_or_else(String::new, |port| format!(" port {port}")),
-                has_ipv6 => bgp.ipv6.is_some(),
+                has_ipv6 => fit.ipv6.is_some(),
                 debug,
                 prefixes,
                 families,
@@ -87,8 +90,9 @@ pub fn render(input: &Input<'_>) -> Result<String, RenderError> {
         .map_err(RenderError::Template)
 }
 
-/// One family's part of the template.
-fn family_part(family: Family, own: IpAddr, input: &Input<'_>) -> Value {
+/// The part of the template about the family of this host's address `own`.
+fn family_part(own: IpAddr, mesh: &[&MeshPeer], input: &Input<'_>) -> Value {
+    let family = Family::of(own);
     let (title, channel) = match family {
         Family::V4 => ("IPv4", "ipv4"),
         Family::V6 => ("IPv6", "ipv6"),
@@ -110,11 +114,9 @@ fn family_part(family: Family, own: IpAddr, input: &Input<'_>) -> Value {
             .collect()
     };
     let mine = own.to_string();
-    let peers: Vec<Value> = input
-        .bgp
-        .mesh
+    let peers: Vec<Value> = mesh
         .iter()
-        .filter(|peer| Family::of(peer.address) == family && peer.address != own)
+        .filter(|peer| Family::of(peer.address) == family)
         .map(|peer| {
             let address = peer.address.to_string();
             context! {

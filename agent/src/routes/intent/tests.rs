@@ -260,6 +260,45 @@ fn an_endpoint_that_names_an_interface_of_the_host_is_refused_and_changes_nothin
 }
 
 #[test]
+fn only_where_pods_are_the_number_of_the_settings_is_looked_at() {
+    let mut desired = DesiredState::default();
+    let mut links = Links::default();
+    links.insert("eth0".parse().unwrap(), Link { index: 2, up: true, ..Link::default() });
+    links.insert("cali1".parse().unwrap(), Link { index: 3, up: true, ..Link::default() });
+    // DHCP's.
+    let settings = Settings { route_protocol: 16, ..Settings::default() };
+    desired.settings = Arc::new(settings);
+    desired.blocks.insert("10.65.0.0/26".parse().unwrap());
+    let mut intent = Intent::default();
+    intent.update(&World { desired: Arc::new(desired), links });
+    for (destination, device, protocol, (looked_at, marked)) in [
+        ("0.0.0.0/0", 2, 16, (false, false)),
+        ("10.65.0.2/32", 3, 16, (true, true)),
+        ("10.65.0.2/32", 3, BOOT_PROTOCOL, (true, false)),
+        ("10.65.9.0/26", 2, CALICO_PROTOCOL, (true, true)),
+        // In the way of a block of ours.
+        ("10.65.0.0/26", 2, 16, (true, false)),
+    ] {
+        let route = Route {
+            destination: destination.parse().unwrap(),
+            metric: 0,
+            tos: 0,
+            scope: 0,
+            kind: RouteKind::Unicast,
+            device: Some(device),
+            indirect: device == 2,
+            protocol,
+            source: None,
+        };
+        assert_eq!(
+            (intent.concerns(&route), intent.is_marked(&route)),
+            (looked_at, marked),
+            "{route:?}"
+        );
+    }
+}
+
+#[test]
 fn one_change_of_many_makes_little_stale() {
     let mut desired = DesiredState::default();
     let mut links = Links::default();

@@ -16,8 +16,11 @@ pub(super) enum Owner {
 }
 
 pub(super) fn owner(route: &Route, sight: &Sight, rules: &Rules<'_>) -> Owner {
-    let mark = route.protocol == CALICO_PROTOCOL
-        || (route.protocol == rules.protocol && rules.protocol > LAST_COMMON_PROTOCOL);
+    let calico = route.protocol == CALICO_PROTOCOL;
+    // The number that the settings say may be another program's too: DHCP's, BIRD's. It marks where
+    // only we write; what we write elsewhere, blackholes, never has it.
+    let mark =
+        calico || (route.protocol == rules.protocol && rules.protocol > LAST_COMMON_PROTOCOL);
     let on_pod = route.device.is_some_and(|device| rules.pods.contains_key(&device));
     let on_former = route.device.is_some_and(|device| rules.former.contains(&device));
     if route.protocol == KERNEL_PROTOCOL || is_link_scope(route.destination.address()) {
@@ -26,9 +29,9 @@ pub(super) fn owner(route: &Route, sight: &Sight, rules: &Rules<'_>) -> Owner {
         Owner::Ours
     } else if on_pod {
         Owner::Unknown
-    } else if route.protocol == CALICO_PROTOCOL && route.kind == RouteKind::Blackhole {
+    } else if calico && route.kind == RouteKind::Blackhole {
         Owner::Ours
-    } else if mark {
+    } else if calico {
         Owner::LeftOver
     } else {
         Owner::Foreign

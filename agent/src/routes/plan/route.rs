@@ -12,7 +12,7 @@ pub const BOOT_PROTOCOL: u8 = 3;
 /// `RT_SCOPE_LINK`: the destination is on the wire itself.
 const LINK_SCOPE: u8 = 253;
 /// `RTPROT_STATIC`: up to here a number says nothing about the program that wrote the route.
-pub(in crate::routes) const LAST_COMMON_PROTOCOL: u8 = 4;
+pub(super) const LAST_COMMON_PROTOCOL: u8 = 4;
 
 /// What a route does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,5 +1,7 @@
 //! Tables by name, and properties of any plan.
 
+mod protocol;
+
 use super::*;
 
 use proptest::prelude::*;
@@ -221,24 +223,6 @@ fn blackholes_come_and_go_with_their_block() {
 }
 
 #[test]
-fn what_a_felix_left_elsewhere_waits_for_bird() {
-    let left = Route { indirect: true, ..route("10.65.9.0/26", HOST, 80) };
-    assert_eq!(planned(&Wants::default(), &[left], 9).ops, []);
-    assert_eq!(planned(&Wants::default(), &[left], 10).ops, [Op::DeleteRoute(left)]);
-}
-
-#[test]
-fn a_common_protocol_number_marks_nothing() {
-    // With DeviceRouteProtocol = 3 a route of `ip route add` must not count as ours.
-    let admin = route("10.0.0.0/8", HOST, BOOT_PROTOCOL);
-    let mut actual = Actual::default();
-    actual.set_all(vec![admin], Vec::new(), Duration::ZERO);
-    let pods = pods();
-    let rules = Rules { protocol: BOOT_PROTOCOL, ..rules(&pods, 1000) };
-    assert_eq!(plan(&Wants::default(), &actual, &Scope::All, &rules), Plan::default());
-}
-
-#[test]
 fn gives_come_before_takes() {
     let mut wants = pod(POD, 1);
     wants.neighbours.insert((1, "10.65.0.2".parse().unwrap()), Mac::new([2; 6]));
@@ -334,11 +318,12 @@ proptest! {
         neighbours in prop::collection::vec(any_neighbour(), 0..4),
         late in any::<bool>(),
         remove_external in any::<bool>(),
+        protocol in prop::sample::select(vec![CALICO_PROTOCOL, 12]),
     ) {
         let mut actual = Actual::default();
         actual.set_all(routes, neighbours, Duration::ZERO);
         let pods = pods();
-        let rules = Rules { remove_external, ..rules(&pods, if late { 10 } else { 5 }) };
+        let rules = Rules { remove_external, protocol, ..rules(&pods, if late { 10 } else { 5 }) };
         let all = plan(&wants, &actual, &Scope::All, &rules);
 
         // Foreign routes are in no operation, and neither is anything twice.

@@ -118,11 +118,10 @@ impl Routes {
         // What stands exactly where a route of ours stood was put in its place.
         for place in &drifted {
             let Place::Route(to) = place else { continue };
-            let marked = self.marks();
             let ours: Vec<Route> = before
                 .known
                 .at(to)
-                .filter(|(route, sight)| sight.adopted || marked.contains(&route.protocol))
+                .filter(|(route, sight)| sight.adopted || self.intent.is_marked(route))
                 .map(|(route, _)| *route)
                 .collect();
             let usurpers: Vec<Route> = self
