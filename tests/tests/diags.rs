@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::Cluster;
 use calico_e2e::host::{Flavour, Host, agent_binary};
 use calico_e2e::process::Command;
+use calico_e2e::rkt::plugin_binary;
 use calico_e2e::{run, wait};
 
 /// Nobody says this by chance.
@@ -39,8 +40,28 @@ fn unpacked(archive: &Path) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
+/// A host with BIRD as the tarball brings it, and rkt's plugin beside a network: for one program,
+/// what is changed is gone with it.
+const TARBALL: &str = r#"
+mount -t tmpfs none "$SCRATCH"
+client=$(command -v birdc)
+for dir in /etc "${client%/*}"; do
+  mkdir -p "$SCRATCH$dir/new" "$SCRATCH$dir/work"
+  mount -t overlay none -o "lowerdir=$dir,upperdir=$SCRATCH$dir/new,workdir=$SCRATCH$dir/work" "$dir"
+done
+rm "$client"
+mkdir -p /etc/rkt/net.d
+ln -s "$PLUGIN" /etc/rkt/net.d/calico
+echo '{"type": "calico"}' > /etc/rkt/net.d/10-calico.conf
+exec "$0" "$@"
+"#;
+
 fn diags(host: &Host, output: &Path, path: &str) -> Result<Command> {
-    let command = host.ns().command(agent_binary()?).args(["diags", "--nodename", host.spec.name]);
+    diags_by(host.ns().command(agent_binary()?), host, output, path)
+}
+
+fn diags_by(command: Command, host: &Host, output: &Path, path: &str) -> Result<Command> {
+    let command = command.args(["diags", "--nodename", host.spec.name]);
     let command = command.arg("--config-dir").arg(host.config_dir());
     let command = command.arg("--run-dir").arg(host.run_dir());
     let command = command.arg("--state-dir").arg(host.state_dir());
@@ -62,6 +83,11 @@ fn put(path: impl AsRef<Path>, text: &str) -> Result<()> {
     let path = path.as_ref();
     std::fs::create_dir_all(path.parent().context("a directory")?)?;
     std::fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+fn program(path: impl AsRef<Path>, script: &str) -> Result<()> {
+    put(&path, &format!("#!/bin/sh\n{script}\n"))?;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
 }
 
 #[test]
@@ -145,6 +171,21 @@ fn what_helps_is_in_it_and_no_secret() -> Result<()> {
     let stored = &files["datastore.txt"];
     ensure!(stored.contains("\"frontend\"") && stored.contains("has(frontend)"), "{stored}");
 
+    // With the other client of BIRD, and a program where only networks are looked for.
+    let archive = cluster.run().dir().join("tarball.tar.gz");
+    let scratch = cluster.run().dir().join("scratch");
+    std::fs::create_dir_all(&scratch)?;
+    let host = &cluster.hosts[0];
+    let command = host.ns().command("unshare").args(["--mount", "sh", "-ec", TARBALL]);
+    let command = command.env("SCRATCH", &scratch).env("PLUGIN", plugin_binary()?);
+    diags_by(command.arg(agent_binary()?), host, &archive, "")?.run()?;
+    let files = unpacked(&archive)?;
+    let protocols = &files["bird/protocols.txt"];
+    ensure!(protocols.contains("Mesh_172_18_18_102"), "{protocols}");
+    let networks = &files["config/rkt-net.d.txt"];
+    let expected = "10-calico.conf\n{\"type\": \"calico\"}\n--- /etc/rkt/net.d/calico\nnot read";
+    ensure!(networks.contains(expected) && !networks.contains(['\0', '\u{7f}']), "{networks}");
+
     // Without an agent, with a program that hangs, and with an etcd that wants a password.
     cluster.hosts[0].stop_agent()?;
     cluster.hosts[0].stop_bird()?;
@@ -164,8 +205,13 @@ fn what_helps_is_in_it_and_no_secret() -> Result<()> {
         ),
     )?;
     let bin = cluster.run().dir().join("bin");
-    put(bin.join("rkt"), &format!("#!/bin/sh\necho {MARK}-14\nsleep 600\n"))?;
-    std::fs::set_permissions(bin.join("rkt"), std::fs::Permissions::from_mode(0o755))?;
+    program(bin.join("rkt"), &format!("echo {MARK}-14\nsleep 600"))?;
+    // A password in a drop-in, which systemctl quotes, and who repeats it.
+    program(
+        bin.join("systemctl"),
+        &format!("echo 'Environment=A=b \"ETCD_PASSWORD=x, {MARK} & 16\" C=d'"),
+    )?;
+    program(bin.join("uptime"), &format!("echo 'x, {MARK} & 16 twice'"))?;
     let archive = cluster.run().dir().join("without.tar.gz");
     let begun = Instant::now();
     let output = diags(&cluster.hosts[0], &archive, &bin.display().to_string())?.output()?;
@@ -182,6 +228,8 @@ fn what_helps_is_in_it_and_no_secret() -> Result<()> {
         ("bird/bird.cfg", "password \"[removed]\";"),
         ("bird/protocols.txt", "not available: "),
         ("kernel/iptables-save.txt", "cali-FORWARD"),
+        ("systemd/calico-agent.service-properties.txt", "=A=b \"ETCD_PASSWORD=[removed]\" C=d\n"),
+        ("uptime.txt", "[removed] twice\n"),
         ("config/agent.toml", "password = \"[removed]\""),
     ] {
         let text = files.get(name).with_context(|| format!("no {name}"))?;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use calico_datastore::store::Store as _;
 use calico_datastore::timestamp::rfc3339;
 
-use super::pieces::{Piece, Source, VERSIONS};
+use super::pieces::{NETWORKS, Piece, Source, VERSIONS};
 use super::secrets::{REMOVED, is_secret};
 use crate::api::{client, table};
 use crate::check::{self, finding};
@@ -60,6 +60,7 @@ async fn text_of(host: &Host, source: &Source) -> Result<String, String> {
             let output = host.exec.run(program, args, b"").await.map_err(|e| chain(&e))?;
             Ok(printed(&output))
         }
+        Source::Bird(args) => first_of(&host.exec, &bird_clients(), args).await,
         Source::Versions => Ok(versions(&host.exec).await),
         Source::File(path) => {
             let path = path.clone();
@@ -69,7 +70,11 @@ async fn text_of(host: &Host, source: &Source) -> Result<String, String> {
         }
         Source::Files(path) => {
             let path = path.clone();
-            apart(move || contents(&path)).await
+            apart(move || contents(&path, None)).await
+        }
+        Source::Networks(path) => {
+            let path = path.clone();
+            apart(move || contents(&path, Some(&NETWORKS))).await
         }
         Source::Listing(path) => {
             let path = path.clone();
@@ -107,6 +112,25 @@ fn printed(output: &Output) -> String {
         let _ = writeln!(text, "{}", output.stderr);
     }
     text
+}
+
+/// The tarball and the system extension bring the client that needs no library for its command line,
+/// and not every `PATH` leads to it: it lies beside this program.
+fn bird_clients() -> Vec<String> {
+    let this = std::env::current_exe().unwrap_or_default();
+    let beside = this.with_file_name("birdcl").display().to_string();
+    vec!["birdc".to_owned(), "birdcl".to_owned(), beside]
+}
+
+/// What the first of several programs prints that is installed.
+async fn first_of(exec: &Exec, programs: &[String], args: &[String]) -> Result<String, String> {
+    for program in programs {
+        match exec.run(program, args, b"").await {
+            Err(error) if error.is_missing() => {}
+            made => return made.map(|output| printed(&output)).map_err(|error| chain(&error)),
+        }
+    }
+    Err(format!("not installed: {}", programs.join(", ")))
 }
 
 async fn versions(exec: &Exec) -> String {
@@ -184,14 +208,20 @@ fn below(directory: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(found)
 }
 
-/// Their contents, one behind the other.
+/// Their contents, one behind the other; with `endings` those of files that end so, and of the
+/// others the names.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub(super) fn contents(directory: &Path) -> Result<String, String> {
+pub(super) fn contents(directory: &Path, endings: Option<&[&str]>) -> Result<String, String> {
     let mut text = String::new();
     for path in below(directory)? {
         let _ = writeln!(text, "--- {}", path.display());
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        if endings.is_some_and(|endings| !endings.contains(&ending)) {
+            let _ = writeln!(text, "not read: only .{}", endings.unwrap_or_default().join(", ."));
+            continue;
+        }
         // What is no file (a socket, a pipe) may never end.
         let file = path.metadata().is_ok_and(|metadata| metadata.is_file());
         let read = if file { std::fs::read(&path) } else { continue };
@@ -299,6 +329,45 @@ mod tests {
         assert_eq!(text, format!("--- {at}/b/two\n2\n--- {at}/one\n1\n"));
         let text = get(&host, Source::Listing(there.clone())).await.unwrap();
         assert!(text.lines().count() == 2 && text.contains(&format!(" {at}/one")), "{text}");
+    }
+
+    #[tokio::test]
+    async fn of_networks_no_plugin_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = host(dir.path(), PROGRAM_LIMIT);
+        let (at, there) = (dir.path().display(), dir.path().join("net.d"));
+        std::fs::create_dir_all(&there).unwrap();
+        let program = dir.path().join("program");
+        std::fs::write(&program, b"\x7fELF\0ETCD_PASSWORD=calico-agent\0").unwrap();
+        std::os::unix::fs::symlink(&program, there.join("calico")).unwrap();
+        std::fs::write(there.join("kubeconfig"), "client-key-data: abc").unwrap();
+        for name in ["a.conf", "b.conflist", "c.json"] {
+            std::fs::write(there.join(name), name).unwrap();
+        }
+        let text = get(&host, Source::Networks(there.clone())).await.unwrap();
+        let mut expected = String::new();
+        for name in ["a.conf", "b.conflist", "c.json"] {
+            let _ = writeln!(expected, "--- {at}/net.d/{name}\n{name}");
+        }
+        for name in ["calico", "kubeconfig"] {
+            let why = "not read: only .conf, .conflist, .json";
+            let _ = writeln!(expected, "--- {at}/net.d/{name}\n{why}");
+        }
+        assert_eq!(text, expected);
+    }
+
+    #[tokio::test]
+    async fn the_client_that_is_there_is_asked() {
+        let exec = Exec::new(PROGRAM_LIMIT);
+        let names = |names: &str| names.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let echo = first_of(&exec, &names("no-such-program /no/such echo ls"), &names("x")).await;
+        assert_eq!(echo.unwrap(), "x\n");
+        // One that answers badly is not passed over.
+        let ls = first_of(&exec, &names("ls echo"), &names("/nowhere")).await;
+        assert!(ls.unwrap_err().contains("No such file"));
+        let none = first_of(&exec, &names("no-such-program /no/such"), &names("x")).await;
+        assert_eq!(none.unwrap_err(), "not installed: no-such-program, /no/such");
+        assert!(bird_clients()[2].starts_with('/') && bird_clients()[2].ends_with("/birdcl"));
     }
 
     #[test]

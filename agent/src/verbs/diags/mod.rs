@@ -18,7 +18,7 @@ use futures::stream::{self, StreamExt as _};
 
 use self::archive::Archive;
 use self::collect::{Host, PROGRAM_LIMIT, collect};
-use self::pieces::{Piece, Source, pieces};
+use self::pieces::{NETWORKS, Piece, Source, pieces};
 use self::secrets::Secrets;
 use crate::cli::exit;
 use crate::config::{Env, FileConfig, Flags, Local};
@@ -114,6 +114,9 @@ async fn make(args: &DiagsArgs) -> Result<(PathBuf, Missing), Unwritten> {
     let mut made = std::pin::pin!(made.buffered(AT_ONCE));
     while let Some((piece, text)) = made.next().await {
         progress.step(&piece.name);
+        if let (true, Ok(text)) = (piece.name.starts_with("systemd/"), &text) {
+            secrets.learn_unit(text);
+        }
         let text = text.unwrap_or_else(|error| {
             let error = secrets.clean(&error);
             missing.0.push((piece.name.clone(), error.clone()));
@@ -128,7 +131,8 @@ async fn make(args: &DiagsArgs) -> Result<(PathBuf, Missing), Unwritten> {
     Ok((path, missing))
 }
 
-/// What the files that people write say, and the environment.
+/// What the files that people write say, and the environment. (What units say is learned of
+/// systemctl's output, as it comes.)
 fn known_secrets(env: &Env, more: &[&Env], pieces: &[Piece]) -> Secrets {
     let mut secrets = Secrets::default();
     for env in [env].iter().chain(more) {
@@ -143,7 +147,10 @@ fn known_secrets(env: &Env, more: &[&Env], pieces: &[Piece]) -> Secrets {
                 secrets.learn(&std::fs::read_to_string(path).unwrap_or_default());
             }
             Source::Files(path) if written => {
-                secrets.learn(&collect::contents(path).unwrap_or_default());
+                secrets.learn(&collect::contents(path, None).unwrap_or_default());
+            }
+            Source::Networks(path) if written => {
+                secrets.learn(&collect::contents(path, Some(&NETWORKS)).unwrap_or_default());
             }
             _ => {}
         }

@@ -18,12 +18,16 @@ pub struct Piece {
 pub enum Source {
     /// What a program prints.
     Program(&'static str, Vec<String>),
+    /// What BIRD answers its client.
+    Bird(Vec<String>),
     /// What several programs say of their versions.
     Versions,
     /// A file of this host.
     File(PathBuf),
     /// Files below a directory: their contents, one behind the other.
     Files(PathBuf),
+    /// The same of networks alone: beside them lie plugins (rkt's), and what others log in with.
+    Networks(PathBuf),
     /// Names, sizes and modes below a directory, no contents.
     Listing(PathBuf),
     /// What the running agent answers.
@@ -59,6 +63,9 @@ pub const VERSIONS: [(&str, &str); 15] = [
     ("docker", "--version"),
 ];
 
+/// How files of networks end.
+pub(super) const NETWORKS: [&str; 3] = ["conf", "conflist", "json"];
+
 /// Our units.
 const UNITS: [&str; 3] = ["calico-agent.service", "calico-bird.service", "calico-bird.path"];
 
@@ -68,6 +75,12 @@ const JOURNAL_LINES: &str = "20000";
 /// Everything, in the order of the archive.
 pub fn pieces(paths: &Paths, datastore: bool) -> Vec<Piece> {
     let mut list = List(Vec::new());
+    // First: what is secret in their environment may stand in all that follows.
+    for unit in UNITS {
+        list.program(&format!("systemd/{unit}.txt"), "systemctl", &format!("cat {unit}"));
+        let show = format!("show {unit}");
+        list.program(&format!("systemd/{unit}-properties.txt"), "systemctl", &show);
+    }
     list.add("versions.txt", Source::Versions);
     list.file("os-release", "/etc/os-release");
     list.program("date.txt", "date", "--iso-8601=seconds");
@@ -93,8 +106,8 @@ pub fn pieces(paths: &Paths, datastore: bool) -> Vec<Piece> {
     list.file("config/sysconfig-calico-agent", "/etc/sysconfig/calico-agent");
     list.add("config/resources.txt", Source::Files(config.join("resources")));
     list.add("config/directory.txt", Source::Listing(config.clone()));
-    list.add("config/rkt-net.d.txt", Source::Files("/etc/rkt/net.d".into()));
-    list.add("config/cni-net.d.txt", Source::Files("/etc/cni/net.d".into()));
+    list.add("config/rkt-net.d.txt", Source::Networks("/etc/rkt/net.d".into()));
+    list.add("config/cni-net.d.txt", Source::Networks("/etc/cni/net.d".into()));
 
     list.add("state/policy.json", Source::File(paths.stored_policy()));
     list.add("state/nodename", Source::File(paths.nodename()));
@@ -144,13 +157,10 @@ pub fn pieces(paths: &Paths, datastore: bool) -> Vec<Piece> {
         ("routes", "show route all"),
         ("memory", "show memory"),
     ] {
-        list.birdc(&format!("bird/{name}.txt"), &socket, words);
+        list.bird(&format!("bird/{name}.txt"), &socket, words);
     }
 
     for unit in UNITS {
-        list.program(&format!("systemd/{unit}.txt"), "systemctl", &format!("cat {unit}"));
-        let show = format!("show {unit}");
-        list.program(&format!("systemd/{unit}-properties.txt"), "systemctl", &show);
         let words = format!("-u {unit} -n {JOURNAL_LINES} --no-pager -o short-iso-precise");
         list.program(&format!("journal/{unit}.txt"), "journalctl", &words);
     }
@@ -176,10 +186,10 @@ impl List {
         self.add(name, Source::Program(program, words));
     }
 
-    fn birdc(&mut self, name: &str, socket: &Path, words: &str) {
+    fn bird(&mut self, name: &str, socket: &Path, words: &str) {
         let mut args = vec!["-s".to_owned(), socket.display().to_string()];
         args.extend(words.split_whitespace().map(str::to_owned));
-        self.add(name, Source::Program("birdc", args));
+        self.add(name, Source::Bird(args));
     }
 }
 
@@ -192,6 +202,10 @@ mod tests {
         let pieces = pieces(&Paths::default(), true);
         let mut names: Vec<_> = pieces.iter().map(|piece| piece.name.clone()).collect();
         assert!(names.iter().all(|name| !name.starts_with('/') && !name.contains("..")));
+        // What is learned of units counts for what comes after them.
+        let later = names.iter().skip_while(|name| name.starts_with("systemd/"));
+        assert!(later.clone().count() + 2 * UNITS.len() == names.len());
+        assert!(!later.clone().any(|name| name.starts_with("systemd/")));
         names.sort();
         names.dedup();
         assert_eq!(names.len(), pieces.len());

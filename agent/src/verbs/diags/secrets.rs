@@ -57,15 +57,16 @@ impl Secrets {
     /// Finds the secrets in a configuration, to remove them everywhere.
     pub fn learn(&mut self, text: &str) {
         let mut found = Vec::new();
-        clean_places(text, &mut found);
+        clean_places(text, &self.0, &mut found);
         for value in found {
             let value = value.trim();
             if value.len() < SHORTEST || COMMON.contains(&value) {
                 continue;
             }
             self.0.insert(value.to_owned());
-            // As another format has it: quoted, and in a URL.
+            // As another format has it: quoted, not quoted, and in a URL.
             self.0.insert(value.replace('\\', "\\\\").replace('"', "\\\""));
+            self.0.extend(Some(unquoted(value)).filter(|value| value.len() >= SHORTEST));
             self.0.insert(unescaped(value));
             // The parts of `user:password`; the user alone is no secret.
             if let Some((_, password)) = value.split_once(':').filter(|(_, p)| p.len() >= SHORTEST)
@@ -76,9 +77,22 @@ impl Secrets {
         }
     }
 
+    /// Finds those in a unit's environment. Its other settings name credentials and hold none: what
+    /// they say would be removed everywhere, the paths of certificates too.
+    pub fn learn_unit(&mut self, text: &str) {
+        let (mut lines, mut goes_on) = (String::new(), false);
+        for line in text.split_inclusive('\n') {
+            if goes_on || is_environment(line) {
+                lines.push_str(line);
+                goes_on = line.ends_with("\\\n");
+            }
+        }
+        self.learn(&lines);
+    }
+
     /// The text without secrets.
     pub fn clean(&self, text: &str) -> String {
-        let mut text = clean_places(text, &mut Vec::new());
+        let mut text = clean_places(text, &self.0, &mut Vec::new());
         // The longest first: one may be a part of another.
         let mut known: Vec<&String> = self.0.iter().collect();
         known.sort_by_key(|value| std::cmp::Reverse(value.len()));
@@ -104,11 +118,18 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// `a\"b` → `a"b`.
+fn unquoted(text: &str) -> String {
+    let mut chars = text.chars();
+    let next = || chars.next().and_then(|c| if c == '\\' { chars.next() } else { Some(c) });
+    std::iter::from_fn(next).collect()
+}
+
 /// Removes what stands where secrets stand, and notes it.
-fn clean_places(text: &str, found: &mut Vec<String>) -> String {
+fn clean_places(text: &str, known: &BTreeSet<String>, found: &mut Vec<String>) -> String {
     let text = private_keys(text);
     let text = user_info(&text, found);
-    assignments(&text, found)
+    assignments(&text, known, found)
 }
 
 /// Everything between the lines of a private key, also where line ends are written as `\n`.
@@ -155,27 +176,47 @@ fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
 }
 
+/// A unit's `Environment=`, also one that is commented out. `line`: from its beginning on.
+fn is_environment(line: &str) -> bool {
+    let line = line.trim_start_matches([' ', '\t', '#', ';']);
+    let sign = line.strip_prefix("Environment").map(|rest| rest.trim_start_matches([' ', '\t']));
+    sign.is_some_and(|sign| sign.starts_with('='))
+}
+
 /// `password = …`, `"token": "…"`, `ETCD_KEY=…`, `password "…"`, `--password …`.
-fn assignments(text: &str, found: &mut Vec<String>) -> String {
+fn assignments(text: &str, known: &BTreeSet<String>, found: &mut Vec<String>) -> String {
     let mut out = String::with_capacity(text.len());
-    // What is before `at` has been read; the line in which that is begins at `line`.
-    let (mut at, mut line) = (0, 0);
+    // What is before `at` has been read; the line in which that is begins at `line`, and the first of
+    // those that backslashes make one of at `start`.
+    let (mut at, mut line, mut start) = (0, 0, 0);
     while let Some(begin) = text[at..].find(is_name).map(|next| at + next) {
         let end = text[begin..].find(|c| !is_name(c)).map_or(text.len(), |next| begin + next);
         if let Some(newline) = text[at..begin].rfind('\n') {
             line = at + newline + 1;
+            start = if text[..line].ends_with("\\\n") { start } else { line };
         }
         out.push_str(&text[at..end]);
         at = end;
         let (name, after) = (&text[begin..end], &text[end..]);
         let Some((gap, value)) = value_of(name, after) else { continue };
+        let is_secret = is_secret(name);
+        if !is_secret && !is_content(name, "") {
+            continue;
+        }
         let before = &text[line..begin];
         let mark = |c: char| c.is_whitespace() || matches!(c, '-' | '#' | '"' | '\'' | '\\');
         let first = before.trim_start_matches(mark).is_empty() || before.trim() == "export";
         let indent = before.len() - before.trim_start().len();
-        let length = value::length(value, first, indent);
+        let length = if is_environment(&text[start..begin]) {
+            value::item(value, before.chars().next_back().filter(|c| matches!(c, '"' | '\'')))
+        } else {
+            value::length(value, first, indent)
+        };
+        // One that is known may hold what ends others.
+        let whole = known.iter().filter(|known| value.starts_with(known.as_str()));
+        let length = whole.map(String::len).fold(length, usize::max);
         let secret = value::text(&value[..length]);
-        if secret.is_empty() || !(is_secret(name) || is_content(name, secret)) {
+        if secret.is_empty() || !(is_secret || is_content(name, secret)) {
             continue;
         }
         found.push(secret.to_owned());
@@ -185,6 +226,7 @@ fn assignments(text: &str, found: &mut Vec<String>) -> String {
         // A value may go over several lines.
         if let Some(newline) = text[end..at].rfind('\n') {
             line = end + newline + 1;
+            start = if text[..line].ends_with("\\\n") { start } else { line };
         }
     }
     out + &text[at..]

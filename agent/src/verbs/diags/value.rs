@@ -21,6 +21,32 @@ pub(super) fn length(text: &str, first: bool, indent: usize) -> usize {
     }
 }
 
+/// The length of a value in a unit's `Environment=`, of which a line may have several: to the quote
+/// that `opened` before its name, else to the next assignment, so that it is whole also where somebody
+/// forgot the quotes.
+pub(super) fn item(text: &str, opened: Option<char>) -> usize {
+    let (mut quote, mut quoted, mut escaped) = (opened, opened.is_some(), false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\n' => return at,
+            '\\' => escaped = true,
+            _ if quote == Some(c) => quote = None,
+            '"' | '\'' if quote.is_none() => (quote, quoted) = (Some(c), true),
+            ' ' | '\t' if quote.is_none() && (quoted || assigns(&text[at + 1..])) => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// `NAME=`, perhaps in quotes.
+fn assigns(text: &str) -> bool {
+    let text = text.strip_prefix(['"', '\'']).unwrap_or(text);
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    rest.len() < text.len() && rest.starts_with('=')
+}
+
 /// The value without its quotes and the space around it.
 pub(super) fn text(value: &str) -> &str {
     value.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\'))

@@ -15,6 +15,17 @@ fn nothing_secret_is_left_where_secrets_stand() {
         "TLS_KEY=hunter2",
         "TOKEN==hunter2",
         "TLS_CERT=hunter2",
+        "Environment=ETCD_PASSWORD=a,hunter2",
+        "Environment=ETCD_PASSWORD=a&hunter2",
+        "Environment=ETCD_PASSWORD=\"a hunter2\"b,hunter2",
+        "Environment=\"ETCD_PASSWORD=a hunter2\"",
+        "Environment = 'ETCD_PASSWORD=a hunter2'",
+        "#Environment=A=b ETCD_PASSWORD=a,hunter2 C=d",
+        // Who forgot the quotes.
+        "Environment=A=b ETCD_PASSWORD=a hunter2 C=d",
+        "Environment=A=b \"ETCD_PASSWORD=a hunter2\" C=d",
+        "Environment=A=b \"ETCD_PASSWORD=a \\\" hunter2\" C=d",
+        "Environment=A=b \\\n  C=d 'ETCD_PASSWORD=a hunter2'",
         "password = \"hunter2\" # why",
         "password = \"a\\\"hunter2\"",
         "password = \"\"\"\nfirst\nhunter2\n\"\"\"",
@@ -66,6 +77,11 @@ fn everything_else_stays() {
     }
     let text = "a = 1\npassword = \"hunter2\"\nb = \"2\"\n";
     assert_eq!(clean(text), "a = 1\npassword = \"[removed]\"\nb = \"2\"\n");
+    let text = "Environment=A=b \"ETCD_PASSWORD=a b\" C=d\nEnvironmentFiles=/a/b\n";
+    let cleaned = "Environment=A=b \"ETCD_PASSWORD=[removed]\" C=d\nEnvironmentFiles=/a/b\n";
+    assert_eq!(clean(text), cleaned);
+    let cleaned = clean("Environment=ETCD_PASSWORD=a,b C=d E=\"f g\"\n");
+    assert_eq!(cleaned, "Environment=ETCD_PASSWORD=[removed] C=d E=\"f g\"\n");
     assert_eq!(clean("{\"token\":\"abc\",\"a\":1}"), "{\"token\":\"[removed]\",\"a\":1}");
     assert_eq!(clean("http://u:p@a:1,http://b"), "http://[removed]@a:1,http://b");
 }
@@ -79,10 +95,25 @@ fn what_is_known_is_removed_wherever_it_stands() {
 }
 
 #[test]
+fn of_units_the_environment_is_known() {
+    let mut secrets = Secrets::default();
+    secrets.learn_unit(
+        "[Service]\nLoadCredential=etcd:/etc/ssl/key.pem\nEnvironment=A=b \\\n  C=d \\\n  \
+         \"ETCD_PASSWORD=cor\\\"rect, horse\" E=f\nLogExtraFields=TOKEN=staple\n",
+    );
+    let cleaned = secrets.clean("read /etc/ssl/key.pem, said 'cor\"rect, horse', staple");
+    assert_eq!(cleaned, "read /etc/ssl/key.pem, said '[removed]', staple");
+    // Also where a comma ends what is not known.
+    let cleaned = secrets.clean("x --password cor\"rect, horse --token other,thing");
+    assert_eq!(cleaned, "x --password [removed] --token [removed],thing");
+}
+
+#[test]
 fn a_long_line_takes_no_longer_than_many_short_ones() {
     let line = "{\"name\":\"value\",\"password\":\"hunter2\"},".repeat(50_000);
+    let items = format!("Environment={}", "A=b \"PASSWORD=a hunter2\" \\\n".repeat(50_000));
     let begun = std::time::Instant::now();
-    let cleaned = clean(&line);
+    let cleaned = clean(&line) + &clean(&items);
     assert!(!cleaned.contains("hunter2"));
     // Squared it would be minutes.
     assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
