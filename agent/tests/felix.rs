@@ -65,6 +65,8 @@ mod probing;
 mod refused;
 #[path = "felix/responsive.rs"]
 mod responsive;
+#[path = "felix/restarted.rs"]
+mod restarted;
 #[path = "felix/rewriting.rs"]
 mod rewriting;
 #[path = "felix/sets.rs"]

@@ -1,12 +1,13 @@
 //! A policy that the kernel refuses: it is closed, alone, and opens when it says something else.
 
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use calico_agent::desired::SetId;
 use calico_agent::reconcile::{EndpointState, Wake};
 use calico_datastore::model::{Action, TierAction};
 
-use crate::host::{Pod, on_nftables};
+use crate::host::{Pod, dial, on_nftables};
 use crate::netns::sh;
 use crate::world::*;
 
@@ -82,6 +83,16 @@ fn opens(from: &Pod, to: IpAddr, port: u16) -> bool {
     (0..4).any(|_| from.reaches(to, port))
 }
 
+/// A connection that lasts.
+fn last(from: &Pod, to: IpAddr, port: u16) -> TcpStream {
+    let to = SocketAddr::new(to, port);
+    from.netns.run(move || dial(to)).unwrap().0
+}
+
+fn echoes(mut stream: &TcpStream) -> bool {
+    stream.write_all(b"x").is_ok() && matches!(stream.read(&mut [0; 8]), Ok(1))
+}
+
 /// `passes`: the policy passes what comes for this port.
 fn play(passes: Option<u16>, refused_at: &'static str) {
     on_nftables(move |host, flavour| {
@@ -113,6 +124,7 @@ fn play(passes: Option<u16>, refused_at: &'static str) {
         // Another policy changes in the same go.
         policy(&mut bad, "other", fine(81));
 
+        let mut line = Vec::new();
         for started in [false, true] {
             if started {
                 host.restart();
@@ -123,6 +135,7 @@ fn play(passes: Option<u16>, refused_at: &'static str) {
                 for to in b.both().into_iter().chain(c.both()) {
                     assert!(opens(&a, to, 80) && !a.reaches(to, 81), "{to}");
                 }
+                line = c.both().map(|to| last(&a, to, 80)).into();
             }
             let wake = if started { Wake::Start } else { Wake::Desired };
             let report = host.run(&bad, wake);
@@ -141,6 +154,14 @@ fn play(passes: Option<u16>, refused_at: &'static str) {
             }
             for to in c.both() {
                 assert!(!a.reaches(to, 80) && opens(&a, to, 81), "the other changed: {to}");
+            }
+            // A look tries it again. Nobody else closed it, so nobody is told of, and what the other policy
+            // allowed before goes on.
+            let report = host.run(&next(&bad), Wake::Retry);
+            assert_eq!((report.problems.len(), report.drift), (1, vec![]), "{:?}", report.problems);
+            if !started {
+                assert_eq!(report.facts["connections_cut"], "0");
+                assert!(line.iter().all(echoes));
             }
             // It stays so, and is not tried again with each run.
             let writes = host.felix.counters().writes();

@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use calico_datastore::model::{Family, InterfaceName};
+use tracing::debug;
 
+use super::left::left;
 use super::moved::moved;
+use super::others::{Others, theirs};
 use super::places::{self, Move};
 use super::write::BringError;
-use super::{Nftables, SUBJECT, Sockets};
-use crate::drift;
+use super::{Nftables, Sockets};
 use crate::felix::nftables::compare::{Difference, compare};
 use crate::felix::nftables::contents::Contents;
 use crate::felix::nftables::entangled::apart;
 use crate::felix::nftables::groups::Grouped;
-use crate::felix::nftables::object::{BaseKind, Chain, Change, Element, Statement};
+use crate::felix::nftables::object::{BaseKind, Chain, Change, Statement};
 use crate::felix::nftables::read::Found;
 use crate::felix::nftables::render::Steps;
 use crate::felix::nftables::wire::read::ListedBase;
@@ -45,8 +47,12 @@ impl Nftables {
             return;
         }
         if let Err(error) = self.put_right(scene, doubtful, run).await {
+            // The run that follows reads and writes everything. If it cannot either, it says so.
+            debug!(error = %chain(&error), "everything is read instead");
             self.sure = false;
-            run.fail(SUBJECT, chain(&error));
+            if !matches!(self.others, Others::Told) {
+                self.others = Others::Unread(Box::new(self.renderer.all(scene)));
+            }
         }
     }
 
@@ -58,20 +64,28 @@ impl Nftables {
     ) -> Result<(), BringError> {
         let mut sockets = self.open()?;
         let links = sockets.groups.read().map_err(BringError::ReadGroups)?;
-        run.drift.extend(places::drift(&links, &self.placed, scene));
-        let mut steps = Steps::default();
+        let mut found = None;
         if doubtful.table {
             self.counters.nftables_reads.count(1);
-            let found = sockets.read().await.map_err(BringError::Read)?;
-            self.open_shut(scene);
-            let Difference { mut drift, now, after } =
-                differs(&mut sockets, found.as_ref(), &self.renderer.all(scene));
+            found = Some(sockets.read().await.map_err(BringError::Read)?);
+        }
+        self.others = Others::Told;
+        run.drift.extend(places::drift(&links, &self.placed, scene));
+        let mut steps = Steps::default();
+        if let Some(found) = found.as_ref().map(Option::as_ref) {
+            // What the kernel refused is closed there, and that is our own doing.
+            let Difference { drift, mut now, mut after } =
+                differs(&mut sockets, found, &self.renderer.all(scene));
+            run.drift.extend(theirs(drift, scene));
+            if !self.shut.is_empty() {
+                self.open_shut(scene);
+                Difference { now, after, .. } =
+                    differs(&mut sockets, found, &self.renderer.all(scene));
+            }
             steps = Steps { now, after };
             if scene.state.origin.is_stored() {
                 only_give(&mut steps);
-                drift.retain(|one| one.change != drift::Change::Unexpected);
             }
-            run.drift.extend(drift);
         }
         let moves = self.moves(&links, scene);
         self.carry_out(steps, moves, &mut sockets, scene).await?;
@@ -104,6 +118,7 @@ impl Nftables {
     ) -> Result<(), BringError> {
         let scene = &job.scene;
         self.sure = false;
+        self.note_others(job);
         self.open_shut(scene);
         self.counters.nftables_reads.count(1);
         let found = sockets.read().await.map_err(BringError::Read)?;
@@ -112,6 +127,7 @@ impl Nftables {
             self.dispatch.look(found.as_ref(), links.values(), scene);
         }
         let groups_first = self.turn_to(found.as_ref());
+        self.tell_others(found.as_ref(), &links, scene, run);
         if !std::mem::replace(&mut self.started, true) {
             let owned = links.values().map(|link| {
                 let owner = scene.interfaces.endpoint(&link.name);
@@ -127,6 +143,9 @@ impl Nftables {
         }
         if let Some(found) = &found {
             run.moved.extend(moved(found, &wanted));
+            if !scene.state.origin.is_stored() {
+                run.left.extend(left(found, scene));
+            }
         }
         let Difference { now, after, .. } = differs(sockets, found.as_ref(), &wanted);
         let mut steps = Steps { now, after };
@@ -139,7 +158,11 @@ impl Nftables {
         if found.as_ref().is_none_or(|found| found.asleep) {
             run.untranslated.extend(Family::ALL);
         }
-        note(&steps, run);
+        if steps.now.iter().any(is_translation) {
+            run.untranslated.extend(Family::ALL);
+        }
+        // Whoever is not where it belongs is among the moves.
+        self.unplaced.clear();
         let mut moves = self.moves(&links, scene);
         self.placed = places::right(&links, scene, |class| self.renderer.group_of(class));
         self.changes.place(self.placed.clone());
@@ -169,21 +192,6 @@ fn differs(sockets: &mut Sockets, found: Option<&Found>, wanted: &Contents) -> D
     compare(found, wanted)
 }
 
-/// What the difference to what was there before says about connections.
-fn note(steps: &Steps, run: &mut Run) {
-    for change in steps.now.iter().chain(&steps.after) {
-        match change {
-            Change::PutChain(_, chain) if translates(chain) => {
-                run.untranslated.extend(Family::ALL);
-            }
-            Change::Delete(_, Element::InterfaceAddress(_, address)) => {
-                run.left.insert(*address);
-            }
-            _ => {}
-        }
-    }
-}
-
 /// Packets passed by our rules, or came to none: the table is not there or dormant, or of a chain that
 /// leads packets to it nothing is left, or the kernel calls it at another place. That a rule says something
 /// else is no hole: it is what another version of this program writes, or what other settings make of it.
@@ -202,6 +210,11 @@ fn is_open(found: Option<&Found>, wanted: &Contents) -> bool {
                 }
             }
     })
+}
+
+/// Addresses are translated in another way from now on.
+fn is_translation(change: &Change) -> bool {
+    matches!(change, Change::PutChain(_, chain) if translates(chain))
 }
 
 fn translates(chain: &Chain) -> bool {

@@ -20,8 +20,10 @@
 
 mod clean;
 mod dispatch;
+mod left;
 mod look;
 mod moved;
+mod others;
 mod places;
 mod preview;
 mod sockets;
@@ -35,6 +37,7 @@ use tokio::time::Instant;
 
 pub(in crate::felix) use self::clean::{Remains, is_there};
 use self::dispatch::Dispatch;
+use self::others::Others;
 pub(in crate::felix) use self::preview::{Preview, preview};
 use self::sockets::Sockets;
 use super::render::{Options, Renderer};
@@ -64,6 +67,8 @@ pub(in crate::felix) struct Nftables {
     started: bool,
     /// The table and the groups are as the last run wanted them, unless somebody else changed them.
     sure: bool,
+    /// What others did that is still to be told.
+    others: Others,
     /// The interfaces that we put into groups.
     placed: Placed,
     /// The interfaces of the last run.
@@ -103,6 +108,7 @@ impl Nftables {
             sockets: None,
             started: false,
             sure: false,
+            others: Others::Before,
             placed: Placed::new(),
             links: Links::new(),
             shut: BTreeMap::new(),
@@ -124,6 +130,10 @@ impl Nftables {
     pub(in crate::felix) fn set_up(&mut self, settings: &Settings) -> Result<(), String> {
         self.dispatch.set_up(settings.nftables_dispatch);
         let set_up = self.renderer.set_up(settings);
+        if set_up.is_none() {
+            // Of this run nothing follows but its look back.
+            self.others.end(false);
+        }
         set_up.ok_or_else(|| format!("IptablesMarkMask {:#x} has no bit", settings.mark_mask))
     }
 
@@ -156,6 +166,7 @@ impl Nftables {
             self.sure = false;
             run.fail(SUBJECT, chain(error));
         }
+        self.others.end(done.is_ok());
         for (subject, said) in &self.shut {
             run.problem(
                 subject.to_string(),

@@ -83,6 +83,12 @@ impl Sockets {
         found
     }
 
+    /// As when a thread that had the table panicked.
+    #[cfg(test)]
+    pub(super) fn lose(&mut self) {
+        self.table = None;
+    }
+
     /// The table, to tell it what was read.
     pub(super) fn table(&mut self) -> Option<&mut Table> {
         self.table.as_mut()

@@ -27,7 +27,7 @@ impl Renderer {
 
         let subjects = subjects(changed);
         for subject in &subjects {
-            again.extend(self.units.of_subject(subject).cloned());
+            again.extend(self.units.of_subject(subject));
             if matters_to_askers(subject, old, state) {
                 again.extend(self.units.askers(subject).cloned());
             }

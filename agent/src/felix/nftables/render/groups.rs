@@ -49,6 +49,26 @@ impl Groups {
         }
     }
 
+    /// Takes over what interfaces say: the group of each, and the class of its endpoint. A class gets a group in
+    /// which nobody else is. While no agent ran the endpoints of one class may have come into several, or some
+    /// may have gone: what its group leads to changes before any interface is moved, so with one of the heirs
+    /// in its place the others would be asked by a stranger's policy until then.
+    pub fn take_over_from_links<'a>(
+        &mut self,
+        links: impl IntoIterator<Item = (u32, Option<&'a ClassId>)>,
+    ) {
+        let mut members: BTreeMap<u32, BTreeSet<Option<&ClassId>>> = BTreeMap::new();
+        for (group, class) in links.into_iter().filter(|(group, _)| is_ours(*group)) {
+            self.avoid(group);
+            members.entry(group).or_default().insert(class);
+        }
+        for (group, classes) in members {
+            if let (Some(Some(class)), 1) = (classes.first(), classes.len()) {
+                self.take_over(group, class);
+            }
+        }
+    }
+
     /// Somebody may still have this group: it is given out last.
     pub fn avoid(&mut self, group: u32) {
         if is_ours(group) {
@@ -160,6 +180,29 @@ mod tests {
         assert_eq!(groups.get(&class(0)), Some(BASE + 7));
         assert_eq!((groups.get(&class(1)), groups.get(&class(2))), (None, None));
         assert_eq!(groups.give(&class(1)), Some(BASE + 10));
+    }
+
+    #[test]
+    fn a_group_is_taken_over_from_interfaces_that_are_all_of_one_class() {
+        let [a, b, c] = [0, 1, 2].map(class);
+        let taken = |held: &[(u32, &ClassId)], links: &[(u32, Option<&ClassId>)]| {
+            let mut groups = Groups::default();
+            held.iter().for_each(|(group, class)| groups.take_over(BASE + group, class));
+            groups.take_over_from_links(links.iter().map(|(group, of)| (BASE + group, *of)));
+            let all = [groups.get(&a), groups.get(&b), groups.get(&c)];
+            (all.map(|group| group.map(|group| group - BASE)), groups.give(&class(9)))
+        };
+        let (ours, theirs) = (|of| (7, Some(of)), (7, None));
+        assert_eq!(taken(&[], &[ours(&a), ours(&a)]), ([Some(7), None, None], Some(BASE + 8)));
+        // A class became two: neither has its group, and nobody else gets it soon.
+        assert_eq!(taken(&[], &[ours(&a), ours(&b)]), ([None; 3], Some(BASE + 8)));
+        // One of the two has a group of its own: the other does not get what its interfaces are still in.
+        assert_eq!(taken(&[(5, &a)], &[ours(&a), ours(&b)]).0, [Some(5), None, None]);
+        // Nor what somebody is in whose endpoint is no more.
+        assert_eq!(taken(&[], &[ours(&a), theirs]).0, [None; 3]);
+        // What the map says counts more, and groups of others are theirs.
+        assert_eq!(taken(&[(7, &c)], &[ours(&a), ours(&a)]).0, [None, None, Some(7)]);
+        assert_eq!(taken(&[], &[(COUNT + 1, Some(&a))]).0, [None; 3]);
     }
 
     #[test]

@@ -120,8 +120,8 @@ impl Renderer {
     }
 
     /// Takes over the names of sets and the groups that are in force: what the map of the kernel says, and of classes that
-    /// are not in it what their interfaces say. Before the first [`Renderer::all`]. A class that is
-    /// not in the next state loses its group there.
+    /// are not in it what their interfaces say, as long as they are among themselves. Before the first
+    /// [`Renderer::all`]. A class that is not in the next state loses its group there.
     pub fn take_over<'a>(
         &mut self,
         scene: &Scene<'_>,
@@ -147,12 +147,7 @@ impl Renderer {
                 }
             }
         }
-        for (group, class) in links {
-            self.groups.avoid(group);
-            if let Some(class) = class {
-                self.groups.take_over(group, class);
-            }
-        }
+        self.groups.take_over_from_links(links);
     }
 
     /// Sets of rules that are `chosen` by their names become others, with the same members: for those
@@ -244,7 +239,7 @@ impl Renderer {
     pub fn shut(&mut self, scene: &Scene<'_>, subjects: BTreeSet<Subject>) -> Vec<Change> {
         let old = std::mem::replace(&mut self.shut, subjects);
         let again = old.symmetric_difference(&self.shut).flat_map(|subject| {
-            self.units.askers(subject).chain(self.units.of_subject(subject)).cloned()
+            self.units.askers(subject).cloned().chain(self.units.of_subject(subject))
         });
         let again = again.collect();
         let mut out = Vec::new();

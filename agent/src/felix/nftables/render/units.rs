@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::ask::{Key, Unit};
+use super::place::Place;
 use crate::desired::SetId;
 use crate::felix::iptables::uses::Subject;
 use crate::felix::nftables::object::{Chain, Change, Name};
@@ -55,9 +56,11 @@ impl Units {
         with.flat_map(|unit| &unit.subjects)
     }
 
-    /// What is made of a policy or profile.
-    pub(super) fn of_subject(&self, subject: &Subject) -> impl Iterator<Item = &Key> {
-        self.units.keys().filter(move |key| matches!(key, Key::Rules(_, of) if of == subject))
+    /// What is made of a policy or profile. There is a unit for each place that asks it: they are looked up, since
+    /// each policy that changes asks for its own.
+    pub(super) fn of_subject(&self, subject: &Subject) -> impl Iterator<Item = Key> {
+        let keys = Place::all().map(|place| Key::Rules(place, subject.clone()));
+        keys.filter(|key| self.units.contains_key(key))
     }
 
     /// Makes these again, and what they need that was not there; what nobody needs any more goes, and
