@@ -25,7 +25,7 @@ pub use self::entry::{BadEntry, Connection, Tuple, Zones};
 pub(in crate::felix) use self::printed::parse;
 use self::wire::Side;
 use super::counters::Counters;
-use super::watch::Dialogue;
+use super::watch::{Answer, Dialogue};
 
 /// How many connections are deleted with one call.
 const AT_ONCE: usize = 64;
@@ -48,9 +48,12 @@ pub enum ConntrackError {
     /// They could not be listed.
     #[error("cannot list connections")]
     List(#[source] io::Error),
-    /// One could not be deleted.
-    #[error("cannot cut a connection")]
-    Cut(#[source] io::Error),
+    /// They could not be deleted at all.
+    #[error("cannot cut connections")]
+    Tell(#[source] io::Error),
+    /// This one could not be deleted.
+    #[error("cannot cut the connection {0}")]
+    Cut(Box<Connection>, #[source] io::Error),
 }
 
 impl ConntrackError {
@@ -118,7 +121,8 @@ impl Conntrack {
                     find(socket, family, &wanted, &mut found)?;
                 }
             }
-            delete(socket, &found.into_iter().collect::<Vec<_>>(), &counters)
+            let (_, failed) = delete(socket, &found.into_iter().collect::<Vec<_>>(), &counters);
+            failed.map_or(Ok(()), Err)
         })
         .await
     }
@@ -144,16 +148,18 @@ impl Conntrack {
     }
 
     /// Deletes these connections, each as it was listed: another one that took its place since stays.
-    /// One that is not there any more is deleted.
-    ///
-    /// # Errors
-    /// When the kernel does not delete one.
-    pub async fn cut(&self, connections: &[Connection]) -> Result<(), ConntrackError> {
+    /// Returns those that are gone, whoever deleted them, and what was wrong with the first that is not.
+    pub async fn cut(
+        &self,
+        connections: &[Connection],
+    ) -> (Vec<Connection>, Option<ConntrackError>) {
         if connections.is_empty() {
-            return Ok(());
+            return (Vec::new(), None);
         }
         let (connections, counters) = (connections.to_vec(), self.counters.clone());
-        blocking(ConntrackError::Cut, move |socket| delete(socket, &connections, &counters)).await
+        let work = move |socket: &mut Dialogue| Ok(delete(socket, &connections, &counters));
+        let done = blocking(ConntrackError::Tell, work).await;
+        done.unwrap_or_else(|error| (Vec::new(), Some(error)))
     }
 }
 
@@ -227,22 +233,73 @@ fn find(
     Ok(())
 }
 
+/// Deletes them. Returns those that are gone, and what was wrong with the first that is not.
 fn delete(
     socket: &mut Dialogue,
     connections: &[Connection],
     counters: &Counters,
-) -> Result<(), ConntrackError> {
-    let mut failed = None;
+) -> (Vec<Connection>, Option<ConntrackError>) {
+    let (mut gone, mut failed) = (Vec::with_capacity(connections.len()), None);
     for some in connections.chunks(AT_ONCE) {
         let requests: Vec<_> = some.iter().map(wire::delete).collect();
         counters.conntrack_calls.count(1);
-        let answers = socket.tell(&requests).map_err(ConntrackError::Cut)?;
-        // One that is gone is as it should be.
-        let bad = answers.iter().find(|one| ![0, Errno::ENOENT as i32].contains(&one.code));
-        failed = failed.or(bad.map(|answer| answer.code));
+        match socket.tell(&requests) {
+            Ok(answers) => {
+                let refused = sort(some, &answers, &mut gone);
+                failed = failed.or(refused);
+            }
+            Err(error) => {
+                failed.get_or_insert(ConntrackError::Tell(error));
+                break;
+            }
+        }
     }
-    match failed {
-        None => Ok(()),
-        Some(code) => Err(ConntrackError::Cut(io::Error::from_raw_os_error(code))),
+    (gone, failed)
+}
+
+/// Adds those to `gone` that are, by what the kernel answered to each; returns the first refusal.
+fn sort(
+    connections: &[Connection],
+    answers: &[Answer],
+    gone: &mut Vec<Connection>,
+) -> Option<ConntrackError> {
+    let mut refused = None;
+    for (one, answer) in connections.iter().zip(answers) {
+        // One that is gone is as it should be.
+        if [0, Errno::ENOENT as i32].contains(&answer.code) {
+            gone.push(*one);
+        } else {
+            let error = || io::Error::from_raw_os_error(answer.code);
+            refused.get_or_insert_with(|| ConntrackError::Cut(Box::new(*one), error()));
+        }
+    }
+    refused
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::chain;
+
+    #[test]
+    fn one_that_is_refused_is_named_and_the_others_are_gone() {
+        let all: Vec<Connection> = (1..=4)
+            .map(|port| {
+                let line = format!(
+                    "ipv4 2 tcp 6 29 ESTABLISHED src=10.65.0.1 dst=10.65.0.2 sport={port} dport=80 \
+                     src=10.65.0.2 dst=10.65.0.1 sport=80 dport={port} use=1"
+                );
+                parse(&line).unwrap()
+            })
+            .collect();
+        // One is gone already, and two are with the hardware.
+        let codes = [Errno::ENOENT as i32, Errno::EBUSY as i32, 0, Errno::EBUSY as i32];
+        let answers = codes.map(|code| Answer { code, request: Vec::new() });
+        let mut gone = Vec::new();
+        let refused = sort(&all, &answers, &mut gone).unwrap();
+        assert_eq!(gone, [all[0], all[2]]);
+        let said = chain(&refused);
+        assert!(said.contains("10.65.0.1:2 → 10.65.0.2:80: Device or resource busy"), "{said}");
+        assert!(sort(&all[..1], &answers[..1], &mut gone).is_none());
     }
 }

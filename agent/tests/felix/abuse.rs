@@ -159,8 +159,25 @@ fn child_with_a_held_lock() {
         assert_eq!((report.problems, report.drift), (vec![], vec![]));
         assert!(begin.elapsed() > Duration::from_secs(6));
         assert!(a.reaches(b.v4(), 80));
-        state = after;
+        state = next(&after);
         host.apply(&state, Wake::Retry);
+        // What is left of it when another dataplane takes over goes by retries alone.
+        sh("flock $XTABLES_LOCKFILE sleep 4 > /dev/null 2>&1 &
+            sleep 0.2");
+        state = next(&state);
+        settings(&mut state, |s| choose(s, Flavour::Nftables));
+        let mut report = host.run(&state, Wake::Desired);
+        assert!(report.retry && report.applied.is_some(), "{report:#?}");
+        assert!(report.problems.iter().any(named), "{report:#?}");
+        for _ in 0..30 {
+            if !report.retry {
+                break;
+            }
+            host.sleep(Duration::from_millis(100));
+            report = host.run(&state, Wake::Retry);
+        }
+        assert_eq!(report.problems, []);
+        assert_eq!(sh("set +e; iptables-legacy-save | grep cali; ipset -n list; true"), "");
     });
 }
 

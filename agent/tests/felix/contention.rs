@@ -14,7 +14,7 @@ use calico_agent::felix::probe;
 use calico_agent::reconcile::{EndpointState, Report, Wake};
 use calico_datastore::model::{Action, Family, Protocol, TierAction};
 
-use crate::host::{Flavour, each_flavour, v4};
+use crate::host::{Flavour, Host, each_flavour, v4};
 use crate::netns::sh;
 use crate::tampering::place;
 use crate::world::*;
@@ -177,16 +177,59 @@ fn sets_of_another_type_under_our_names_are_replaced_also_where_old_rules_use_th
     });
 }
 
+fn driver(host: &Host, flavour: Flavour) -> Driver {
+    let exec = Exec::default();
+    let dataplane = host.block_on(probe(&exec, flavour.iptables())).unwrap().chosen;
+    Driver::new(exec, dataplane, Counters::default())
+}
+
+/// As on a host where each try takes longer than a run may.
+fn tables_in_no_time() -> FamilyTables {
+    FamilyTables::new(Family::V4, Counters::default()).with_patience(Duration::ZERO)
+}
+
+/// Two policies in force become bad, and the search ends when it has found one of them.
+#[test]
+fn what_a_search_that_ends_early_found_bad_is_closed() {
+    each_flavour(|host, flavour| {
+        let driver = driver(host, flavour);
+        let mut tables = tables_in_no_time();
+        let closed = |_: Table, _: &str| vec!["--jump DROP".to_owned()];
+        let names = ["cali-pi-one", "cali-pi-two"];
+        let mut apply = |host: &Host, set: &str| {
+            for name in names {
+                tables.put(Table::Filter, name.to_owned(), vec![format!("{set}--jump ACCEPT")]);
+            }
+            host.block_on(tables.apply(&driver, &closed))
+        };
+        let verdicts = |host: &Host| {
+            let saved = host.saved(4);
+            names.map(|name| {
+                let of = format!("-A {name} ");
+                let rules: Vec<_> = saved.lines().filter(|line| line.starts_with(&of)).collect();
+                assert_eq!(rules.len(), 1, "{saved}");
+                rules[0].rsplit(' ').next().unwrap_or_default().to_owned()
+            })
+        };
+        assert!(apply(host, "").failed.is_empty());
+        assert_eq!(verdicts(host), ["ACCEPT", "ACCEPT"]);
+        let bad = "-m set --match-set cali40s:nowhere src ";
+        let outcome = apply(host, bad);
+        assert!(matches!(outcome.failed.as_slice(), [(Table::Filter, _)]), "{outcome:?}");
+        let [(found, _)] = outcome.refused.as_slice() else { panic!("{outcome:?}") };
+        let expected = names.map(|name| if name == found { "DROP" } else { "ACCEPT" });
+        assert_eq!(verdicts(host), expected);
+        let outcome = apply(host, bad);
+        assert!(outcome.failed.is_empty() && outcome.refused.len() == 2, "{outcome:?}");
+        assert_eq!(verdicts(host), ["DROP", "DROP"]);
+    });
+}
+
 #[test]
 fn very_many_refused_policies_take_many_short_runs() {
     each_flavour(|host, flavour| {
-        let exec = Exec::default();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let dataplane = runtime.block_on(probe(&exec, flavour.iptables())).unwrap().chosen;
-        let driver = Driver::new(exec, dataplane, Counters::default());
-        // As on a host where each try takes longer than a run may.
-        let mut tables =
-            FamilyTables::new(Family::V4, Counters::default()).with_patience(Duration::ZERO);
+        let driver = driver(host, flavour);
+        let mut tables = tables_in_no_time();
         let name = |n: u32| format!("cali-pi-{n}");
         for n in 0..80 {
             let set = if n % 4 == 0 { "" } else { "-m set --match-set cali40s:nowhere src " };
@@ -196,7 +239,7 @@ fn very_many_refused_policies_take_many_short_runs() {
         let mut runs = 0;
         let outcome = loop {
             runs += 1;
-            let outcome = runtime.block_on(tables.apply(&driver, &closed));
+            let outcome = host.block_on(tables.apply(&driver, &closed));
             // What is not yet tried lets nothing through.
             let saved = host.saved(4);
             for n in (0..80).filter(|n| n % 4 != 0) {
@@ -228,7 +271,7 @@ fn very_many_refused_policies_take_many_short_runs() {
         // The set comes, and the next reading tries them all again.
         sh("ipset create cali40s:nowhere hash:net");
         tables.forget();
-        let outcome = runtime.block_on(tables.apply(&driver, &closed));
+        let outcome = host.block_on(tables.apply(&driver, &closed));
         assert!(outcome.failed.is_empty() && outcome.refused.is_empty(), "{outcome:?}");
         assert!(!host.saved(4).contains("-j DROP"));
     });

@@ -105,6 +105,42 @@ fn another_dataplane_takes_over_without_a_packet_decided_otherwise() {
     });
 }
 
+/// nf_tables lets go of the sets of deleted rules some time later. Here it is somebody's rules that hold them,
+/// so that it is surely later.
+#[test]
+fn hundreds_of_sets_that_are_still_in_use_go_by_retries_alone() {
+    on_nftables(|host, _| {
+        let pod = host.pod(1);
+        let mut state = empty(Flavour::Nft);
+        network(&mut state, "net", &[1]);
+        endpoint(&mut state, &pod, &profiles(&["net"]), true);
+        host.apply(&state, Wake::Start);
+        sh("seq -f 'create cali40s:old%g hash:net' 600 | ipset restore
+            {
+                echo '*filter'; echo ':THEIRS - [0:0]'
+                seq -f '-A THEIRS -m set --match-set cali40s:old%g src -j ACCEPT' 600
+                echo COMMIT
+            } | iptables-nft-restore --noflush");
+        state = asked(&state, Flavour::Nftables);
+        for wake in [Wake::Desired, Wake::Retry, Wake::Retry] {
+            let report = host.run(&state, wake);
+            assert_eq!(report.problems, [], "too soon to say anything");
+            assert!(report.retry, "nobody else wakes it");
+        }
+        sh("iptables-nft -F THEIRS; iptables-nft -X THEIRS");
+        let mut retry = true;
+        for _ in 0..30 {
+            if !retry {
+                break;
+            }
+            host.sleep(Duration::from_millis(100));
+            retry = host.run(&state, Wake::Retry).retry;
+        }
+        assert_eq!(left_of_others(Flavour::Nftables), "");
+        host.apply(&state, Wake::Desired);
+    });
+}
+
 #[test]
 fn a_plan_shows_what_would_take_over_and_writes_nothing() {
     on_nftables(|host, _| {

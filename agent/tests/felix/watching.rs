@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use calico_agent::desired::DesiredState;
+use calico_agent::desired::{DesiredState, LocalHostEndpoint};
 use calico_agent::drift::Change;
 use calico_agent::felix::watch::{Changes, Touched, Watch};
 use calico_agent::reconcile::{Report, Wake};
@@ -10,6 +10,7 @@ use calico_agent::status::systemd::Watchdog;
 use calico_datastore::model::{Action, Family};
 
 use crate::host::{Flavour, Host, Pod, each_flavour};
+use crate::machines::{Machine, both, host_policy, on, put};
 use crate::netns::sh;
 use crate::world::*;
 
@@ -216,6 +217,48 @@ fn what_the_last_tool_of_a_script_changes_is_noticed_soon() {
             world.apply(Wake::Kernel);
             assert_eq!(world.kernel(), whole, "{pause}");
         }
+    });
+}
+
+/// The last host endpoint empties `mangle`, the last pool that is masqueraded `nat`.
+#[test]
+fn a_table_that_we_empty_ourselves_is_no_work_of_others() {
+    each_flavour(|host, flavour| {
+        let _machine = Machine::new(host, 1);
+        let mut world = Watched::new(host, flavour);
+        let tool = world.host.tool();
+        let filled =
+            |table: &str| sh(&format!("iptables-{tool}-save -t {table}")).contains("-A cali-");
+        let mut state = next(&world.state);
+        host_policy(&mut state, "web", vec![tcp(Action::Allow, &[80])], vec![any(Action::Allow)]);
+        put(&mut state, "a", LocalHostEndpoint { normal: both("web"), ..on("eth1") });
+        world.state = state;
+        world.apply(Wake::Desired);
+        assert!(filled("mangle") && filled("nat"));
+        let mut state = next(&world.state);
+        state.host_endpoints = Default::default();
+        state.pools.insert("10.65.0.0/16".parse().unwrap(), false);
+        world.state = state;
+        // Each looks whether anything is noticed.
+        world.apply(Wake::Desired);
+        assert!(!filled("mangle") && !filled("nat"));
+        world.is_quiet("less");
+        let network = |world: &mut Watched<'_>, port| {
+            let mut state = next(&world.state);
+            let allowed = from_set(tcp(Action::Allow, &[port]), "s:net");
+            profile(&mut state, "net", vec![allowed], vec![any(Action::Allow)]);
+            world.state = state;
+        };
+        network(&mut world, 82);
+        world.apply(Wake::Desired);
+        world.is_quiet("another policy");
+        // Who empties one that should hold rules is noticed, also just after we wrote.
+        network(&mut world, 83);
+        let restores = world.host.felix.counters().iptables_restores.get();
+        world.host.apply(&world.state, Wake::Desired);
+        assert!(world.host.felix.counters().iptables_restores.get() > restores);
+        let flush = world.script("T4 -F; T4 -X");
+        world.noticed(&flush, |touched| touched.tables.contains(&Family::V4) && touched.torn);
     });
 }
 

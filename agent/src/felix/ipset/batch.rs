@@ -12,7 +12,8 @@ use std::fmt;
 
 use super::{Command, Entry};
 
-/// How many refused commands one write may have before it is given up.
+/// How many refused commands one write may have before it is given up: each may cost another message. A set
+/// that does not go costs none, so those are not counted.
 const MOST_REFUSED: usize = 512;
 /// How many members of one set may be refused before the others of it are not asked for any more.
 const MOST_OF_ONE: usize = 8;
@@ -131,6 +132,10 @@ impl<'c> Queue<'c> {
         }
         let commands = self.commands;
         let command = &commands[place];
+        if let Command::Destroy(_) = command {
+            self.refused.push(Refused { command: command.clone(), message: said, full });
+            return Ok(at + 1);
+        }
         if self.asked >= MOST_REFUSED {
             self.refused.push(Refused { command: command.clone(), message: said, full });
             return Err(TooMuch);

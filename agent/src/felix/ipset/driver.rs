@@ -22,8 +22,8 @@ use crate::netlink::{attribute, u32_at};
 /// How many members are written without another thread.
 const FEW: usize = 64;
 /// How long, in one write of however many sets, somebody is waited for who lists one that is to change its
-/// place. One who lists it again and
-/// again leaves moments between; on a busy host it may take many to meet one.
+/// place. One who lists it again and again leaves moments between; on a busy host it may take many tries to
+/// meet one.
 const SWAP_PATIENCE: Duration = Duration::from_secs(2);
 /// The pauses between tries in milliseconds, over and over: of different lengths, so that they do not keep
 /// the step of whoever lists.

@@ -180,6 +180,11 @@ impl ActualTable {
             && self.chains.get(jump.to).is_some_and(|chain| chain.count() > 0)
     }
 
+    /// True when chains of ours that hold rules are there.
+    pub(super) fn holds_rules(&self) -> bool {
+        self.chains.values().any(|chain| chain.count() > 0)
+    }
+
     /// True when something of ours is there.
     pub fn holds_ours(&self) -> bool {
         !self.chains.is_empty() || self.foreign.values().any(|chain| !chain.own.is_empty())

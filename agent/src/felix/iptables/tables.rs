@@ -344,6 +344,15 @@ impl FamilyTables {
             .collect()
     }
 
+    /// The tables that hold rules of ours, as far as is known.
+    pub fn filled(&self) -> BTreeSet<Table> {
+        if self.knowledge == Knowledge::Nothing {
+            return BTreeSet::new();
+        }
+        let filled = self.tables.iter().filter(|(_, state)| state.actual.holds_rules());
+        filled.map(|(table, _)| *table).collect()
+    }
+
     /// True when nothing of ours is or should be there.
     pub fn is_empty(&self) -> bool {
         self.tables.values().all(|s| s.desired.chains.is_empty() && !s.actual.holds_ours())

@@ -179,7 +179,7 @@ impl Felix {
                 Err(error) => {
                     run.surprise = true;
                     let message = format!(
-                        "{family} connections that policy denies are not cut: {}",
+                        "{family} connections that policy denies may still be there: {}",
                         chain(&error)
                     );
                     run.problem("connections", message);
@@ -231,12 +231,12 @@ impl Felix {
         debug!(%family, all, denied, misled, "connections judged");
         let complete = cut.len() <= MOST;
         cut.truncate(MOST);
-        self.conntrack.cut(&cut).await?;
-        if !cut.is_empty() {
-            self.counters.connections_cut.count(cut.len() as u64);
-            let first: Vec<String> = cut.iter().take(NAMED).map(|one| one.to_string()).collect();
-            let more = if cut.len() > NAMED { ", …" } else { "" };
-            let (count, first) = (cut.len(), first.join(", "));
+        let (gone, failed) = self.conntrack.cut(&cut).await;
+        if !gone.is_empty() {
+            self.counters.connections_cut.count(gone.len() as u64);
+            let first: Vec<String> = gone.iter().take(NAMED).map(|one| one.to_string()).collect();
+            let more = if gone.len() > NAMED { ", …" } else { "" };
+            let (count, first) = (gone.len(), first.join(", "));
             let why = if misled == 0 {
                 "that policy denies"
             } else {
@@ -248,14 +248,16 @@ impl Felix {
                 "connections cut: {count} {why} ({first}{more})"
             );
         }
-        Ok(complete)
+        failed.map_or(Ok(complete), Err)
     }
 
-    /// Forgets those of addresses that left. What could not be forgotten is tried again in the next run.
+    /// Forgets those of addresses that left. What could not be forgotten is tried again in the next run, which
+    /// comes soon unless the kernel cannot do it at all.
     pub(super) async fn forget_connections(&mut self, run: &mut Run) {
         if let Err(error) = self.conntrack.forget(&self.leaving, &self.moved).await {
+            run.surprise |= !matches!(error, ConntrackError::Unsupported(_));
             let message =
-                format!("connections of addresses that left are not cut: {}", chain(&error));
+                format!("connections of addresses that left may still be there: {}", chain(&error));
             run.problem("conntrack", message);
         } else {
             self.leaving.clear();

@@ -128,6 +128,7 @@ impl Felix {
                 false
             }
             Err(error) => {
+                run.surprise = true;
                 let said = format!("those of an earlier run are still there: {}", chain(&error));
                 run.problem("address sets", said);
                 false
@@ -138,6 +139,7 @@ impl Felix {
     fn clean_nftables(&mut self, run: &mut Run) -> bool {
         let removed = Remains::find().and_then(|remains| remains.remove(&self.counters));
         if let Err(said) = &removed {
+            run.surprise = true;
             let said = format!("what an earlier run left is still there: {said}");
             run.problem("nftables table calico", said);
         }

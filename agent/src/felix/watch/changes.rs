@@ -13,6 +13,7 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use crate::felix::iptables::probe::Flavour;
+use crate::felix::iptables::save::Table;
 
 /// Where the rules are that the reconciler keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,11 +91,15 @@ pub(super) struct Wrote {
 /// that cannot be told (it is new, is another one, or the kernel refused something).
 pub type Grown = BTreeMap<String, Option<i64>>;
 
+/// The tables of iptables that hold rules of ours, as far as the reconciler knows.
+pub type Filled = BTreeMap<Family, BTreeSet<Table>>;
+
 #[derive(Debug, Default)]
 struct Inner {
     touched: Touched,
     grown: Grown,
     rules: Option<Rules>,
+    filled: Filled,
     /// The ports of the sockets that write our table.
     ports: BTreeSet<u32>,
     placed: Placed,
@@ -219,6 +224,17 @@ impl Changes {
     /// What the reconciler wrote to sets since the last call.
     pub(super) fn take_grown(&self) -> Grown {
         std::mem::take(&mut self.lock().grown)
+    }
+
+    /// Says which tables hold rules of ours, at the end of the reconciler's turn: one that holds none
+    /// although it is among them somebody else has emptied.
+    pub fn fill(&self, filled: Filled) {
+        self.lock().filled = filled;
+    }
+
+    /// Which tables hold rules of ours.
+    pub(super) fn filled(&self) -> Filled {
+        self.lock().filled.clone()
     }
 
     /// Where the rules are, once that is known.

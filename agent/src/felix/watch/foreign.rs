@@ -84,7 +84,7 @@ impl Foreign {
             let tables = present(family).unwrap_or_default();
             changed |= tables != *seen;
             *seen = tables;
-            changed |= legacy.poll(now, Why::Clock);
+            changed |= legacy.poll(now, Why::Clock, &BTreeSet::new());
         }
         changed
     }

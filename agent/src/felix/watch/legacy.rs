@@ -233,8 +233,6 @@ pub(super) enum Why {
 struct Seen {
     info: Option<Info>,
     digest: Option<Digest>,
-    /// At some time it held rules of ours.
-    held_ours: bool,
     /// When its entries are due.
     budget: Budget,
     /// Somebody may have written it after it was last read, and it was too soon to read it again.
@@ -249,7 +247,7 @@ pub(super) struct Legacy {
     concerns: fn(&str) -> bool,
     socket: Option<Xtables>,
     seen: BTreeMap<Table, Seen>,
-    /// A table that held rules of ours held none at the last look.
+    /// A table that should hold rules of ours held none at the last look.
     bare: bool,
 }
 
@@ -264,8 +262,8 @@ impl Legacy {
         Self { family, concerns, socket: None, seen: BTreeMap::new(), bare: false }
     }
 
-    /// True when all rules of ours were gone from a table at the last look that read it. Nobody who keeps rules there
-    /// leaves it so, so whoever wrote it last was somebody else.
+    /// True when all rules of ours were gone, at the last look, from a table that we left with some. So whoever
+    /// wrote it last was somebody else.
     pub(super) fn is_bare(&self) -> bool {
         self.bare
     }
@@ -276,10 +274,10 @@ impl Legacy {
     }
 
     /// Looks at the tables that are there. True when one is not as it was when last seen, or is gone;
-    /// what is seen for the first time is no change.
-    pub(super) fn poll(&mut self, now: Instant, why: Why) -> bool {
+    /// what is seen for the first time is no change. `filled`: those that we left with rules of ours.
+    pub(super) fn poll(&mut self, now: Instant, why: Why, filled: &BTreeSet<Table>) -> bool {
         let mut changed = false;
-        if let Err(error) = self.look(now, why, &mut changed) {
+        if let Err(error) = self.look(now, why, filled, &mut changed) {
             debug!(family = %self.family, %error, "cannot look at the legacy tables");
             self.socket = None;
             // At the next tick, whatever the last look cost.
@@ -291,7 +289,13 @@ impl Legacy {
     }
 
     /// Sets `changed` when something has; that counts although another table cannot be looked at.
-    fn look(&mut self, now: Instant, why: Why, changed: &mut bool) -> io::Result<()> {
+    fn look(
+        &mut self,
+        now: Instant,
+        why: Why,
+        filled: &BTreeSet<Table>,
+        changed: &mut bool,
+    ) -> io::Result<()> {
         let present = present(self.family)?;
         self.seen.retain(|table, _| {
             *changed |= !present.contains(table);
@@ -323,12 +327,11 @@ impl Legacy {
                 Err(error) => return Err(error),
             };
             *changed |= !fresh && seen.digest != Some(digest);
-            seen.held_ours |= digest.ours;
             (seen.info, seen.digest, seen.owed) = (Some(info), Some(digest), false);
             seen.budget.spent(cpu_time().saturating_sub(begin), SHARE, now);
         }
-        let bare = |seen: &Seen| seen.held_ours && seen.digest.is_some_and(|digest| !digest.ours);
-        self.bare = self.seen.values().any(bare);
+        let bare = |seen: &Seen| seen.digest.is_some_and(|digest| !digest.ours);
+        self.bare = self.seen.iter().any(|(table, seen)| filled.contains(table) && bare(seen));
         Ok(())
     }
 }

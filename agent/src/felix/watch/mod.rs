@@ -34,7 +34,7 @@ use calico_datastore::model::Family;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-pub use changes::{Changes, Grown, Kept, Placed, Rules, Touched};
+pub use changes::{Changes, Filled, Grown, Kept, Placed, Rules, Touched};
 pub(crate) use foreign::Foreign;
 pub use pace::{GROUP, Kind, Pace, TABLE};
 pub(super) use socket::{Answer, Dialogue};
@@ -292,10 +292,12 @@ impl Watch {
                 (None, true) => Why::Unlocked,
                 (None, false) => Why::Clock,
             };
+            let filled = self.changes.filled();
             for (family, legacy) in Family::ALL.into_iter().zip(&mut self.legacy) {
-                let changed = legacy.poll(now, why);
+                let ours = filled.get(&family).cloned().unwrap_or_default();
+                let changed = legacy.poll(now, why, &ours);
                 // A look that is late may have seen for the first time what somebody wrote meanwhile. And who
-                // waited for the lock while we wrote had it next.
+                // waited for the lock while we wrote had it next. What we emptied ourselves tells nothing.
                 let theirs = wrote.is_some() && (!is_own(wrote, now) || legacy.is_bare());
                 if theirs || (changed && wrote.is_none()) {
                     touched.tables.insert(family);

@@ -219,3 +219,26 @@ fn one_who_refuses_everything_is_not_asked_for_ever() {
     }
     assert_eq!(asked, MOST_REFUSED + 1);
 }
+
+/// nf_tables lets go of the sets of deleted rules some time later, of however many.
+#[test]
+fn sets_that_do_not_go_are_no_reason_to_give_up() {
+    let names: Vec<String> = (0..2000).map(|n| format!("cali40{n}")).collect();
+    let commands: Vec<_> = names.iter().cloned().map(Command::Destroy).collect();
+    let mut queue = Queue::new(&commands);
+    let refused = || Verdict::Refused { at: 0, message: "in use".to_owned(), full: false };
+    let mut batches = 0;
+    loop {
+        let batch = queue.next();
+        if batch.is_empty() {
+            break;
+        }
+        batches += 1;
+        for message in batch {
+            assert_eq!(queue.settle(&message, refused()), Ok(1));
+        }
+    }
+    assert_eq!(batches, 2000_usize.div_ceil(MESSAGES));
+    let told: Vec<_> = queue.refused().into_iter().map(|one| one.command).collect();
+    assert_eq!(told, commands);
+}

@@ -24,6 +24,8 @@ pub(in crate::felix) async fn clean(
         let mut nothing = FamilyTables::new(family, counters.clone());
         let outcome = nothing.apply(&driver, &|_, _| Vec::new()).await;
         clean &= outcome.failed.is_empty() && outcome.stuck.is_empty();
+        // Nobody tells when a lock is free. A rule of somebody else may stay for ever.
+        run.surprise |= !outcome.failed.is_empty();
         for (table, error) in outcome.failed {
             run.problem(
                 format!("{} {family} table {}", dataplane.flavour, table.name()),

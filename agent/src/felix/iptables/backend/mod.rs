@@ -53,7 +53,7 @@ const DESTROY_PATIENCE: u32 = 10;
 pub(in crate::felix) struct Iptables {
     exec: Exec,
     counters: Counters,
-    /// The watch learns how sets grow.
+    /// The watch learns how sets grow, and which tables hold our rules.
     changes: Changes,
     dataplane: Dataplane,
     sets: Sets,
@@ -182,6 +182,8 @@ impl Iptables {
             run.problem(format!("address set {set}"), said.clone());
         }
         self.plan_looks(job, read_sets, &written);
+        let filled = self.families.iter().map(|one| (one.family, one.tables.filled()));
+        self.changes.fill(filled.collect());
         self.families.iter().all(|one| in_force.contains(&one.family))
     }
 }

@@ -25,7 +25,7 @@ impl FamilyTables {
     ///    is closed.
     /// 4. What should go, halving in the same way: what rules of others lead to stays, empty.
     ///
-    /// A search that takes too long ends: what was found bad stays closed, and the next run goes on. Something
+    /// A search that takes too long ends: what was found bad is closed, and the next run goes on. Something
     /// is settled in each run, however slow the host is: the next one begins with all that is left.
     ///
     /// Nothing here relies on how a rule is spelled but the jumps, which stand among the rules of
@@ -81,6 +81,14 @@ impl FamilyTables {
             if settled && begin.elapsed() > patience {
                 let left = group.len() + groups.iter().map(Vec::len).sum::<usize>();
                 state.unfinished = true;
+                // Until it is written the old rules of what was found bad are in force, and the next
+                // run may not come to it for long either.
+                let bad: BTreeSet<String> = state.refused.keys().cloned().collect();
+                let scope = Scope { only: Some(&bad), ..chains_only };
+                let shut = plan(table, &state.desired, &state.actual, scope);
+                if let Err(error) = commit(shut, driver, family, &mut state.actual).await {
+                    outcome.failed.push((table, error));
+                }
                 outcome.failed.push((table, IptablesError::Unfinished { family, left }));
                 return;
             }
