@@ -7,20 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use calico_e2e::cluster::Cluster;
-use calico_e2e::flow::{Flow, Flows};
+use calico_e2e::flow;
 use calico_e2e::host::Flavour;
 use calico_e2e::kernel::Snapshot;
 use calico_e2e::machine::{self, Image, Machine};
-use calico_e2e::matrix::Family;
 use calico_e2e::netns::Place;
 use calico_e2e::probe::{Answer, BRIEF, Service, ask_from};
 use calico_e2e::process::Command;
-use calico_e2e::tutorial::{self, DNS, HTTP, PODS};
+use calico_e2e::tutorial::{self, HTTP, PODS};
 use calico_e2e::{package, run, wait};
 
 const SOON: Duration = Duration::from_secs(20);
-/// How long packets flow before and after each change.
-const WARM: Duration = Duration::from_millis(500);
 
 /// False, saying why, where no package can be made or no machine be booted.
 fn can_run() -> bool {
@@ -127,22 +124,6 @@ impl State {
         });
         Ok(Self { files, users, kernel })
     }
-}
-
-fn flow(from: &str, to: &str, service: Service, allowed: bool) -> Flow {
-    let (from, to) = (from.to_owned(), to.to_owned());
-    Flow { from, to, family: Family::V4, service, spoofed: None, allowed }
-}
-
-/// What the networks of the tutorial allow, and beside each what they deny.
-fn flows() -> Vec<Flow> {
-    let (tcp, udp) = (Service::Tcp(HTTP), Service::Udp(DNS));
-    vec![
-        flow("frontend-1", "frontend-2", tcp, true),
-        flow("frontend-1", "backend-2", tcp, false),
-        flow("backend-2", "backend-1", udp, true),
-        flow("frontend-2", "backend-1", udp, false),
-    ]
 }
 
 /// `dpkg` does something; what it said.
@@ -262,22 +243,11 @@ fn from_installation_to_purge_while_packets_flow() -> Result<()> {
     let text = std::fs::read_to_string(&edited)? + "FELIX_LOGSEVERITYSCREEN=debug\n";
     std::fs::write(&edited, &text)?;
     let bird = machine.property("calico-bird", "MainPID")?;
-    let names: Vec<String> = cluster.sites().into_iter().map(|site| site.name).collect();
-    names.iter().for_each(|name| cluster.stop_server(name));
-    let running = wait::until("free ports", Duration::from_secs(5), || {
-        Flows::start(&flows(), &cluster.sites()).map(Some)
-    })?;
-    std::thread::sleep(WARM);
-    exchange(&machine, two, "0.1.1")?;
-    std::thread::sleep(WARM);
-    exchange(&machine, one, "0.1.0")?;
-    std::thread::sleep(WARM);
-    let tallies = running.finish()?;
-    let wrong: Vec<String> =
-        tallies.iter().filter(|tally| tally.wrong() > 0).map(ToString::to_string).collect();
-    ensure!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), machine.journal("calico-agent"));
-    ensure!(tallies.iter().all(|tally| tally.sent >= 50), "hardly anything was sent: {tallies:?}");
-    names.iter().try_for_each(|name| cluster.start_server(name))?;
+    flow::during(&mut cluster, &flow::of_networks(), || {
+        exchange(&machine, two, "0.1.1")?;
+        exchange(&machine, one, "0.1.0")
+    })
+    .with_context(|| machine.journal("calico-agent"))?;
     ensure!(machine.property("calico-bird", "MainPID")? == bird, "BIRD was restarted");
     ensure!(std::fs::read_to_string(&edited)? == text);
     let level = "journalctl -u calico-agent -p debug..debug -q -n 1 | grep -q .";

@@ -4,6 +4,7 @@
 //! `send` sends, `receive` receives, `tally` counts. What a flow is expected to do is the
 //! caller's. A packet carries the number of its flow, so it is counted wherever it ends up.
 
+mod during;
 mod receive;
 mod send;
 mod tally;
@@ -17,11 +18,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+pub use self::during::during;
 use self::tally::Count;
 pub use self::tally::Tally;
 use crate::matrix::{Family, Site};
 use crate::netns::{Place, place};
 use crate::probe::Service;
+use crate::tutorial::{DNS, HTTP};
 
 /// How often a flow on one socket sends; one on new sockets half as often.
 pub const RATE: Duration = Duration::from_millis(10);
@@ -43,6 +46,21 @@ pub struct Flow {
     pub spoofed: Option<IpAddr>,
     /// It should arrive.
     pub allowed: bool,
+}
+
+/// What the networks of the tutorial allow from host to host, and beside each what they deny.
+pub fn of_networks() -> Vec<Flow> {
+    let flow = |from: &str, to: &str, service, allowed| {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        Flow { from, to, family: Family::V4, service, spoofed: None, allowed }
+    };
+    let (tcp, udp) = (Service::Tcp(HTTP), Service::Udp(DNS));
+    vec![
+        flow("frontend-1", "frontend-2", tcp, true),
+        flow("frontend-1", "backend-2", tcp, false),
+        flow("backend-2", "backend-1", udp, true),
+        flow("frontend-2", "backend-1", udp, false),
+    ]
 }
 
 /// Which sockets a flow uses.

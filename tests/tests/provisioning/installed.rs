@@ -8,12 +8,24 @@ use calico_e2e::cluster::Cluster;
 use calico_e2e::machine::{self, Image, Machine};
 use calico_e2e::process::Command;
 use calico_e2e::tutorial::{self, PODS};
-use calico_e2e::{run, wait};
+use calico_e2e::{document, flow, run, wait};
 
 use super::layout::{self, NAME};
 use super::{Provision, container_linux, flatcar, text};
 
 const SOON: Duration = Duration::from_secs(30);
+
+/// What Flatcar does at each boot when extensions are merged: early, so that `basic.target` is still to come.
+const ENSURE_SYSEXT: &str = "\
+[Unit]
+DefaultDependencies=no
+After=systemd-sysext.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=systemctl daemon-reload
+ExecStart=systemctl restart --no-block sockets.target timers.target multi-user.target
+";
 
 /// False, saying why, where no machine can be booted.
 fn can_boot() -> bool {
@@ -59,8 +71,30 @@ fn works(cluster: &mut Cluster, machine: &Machine) -> Result<()> {
     machine.wait_for_unit("calico-agent", "active", SOON)?;
     machine.wait_for_unit("calico-bird", "active", SOON)?;
     ensure!(machine.property("calico-agent", "NRestarts")? == "0");
-    cluster.check(false).with_context(|| machine.journal("calico-agent"))?;
-    Ok(())
+    let journals = || ["calico-agent", "calico-bird"].map(|unit| machine.journal(unit)).concat();
+    cluster.check(false).with_context(journals)
+}
+
+/// Types what puts another version into force while packets flow, and waits until it has taken over.
+fn exchange(cluster: &mut Cluster, machine: &Machine, commands: &str) -> Result<()> {
+    flow::during(cluster, &flow::of_networks(), || {
+        let units = ["calico-agent", "calico-bird"];
+        let before = units.map(|unit| machine.property(unit, "MainPID").ok());
+        let said = machine.type_in(&format!("set -e\n{commands}"))?;
+        ensure!(said.status.success(), "{commands}: {}", said.stdout);
+        for (unit, before) in units.iter().zip(before) {
+            wait::until(&format!("another {unit}"), SOON, || {
+                let now = machine.property(unit, "MainPID")?;
+                Ok((now != "0" && Some(now) != before).then_some(()))
+            })?;
+            machine.wait_for_unit(unit, "active", SOON)?;
+        }
+        let protocols = "PATH=$PATH:/opt/bin; birdcl -s /run/calico/bird.ctl show protocols";
+        wait::until("BGP", SOON, || {
+            Ok(machine.exec(&["sh", "-c", protocols])?.stdout.contains("Established").then_some(()))
+        })
+    })
+    .with_context(|| machine.journal("calico-bird"))
 }
 
 /// Off and on again. The network namespace is not the machine's: what it forgets is removed by hand,
@@ -146,13 +180,18 @@ fn a_machine_of_the_cloud_config_fetches_verifies_and_works() -> Result<()> {
     let status = machine.run(&["/opt/bin/calico-agent", "status"])?;
     ensure!(status.contains("ready"), "{status}");
 
-    // Another version beside it, which has lost a file and need not be told of rkt; and back.
+    // Another version beside it, which has lost a file and need not be told of rkt; and back, as a boot with
+    // this file does it.
     let other = "/opt/calico-agent-0.1.1";
     machine.run(&["cp", "-a", &format!("/opt/{NAME}"), other])?;
-    machine.run(&["rm", &format!("{other}/etc/modules-load.d/calico.conf")])?;
-    for (version, files) in [(other, false), (&format!("/opt/{NAME}"), true)] {
-        machine.run(&[&format!("{version}/install")])?;
-        machine.run(&["systemctl", "restart", "calico-agent", "calico-bird"])?;
+    let lost = ["/etc/modules-load.d/calico.conf", "/.ready-0.1.0"];
+    machine.run(&["rm", &format!("{other}{}", lost[0]), &format!("{other}{}", lost[1])])?;
+    let page = document::block("docs/tarball.md", "sh", "graceful restart")?.text;
+    ensure!(page.contains(other), "{page}");
+    let ours = format!("/opt/{NAME}");
+    let ways = [(other, &*page, false), (&*ours, "systemctl start calico-install", true)];
+    for (version, commands, files) in ways {
+        exchange(&mut cluster, &machine, commands)?;
         works(&mut cluster, &machine)?;
         ensure!(machine.run(&["readlink", "-f", "/opt/calico"])?.trim() == version);
         let runs = machine.property("calico-agent", "MainPID")?;
@@ -186,6 +225,17 @@ fn a_machine_of_the_cloud_config_fetches_verifies_and_works() -> Result<()> {
         "calico-bird",
         "calico-bird.path",
     ])?;
+    // One that waits for etcd runs, too.
+    let env = machine.root().join("etc/calico/calico.env");
+    std::fs::write(env, "ETCD_ENDPOINTS=http://127.0.0.1:1\nIP=10.0.0.11/24\n")?;
+    machine.run(&["systemctl", "start", "--no-block", "calico-agent"])?;
+    machine.wait_for_unit("calico-agent", "activating", SOON)?;
+    let said = machine.exec(&[&remove, "--remove"])?;
+    ensure!(
+        !said.status.success() && said.stderr.contains("calico-agent.service runs"),
+        "{said:?}"
+    );
+    machine.run(&["systemctl", "stop", "calico-agent", "calico-bird.path"])?;
     machine.run(&[&remove, "--remove"])?;
     // What is the operator's, and the directory itself, stays.
     let find = format!(
@@ -216,27 +266,35 @@ fn a_machine_of_the_ignition_file_merges_the_extension_and_works() -> Result<()>
     // A machine in a container cannot attach an image; systemd takes a directory in its place.
     let place = provision.links.iter().position(|(path, _)| path.starts_with("/etc/extensions/"));
     let (link, target) = provision.links.remove(place.context("no extension")?);
+    let (link, installed) = (link.trim_end_matches(".raw"), target.trim_end_matches(".raw"));
     let files = provision.files.len();
     provision.files.retain(|(path, _)| *path != target);
     ensure!(provision.files.len() + 1 == files, "{target} is not fetched");
-    image.copy(&tree, link.trim_end_matches(".raw"))?;
+    image.copy(&tree, installed)?;
+    image.link(link, installed)?;
     write(&image, &provision, &["etcd-member.service"])?;
     // Enabled on Flatcar.
     let wants = "/etc/systemd/system/sysinit.target.wants/systemd-sysext.service";
     image.link(wants, "/usr/lib/systemd/system/systemd-sysext.service")?;
+    image.write("/etc/systemd/system/ensure-sysext.service", ENSURE_SYSEXT)?;
+    image.link(
+        "/etc/systemd/system/sysinit.target.wants/ensure-sysext.service",
+        "/etc/systemd/system/ensure-sysext.service",
+    )?;
 
     let mut machine = image.boot(cluster.hosts[0].ns())?;
     for boot in ["first", "second"] {
         let merged = machine.run(&["systemd-sysext", "status"])?;
         ensure!(merged.contains("calico-agent"), "{boot} boot: {merged}");
         ensure!(!machine.exec(&["touch", "/usr/here"])?.status.success(), "/usr can be written to");
-        // What Flatcar's ensure-sysext.service does when extensions are merged.
-        machine.run(&["systemctl", "daemon-reload"])?;
-        machine.run(&["systemctl", "restart", "--no-block", "multi-user.target"])?;
         if boot == "first" {
             second_host(&mut cluster)?;
         }
         works(&mut cluster, &machine).context(boot)?;
+        // systemd gives up one of the units in a circle, whichever it likes.
+        let said = machine.run(&["journalctl", "-b", "-o", "cat", "_PID=1"])?;
+        ensure!(said.contains("calico"), "{boot} boot: {said}");
+        ensure!(!said.contains("ordering cycle"), "{boot} boot: {said}");
         ensure!(
             machine.run(&["readlink", "-f", "/opt/cni/bin/calico"])?.trim()
                 == "/usr/libexec/calico/calico"
@@ -245,6 +303,16 @@ fn a_machine_of_the_ignition_file_merges_the_extension_and_works() -> Result<()>
             power_cycle(&mut cluster, &mut machine)?;
         }
     }
+    // Another version, which has a directory more.
+    let next = installed.replace("0.1.0", "0.1.1");
+    machine.run(&["cp", "-a", installed, &next])?;
+    let more = format!("echo 'd /run/of-the-next' >> {next}/usr/lib/tmpfiles.d/calico.conf");
+    machine.run(&["sh", "-c", &more])?;
+    let page = document::block("docs/flatcar.md", "sh", "graceful restart")?.text;
+    ensure!(page.contains(&format!("{next}.raw")), "{page}");
+    exchange(&mut cluster, &machine, &page.replace(".raw", ""))?;
+    works(&mut cluster, &machine)?;
+    machine.run(&["test", "-d", "/run/of-the-next"])?;
     // Taken away, /usr is what it was.
     machine.run(&["systemctl", "stop", "calico-agent", "calico-bird", "calico-bird.path"])?;
     machine.run(&["systemd-sysext", "unmerge"])?;

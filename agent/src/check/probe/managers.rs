@@ -50,12 +50,19 @@ pub fn networkd(root: &Path, prefixes: &[String]) -> Option<Networkd> {
     });
     // The first file that matches decides, in the order of their names whatever the directory.
     networks.sort_by_key(|file| file.file_name().map(ToOwned::to_owned));
+    // Of one name, the first directory's alone counts: it may be empty, and takes the others away.
+    networks.dedup_by(|later, first| later.file_name() == first.file_name());
     for file in networks {
-        if matches(&lines(&file), prefixes) {
-            if !leaves_alone(&lines(&file)) {
+        let lines = lines(&file);
+        let everything = matches_everything(&lines);
+        if everything || matches(&lines, prefixes) {
+            if !leaves_alone(&lines) {
                 networkd.matching.push(file.display().to_string());
             }
-            break;
+            // Newer ones pass such a file over.
+            if !everything {
+                break;
+            }
         }
     }
     Some(networkd)
@@ -66,6 +73,18 @@ fn runs(root: &Path, name: &str) -> bool {
     let processes = std::fs::read_dir(root.join("proc")).into_iter().flatten().flatten();
     let is = |comm: PathBuf| std::fs::read_to_string(comm).is_ok_and(|comm| comm.trim() == name);
     processes.into_iter().any(|process| is(process.path().join("comm")))
+}
+
+/// A file that does not say what it is for is for all interfaces, until systemd 242.
+fn matches_everything(lines: &[String]) -> bool {
+    let mut section = "";
+    !lines.is_empty()
+        && !lines.iter().any(|line| {
+            if line.starts_with('[') {
+                section = line;
+            }
+            section == "[Match]" && line.contains('=')
+        })
 }
 
 fn matches(lines: &[String], prefixes: &[String]) -> bool {
@@ -150,6 +169,18 @@ mod tests {
         assert_eq!(networkd(root, &prefixes).unwrap().matching, [""; 0]);
         write("usr/lib/systemd/network/80-all.network", "[Match]\nDriver=x\nName=*\n");
         std::fs::remove_file(root.join("run/systemd/network/10-cali.network")).unwrap();
+        assert_eq!(networkd(root, &prefixes).unwrap().matching, [""; 0]);
+        // For all interfaces, or for none: that depends on the version.
+        write("usr/lib/systemd/network/zz-default.network", "[Network]\nDHCP=yes\n");
+        assert_eq!(networkd(root, &prefixes).unwrap().matching.len(), 1);
+        write(
+            "usr/lib/systemd/network/05-cali.network",
+            "[Match]\nName=cali*\n[Link]\nUnmanaged=yes\n",
+        );
+        assert_eq!(networkd(root, &prefixes).unwrap().matching, [""; 0]);
+        write("etc/systemd/network/05-cali.network", "");
+        assert_eq!(networkd(root, &prefixes).unwrap().matching.len(), 1);
+        write("etc/systemd/network/zz-default.network", "");
         assert_eq!(networkd(root, &prefixes).unwrap().matching, [""; 0]);
     }
 }
