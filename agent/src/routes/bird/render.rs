@@ -1,7 +1,7 @@
 //! Renders BIRD's configuration: pure.
 //!
 //! The template `bird2.cfg.j2` says what BIRD 2 is told; here it is decided which blocks and pools
-//! it is told of, in [`super::fit`] which peers. Equal input gives equal text, so an unchanged file
+//! it is told of, in `fit` which peers. Equal input gives equal text, so an unchanged file
 //! means that nothing is to be done. It does no I/O.
 
 use std::net::IpAddr;
