@@ -80,6 +80,14 @@ impl Snapshot {
         Self { parts: parts.map(|(p, text)| (*p, text.lines().map(line).collect())).collect() }
     }
 
+    /// What somebody wrote: every counter as zero, and without the kernel's own routes. A new link sends
+    /// packets of its own (listener reports, router solicitations), and its addresses are usable a moment
+    /// later, which makes routes.
+    #[must_use]
+    pub fn written(&self) -> Self {
+        self.without_counters().filter(|line| !line.contains(" proto kernel "))
+    }
+
     /// The lines that one has and the other has not.
     pub fn difference(&self, other: &Self) -> Vec<String> {
         let mut all = Vec::new();

@@ -95,9 +95,9 @@ fn a_host_before_its_first_agent() -> Result<()> {
     let host = &mut cluster.hosts[0];
     for flavour in [Flavour::Nft, Flavour::Legacy] {
         host.flavour = flavour;
-        let before = Snapshot::take(host.ns())?;
+        let before = Snapshot::take(host.ns())?.written();
         check(host)?.nothing()?;
-        let after = Snapshot::take(host.ns())?;
+        let after = Snapshot::take(host.ns())?.written();
         ensure!(before == after, "check changed: {:#?}", before.difference(&after));
         let dirs = [host.config_dir(), host.run_dir(), host.state_dir()];
         for dir in dirs {
@@ -388,9 +388,9 @@ fn beside_a_running_agent() -> Result<()> {
         Ok(check(&cluster.hosts[0])?.nothing().is_ok().then_some(()))
     })?;
     let host = &mut cluster.hosts[0];
-    let before = Snapshot::take(host.ns())?.without_counters();
+    let before = Snapshot::take(host.ns())?.written();
     check(host)?.nothing()?;
-    let after = Snapshot::take(host.ns())?.without_counters();
+    let after = Snapshot::take(host.ns())?.written();
     ensure!(before == after, "check changed: {:#?}", before.difference(&after));
 
     planted(

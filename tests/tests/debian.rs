@@ -117,7 +117,7 @@ impl State {
         let frames =
             ["*", ":PREROUTING", ":INPUT", ":FORWARD", ":OUTPUT", ":POSTROUTING", "COMMIT"];
         let frames_of_nft = ["table ip", "chain ", "type ", "}"];
-        let kernel = Snapshot::take(host)?.without_counters().filter(|line| {
+        let kernel = Snapshot::take(host)?.written().filter(|line| {
             let frame = frames.iter().any(|frame| line.starts_with(frame));
             let line = line.trim();
             !frame && !line.is_empty() && !frames_of_nft.iter().any(|frame| line.starts_with(frame))

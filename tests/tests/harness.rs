@@ -102,7 +102,7 @@ fn a_snapshot_sees_every_kind_of_change() -> Result<()> {
     }
     let cluster = Cluster::new("snap")?;
     let ns = cluster.hosts[0].ns();
-    let mut last = Snapshot::take(ns)?;
+    let mut last = Snapshot::take(ns)?.written();
     for change in [
         "iptables-legacy -A INPUT -s 10.0.0.1 -j DROP",
         "ip6tables-legacy -A INPUT -s fd00::1 -j DROP",
@@ -119,11 +119,16 @@ fn a_snapshot_sees_every_kind_of_change() -> Result<()> {
     ] {
         let mut words = change.split(' ');
         ns.command(words.next().unwrap_or_default()).args(words).run()?;
-        let now = Snapshot::take(ns)?;
+        let now = Snapshot::take(ns)?.written();
         ensure!(now != last, "not seen: {change}");
         last = now;
     }
-    ensure!(Snapshot::take(ns)? == last, "differs without a change");
+    let counted = Snapshot::take(ns)?;
+    ask_from(ns.name(), "127.0.0.1".parse()?, Service::Icmp, PATIENT)?;
+    let after = Snapshot::take(ns)?;
+    ensure!(counted != after, "packets are not seen");
+    let differs = last.difference(&after.written());
+    ensure!(after.written() == last, "differs without a change: {differs:#?}");
     Ok(())
 }
 
