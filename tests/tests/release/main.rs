@@ -1,6 +1,8 @@
 //! What `make dist` made, taken apart: only where `CALICO_DIST` names its directory, as `make full`
 //! does after it has built it.
 
+mod aarch64;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
