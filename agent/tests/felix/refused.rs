@@ -78,6 +78,48 @@ fn a_policy_is_closed_although_something_is_in_the_way_of_the_rest() {
     });
 }
 
+/// Somebody deleted a set just before a policy names it. That is no fault of the policy's.
+#[test]
+fn a_policy_that_names_what_somebody_deleted_is_not_closed() {
+    on_nftables(|host, flavour| {
+        let (a, b, c) = (host.pod(1), host.pod(2), host.pod(3));
+        for pod in [&b, &c] {
+            pod.serve(80);
+        }
+        let mut state = empty(flavour);
+        profile(&mut state, "all", vec![any(Action::Allow)], vec![any(Action::Allow)]);
+        set(&mut state, "s", &[1]);
+        let named = || vec![from_set(tcp(Action::Allow, &[80]), "s")];
+        policy(&mut state, "names", named());
+        policy(&mut state, "p", vec![tcp(Action::Allow, &[80])]);
+        endpoint(&mut state, &a, &profiles(&["all"]), true);
+        let asks = |policy| ingress_tiers(vec![tier("t", &[policy], TierAction::Deny)], "all");
+        endpoint(&mut state, &b, &asks("names"), true);
+        endpoint(&mut state, &c, &asks("p"), true);
+        host.apply(&state, Wake::Start);
+        let line: Vec<_> = c.both().map(|to| last(&a, to, 80)).into();
+
+        sh("nft flush chain inet calico pi-names
+            sets=$(nft list table inet calico | sed -n 's/^.set \\(set[^ ]*\\) .*/\\1/p')
+            test -n \"$sets\"
+            for set in $sets; do nft delete set inet calico $set; done");
+        let mut named_too = next(&state);
+        policy(&mut named_too, "p", named());
+        let report = host.run(&named_too, Wake::Desired);
+        let told = report.problems.iter().map(|one| format!("{}: {}", one.subject, one.message));
+        let told: Vec<String> = told.collect();
+        assert!(report.applied.is_none() && report.retry, "{told:?}");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("the old rules stay in force"), "{told:?}");
+        // The old ones are.
+        assert!(line.iter().all(echoes));
+        host.apply(&named_too, Wake::Retry);
+        for to in b.both().into_iter().chain(c.both()) {
+            assert!(opens(&a, to, 80), "{to}");
+        }
+    });
+}
+
 /// What is allowed has some tries: the machine may be busy with other things.
 fn opens(from: &Pod, to: IpAddr, port: u16) -> bool {
     (0..4).any(|_| from.reaches(to, port))

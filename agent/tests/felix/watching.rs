@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use calico_agent::desired::{DesiredState, LocalHostEndpoint};
 use calico_agent::drift::Change;
-use calico_agent::felix::watch::{Changes, Touched, Watch};
+use calico_agent::felix::watch::{Changes, Kept, Touched, Watch};
 use calico_agent::reconcile::{Report, Wake};
 use calico_agent::status::systemd::Watchdog;
-use calico_datastore::model::{Action, Family};
+use calico_datastore::model::{Action, Family, InterfaceName};
 
-use crate::host::{Flavour, Host, Pod, each_flavour};
+use crate::host::{Flavour, Host, Pod, each_flavour, on_nftables};
 use crate::machines::{Machine, both, host_policy, on, put};
 use crate::netns::sh;
 use crate::world::*;
@@ -338,6 +338,33 @@ fn what_others_do_to_sets_and_parameters_is_noticed_and_repaired() {
         assert_eq!((found.change, found.detail.as_str()), (Change::Modified, "was 0, should be 1"));
         world.is_quiet("our own repairs");
         assert_eq!(world.kernel(), whole);
+    });
+}
+
+/// The reconciler says of which interfaces it has set parameters when it has set all. What somebody changes between that
+/// and the write is not lost.
+#[test]
+fn a_parameter_that_somebody_sets_behind_our_write_is_noticed() {
+    on_nftables(|host, flavour| {
+        let mut world = Watched::new(host, flavour);
+        world.is_quiet("our own writes");
+        let pod: InterfaceName = "calipod1".parse().unwrap();
+        let index = world.host.links.get(&pod).unwrap().index;
+        let families = Family::ALL.to_vec();
+        let none = Kept { families, ..Kept::default() };
+        let interfaces = [(index, pod.clone())].into_iter().collect();
+        let set = Kept { interfaces, ..none.clone() };
+        // As when the pod has just come.
+        world.changes.keep(none);
+        let turn = world.host.block_on(world.changes.turn());
+        sh("sysctl -qw net.ipv4.conf.calipod1.rp_filter=2");
+        let touched = world.notice(Duration::from_millis(1500));
+        assert!(touched.is_empty(), "nobody knows yet whose it is: {touched:?}");
+        world.changes.keep(set);
+        drop(turn);
+        let touched = world.notice(LIMIT);
+        assert!(touched.sysctls.contains(&pod), "{touched:?}");
+        world.is_quiet("it was told once");
     });
 }
 

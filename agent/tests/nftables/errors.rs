@@ -142,6 +142,27 @@ fn what_others_wrote_asks_for_another_look() {
 }
 
 #[test]
+fn what_the_kernel_lacks_just_then_is_told_from_what_it_does_not_take() {
+    let refused = |errno| WriteError::Refused {
+        subject: Subject::Rule("c".into(), 1),
+        said: None,
+        source: std::io::Error::from_raw_os_error(errno),
+        count: 1,
+    };
+    let asks = |errno| (refused(errno).needs_resync(), refused(errno).is_circumstance());
+    use nix::libc;
+    for errno in [libc::EEXIST, libc::ENOENT, libc::EBUSY] {
+        assert_eq!(asks(errno), (true, false), "{errno}");
+    }
+    for errno in [libc::EPERM, libc::ENOMEM, libc::ENOBUFS, libc::EINTR, libc::EAGAIN] {
+        assert_eq!(asks(errno), (false, true), "{errno}");
+    }
+    for errno in [libc::EINVAL, libc::EOPNOTSUPP, libc::EMLINK, libc::ELOOP, libc::E2BIG] {
+        assert_eq!(asks(errno), (false, false), "{errno}");
+    }
+}
+
+#[test]
 fn a_table_that_others_deleted_asks_for_another_look() {
     let kernel = Kernel::new();
     kernel.fill(&small());

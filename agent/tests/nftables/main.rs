@@ -9,6 +9,7 @@
     reason = "helpers of tests are tests"
 )]
 
+mod counting;
 mod criteria;
 mod errors;
 mod every;

@@ -28,6 +28,11 @@ impl Kernel {
         self.table.lock().unwrap()
     }
 
+    /// The same, for a thread of the namespace.
+    pub(crate) fn shared(&self) -> Arc<std::sync::Mutex<Table>> {
+        Arc::clone(&self.table)
+    }
+
     /// Forgets what is known of the table, as a restart does.
     pub(crate) fn restart(&self) {
         *self.table() = self.netns.run(|| Table::open("calico", Counters::default()).unwrap());

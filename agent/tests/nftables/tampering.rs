@@ -1,9 +1,10 @@
 //! What others change in our table is found, named, and put right; nothing else is written.
 
-use calico_agent::felix::nftables::object::Change;
+use calico_agent::felix::nftables::object::*;
+use calico_datastore::model::Family;
 
 use crate::every::everything;
-use crate::support::Kernel;
+use crate::support::{Kernel, base, contents, drops, set};
 
 /// The handle of the rule that a listing shows with these words.
 fn handle(words: &str) -> String {
@@ -135,6 +136,46 @@ fn every_change_is_found_named_and_undone() {
         let left = kernel.differs(&wanted);
         assert!(left.is_none(), "{script}: {:#?}", left.drift);
         assert_eq!(sorted(&kernel.list()), listing, "{script}");
+    }
+}
+
+/// An element that is every address of no other makes a set match everything. It has no key.
+#[test]
+fn an_element_for_every_other_address_is_found_and_goes() {
+    let ends = ["10.0.0.0", "10.255.255.255"].map(|end| end.parse().unwrap());
+    let range = Element::Range(ends[0], ends[1]);
+    for (kind, flags, element, shown) in [
+        (SetKind::Interval(Family::V4), "flags interval;", range, "10.0.0.0/8"),
+        (SetKind::Address(Family::V4), "", Element::Address(ends[0]), "10.0.0.0"),
+    ] {
+        let kernel = Kernel::new();
+        let named = Match::AddressIn {
+            side: Side::Source,
+            family: Family::V4,
+            set: "s".into(),
+            mask: None,
+            not: false,
+        };
+        let top = base(BaseKind::Filter, Hook::Input, 0, vec![drops(vec![named])]);
+        let wanted = contents([("top", top)], [("s", set(kind, vec![element]))]);
+        kernel.fill(&wanted);
+        let listing = sorted(&kernel.list());
+        // `nft add element` of 1.0.6 crashes on it.
+        kernel.netns.sh(&format!(
+            "nft flush chain inet calico top; nft delete set inet calico s
+             set='set s {{ type ipv4_addr; {flags} elements = {{ {shown}, * }}; }};'
+             echo \"table inet calico {{ $set }}\" | nft -f -
+             nft add rule inet calico top ip saddr @s drop"
+        ));
+        assert_ne!(sorted(&kernel.list()), listing);
+        let difference = kernel.differs(&wanted);
+        let drift = difference.drift.iter();
+        let lines: Vec<_> =
+            drift.map(|d| format!("{} {}: {}", d.subject, d.change, d.detail)).collect();
+        assert_eq!(lines, ["nftables set s unexpected: it holds *"]);
+        kernel.write(&difference.now).unwrap();
+        assert!(kernel.differs(&wanted).is_none());
+        assert_eq!(sorted(&kernel.list()), listing);
     }
 }
 

@@ -28,6 +28,7 @@ mod socket;
 pub mod subject;
 pub mod table;
 pub mod text;
+mod torn;
 pub mod trial;
 mod wire;
 

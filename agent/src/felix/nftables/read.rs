@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::time::Duration;
 
 use super::contents::{Contents, Set};
 use super::expr::{Anonymous, Expr, SetRef};
@@ -11,6 +10,7 @@ use super::mirror::{Held, HeldSet, Key, Mirror};
 use super::object::{Chain, Element, Name, Rule, SetKind, SetSpec};
 use super::socket::Channel;
 use super::table::ReadError;
+use super::torn::{Told, until_whole};
 use super::wire::element::{AnonymousReader, Reader};
 use super::wire::message::{BODY, dump, kind};
 use super::wire::read::{ListedBase, ListedRule, read_chain, read_rule};
@@ -80,13 +80,6 @@ impl Found {
         })
     }
 
-    /// How many chains, rules and elements there are.
-    pub(super) fn size(&self) -> usize {
-        let chains = self.chains.values().map(|chain| 1 + chain.rules.len());
-        let sets = self.sets.values().map(|set| 1 + set.elements.len() + set.strange.len());
-        chains.chain(sets).sum()
-    }
-
     /// The sets with their elements. Of chains only what is in [`Contents::chains`] by name: rules
     /// cannot be turned back, so every chain is empty there.
     pub fn contents(&self) -> Contents {
@@ -110,11 +103,6 @@ impl Found {
         Mirror { chains: chains.collect(), sets: sets.collect() }
     }
 }
-
-/// How often a set is listed that does not come in one piece.
-const TRIES: usize = 20;
-/// What the kernel is left for enlarging a hash.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// Reads a table. The outer `None` = it changed meanwhile.
 pub(super) fn table(channel: &mut Channel, name: &str) -> Result<Option<Option<Found>>, ReadError> {
@@ -203,18 +191,19 @@ impl Lists<'_> {
 
     /// The elements of a set; again when not all were told.
     fn elements(&mut self, set: &str, of: SetKind) -> Result<Reader, ReadError> {
-        let mut tries = 0;
-        loop {
+        let told = until_whole(|| {
             let mut reader = Reader::new(of);
             self.of(kind::GET_ELEMENTS, Some(set), "elements of", |body| reader.read(body))?;
-            tries += 1;
-            if reader.is_whole() || tries == TRIES {
-                // What is read then is not taken for what there is.
-                self.steady &= tries < TRIES || reader.is_whole();
-                return Ok(reader);
+            Ok(if reader.is_whole() { Told::Whole(reader) } else { Told::Torn(reader) })
+        })?;
+        Ok(match told {
+            Told::Whole(reader) => reader,
+            Told::Torn(reader) => {
+                // That is not taken for what there is.
+                self.steady = false;
+                reader
             }
-            std::thread::sleep(PAUSE);
-        }
+        })
     }
 
     /// All sets with their elements; those of rules apart, by the kernel's name.
@@ -227,8 +216,10 @@ impl Lists<'_> {
             if set.anonymous {
                 let mut reader = AnonymousReader::new(set.interval);
                 self.of(kind::GET_ELEMENTS, Some(name), "elements of", |body| reader.read(body))?;
-                let content = Anonymous { key: set.key, ranges: reader.finish() };
-                anonymous.insert(set.name, content);
+                // One that is none of ours keeps its name, which no rule of ours has.
+                if let Some(ranges) = reader.finish() {
+                    anonymous.insert(set.name, Anonymous { key: set.key, ranges });
+                }
                 continue;
             }
             let mut entry = FoundSet { spec: set.spec, ..FoundSet::default() };

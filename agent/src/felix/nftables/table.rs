@@ -5,6 +5,7 @@ mod send;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::libc;
 
@@ -26,6 +27,9 @@ use crate::felix::counters::Counters;
 const EARLY_BYTES: usize = 4 << 20;
 /// How often a list is asked for that changes while it is read.
 const TRIES: usize = 5;
+/// How long is waited before it is asked for again; the next time twice as long. Each transaction of anybody, in
+/// whichever table, is a change, and a firewall that starts writes many in a row.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +98,25 @@ impl WriteError {
             }
             Self::Send { .. } => false,
             Self::Unknown => true,
+        }
+    }
+
+    /// Whether it says nothing of what was to be written: the kernel had no memory or no time, or this process may
+    /// not write the table.
+    pub fn is_circumstance(&self) -> bool {
+        match self {
+            Self::Refused { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(
+                    libc::EPERM
+                        | libc::EACCES
+                        | libc::ENOMEM
+                        | libc::ENOBUFS
+                        | libc::EINTR
+                        | libc::EAGAIN
+                )
+            ),
+            Self::Send { .. } | Self::Unknown => true,
         }
     }
 }
@@ -276,19 +299,16 @@ impl Table {
     }
 
     /// Reads the table: chains, rules, sets and all elements. `None` = there is none. From now on
-    /// [`Table::write`] goes by what was found.
+    /// [`Table::write`] goes by what was found. Waits for who writes just then.
     ///
     /// # Errors
     /// When the kernel refuses, or does not stop changing.
     pub fn read(&mut self) -> Result<Option<Found>, ReadError> {
-        for _ in 0..TRIES {
-            let Some(found) = read::table(&mut self.channel, &self.name)? else { continue };
-            self.exists = found.is_some();
-            self.asleep = found.as_ref().is_some_and(|found| found.asleep);
-            self.mirror = found.as_ref().map(Found::mirror).unwrap_or_default();
-            return Ok(found);
-        }
-        Err(ReadError::Restless)
+        let found = until_steady(|| read::table(&mut self.channel, &self.name))?;
+        self.exists = found.is_some();
+        self.asleep = found.as_ref().is_some_and(|found| found.asleep);
+        self.mirror = found.as_ref().map(Found::mirror).unwrap_or_default();
+        Ok(found)
     }
 
     /// Chains that were found as `wanted` says are known from now on: writing them again is no change.
@@ -299,6 +319,18 @@ impl Table {
             }
         }
     }
+}
+
+/// Reads until nothing changes meanwhile (`None`).
+fn until_steady<T>(mut read: impl FnMut() -> Result<Option<T>, ReadError>) -> Result<T, ReadError> {
+    let pauses = std::iter::successors(Some(PAUSE), |pause| Some(*pause * 2)).take(TRIES - 1);
+    for pause in std::iter::once(Duration::ZERO).chain(pauses) {
+        std::thread::sleep(pause);
+        if let Some(found) = read()? {
+            return Ok(found);
+        }
+    }
+    Err(ReadError::Restless)
 }
 
 /// About how many bytes the elements of sets that nothing sees take.
@@ -329,5 +361,26 @@ fn explained(error: WriteError, after: &Mirror) -> WriteError {
             }
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn who_writes_many_transactions_in_a_row_is_waited_for() {
+        let begin = Instant::now();
+        let quiet_after = |time: Duration| move || Ok((begin.elapsed() > time).then_some(()));
+        assert!(until_steady(quiet_after(Duration::from_millis(50))).is_ok());
+        let mut tries = 0;
+        let never = until_steady(|| {
+            tries += 1;
+            Ok(None::<()>)
+        });
+        assert!(matches!(never, Err(ReadError::Restless)));
+        assert_eq!(tries, TRIES);
     }
 }

@@ -58,7 +58,7 @@ impl Tally {
     }
 
     /// The counters of every endpoint of `state`; none where packets are not counted. While the
-    /// reconciler writes for long they are those of the last time.
+    /// reconciler writes for long, or the kernel does not list a set whole, they are those of the last time.
     ///
     /// # Errors
     /// When the kernel does not list its sets.
@@ -77,8 +77,14 @@ impl Tally {
         let native = self.changes.rules() == Some(Rules::Nftables);
         let asked = tokio::task::spawn_blocking(move || {
             let reading =
-                if native { read::table(&families)? } else { read::address_sets(&families)? };
-            let tallies = locked(&book).update(&reading, &owners);
+                if native { read::table(&families) } else { read::address_sets(&families) };
+            let mut book = locked(&book);
+            let tallies = match reading {
+                Ok(reading) => book.update(&reading, &owners),
+                // What is in the book by mistake never goes again.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => book.told(),
+                Err(error) => return Err(error),
+            };
             drop(turn);
             Ok(tallies)
         });

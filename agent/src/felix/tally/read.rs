@@ -36,7 +36,7 @@ const TABLE: [(OfPods, What); 6] = [
     (OfPods::DeniedTo, What::DeniedTo),
 ];
 
-/// Reads the sets of our own table. One that is not there counts nothing.
+/// Reads the sets of our own table. One that is not there counts nothing. `Interrupted`: one was not told whole.
 pub(super) fn table(families: &[Family]) -> io::Result<Reading> {
     let mut counting = Counting::open()?;
     let mut reading = Reading::new();

@@ -2,7 +2,7 @@
 //! (`RTNLGRP_LINK`). Only interfaces count that the reconciler has put into a group; one that is new, or
 //! another under the same name, it hears of elsewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use calico_datastore::model::InterfaceName;
@@ -32,28 +32,47 @@ impl Groups {
         self.events.ready().await;
     }
 
-    /// Reads all that has come: the interfaces that are no longer in the group that they should be in,
-    /// by index. An overrun touches every one.
-    pub(super) fn drain(&mut self, placed: &Placed) -> io::Result<BTreeSet<InterfaceName>> {
-        let mut touched = BTreeSet::new();
-        let overrun = self.events.drain(|bytes| read(bytes, placed, &mut touched))?;
-        if overrun == Overrun::Yes {
-            touched.extend(placed.values().map(|(name, _)| name.clone()));
-        }
-        Ok(touched)
+    /// Reads all that has come.
+    pub(super) fn drain(&mut self) -> io::Result<Heard> {
+        let mut heard = Heard::default();
+        let overrun = self.events.drain(|bytes| heard.read(bytes))?;
+        heard.overrun = overrun == Overrun::Yes;
+        Ok(heard)
     }
 }
 
-fn read(datagram: &[u8], placed: &Placed, touched: &mut BTreeSet<InterfaceName>) {
-    let links = messages(datagram).filter(|(header, _)| header.kind == NEW);
-    for link in links.filter_map(|(_, body)| decode(body)) {
-        // The last word counts: what was put right meanwhile is right.
-        match placed.get(&link.index) {
-            Some((name, group)) if *group != link.group => drop(touched.insert(name.clone())),
-            Some((name, _)) => drop(touched.remove(name)),
-            None => {}
-        }
+/// What the kernel told of interfaces.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// The groups, by index. The last word counts: what was put right meanwhile is right.
+    groups: BTreeMap<u32, u32>,
+    /// Some of it was lost.
+    overrun: bool,
+}
+
+impl Heard {
+    fn read(&mut self, datagram: &[u8]) {
+        let links = messages(datagram).filter(|(header, _)| header.kind == NEW);
+        let links = links.filter_map(|(_, body)| decode(body));
+        self.groups.extend(links.map(|link| (link.index, link.group)));
     }
+
+    /// The interfaces that are no longer in the group that they should be in; every one where some of it
+    /// was lost.
+    pub(super) fn elsewhere(&self, placed: &Placed) -> BTreeSet<InterfaceName> {
+        if self.overrun {
+            return names(placed);
+        }
+        let heard = self.groups.iter().filter_map(|(index, group)| {
+            placed.get(index).filter(|(_, right)| right != group).map(|(name, _)| name.clone())
+        });
+        heard.collect()
+    }
+}
+
+/// All of them.
+pub(super) fn names(placed: &Placed) -> BTreeSet<InterfaceName> {
+    placed.values().map(|(name, _)| name.clone()).collect()
 }
 
 #[cfg(test)]
@@ -69,10 +88,18 @@ mod tests {
     }
 
     fn touched(datagram: &[u8]) -> Vec<String> {
+        let mut heard = Heard::default();
+        heard.read(datagram);
         let placed = Placed::unit(7, ("cali1".parse().unwrap(), 5));
-        let mut touched = BTreeSet::new();
-        read(datagram, &placed, &mut touched);
-        touched.into_iter().map(|name| name.to_string()).collect()
+        heard.elsewhere(&placed).into_iter().map(|name| name.to_string()).collect()
+    }
+
+    #[test]
+    fn who_lost_something_looks_at_all() {
+        let placed = Placed::unit(7, ("cali1".parse().unwrap(), 5));
+        let heard = Heard { overrun: true, ..Heard::default() };
+        assert_eq!(heard.elsewhere(&placed).len(), 1);
+        assert!(Heard::default().elsewhere(&placed).is_empty());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) use foreign::Foreign;
 pub use pace::{GROUP, Kind, Pace, TABLE};
 pub(super) use socket::{Answer, Dialogue};
 
-use self::groups::Groups;
+use self::groups::{Groups, names};
 use self::legacy::{Legacy, Why};
 use self::lock::Lock;
 use self::nft::Nft;
@@ -159,17 +159,21 @@ impl Watch {
     /// Reads what has come, and polls what is due.
     fn step(&mut self, now: Instant) {
         self.hear();
-        let kept = self.changes.kept();
-        let mut touched = self.parameters.drain(&kept);
+        self.parameters.drain();
         let tick = now >= self.tick;
+        let mut touched = Touched::default();
         // While the reconciler is at work, the news of its end wakes us.
         if let Some(turn) = self.changes.try_turn() {
             touched.merge(self.poll(now, tick));
+            // In its turn it says what it has set when all is: before that nobody knows whose work it is
+            // what was heard.
+            let kept = self.changes.kept();
             drop(turn);
+            touched.merge(self.parameters.look_at_told(&kept));
         }
         if tick {
             self.tick = now + TICK;
-            touched.merge(self.parameters.round(&kept));
+            touched.merge(self.parameters.round(&self.changes.kept()));
         }
         if !touched.is_empty() {
             debug!(?touched, "somebody touched what is ours");
@@ -194,17 +198,18 @@ impl Watch {
                 }
             }
         }
-        self.hear_nft(rules);
+        self.hear_nft();
         self.hear_groups(rules);
     }
 
-    fn hear_nft(&mut self, rules: Option<Rules>) {
+    fn hear_nft(&mut self) {
         let Some(nft) = &mut self.nft else { return };
         match nft.drain() {
             Ok(mut touched) => {
-                // As long as nothing is chosen, the reconciler has read nothing. What is left in other
-                // places of an earlier run it has no more to do with.
-                match rules {
+                // As long as nothing is chosen, the reconciler has read nothing: asked after what came was
+                // taken, or it may have chosen and read in between. What is left in other places of an
+                // earlier run it has no more to do with.
+                match self.changes.rules() {
                     Some(Rules::Iptables(_)) => touched.table = false,
                     Some(Rules::Nftables) => {
                         touched.tables.clear();
@@ -231,22 +236,22 @@ impl Watch {
             self.groups = None;
             return;
         }
-        let placed = self.changes.placed();
-        if self.groups.is_none() {
+        let begins = self.groups.is_none();
+        if begins {
             self.listen_to_interfaces();
-            if self.groups.is_none() {
-                return;
-            }
-            // What happened before is not known.
-            let names = placed.values().map(|(name, _)| name.clone());
-            self.changes.touch(|all| all.groups.extend(names));
         }
         let Some(groups) = &mut self.groups else { return };
-        match groups.drain(&placed) {
-            Ok(names) if names.is_empty() => {}
-            Ok(names) => {
-                debug!(?names, "somebody changed groups of interfaces");
-                self.changes.touch(|all| all.groups.extend(names));
+        // Who is where is asked after what came was taken, or the move of one that is placed in between would be
+        // nobody's. What was heard before it was placed costs a look.
+        match groups.drain().map(|heard| (heard, self.changes.placed())) {
+            Ok((heard, placed)) => {
+                // What happened before is not known.
+                let moved = if begins { names(&placed) } else { heard.elsewhere(&placed) };
+                if moved.is_empty() {
+                    return;
+                }
+                debug!(names = ?moved, "somebody changed groups of interfaces");
+                self.changes.touch(|all| all.groups.extend(moved));
             }
             Err(error) => {
                 warn!(%error, "the socket for interfaces broke");

@@ -26,6 +26,8 @@ const NETCONFMSG: usize = 4;
 /// second: up to twice as many interfaces are read within two. Opening a file is what costs: of 500 pods
 /// that are read as a whole, 32 a second took a quarter of a percent of a core.
 const ROUND: usize = 16;
+/// How many of those that the kernel told of are read at once: some milliseconds. A start tells of all.
+const LOOK: usize = 128;
 
 /// The indexes that a datagram is about. `NETCONFA_IFINDEX_ALL` (-1) and `_DEFAULT` (-2) are
 /// among them.
@@ -44,8 +46,9 @@ pub(super) struct Parameters {
     told: BTreeSet<u32>,
     /// The last interface that was read in turn.
     last: u32,
-    /// So many interfaces of the next rounds are read as a whole: something that the kernel told was
-    /// missed.
+    /// Something that the kernel told was missed, since the last look.
+    overrun: bool,
+    /// So many interfaces of the next rounds are read as a whole, for that.
     missed: usize,
 }
 
@@ -57,7 +60,8 @@ impl Parameters {
             // Reading in turn finds the same, later.
             debug!(%error, "the kernel does not tell of changed parameters");
         });
-        Self { sysctls, events: events.ok(), told: BTreeSet::new(), last: 0, missed: 0 }
+        let told = BTreeSet::new();
+        Self { sysctls, events: events.ok(), told, last: 0, overrun: false, missed: 0 }
     }
 
     /// Waits for something to read. Cancel-safe.
@@ -68,14 +72,14 @@ impl Parameters {
         }
     }
 
-    /// Looks at what the kernel told of.
-    pub(super) fn drain(&mut self, kept: &Kept) -> Touched {
+    /// Hears what the kernel tells, and keeps it for the next look.
+    pub(super) fn drain(&mut self) {
         if let Some(events) = &mut self.events {
             match events.drain(|bytes| self.told.extend(told(bytes))) {
                 Ok(Overrun::No) => {}
                 Ok(Overrun::Yes) => {
                     debug!("the kernel dropped events of parameters");
-                    self.missed = kept.interfaces.len();
+                    self.overrun = true;
                 }
                 Err(error) => {
                     debug!(%error, "the socket for parameters broke");
@@ -83,12 +87,21 @@ impl Parameters {
                 }
             }
         }
-        let told = std::mem::take(&mut self.told);
-        if told.is_empty() {
-            Touched::default()
-        } else {
-            self.look(told.into_iter(), Which::All, kept)
+    }
+
+    /// Looks at what the kernel told of. What is not kept is nobody's: so `kept` is of the time when the reconciler
+    /// was not at work and all was heard that is looked at, or what somebody set behind it would be lost.
+    pub(super) fn look_at_told(&mut self, kept: &Kept) -> Touched {
+        if std::mem::take(&mut self.overrun) {
+            self.missed = kept.interfaces.len();
         }
+        // Others have their turn with the next look.
+        let now: Vec<u32> = self.told.iter().copied().take(LOOK).collect();
+        if now.is_empty() {
+            return Touched::default();
+        }
+        self.told.retain(|index| now.binary_search(index).is_err());
+        self.look(now.into_iter(), Which::All, kept)
     }
 
     /// Looks at the next interfaces in turn.
@@ -120,7 +133,7 @@ mod tests {
     use super::*;
     use crate::felix::counters::Counters;
     use crate::netlink::request;
-    use calico_datastore::model::Family;
+    use calico_datastore::model::{Family, InterfaceName};
 
     #[test]
     fn the_kernel_tells_by_index() {
@@ -130,6 +143,25 @@ mod tests {
         assert_eq!(told(&all.concat()).collect::<Vec<_>>(), [7, u32::MAX]);
         assert_eq!(told(&request(16, 0, &[2, 0, 0, 0], &[(INDEX, &[7, 0, 0, 0])])).count(), 0);
         assert_eq!(told(&[255; 64]).count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_told_is_looked_at_once_and_not_all_at_a_time() {
+        let root = tempfile::tempdir().unwrap();
+        let sysctls = Sysctls::new(root.path().to_owned(), Counters::default());
+        let mut parameters = Parameters::open(sysctls);
+        let last = u32::try_from(2 * LOOK).unwrap();
+        let name: InterfaceName = "cali1".parse().unwrap();
+        let folder = root.path().join("net/ipv4/conf/cali1");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("rp_filter"), "2\n").unwrap();
+        let interfaces = [(last, name.clone())].into_iter().collect();
+        let kept = Kept { interfaces, families: vec![Family::V4], ..Kept::default() };
+        parameters.told = (1..=last).collect();
+        parameters.overrun = true;
+        let mut looks = || [(); 3].map(|()| parameters.look_at_told(&kept).sysctls.contains(&name));
+        assert_eq!(looks(), [false, true, false]);
+        assert_eq!((parameters.told.len(), parameters.missed), (0, 1));
     }
 
     #[tokio::test]

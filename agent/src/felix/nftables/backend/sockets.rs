@@ -2,8 +2,9 @@
 //!
 //! The kernel does a transaction within the call that sends it. A small one takes less than it takes to
 //! hand it to another thread, so it is done where we are; a large one, or a list of all that is there, would keep
-//! everything else on this thread waiting for seconds, so a thread that may block does it. The sockets are
-//! of the network namespace of the thread that opened them, whichever thread uses them.
+//! everything else on this thread waiting for seconds, so a thread that may block does it. A list of little as well:
+//! it waits where the kernel is at work on what is listed. The sockets are of the network namespace of the
+//! thread that opened them, whichever thread uses them.
 
 use std::io;
 
@@ -16,16 +17,14 @@ use crate::felix::nftables::table::{ReadError, Table, WriteError};
 
 /// Up to how many rules and elements a transaction is a small one: about a millisecond.
 const SMALL: usize = 256;
-/// Up to how many chains, rules and elements a table is read where we are: some milliseconds.
-const SMALL_TABLE: usize = 2000;
 
 /// The sockets.
 #[derive(Debug)]
 pub(super) struct Sockets {
     /// `None` while a thread has it, and when that panicked.
     table: Option<Table>,
-    /// How much the table holds at most, once that is known.
-    holds: Option<usize>,
+    /// The table was read in this run.
+    looked: bool,
     /// The groups of interfaces.
     pub(super) groups: Groups,
 }
@@ -37,7 +36,7 @@ fn lost() -> io::Error {
 
 impl Sockets {
     pub(super) fn new(table: Table, groups: Groups) -> Self {
-        Self { table: Some(table), holds: None, groups }
+        Self { table: Some(table), looked: false, groups }
     }
 
     /// Writes changes, all or nothing, and gives them back.
@@ -51,9 +50,7 @@ impl Sockets {
         };
         let send = |source| WriteError::Send { bytes: 0, source };
         let Some(table) = self.table.take() else { return (changes, Err(send(lost()))) };
-        let size = size(&changes);
-        self.holds = self.holds.map(|holds| holds.saturating_add(size));
-        let (table, changes, written) = if size <= SMALL {
+        let (table, changes, written) = if size(&changes) <= SMALL {
             write(table, changes)
         } else {
             match spawn_blocking(move || write(table, changes)).await {
@@ -69,18 +66,24 @@ impl Sockets {
     pub(super) async fn read(&mut self) -> Result<Option<Found>, ReadError> {
         let error = || ReadError::List { what: "the table".to_owned(), source: lost() };
         let mut table = self.table.take().ok_or_else(error)?;
-        let small = self.holds.is_some_and(|holds| holds <= SMALL_TABLE);
         let read = move || {
             let found = table.read();
             (table, found)
         };
-        let (table, found) = match small {
-            true => read(),
-            false => spawn_blocking(read).await.map_err(|_| error())?,
-        };
+        let (table, found) = spawn_blocking(read).await.map_err(|_| error())?;
         self.table = Some(table);
-        self.holds = found.as_ref().ok().map(|found| found.as_ref().map_or(0, Found::size));
+        self.looked = found.is_ok();
         found
+    }
+
+    /// Another run begins, in which nothing was read yet.
+    pub(super) fn begin(&mut self) {
+        self.looked = false;
+    }
+
+    /// True when the table was read in this run: what is known of it is what the kernel has.
+    pub(super) fn has_looked(&self) -> bool {
+        self.looked
     }
 
     /// As when a thread that had the table panicked.
@@ -106,11 +109,35 @@ fn size(changes: &[Change]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::Arc;
+    use std::time::Duration;
 
+    use super::*;
+    use crate::felix::counters::Counters;
     use crate::felix::nftables::object::Chain;
     use crate::felix::nftables::render::names;
+
+    /// A list waits for who changes what is listed. The runtime does not.
+    #[test]
+    fn reading_is_never_done_where_we_are() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+        let table = Table::open("calico-sockets", Counters::default()).unwrap();
+        let mut sockets = Sockets::new(table, Groups::open().unwrap());
+        runtime.block_on(async {
+            if sockets.read().await.is_err() {
+                println!("skipped: needs root to list tables");
+                return;
+            }
+            // The one thread that may block does something else.
+            let (done, wait) = std::sync::mpsc::channel::<()>();
+            let busy = spawn_blocking(move || wait.recv());
+            let soon = Duration::from_millis(20);
+            assert!(tokio::time::timeout(soon, sockets.read()).await.is_err());
+            drop(done);
+            let _ = busy.await.unwrap();
+        });
+    }
 
     #[test]
     fn changes_count_by_their_rules() {

@@ -42,7 +42,8 @@ pub(super) enum BringError {
 impl Nftables {
     /// Opens the sockets, unless they are.
     pub(super) fn open(&mut self) -> Result<Sockets, BringError> {
-        if let Some(sockets) = self.sockets.take() {
+        if let Some(mut sockets) = self.sockets.take() {
+            sockets.begin();
             return Ok(sockets);
         }
         let table = Table::open(TABLE, self.counters.clone()).map_err(BringError::Open)?;
@@ -141,7 +142,9 @@ impl Nftables {
         self.write(after, sockets, scene).await
     }
 
-    /// One transaction. A policy that the kernel refuses is closed, and the rest tried again.
+    /// One transaction. A policy that the kernel refuses is closed, and the rest tried again. What may be the
+    /// work of somebody else is no policy's fault before a look, nor is what the kernel lacks just then: that is
+    /// an error, and the next run reads what is there.
     async fn write(
         &mut self,
         mut changes: Vec<Change>,
@@ -151,7 +154,9 @@ impl Nftables {
         while !changes.is_empty() {
             let (asked, written) = sockets.write(changes).await;
             let Err(error) = written else { return Ok(()) };
-            let blamed = error.subject().and_then(|blamed| {
+            let theirs = error.needs_resync() && !sockets.has_looked();
+            let innocent = theirs || error.is_circumstance();
+            let blamed = error.subject().filter(|_| !innocent).and_then(|blamed| {
                 let own = chain_of(blamed).and_then(|name| subject_of(name, scene));
                 own.or_else(|| {
                     let (chain, rule) = rule_of(blamed, &asked)?;

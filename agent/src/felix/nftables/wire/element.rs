@@ -23,6 +23,8 @@ const FLAGS: u16 = 3;
 const KEY_END: u16 = 10;
 /// `NFT_SET_ELEM_INTERVAL_END`.
 const END: u32 = 1;
+/// `NFT_SET_ELEM_CATCHALL`: every key that no other element has.
+const CATCH_ALL: u32 = 2;
 
 /// A key: at most a name and an address.
 struct Key {
@@ -150,20 +152,17 @@ impl Reader {
         let Some(list) = attribute(body, ELEMENTS) else { return };
         self.messages += 1;
         for (_, raw) in attributes(list) {
-            if let SetKind::Interval(_) = self.kind {
-                self.ends.read(raw);
-                continue;
-            }
-            match one(self.kind, raw) {
-                Some(element) => self.elements.push(element),
-                None => self.strange.push(format!("{:02x?}", key(raw, KEY).unwrap_or_default())),
+            let read = match self.kind {
+                SetKind::Interval(_) => self.ends.read(raw),
+                kind => one(kind, raw).map(|element| self.elements.push(element)),
+            };
+            if read.is_none() {
+                self.strange.push(strange(raw));
             }
         }
     }
 
-    /// False when some were told twice, and so others were not: a hash that the kernel is just
-    /// enlarging has another order with each message, and each message goes on behind as many as were
-    /// told before. The kernel says nothing of it.
+    /// False when some were told twice, and so others were not (`torn`).
     pub(in crate::felix::nftables) fn is_whole(&mut self) -> bool {
         if self.messages < 2 {
             return true;
@@ -190,10 +189,13 @@ impl Reader {
 struct Ends(Vec<(Data, bool)>);
 
 impl Ends {
-    fn read(&mut self, raw: &[u8]) {
+    /// `None` when it is no end: what matches everything that nothing else does has no key.
+    fn read(&mut self, raw: &[u8]) -> Option<()> {
+        let flags = flags(raw);
+        let key = key(raw, KEY).filter(|_| flags & !END == 0)?;
         // Of the same place, the end of one range comes before the beginning of the next.
-        let flags = attribute(raw, FLAGS).and_then(be32).unwrap_or(0);
-        self.0.extend(key(raw, KEY).map(|key| (Data::new(key), flags & END == 0)));
+        self.0.push((Data::new(key), flags & END == 0));
+        Some(())
     }
 
     fn ranges(mut self) -> Vec<(Data, Data)> {
@@ -217,27 +219,46 @@ impl Ends {
 pub(in crate::felix::nftables) struct AnonymousReader {
     ends: Ends,
     interval: bool,
+    /// Something in it is of no kind that we make.
+    strange: bool,
 }
 
 impl AnonymousReader {
     /// Of a set whose elements are ends of ranges, or not.
     pub(in crate::felix::nftables) fn new(interval: bool) -> Self {
-        Self { ends: Ends::default(), interval }
+        Self { interval, ..Self::default() }
     }
 
     /// Reads the attributes of one message.
     pub(in crate::felix::nftables) fn read(&mut self, body: &[u8]) {
         let list = attribute(body, ELEMENTS).unwrap_or_default();
-        attributes(list).for_each(|(_, raw)| self.ends.read(raw));
+        for (_, raw) in attributes(list) {
+            self.strange |= self.ends.read(raw).is_none();
+        }
     }
 
-    /// The ranges in order.
-    pub(in crate::felix::nftables) fn finish(mut self) -> Vec<(Data, Data)> {
+    /// The ranges in order; `None` when it holds something that is none.
+    pub(in crate::felix::nftables) fn finish(mut self) -> Option<Vec<(Data, Data)>> {
+        if self.strange {
+            return None;
+        }
         if self.interval {
-            return self.ends.ranges();
+            return Some(self.ends.ranges());
         }
         self.ends.0.sort_unstable();
-        self.ends.0.into_iter().map(|(key, _)| (key, key)).collect()
+        Some(self.ends.0.into_iter().map(|(key, _)| (key, key)).collect())
+    }
+}
+
+fn flags(raw: &[u8]) -> u32 {
+    attribute(raw, FLAGS).and_then(be32).unwrap_or(0)
+}
+
+/// What is no element of ours, in words: as nft writes it, or its key as bytes.
+fn strange(raw: &[u8]) -> String {
+    match key(raw, KEY) {
+        None if flags(raw) & CATCH_ALL != 0 => "*".to_owned(),
+        key => format!("{:02x?}", key.unwrap_or_default()),
     }
 }
 
@@ -260,7 +281,7 @@ fn named<T: std::str::FromStr>(key: &[u8]) -> Option<(T, &[u8])> {
 }
 
 fn one(kind: SetKind, raw: &[u8]) -> Option<Element> {
-    let bytes = key(raw, KEY)?;
+    let bytes = key(raw, KEY).filter(|_| flags(raw) == 0)?;
     let verdict = || attribute(raw, DATA).and_then(read_verdict);
     match kind {
         SetKind::Address(_) => ip(bytes).map(Element::Address),

@@ -8,7 +8,8 @@ use super::super::object::{Chain, Element, Name, SetSpec};
 use super::super::plan::{Gone, Step};
 use super::super::strategies::{elements, rule};
 use super::super::subject::Subject;
-use super::element::{AnonymousReader, Reader, at, describe};
+use super::attributes::Writer;
+use super::element::{AnonymousReader, ELEMENTS, Reader, at, describe};
 use super::message::{BODY, Sealed};
 use super::set::KINDS;
 use super::{read, set};
@@ -89,6 +90,37 @@ fn the_kernels_offset_finds_the_element() {
     assert_eq!(describe(None, raw), "[00, 00, 00, 01]");
 }
 
+/// A catch-all element, as the kernel lists it: it has no key. Another has one that says nothing with that flag.
+#[test]
+fn an_element_without_a_key_is_not_nothing() {
+    let list = |fill: fn(&mut Writer<'_>)| {
+        let mut body = Vec::new();
+        Writer(&mut body).nest(ELEMENTS, |w| w.nest(1, fill));
+        body
+    };
+    let any = list(|w| w.be32(3, 2));
+    let odd = list(|w| {
+        w.be32(3, 4);
+        w.nest(1, |w| w.bytes(1, &[10, 0, 0, 1]));
+    });
+    for kind in KINDS {
+        let strange = |bodies: &[&Vec<u8>]| {
+            let mut reader = Reader::new(kind);
+            bodies.iter().for_each(|body| reader.read(body));
+            let (elements, strange) = reader.finish();
+            assert_eq!(elements, [], "{kind:?}");
+            strange
+        };
+        assert_eq!(strange(&[&any]), ["*"], "{kind:?}");
+        assert_eq!(strange(&[&any, &odd]), ["*", "[0a, 00, 00, 01]"], "{kind:?}");
+    }
+    for (body, interval) in [(&any, false), (&any, true), (&odd, false), (&odd, true)] {
+        let mut reader = AnonymousReader::new(interval);
+        reader.read(body);
+        assert_eq!(reader.finish(), None, "interval: {interval}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_rule_is_read_as_it_was_written(rule in rule()) {
@@ -114,7 +146,7 @@ proptest! {
         let read = read.unwrap();
         prop_assert_eq!(&read.chain, "chain");
         prop_assert_eq!(read.comment, rule.comment.as_deref().map(comment));
-        let mut contents = lists.into_iter().map(|(_, reader)| reader.finish());
+        let mut contents = lists.into_iter().map(|(_, reader)| reader.finish().unwrap());
         let expected = lower(&rule);
         prop_assert_eq!(expected.len(), read.exprs.len());
         for (expected, read) in expected.into_iter().zip(read.exprs) {
