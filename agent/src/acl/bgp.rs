@@ -54,6 +54,7 @@ impl BgpTable {
         let cluster_as = cluster_as.filter(is_number).unwrap_or(AsNumber::DEFAULT);
         BgpState {
             node: host.clone(),
+            registered: node.is_some(),
             ipv4: node.and_then(|node| node.ipv4),
             ipv6: node.and_then(|node| node.ipv6),
             as_number: own_number(numbers),
@@ -172,6 +173,17 @@ mod tests {
         assert_eq!(mesh(&world("10.0.0.9")), ["10.0.0.1 c 64512", "10.0.0.2 b 65001"]);
         assert_eq!(mesh(&world("fd00::9")), ["fd00::2 b 65001"]);
         assert!(mesh(&world("")).is_empty());
+    }
+
+    #[test]
+    fn a_host_without_an_address_is_not_one_that_nobody_knows() {
+        let registered = |table: &BgpTable| {
+            let state = table.state(&"a".into(), Vec::new());
+            (state.registered, state.ipv4.is_some())
+        };
+        assert_eq!(registered(&table([("b", node("10.0.0.2"))])), (false, false));
+        assert_eq!(registered(&table([("a", node(""))])), (true, false));
+        assert_eq!(registered(&table([("a", node("10.0.0.1"))])), (true, true));
     }
 
     #[test]

@@ -228,6 +228,7 @@ impl Calculator {
     }
 
     fn set_host_endpoint(&mut self, id: &HostEndpointId, endpoint: Option<&Arc<HostEndpoint>>) {
+        self.tell_host_endpoint(id, endpoint.map(|endpoint| &**endpoint));
         let item = ItemId::host(id);
         match endpoint.map(|endpoint| &**endpoint) {
             Some(HostEndpoint { expected_addresses, labels, profiles, ports, .. }) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use calico_datastore::model::{
-    Action, CalicoVersion, EncapMode, Name, Policy, Pool, Profile, Rule, Unevaluable,
+    Action, CalicoVersion, EncapMode, HostEndpoint, Name, Policy, Pool, Profile, Rule, Unevaluable,
     WorkloadEndpointId,
 };
 
@@ -67,6 +67,12 @@ pub(super) fn of_pool(pool: &Pool, shadowed_by: Option<&Name>) -> Option<String>
         _ => "IPIP and VXLAN",
     };
     Some(format!("{overlay} between hosts is not yet programmed; its routes are used as they are"))
+}
+
+/// About a host endpoint of which something could not be read.
+pub(super) fn of_host_endpoint(endpoint: &HostEndpoint) -> Option<String> {
+    let left_out = endpoint.left_out.as_ref()?;
+    Some(format!("in force without what cannot be read: {left_out}"))
 }
 
 /// About an endpoint whose interface another one has.

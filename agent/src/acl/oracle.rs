@@ -419,6 +419,10 @@ impl World {
                 Update::Pool(name, Some(pool)) => {
                     pools.insert(name, pool);
                 }
+                Update::HostEndpoint(id, Some(endpoint)) => {
+                    let said = notices::of_host_endpoint(endpoint);
+                    notice(ResourceId::HostEndpoint(id.clone()), said);
+                }
                 Update::Policy(id, Some(policy)) if policy.kind != PolicyKind::Normal => {
                     assert!(!state.policies.contains_key(id));
                 }

@@ -1,16 +1,18 @@
 //! What a refused value counts as: nothing, or the last version that could be read.
 //!
 //! Of the four kinds that policy is made of: policies, tiers, profiles and network sets. A policy
-//! that were kept while its tier or its set is gone would mean something else than it did. An
-//! endpoint is never kept: whose an address is has to be known, not remembered.
+//! that were kept while its tier or its set is gone would mean something else than it did. Of
+//! endpoints no address is ever kept: whose it is has to be known, not remembered. So a host endpoint
+//! that names its interface goes on policing that, and is in no set; any other endpoint is absent.
 //!
 //! Pure. What is in force follows from the objects, from what is refused, and from the mode of now;
 //! when the mode comes, before or after, does not matter.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use calico_datastore::layout::Rejection;
-use calico_datastore::model::{ResourceId, Update};
+use calico_datastore::model::{HostEndpoint, ResourceId, Update};
 use imbl::OrdSet;
 
 use crate::config::InvalidPolicy;
@@ -43,7 +45,7 @@ impl LastGood {
         accepted: &[String],
     ) -> Vec<Update> {
         for Rejection { key, id, .. } in rejections {
-            if let Some(id) = id.as_ref().filter(|id| is_policy(id)) {
+            if let Some(id) = id.as_ref().filter(|id| may_be_kept(id)) {
                 self.refused.insert(key.clone(), id.clone());
                 self.keys.insert(id.clone(), key.clone());
             }
@@ -51,7 +53,9 @@ impl LastGood {
         let mut applied = Vec::with_capacity(updates.len());
         for update in updates {
             let id = update.id();
-            if !is_policy(&id) || self.note(id, &update) {
+            if may_be_kept(&id) {
+                applied.extend(self.note(id, update));
+            } else {
                 applied.push(update);
             }
         }
@@ -101,35 +105,58 @@ impl LastGood {
         self.versions.get(id).is_some_and(|version| !version.current)
     }
 
-    /// Remembers an update. True when it is to be applied.
-    fn note(&mut self, id: ResourceId, update: &Update) -> bool {
-        if *update != Update::deleted(id.clone()) {
-            self.versions.insert(id, Version { update: update.clone(), current: true });
-            return true;
+    /// Remembers an update. Returns what is to be applied in its place.
+    fn note(&mut self, id: ResourceId, update: Update) -> Option<Update> {
+        if update != Update::deleted(id.clone()) {
+            match kept_of(&update) {
+                Some(kept) => {
+                    self.versions.insert(id, Version { update: kept, current: true });
+                }
+                None => drop(self.versions.remove(&id)),
+            }
+            return Some(update);
         }
         if !self.keys.contains_key(&id) {
             self.versions.remove(&id);
-            return true;
+            return Some(update);
         }
         match self.versions.get_mut(&id) {
             Some(version) => {
                 version.current = false;
-                self.mode == InvalidPolicy::Absent
+                match (self.mode, &version.update) {
+                    (InvalidPolicy::Absent, _) => Some(update),
+                    // What is in force has addresses.
+                    (InvalidPolicy::KeepLast, kept @ Update::HostEndpoint(..)) => {
+                        Some(kept.clone())
+                    }
+                    (InvalidPolicy::KeepLast, _) => None,
+                }
             }
-            None => true,
+            None => Some(update),
         }
     }
 }
 
-/// True of the kinds that policy is made of.
-fn is_policy(id: &ResourceId) -> bool {
+/// True of the kinds that policy is made of, and of host endpoints.
+fn may_be_kept(id: &ResourceId) -> bool {
     matches!(
         id,
         ResourceId::Policy(_)
             | ResourceId::Tier(_)
             | ResourceId::Profile(_)
             | ResourceId::NetworkSet(_)
+            | ResourceId::HostEndpoint(_)
     )
+}
+
+/// What counts of a version when the next one is refused.
+fn kept_of(update: &Update) -> Option<Update> {
+    let Update::HostEndpoint(id, Some(endpoint)) = update else { return Some(update.clone()) };
+    // Without a name its addresses say which interfaces it is about.
+    endpoint.interface.as_ref()?;
+    let nowhere =
+        HostEndpoint { expected_addresses: Vec::new(), left_out: None, ..(**endpoint).clone() };
+    Some(Update::HostEndpoint(id.clone(), Some(Arc::new(nowhere))))
 }
 
 #[cfg(test)]

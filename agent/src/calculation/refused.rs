@@ -49,8 +49,7 @@ impl Refused {
             let subject = id.map(|id| id.to_string());
             if sync.rejected.get(&key) != Some(&reason) {
                 let (key, reason, subject) = (key.clone(), reason.clone(), subject.clone());
-                let then =
-                    if kept { "its last version counts" } else { "the object counts as absent" };
+                let then = instead(subject.as_deref(), kept);
                 self.lines.extend(match self.refused.ask(now) {
                     Say::This if is_key(&key) => Some(Line::Refused { key, subject, reason, then }),
                     Say::This => Some(Line::File { file: key, reason }),
@@ -80,6 +79,17 @@ impl Refused {
         for line in self.lines.drain(..) {
             line.log(generation);
         }
+    }
+}
+
+/// What counts in the place of a refused value.
+fn instead(subject: Option<&str>, kept: bool) -> &'static str {
+    let of_host = subject.is_some_and(|subject| subject.starts_with("HostEndpoint "));
+    match (of_host, kept) {
+        (true, true) => "its interface is policed as before, its addresses are in no set",
+        (true, false) => "the object counts as absent, so what only it polices is OPEN",
+        (false, true) => "its last version counts",
+        (false, false) => "the object counts as absent",
     }
 }
 

@@ -20,6 +20,9 @@ pub struct MeshPeer {
 pub struct BgpState {
     /// This host's name.
     pub node: Name,
+    /// The datastore has a Node of that name. Before a host is registered there is none, and nobody
+    /// could have given it an address.
+    pub registered: bool,
     /// This host's routable IPv4 address: BIRD's router id. Without it no BIRD is configured.
     pub ipv4: Option<Ipv4Addr>,
     /// This host's routable IPv6 address.
@@ -40,6 +43,7 @@ impl Default for BgpState {
     fn default() -> Self {
         Self {
             node: Name::from(""),
+            registered: false,
             ipv4: None,
             ipv6: None,
             as_number: AsNumber::DEFAULT,

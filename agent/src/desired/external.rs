@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use calico_datastore::model::{Cidr, Family, InterfaceName, WorkloadEndpointId};
 
-use super::DesiredState;
+use super::{DesiredState, LocalEndpoint};
 
 /// Its endpoints' external addresses need no setting (as in the original).
 const OPENSTACK: &str = "openstack";
@@ -44,11 +44,16 @@ pub struct Externals {
 
 impl Externals {
     /// Decides. Of several that ask for an address, the first in the order of ids whose interface is
-    /// up has it, and if none is, the first. Costs the endpoints of the host.
+    /// up has it, and if none is, the first. Endpoints on interfaces that are none of pods neither
+    /// have any nor keep others from them. Costs the endpoints of the host.
     pub fn of(state: &DesiredState, is_up: impl Fn(&InterfaceName) -> bool) -> Self {
         let mut out = Self::default();
         let settings = &state.settings;
-        let active = || state.endpoints.iter().filter(|(_, endpoint)| endpoint.active);
+        // An address that leads to an interface without policy would be one that nobody guards.
+        let active = || {
+            let in_force = |e: &LocalEndpoint| e.active && settings.is_of_pods(&e.interface);
+            state.endpoints.iter().filter(move |(_, endpoint)| in_force(endpoint))
+        };
         if active().all(|(_, endpoint)| endpoint.nat.is_empty()) {
             return out;
         }

@@ -18,7 +18,7 @@ use super::question::{CLIENT_PORT, Packet, Port, Question};
 use super::way::Writer;
 use super::words;
 use super::world::World;
-use crate::desired::verdict::{Flow, Judge, Passage, Side, Traced};
+use crate::desired::verdict::{Flow, Judge, Passage, Reason, Side, Traced};
 use crate::desired::{DesiredState, Member};
 
 /// Answers the question.
@@ -260,7 +260,8 @@ impl<'a> Asking<'a> {
         FoundEnd { end, ..found }
     }
 
-    /// The pods that are asked about an address: on each host those in force, or else the others.
+    /// The pods that are asked about an address: on each host those in force, or else those that nobody
+    /// polices, or else the others.
     fn pods_at(&self, address: IpAddr) -> Vec<&Known> {
         let asked: BTreeSet<_> =
             self.judges.values().flat_map(|(_, judge)| judge.endpoints_with(address)).collect();
@@ -312,8 +313,22 @@ impl<'a> Asking<'a> {
         said
     }
 
+    /// The endpoints among them that no policy protects, because of their interfaces' names.
+    fn unpoliced(&self, answers: &[Answer]) -> BTreeSet<String> {
+        let sides = answers.iter().flat_map(|answer| &answer.sides);
+        let sides = sides.filter(|side| side.reason == Reason::NotOfPods.to_string());
+        let said = sides.filter_map(|side| {
+            let (state, _) = self.judges.get(&Name::from(side.node.as_deref()?))?;
+            let interface = side.interface.as_ref()?.parse().ok()?;
+            let why = state.settings.not_of_pods(&interface);
+            Some(format!("endpoint {}: {why}: what passes there is not policed", side.endpoint))
+        });
+        said.collect()
+    }
+
     fn notes(&self, answers: &[Answer]) -> Vec<String> {
         let mut notes: Vec<String> = self.notices(answers).into_iter().collect();
+        notes.extend(self.unpoliced(answers));
         let rules = answers.iter().flat_map(|answer| &answer.sides).flat_map(|side| {
             let policies = side.tiers.iter().flat_map(|tier| &tier.policies);
             policies.chain(&side.profiles).flat_map(|policy| &policy.rules)

@@ -20,6 +20,8 @@ pub struct Interfaces {
     owners: BTreeMap<InterfaceName, (WorkloadEndpointId, Arc<LocalEndpoint>)>,
     macs: BTreeMap<InterfaceName, Mac>,
     externals: Arc<Externals>,
+    /// The interfaces that there were when they were decided, since everything was made anew.
+    links: Option<Links>,
     /// They were decided at least once.
     decided: bool,
     /// Endpoints may send from the prefixes that they list.
@@ -174,8 +176,8 @@ impl Interfaces {
         out
     }
 
-    /// Who has them may also depend on which interface is up, so they are decided again whenever
-    /// anybody asks for one.
+    /// Who has them may also depend on which interface is up, so where anybody asks for one they are
+    /// decided again with every change of endpoints or interfaces.
     fn update_externals(
         &mut self,
         changes: &[(WorkloadEndpointId, Change<Arc<LocalEndpoint>>)],
@@ -186,6 +188,10 @@ impl Interfaces {
             Change::Added(new) | Change::Updated { new, .. } => !new.nat.is_empty(),
             Change::Removed(_) => false,
         };
+        let old_links = self.links.replace(links.clone());
+        if changes.is_empty() && old_links.is_some_and(|old| old.ptr_eq(links)) {
+            return BTreeSet::new();
+        }
         if self.externals.is_empty() && !changes.iter().any(|(_, change)| asks(change)) {
             return BTreeSet::new();
         }
@@ -274,4 +280,67 @@ fn set_spoofer(
 /// The single addresses of an endpoint.
 fn addresses(endpoint: &LocalEndpoint) -> impl Iterator<Item = IpAddr> {
     endpoint.addresses.iter().filter(|net| net.is_host()).map(|net| net.address())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+    use crate::desired::AclClass;
+    use crate::routes::monitor::Link;
+
+    fn id(name: &str) -> WorkloadEndpointId {
+        WorkloadEndpointId {
+            node: "host".into(),
+            orchestrator: "cni".into(),
+            workload: name.into(),
+            endpoint: "eth0".into(),
+        }
+    }
+
+    #[test]
+    fn external_addresses_are_decided_when_something_of_them_may_be_another() {
+        let settings = Settings { floating_ips: true, ..Settings::default() };
+        let mut state = DesiredState { settings: Arc::new(settings), ..DesiredState::default() };
+        let pod = |name: &str, internal: &str| LocalEndpoint {
+            interface: format!("cali{name}").parse().unwrap(),
+            active: true,
+            mac: None,
+            addresses: vec![internal.parse().unwrap()],
+            nat: vec![(internal.parse().unwrap(), "192.0.2.1".parse().unwrap())],
+            spoof: Vec::new(),
+            class: AclClass::default().id(),
+        };
+        let [a, b] = [Arc::new(pod("a", "10.0.0.1")), Arc::new(pod("b", "10.0.0.2"))];
+        state.endpoints.insert(id("a"), Arc::clone(&a));
+        let mut links = Links::new();
+        let up = |index| Link { index, up: true, ..Link::default() };
+        links.insert(a.interface.clone(), up(1));
+        let mut interfaces = Interfaces::default();
+        interfaces.rebuild(&state, &links);
+        let owner = |interfaces: &Interfaces| {
+            let all = &interfaces.externals().given;
+            all.values().map(|target| target.endpoint.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(owner(&interfaces), [id("a")]);
+        // A state that changes in something else only.
+        let first = interfaces.share_externals();
+        assert!(interfaces.update(&[], &state, &links).moved.is_empty());
+        assert!(Arc::ptr_eq(&first, &interfaces.share_externals()), "decided in vain");
+
+        state.endpoints.insert(id("b"), Arc::clone(&b));
+        let change = [(id("b"), Change::Added(Arc::clone(&b)))];
+        assert!(interfaces.update(&change, &state, &links).moved.is_empty());
+        assert_eq!(owner(&interfaces), [id("a")]);
+        // Only interfaces change.
+        links.insert(b.interface.clone(), up(2));
+        links.remove(&a.interface);
+        let moved = interfaces.update(&[], &state, &links).moved;
+        assert_eq!(moved, BTreeSet::from(["192.0.2.1".parse().unwrap()]));
+        assert_eq!(owner(&interfaces), [id("b")]);
+        // Only settings do, which makes everything anew.
+        state.settings = Arc::new(Settings::default());
+        assert_eq!(interfaces.rebuild(&state, &links).moved, moved);
+        assert_eq!(owner(&interfaces), []);
+    }
 }

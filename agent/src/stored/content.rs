@@ -64,6 +64,9 @@ struct ExportedPool {
 #[serde(deny_unknown_fields)]
 struct Bgp {
     node: Arc<str>,
+    /// The datastore has a Node, and no address of it. One that has an address is there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unaddressed: bool,
     ipv4: Option<Ipv4Addr>,
     ipv6: Option<Ipv6Addr>,
     as_number: u32,
@@ -290,6 +293,7 @@ impl Content {
 fn bgp(bgp: &BgpState) -> Bgp {
     Bgp {
         node: text(&bgp.node),
+        unaddressed: bgp.registered && bgp.ipv4.is_none() && bgp.ipv6.is_none(),
         ipv4: bgp.ipv4,
         ipv6: bgp.ipv6,
         as_number: bgp.as_number.0,
@@ -320,6 +324,7 @@ fn bgp_state(bgp: Bgp) -> BgpState {
     };
     BgpState {
         node: Name::from(&*bgp.node),
+        registered: bgp.unaddressed || bgp.ipv4.is_some() || bgp.ipv6.is_some(),
         ipv4: bgp.ipv4,
         ipv6: bgp.ipv6,
         as_number: AsNumber(bgp.as_number),

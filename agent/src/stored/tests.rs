@@ -154,6 +154,7 @@ fn state() -> DesiredState {
         blocks: imbl::OrdSet::unit("192.168.0.0/26".parse().unwrap()),
         bgp: Arc::new(BgpState {
             node: "calico-01".into(),
+            registered: true,
             ipv4: Some("172.18.18.101".parse().unwrap()),
             ipv6: Some("fd00::101".parse().unwrap()),
             as_number: AsNumber(64_512),

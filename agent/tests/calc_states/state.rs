@@ -172,6 +172,7 @@ pub(crate) fn objects(state: &Value) -> Result<Objects, String> {
                     node: text(&key["Hostname"]).into(),
                     interface: value["Name"].as_str().map(Name::from),
                     expected_addresses: cidrs(addresses).iter().map(Cidr::address).collect(),
+                    left_out: None,
                     profiles: names(&value["ProfileIDs"]),
                     labels: labels(&value["Labels"]),
                     ports: named_ports(&value["Ports"]),

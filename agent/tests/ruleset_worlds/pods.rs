@@ -1,10 +1,14 @@
 //! Thousands of random worlds of pods, two at a time asked about packets between them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use calico_datastore::model::Update;
+use calico_agent::config::Settings;
+use calico_agent::desired::verdict::{Flow, Judge, Reason, Side};
+use calico_datastore::model::{Protocol, Update, WorkloadEndpointId};
 use calico_reference::{Direction, Reference};
 use calico_worlds::{Case, Question, World};
 
@@ -162,4 +166,80 @@ fn an_endpoint_is_asked_at_its_own_end() {
         ways[way] += usize::from(trace.contains(chain));
     }
     assert!(ways.iter().all(|n| *n > 20), "{ways:?}");
+}
+
+/// Of the interfaces that worlds name, about half.
+const PREFIXES: [&str; 5] = ["cali1", "cali3", "cali5", "cali7", "cali9"];
+
+/// Endpoints on other interfaces are policed neither by the ruleset nor by what tells and cuts.
+#[test]
+fn interfaces_that_are_none_of_pods_are_left_alone() {
+    let worlds = number("CALICO_RULESET_WORLDS", 2000) / 20;
+    let first = number("CALICO_SEED", 0);
+    let host = BTreeSet::new();
+    let (mut strays, mut pods) = ([0, 0], [0, 0]);
+    for seed in first..first + worlds {
+        let world = World::random(seed);
+        let updates = world.updates();
+        let questions = world.questions_of(&updates, seed, QUESTIONS);
+        let reference = Reference::new(&updates);
+        let interface_prefixes = PREFIXES.map(str::to_owned).to_vec();
+        let settings = Settings { interface_prefixes, ..Settings::clone(&settings(seed)) };
+        let subject = Subject::new(&world.node, updates, Arc::new(settings));
+        let state = &subject.state;
+        let judge = Judge::new(state, &host);
+        let policed = |id: &WorkloadEndpointId| {
+            let endpoint = state.endpoints.get(id);
+            endpoint.is_some_and(|one| state.settings.is_of_pods(&one.interface))
+        };
+        for question in questions {
+            let Some(outcome) = subject.ask(&question) else { continue };
+            let Question { endpoint, direction, packet } = &question;
+            let on = !subject.is_off(packet.family());
+            let (said, stray) = (allowed(&reference, &question), !policed(endpoint));
+            let count = if stray { &mut strays } else { &mut pods };
+            count[usize::from(said)] += 1;
+            let trace = || subject.trace(&question, &outcome);
+            let expected = stray || (on && said);
+            assert_eq!(
+                outcome.fate.passed(),
+                expected,
+                "CALICO_SEED={seed}: {question}\n{}",
+                trace()
+            );
+            let side = match direction {
+                Direction::Ingress => Side::Destination,
+                Direction::Egress => Side::Source,
+            };
+            let flow = Flow {
+                source: packet.source,
+                destination: packet.destination,
+                protocol: Protocol::from_number(packet.protocol),
+                ports: packet.ports,
+                icmp: packet.icmp,
+            };
+            let verdict = judge.ask(endpoint, side, &flow).unwrap();
+            assert_eq!(
+                verdict.reason == Reason::NotOfPods,
+                stray,
+                "CALICO_SEED={seed}: {question}"
+            );
+            assert!(verdict.allowed || !stray, "CALICO_SEED={seed}: {question}");
+            for verdict in judge.judge(&flow) {
+                let id = verdict.subject.workload().unwrap();
+                assert!(policed(id), "CALICO_SEED={seed}: {id} is asked by {question}");
+            }
+            let Some((other, outcome)) = subject.between(&question) else { continue };
+            let allowed = |question: &Question| {
+                !policed(&question.endpoint) || (on && allowed(&reference, question))
+            };
+            let both = allowed(&question) && allowed(&other);
+            let trace = || subject.trace(&question, &outcome);
+            let passed = outcome.fate.passed();
+            assert_eq!(passed, both, "CALICO_SEED={seed}: {question}, then {other}\n{}", trace());
+        }
+    }
+    // What policy denies passes there; elsewhere it does not.
+    let few = |counts: &[u64; 2]| worlds >= 50 && counts.iter().any(|count| *count < worlds);
+    assert!(!few(&strays) && !few(&pods), "{strays:?}, {pods:?}");
 }

@@ -193,6 +193,8 @@ pub struct HostEndpoint {
     pub interface: Option<Name>,
     /// Its addresses, as members of address sets.
     pub expected_addresses: Vec<IpAddr>,
+    /// What of these could not be read and was left out, for people: the field and why.
+    pub left_out: Option<String>,
     /// Its profiles in the order they are asked.
     pub profiles: Vec<Name>,
     /// Its own labels.

@@ -1,7 +1,9 @@
 //! What the calculation tells people: whose order of policies holds, and what of a policy or a
 //! profile is not in force as it stands there.
 
-use calico_datastore::model::{CalicoVersion, Name, PolicyId, ResourceId};
+use calico_datastore::model::{
+    CalicoVersion, HostEndpoint, HostEndpointId, Name, PolicyId, ResourceId,
+};
 
 use super::Calculator;
 use crate::acl::generation::Generation;
@@ -29,6 +31,18 @@ impl Calculator {
             notices::of_policy(policy, &tier)
         });
         let subject = ResourceId::Policy(id.clone()).to_string();
+        notices::set(&mut self.next.notices, &subject, notice);
+    }
+
+    /// Says what of a host endpoint is not in force: of any host's, because what is left out is
+    /// missing from the sets of all.
+    pub(super) fn tell_host_endpoint(
+        &mut self,
+        id: &HostEndpointId,
+        endpoint: Option<&HostEndpoint>,
+    ) {
+        let notice = endpoint.and_then(notices::of_host_endpoint);
+        let subject = ResourceId::HostEndpoint(id.clone()).to_string();
         notices::set(&mut self.next.notices, &subject, notice);
     }
 

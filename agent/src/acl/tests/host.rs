@@ -224,3 +224,18 @@ fn what_only_a_host_endpoint_needs_is_told_of_as_well() {
     let state = bench.apply([gone]);
     assert_eq!(state.notices.len(), 0);
 }
+
+/// Of every host: what is left out of it is missing from the sets of all.
+#[test]
+fn what_of_a_host_endpoint_could_not_be_read_is_told_with_its_name() {
+    let subject = "HostEndpoint eth0";
+    for node in [HOST, "another"] {
+        let mut bench = Bench::new();
+        let bad = HostEndpoint { left_out: Some("spec.x: bad".into()), ..hep(node, "", "") };
+        let state = bench.apply([put_hep("eth0", bad)]);
+        let said = "in force without what cannot be read: spec.x: bad";
+        assert_eq!(notice(&state, subject).as_deref(), Some(said));
+        let state = bench.apply([put_hep("eth0", hep(node, "", ""))]);
+        assert_eq!(notice(&state, subject), None);
+    }
+}

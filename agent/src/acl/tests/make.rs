@@ -72,6 +72,7 @@ pub(super) fn hep(node: &str, addresses: &str, own: &str) -> HostEndpoint {
         node: node.into(),
         interface: Some("eth0".into()),
         expected_addresses: addresses.split_whitespace().map(|a| a.parse().unwrap()).collect(),
+        left_out: None,
         profiles: Vec::new(),
         labels: labels(own),
         ports: Vec::new(),

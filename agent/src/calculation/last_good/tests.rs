@@ -14,9 +14,20 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Keys of the kinds that are kept, and of one that is not.
-const KEYS: [&str; 6] =
-    ["/t/global", "/t/namespaced", "/t/tier", "/t/profile", "/t/set", "/t/host-endpoint"];
+/// Keys of the kinds that are kept, and of what is not.
+const KEYS: [&str; 7] = [
+    "/t/global",
+    "/t/namespaced",
+    "/t/tier",
+    "/t/profile",
+    "/t/set",
+    "/t/host-endpoint",
+    "/t/by-address",
+];
+
+/// Host endpoints: one that names its interface, and one that does not.
+const NAMED: usize = 5;
+const BY_ADDRESS: usize = 6;
 
 /// A layout as small as can be: a value is the number of a version, or is refused.
 const LAYOUT: Layout = Layout { prefixes: &["/t/"], ready_key: "/t/ready", decode, id_of };
@@ -32,7 +43,8 @@ fn id_of(key: &str) -> Option<ResourceId> {
         2 => ResourceId::Tier("t".into()),
         3 => ResourceId::Profile("p".into()),
         4 => ResourceId::NetworkSet(NetworkSetId { namespace: None, name: "s".into() }),
-        _ => ResourceId::HostEndpoint(HostEndpointId { name: "h".into() }),
+        NAMED => ResourceId::HostEndpoint(HostEndpointId { name: "h".into() }),
+        _ => ResourceId::HostEndpoint(HostEndpointId { name: "a".into() }),
     })
 }
 
@@ -63,8 +75,9 @@ fn decode(key: &str, value: &[u8]) -> Decoded {
         ResourceId::HostEndpoint(id) => {
             let endpoint = HostEndpoint {
                 node: "n".into(),
-                interface: Some(name),
-                expected_addresses: Vec::new(),
+                interface: (key == KEYS[NAMED]).then_some(name),
+                expected_addresses: vec![format!("192.0.2.{version}").parse().unwrap()],
+                left_out: None,
                 profiles: Vec::new(),
                 labels: Labels::default(),
                 ports: Vec::new(),
@@ -185,10 +198,23 @@ fn object(key: usize, version: u8) -> Update {
     }
 }
 
+/// What is kept of a version.
+fn remembered(key: usize, version: u8) -> Option<Update> {
+    match object(key, version) {
+        _ if key == BY_ADDRESS => None,
+        Update::HostEndpoint(id, Some(endpoint)) => {
+            let expected_addresses = Vec::new();
+            let kept = HostEndpoint { expected_addresses, ..(*endpoint).clone() };
+            Some(Update::HostEndpoint(id, Some(Arc::new(kept))))
+        }
+        other => Some(other),
+    }
+}
+
 #[test]
 fn what_is_refused_is_absent_or_as_it_was() {
     for (key, name) in KEYS.into_iter().enumerate() {
-        let keeps = key < 5;
+        let keeps = remembered(key, 1);
         let mut rig = Rig::new();
         rig.put(key, Stored::Good(1));
         rig.flush();
@@ -198,8 +224,8 @@ fn what_is_refused_is_absent_or_as_it_was() {
         assert_eq!((rig.of(key), rig.kept().len()), (None, 0), "{name}: absent");
         // It is remembered, whatever the mode was when it was refused.
         rig.set_mode(InvalidPolicy::KeepLast);
-        assert_eq!(rig.of(key), keeps.then_some(&object(key, 1)), "{name}");
-        assert_eq!(rig.kept(), Vec::from_iter(keeps.then(|| name.to_owned())));
+        assert_eq!(rig.of(key), keeps.as_ref(), "{name}");
+        assert_eq!(rig.kept(), Vec::from_iter(keeps.as_ref().map(|_| name.to_owned())));
         rig.set_mode(InvalidPolicy::Absent);
         assert_eq!((rig.of(key), rig.kept().len()), (None, 0), "{name}: absent again");
         rig.set_mode(InvalidPolicy::KeepLast);
@@ -207,7 +233,7 @@ fn what_is_refused_is_absent_or_as_it_was() {
         rig.put(key, Stored::Good(2));
         rig.put(key, Stored::Bad);
         rig.flush();
-        assert_eq!(rig.of(key), keeps.then_some(&object(key, 1)), "{name}: 2 was never seen");
+        assert_eq!(rig.of(key), keeps.as_ref(), "{name}: 2 was never seen");
         rig.put(key, Stored::Good(3));
         rig.flush();
         assert_eq!((rig.of(key), rig.kept().len()), (Some(&object(key, 3)), 0), "{name}");
@@ -234,6 +260,53 @@ fn what_is_deleted_goes_whatever_was_refused_before() {
         rig.flush();
     }
     assert!(rig.last_good.versions.is_empty() && rig.last_good.keys.is_empty());
+}
+
+/// The host stays closed, and no rule takes an address for its any more.
+#[test]
+fn a_refused_host_endpoint_goes_on_policing_and_is_in_no_set() {
+    use crate::acl::Calculator;
+    use crate::config::Settings;
+    use crate::desired::Member;
+
+    let text = |addresses: &str| {
+        format!(
+            r#"{{"metadata":{{"labels":{{"role":"host"}}}},"spec":{{"node":"n","interfaceName":"eth0",
+                "expectedIPs":["{addresses}"],"profiles":[]}}}}"#
+        )
+    };
+    let put = |kind: &str, value: &str| {
+        let key = format!("/calico/resources/v3/projectcalico.org/{kind}");
+        match calico_datastore::layout::v3::decode(&key, value.as_bytes()) {
+            Decoded::Object(update) => update,
+            other => panic!("{other:?}"),
+        }
+    };
+    let policy = r#"{"spec":{"selector":"role == 'host'","ingress":
+                    [{"action":"Deny","source":{"selector":"role == 'host'"}}]}}"#;
+    let policy = put("globalnetworkpolicies/p", policy);
+    let endpoint = put("hostendpoints/h", &text("192.0.2.1"));
+    let id = endpoint.id();
+    let rejection =
+        Rejection { key: "k".to_owned(), id: Some(id.clone()), reason: "refused".to_owned() };
+    for (mode, there) in [(InvalidPolicy::KeepLast, 1), (InvalidPolicy::Absent, 0)] {
+        let (mut last_good, mut calculator) = (LastGood::default(), Calculator::new("n".into()));
+        last_good.set_mode(mode);
+        calculator.apply(last_good.take(vec![policy.clone(), endpoint.clone()], &[], &[]));
+        let settings = Arc::new(Settings::default());
+        let members = |state: &crate::desired::DesiredState| -> Vec<Member> {
+            let sets = state.host_endpoints.sets.values();
+            sets.flat_map(|set| set.members.iter().cloned()).collect()
+        };
+        let state = calculator.desired(Arc::clone(&settings), 1);
+        assert_eq!((state.host_endpoints.endpoints.len(), members(&state).len()), (1, 1));
+        let refused = vec![Update::deleted(id.clone())];
+        calculator.apply(last_good.take(refused, std::slice::from_ref(&rejection), &[]));
+        let state = calculator.desired(settings, 2);
+        assert_eq!(state.host_endpoints.endpoints.len(), there, "{mode:?}");
+        assert_eq!(state.host_endpoints.policies.len(), there, "{mode:?}");
+        assert_eq!(members(&state), [], "{mode:?}");
+    }
 }
 
 fn stored() -> impl Strategy<Value = Stored> {
@@ -313,13 +386,12 @@ proptest! {
                     Stored::Nothing => seen[key] = None,
                     Stored::Bad => {}
                 }
-                let keeps = mode == InvalidPolicy::KeepLast && key < 5;
                 let expected = match now[key] {
-                    Stored::Bad if !keeps => None,
-                    _ => seen[key],
+                    Stored::Bad if mode == InvalidPolicy::Absent => None,
+                    Stored::Bad => seen[key].and_then(|version| remembered(key, version)),
+                    _ => seen[key].map(|version| object(key, version)),
                 };
-                let object = expected.map(|version| object(key, version));
-                prop_assert_eq!(rig.of(key), object.as_ref(), "{}", KEYS[key]);
+                prop_assert_eq!(rig.of(key), expected.as_ref(), "{}", KEYS[key]);
                 let kept = now[key] == Stored::Bad && expected.is_some();
                 prop_assert_eq!(rig.kept().contains(&KEYS[key].to_owned()), kept);
             }

@@ -110,3 +110,27 @@ fn one_that_is_down_and_a_family_that_is_off_have_none() {
     state.settings = Arc::new(Settings { ipv6: false, ..(*state.settings).clone() });
     assert!(Externals::of(&state, |_| true).is_empty());
 }
+
+/// Beside pods there may be endpoints that the dataplane leaves alone.
+#[test]
+fn an_interface_that_is_none_of_pods_has_none_and_takes_none_away() {
+    let endpoints = [
+        (cni("a"), "10.0.0.1", &["192.0.2.1", "192.0.2.2"][..], true),
+        (cni("b"), "10.0.0.2", &["192.0.2.1", "10.0.0.1"][..], true),
+    ];
+    let mut state = state(true, &endpoints);
+    let all = Externals::of(&state, |_| true);
+    assert_eq!(has(&all, "192.0.2.1"), Some(cni("a")));
+    assert_eq!(has(&all, "10.0.0.1"), None, "it is a's own");
+    let mut stray = LocalEndpoint::clone(&state.endpoints[&cni("a")]);
+    stray.interface = "eth7".parse().unwrap();
+    state.endpoints.insert(cni("a"), Arc::new(stray));
+    // Whether the host's interfaces are up or not.
+    for up in [true, false] {
+        let found = Externals::of(&state, |_| up);
+        assert_eq!(has(&found, "192.0.2.2"), None);
+        assert_eq!(has(&found, "192.0.2.1"), Some(cni("b")));
+        assert_eq!(has(&found, "10.0.0.1"), Some(cni("b")));
+        assert!(found.refused.is_empty());
+    }
+}

@@ -105,6 +105,8 @@ pub enum Reason {
     NothingAllows,
     /// The endpoint is down, its class is not there, or its interface belongs to another endpoint.
     NotInForce,
+    /// The name of its interface is none of a pod's, so no rule asks what passes there.
+    NotOfPods,
     /// The address is not one of the endpoint's.
     NotItsAddress,
     /// The family is switched off.
@@ -175,9 +177,20 @@ pub struct Judge<'a> {
     /// Endpoints that are in force and may send from other prefixes.
     spoofers: Vec<(&'a WorkloadEndpointId, &'a LocalEndpoint)>,
     /// Endpoints that are not in force, and what they would use.
-    others: Vec<(&'a WorkloadEndpointId, &'a LocalEndpoint)>,
+    others: Owners<'a>,
+    /// Endpoints on interfaces that are none of pods: nothing that is theirs meets a rule.
+    unpoliced: Owners<'a>,
     pods: Lists<'a>,
     hosts: Lists<'a>,
+}
+
+/// Those of them that may use the address.
+fn with<'a>(
+    all: &[(&'a WorkloadEndpointId, &'a LocalEndpoint)],
+    address: IpAddr,
+) -> impl Iterator<Item = &'a WorkloadEndpointId> {
+    let may = move |e: &LocalEndpoint| e.addresses.iter().any(|net| net.contains(address));
+    all.iter().filter(move |(_, endpoint)| may(endpoint)).map(|(id, _)| *id)
 }
 
 /// UDP port of VXLAN.
@@ -197,12 +210,17 @@ impl<'a> Judge<'a> {
             nets: Vec::new(),
             spoofers: Vec::new(),
             others: Vec::new(),
+            unpoliced: Vec::new(),
             pods: Lists::new(&state.policies, &state.profiles, &state.sets),
             hosts: Lists::of_hosts(&state.host_endpoints),
         };
         // The first active one of an interface, in order of names, as the dataplane has it.
         let mut taken: BTreeSet<&InterfaceName> = BTreeSet::new();
         for (id, endpoint) in &state.endpoints {
+            if !state.settings.is_of_pods(&endpoint.interface) {
+                judge.unpoliced.push((id, endpoint));
+                continue;
+            }
             let class = state.classes.get(&endpoint.class);
             let active = endpoint.active && class.is_some_and(|class| class.active);
             if !active || !taken.insert(&endpoint.interface) {
@@ -223,8 +241,8 @@ impl<'a> Judge<'a> {
         judge
     }
 
-    /// Each endpoint of this host that the flow is from or to, and what its policy says. The flow
-    /// passes when all of them allow it; without any it is none of ours. Of several endpoints with
+    /// Each endpoint of this host that the flow is from or to and that policy is asked about, and what
+    /// it says. The flow passes when all of them allow it; without any it is none of ours. Of several endpoints with
     /// one address each is asked: which one a flow is of, it does not tell.
     pub fn judge(&self, flow: &Flow) -> Vec<Verdict> {
         let mut out = Vec::new();
@@ -238,9 +256,9 @@ impl<'a> Judge<'a> {
             for (id, endpoint) in &owners {
                 decide(id, self.decide(endpoint, side, flow, &mut ()));
             }
-            if owners.is_empty() {
-                let may = |e: &LocalEndpoint| e.addresses.iter().any(|net| net.contains(address));
-                for (id, _) in self.others.iter().filter(|(_, endpoint)| may(endpoint)) {
+            // What is of one that is not policed passes, whoever else would have the address.
+            if owners.is_empty() && with(&self.unpoliced, address).next().is_none() {
+                for id in with(&self.others, address) {
                     decide(id, (false, Reason::NotInForce));
                 }
             }
@@ -273,7 +291,9 @@ impl<'a> Judge<'a> {
             Side::Source => flow.source,
             Side::Destination => flow.destination,
         };
-        let (allowed, reason) = if self.others.iter().any(|(other, _)| *other == id) {
+        let (allowed, reason) = if !self.state.settings.is_of_pods(&endpoint.interface) {
+            (true, Reason::NotOfPods)
+        } else if self.others.iter().any(|(other, _)| *other == id) {
             (false, Reason::NotInForce)
         } else if !self.may_use(endpoint, side, address) {
             (false, Reason::NotItsAddress)
@@ -283,15 +303,15 @@ impl<'a> Judge<'a> {
         Some(Verdict { subject: Subject::Workload(id.clone()), side, allowed, reason })
     }
 
-    /// The endpoints of this host that [`Judge::judge`] asks about a flow from or to an address:
-    /// those in force that may use it, or else those that would.
+    /// The endpoints of this host that a flow from or to an address is of: those in force that may
+    /// use it, or else those that no rule asks about, or else those that would.
     pub fn endpoints_with(&self, address: IpAddr) -> Vec<&'a WorkloadEndpointId> {
         let owners = self.owners(address);
         if !owners.is_empty() {
             return owners.into_iter().map(|(id, _)| id).collect();
         }
-        let may = |e: &LocalEndpoint| e.addresses.iter().any(|net| net.contains(address));
-        self.others.iter().filter(|(_, endpoint)| may(endpoint)).map(|(id, _)| *id).collect()
+        let unpoliced: Vec<_> = with(&self.unpoliced, address).collect();
+        if unpoliced.is_empty() { with(&self.others, address).collect() } else { unpoliced }
     }
 
     /// As a source also what it may spoof. Only where the endpoint is known beforehand: such an address

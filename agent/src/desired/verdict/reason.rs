@@ -48,6 +48,9 @@ impl fmt::Display for Reason {
             Self::NoSuchProfile(profile) => write!(f, "profile {profile} does not exist"),
             Self::NothingAllows => f.write_str("no policy and no profile allows it"),
             Self::NotInForce => f.write_str("the endpoint is not in force"),
+            Self::NotOfPods => {
+                f.write_str("no policy is asked: its interface does not begin with InterfacePrefix")
+            }
             Self::NotItsAddress => f.write_str("the address is not the endpoint's"),
             Self::FamilyOff => f.write_str("the family is switched off"),
             Self::Tunnel => f.write_str("endpoints may not make tunnels"),

@@ -2,19 +2,20 @@
 
 use calico_datastore::model::WorkloadEndpointId;
 
-use super::{Flow, Judge, Side, Subject, Verdict};
+use super::{Flow, Judge, Side, Subject, Verdict, with};
 use crate::desired::LocalEndpoint;
 
 impl<'a> Judge<'a> {
     /// Each endpoint of this host that lists the flow's source (`allowSpoofedSourcePrefixes`) and has
     /// leave to, and what its policy says of the flow. Whether it sent it, the flow does not tell:
     /// the address may be used by somebody outside as well. Nobody where the source is the host's own,
-    /// or that of an endpoint in force, which is taken for the sender; and not who has the destination.
+    /// or that of an endpoint in force or that is not policed, which is taken for the sender; and not who has the destination.
     pub fn ask_spoofers(&self, flow: &Flow) -> Vec<Verdict> {
         let Flow { source, destination, .. } = *flow;
         if self.spoofers.is_empty()
             || self.host.contains(&source)
             || !self.owners(source).is_empty()
+            || with(&self.unpoliced, source).next().is_some()
         {
             return Vec::new();
         }

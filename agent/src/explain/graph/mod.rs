@@ -124,6 +124,15 @@ pub fn graph(
         services.truncate(MOST_SERVICES);
     }
     let judge = Judge::new(state, &place.addresses);
+    let stray =
+        state.endpoints.values().filter(|one| !state.settings.is_of_pods(&one.interface)).count();
+    if stray > 0 {
+        let prefixes = state.settings.interface_prefixes.join(",");
+        notes.push(format!(
+            "{stray} endpoints are not policed: their interfaces do not begin with InterfacePrefix \
+             ({prefixes})"
+        ));
+    }
     let mut nodes = groups(state, &judge);
     if nodes.len() > MOST_GROUPS {
         notes.push(format!("{} groups of few pods are left out", nodes.len() - MOST_GROUPS));
@@ -204,6 +213,7 @@ fn groups(state: &DesiredState, judge: &Judge<'_>) -> Vec<Node> {
         let signature = Signature {
             class: endpoint.class.as_str(),
             in_force: judge.endpoints_with(address).contains(&id),
+            policed: state.settings.is_of_pods(&endpoint.interface),
             v4: address.is_ipv4(),
             sets: state
                 .sets
@@ -234,6 +244,7 @@ fn groups(state: &DesiredState, judge: &Judge<'_>) -> Vec<Node> {
 struct Signature<'a> {
     class: &'a str,
     in_force: bool,
+    policed: bool,
     v4: bool,
     sets: Vec<bool>,
     nets: Vec<bool>,
@@ -253,7 +264,8 @@ fn described(state: &DesiredState, endpoint: &LocalEndpoint) -> Group {
         policies: Vec::new(),
         profiles: Vec::new(),
     };
-    let class = state.classes.get(&endpoint.class);
+    let policed = state.settings.is_of_pods(&endpoint.interface);
+    let class = state.classes.get(&endpoint.class).filter(|_| policed);
     for direction in class.iter().flat_map(|class| [&class.ingress, &class.egress]) {
         for tier in &direction.tiers {
             for policy in &tier.policies {

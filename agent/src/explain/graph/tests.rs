@@ -148,3 +148,25 @@ fn a_crowd_is_cut_and_said() {
     assert_eq!(graph.groups.len(), MOST_GROUPS + 2);
     assert_eq!(graph.notes, ["2 groups of few pods are left out"]);
 }
+
+#[test]
+fn endpoints_that_are_not_policed_are_no_group_of_pods_that_are() {
+    let mut all = crowded();
+    for update in &mut all {
+        if let Update::WorkloadEndpoint(id, Some(endpoint)) = update
+            && id.workload.as_str() == "default/pod6"
+        {
+            let endpoint = std::sync::Arc::make_mut(endpoint);
+            endpoint.interface = "eth7".parse().unwrap();
+        }
+    }
+    let graph = of(&all, &of_port("9090"));
+    let stray = graph.groups.iter().position(|one| one.members == ["default/pod6/eth0"]).unwrap();
+    assert_eq!((&graph.groups[stray].policies, &graph.groups[stray].profiles), (&vec![], &vec![]));
+    // Everybody who may send reaches it; before, only other frontends did.
+    let outside = graph.groups.len() - 1;
+    assert!(graph.edges.iter().any(|edge| (edge.from, edge.to) == (outside, stray)));
+    let said =
+        "1 endpoints are not policed: their interfaces do not begin with InterfacePrefix (cali)";
+    assert_eq!(graph.notes, [said]);
+}

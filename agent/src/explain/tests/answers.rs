@@ -185,3 +185,24 @@ fn both_ways_to_ask_agree() {
         assert_eq!(ask(&whole, asked).answers, ask(&running, asked).answers, "{asked}");
     }
 }
+
+/// Nobody would believe that a workload is protected which no rule knows.
+#[test]
+fn an_endpoint_on_an_interface_that_is_none_of_pods_is_told() {
+    let asked = "c89f2f35 0b61d5d2 tcp 9090";
+    let stray = MANIFESTS.replace("interfaceName: cali0b61d5d2", "interfaceName: eth7");
+    for (before, now) in [(whole(MANIFESTS), whole(&stray)), (running(MANIFESTS), running(&stray))]
+    {
+        assert_eq!(ask(&before, asked).outcome(), Outcome::Denied);
+        for asked in [asked, "c89f2f35 192.168.0.1 tcp 9090"] {
+            let answer = ask(&now, asked);
+            assert_eq!(answer.outcome(), Outcome::Allowed, "{asked}");
+            let said = "interface eth7 does not begin with InterfacePrefix (cali): what passes there \
+                        is not policed";
+            assert!(answer.notes.iter().any(|note| note.contains(said)), "{:?}", answer.notes);
+            let because = "no policy is asked: its interface does not begin with InterfacePrefix";
+            assert!(answer.answers[0].because.contains(because));
+        }
+        assert!(ask(&before, asked).notes.iter().all(|note| !note.contains("InterfacePrefix")));
+    }
+}

@@ -164,6 +164,7 @@ pub(super) fn decode_host(node: Name, value: &[u8]) -> Result<HostEndpoint, Fiel
         node,
         interface,
         expected_addresses,
+        left_out: None,
         profiles: each("profile_ids", &wire.profile_ids, |text| profile_name(text))?,
         labels: labels(&wire.labels),
         ports: port::named_ports(&wire.ports)?,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::error::{At, FieldError};
 use super::rule::{NAMESPACE_PREFIX, SERVICE_ACCOUNT, SERVICE_ACCOUNT_PREFIX};
 use super::wire::{Metadata, Object, Text, each, filled, list, name, resource};
-use super::{net, port};
+use super::{net, port, shortened};
 use crate::model::{Cidr, Family, HostEndpoint, InterfaceName, Labels, Name, WorkloadEndpoint};
 
 #[derive(Debug, Default, Deserialize)]
@@ -124,19 +124,43 @@ pub(super) fn decode_host(value: &[u8]) -> Result<HostEndpoint, FieldError> {
 }
 
 fn host(metadata: &Metadata<'_>, spec: &HostSpec<'_>) -> Result<HostEndpoint, FieldError> {
-    let expected_addresses = each("expectedIPs", &spec.expected_ips, net::address)?;
+    let (expected_addresses, unread) = expected(spec);
     let interface = filled(&spec.interface_name).map(host_interface).transpose()?;
     if interface.is_none() && expected_addresses.is_empty() {
-        return Err(FieldError::of("interfaceName", "is missing, and there are no expectedIPs"));
+        let missing =
+            || FieldError::of("interfaceName", "is missing, and there are no expectedIPs");
+        return Err(unread.into_iter().next().unwrap_or_else(missing));
     }
     Ok(HostEndpoint {
         node: name(filled(&spec.node).unwrap_or_default()).at("node")?,
         interface,
         expected_addresses,
+        left_out: left_out(unread),
         profiles: each("profiles", &spec.profiles, |text| name(text))?,
         labels: metadata.to_labels(),
         ports: port::named_ports(&spec.ports)?,
     })
+}
+
+/// The addresses, and what is none of them. As in the original the others count without it: a host
+/// endpoint that is refused as a whole leaves open what it is to close.
+fn expected(spec: &HostSpec<'_>) -> (Vec<IpAddr>, Vec<FieldError>) {
+    let (mut addresses, mut unread) = (Vec::new(), Vec::new());
+    for (i, text) in list(&spec.expected_ips).iter().enumerate() {
+        match net::address(text).at_index("expectedIPs", i) {
+            Ok(address) => addresses.push(address),
+            Err(error) => unread.push(error),
+        }
+    }
+    (addresses, unread)
+}
+
+/// The first one by its field, and how many there are beside it.
+fn left_out(unread: Vec<FieldError>) -> Option<String> {
+    let more = unread.len().saturating_sub(1);
+    let first = Err::<(), _>(unread.into_iter().next()?).at("spec").err()?;
+    let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+    Some(shortened(first.to_string()) + &more)
 }
 
 /// `*` means every interface of the host.

@@ -24,6 +24,7 @@ use self::kinds::Kind;
 use super::keys::{RESOURCES_PREFIX, check_name};
 use super::shortened;
 use crate::layout::Decoded;
+use crate::model::Update;
 
 /// The only version there is.
 const API_VERSION: &str = "projectcalico.org/v3";
@@ -253,6 +254,10 @@ fn stored(place: Place, mut fields: Map<String, Value>) -> Result<Manifest, Stri
     let value: Arc<[u8]> = Value::Object(fields).to_string().into_bytes().into();
     match super::decode(&key, &value) {
         Decoded::Rejected(rejection) => Err(rejection.reason),
+        // In a store the rest of it counts; here its writer can mend it.
+        Decoded::Object(Update::HostEndpoint(_, Some(endpoint))) if endpoint.left_out.is_some() => {
+            Err(endpoint.left_out.clone().unwrap_or_default())
+        }
         _ => Ok(Manifest { place, key, value }),
     }
 }

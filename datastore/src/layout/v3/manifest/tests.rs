@@ -215,6 +215,14 @@ fn a_mistake_is_told_with_its_place_and_the_rest_is_good() {
         (&manifest("Node", "x", "  namespace: y\n"), "a Node has none"),
         (&manifest("NetworkSet", "x", "  namespace: ../y\n"), "metadata.namespace: "),
         (&manifest("Profile", "x", "spec: [1]\n"), "spec: is no object"),
+        (
+            &manifest(
+                "HostEndpoint",
+                "x",
+                "spec: {node: n, interfaceName: eth0, expectedIPs: [10.0.0.1/24]}\n",
+            ),
+            "spec.expectedIPs[0]: \"10.0.0.1/24\" is not an address",
+        ),
         (&manifest("IPPool", "x", "spec: {cidr: 10.0.0.0/33}\n"), "cidr"),
         (
             &manifest("GlobalNetworkPolicy", "x", "spec: {ingress: [{action: Alow}]}\n"),

@@ -189,3 +189,26 @@ fn host_endpoints() {
         assert!(reason.starts_with(&format!("{field}: ")), "{reason}");
     }
 }
+
+/// As the original: one bad entry does not open the host.
+#[test]
+fn what_is_no_address_of_a_host_endpoint_is_left_out() {
+    let of = |rest: &str| host(&format!(r#"{{"spec":{{"node":"n",{rest}}}}}"#));
+    let left_out = |text: &str| Some(format!("spec.expectedIPs{text}"));
+    let endpoint = of(r#""interfaceName":"eth0","expectedIPs":["10.0.0.1","10.0.0.1/24"]"#);
+    assert_eq!(endpoint.interface.as_ref().unwrap(), &"eth0");
+    assert_eq!(endpoint.expected_addresses, ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(endpoint.left_out, left_out(r#"[1]: "10.0.0.1/24" is not an address"#));
+
+    let nothing = of(r#""interfaceName":"eth0","expectedIPs":["","fd00::1","host.example"]"#);
+    assert_eq!(nothing.expected_addresses.len(), 1);
+    assert_eq!(nothing.left_out, left_out(r#"[0]: "" is not an address; and 1 more"#));
+    let by_address = of(r#""expectedIPs":["10.0.0.1/24","10.0.0.1"]"#);
+    assert_eq!(by_address.expected_addresses.len(), 1);
+    assert!(by_address.left_out.is_some());
+    let good = of(r#""interfaceName":"eth0","expectedIPs":["10.0.0.1"]"#);
+    assert_eq!(good.left_out, None);
+    // Whatever somebody wrote there is said in bounds.
+    let long = of(&format!(r#""interfaceName":"eth0","expectedIPs":["{}"]"#, "x".repeat(5000)));
+    assert!(long.left_out.as_ref().unwrap().len() < 1100);
+}
