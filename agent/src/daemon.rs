@@ -7,6 +7,7 @@ mod assembly;
 mod error;
 mod ground;
 mod loops;
+mod registration;
 mod store;
 mod tasks;
 

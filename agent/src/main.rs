@@ -17,10 +17,10 @@ use calico_agent::explain::offline::{Changes, Read};
 use calico_agent::explain::{self, Question};
 use calico_agent::preview;
 use calico_agent::reset;
-use calico_agent::startup::{self, Startup};
+use calico_agent::startup::Startup;
 use calico_agent::status::document::Overall;
 use calico_agent::telemetry;
-use calico_agent::terminal::{complain, heard, say, small_runtime};
+use calico_agent::terminal::{self, complain, heard, say, small_runtime};
 use calico_agent::verbs;
 use clap::Parser;
 use serde::Serialize;
@@ -118,7 +118,7 @@ fn status(args: &StatusArgs) -> u8 {
 
 fn check(args: &CheckArgs) -> u8 {
     let Some(runtime) = small_runtime() else { return exit::FAILURE };
-    let env = startup::environment(&args.run.paths(), Env::of_process());
+    let env = terminal::environment(&args.run.paths());
     let found = runtime.block_on(check::check(&args.run, env));
     // A trial that hangs would be waited for otherwise.
     runtime.shutdown_background();
@@ -132,7 +132,7 @@ fn check(args: &CheckArgs) -> u8 {
 }
 
 fn plan(args: &PlanArgs) -> u8 {
-    let env = startup::environment(&args.run.paths(), Env::of_process());
+    let env = terminal::environment(&args.run.paths());
     let startup = match Startup::read(&args.run, env) {
         Ok(startup) => startup,
         Err(error) => {
@@ -240,7 +240,7 @@ async fn explained(args: &ExplainArgs, question: &Question) -> Result<u8, u8> {
 /// Reads the datastore that the host is told to use.
 async fn offline(args: &ExplainArgs) -> Result<Read, u8> {
     let run = args.run();
-    let env = startup::environment(&run.paths(), Env::of_process());
+    let env = terminal::environment(&run.paths());
     let startup = Startup::read(&run, env).map_err(|error| failed(&error))?;
     let changes = Changes { with: args.with.clone(), without: args.without.clone() };
     explain::offline::read(startup, &changes).await.map_err(|error| failed(&error))
@@ -264,7 +264,7 @@ fn unanswered(error: &client::ClientError) -> u8 {
 
 fn reset(args: &ResetArgs) -> u8 {
     let Some(runtime) = small_runtime() else { return exit::FAILURE };
-    let env = startup::environment(&args.paths(), Env::of_process());
+    let env = terminal::environment(&args.paths());
     let done = match runtime.block_on(reset::reset(args, env)) {
         Ok(done) => done,
         Err(error) => {
@@ -273,6 +273,9 @@ fn reset(args: &ResetArgs) -> u8 {
         }
     };
     say(&done.text(args.dry_run));
+    for note in &done.notes {
+        complain(note);
+    }
     for problem in &done.left {
         complain(&format!("{}: {}", problem.subject, problem.message));
     }

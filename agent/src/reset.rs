@@ -24,7 +24,7 @@ use calico_datastore::model::Cidr;
 use crate::atomic_file;
 use crate::calculation::Layers;
 use crate::cli::ResetArgs;
-use crate::config::{Env, FileConfig, FileError, Settings};
+use crate::config::{Env, FileConfig, Settings};
 use crate::exec::Exec;
 use crate::felix::leftovers::Leftovers as Rules;
 use crate::lock::{self, Lock, LockError, Programs};
@@ -41,6 +41,9 @@ delete node removes that). Kernel parameters stay as they are, for nobody knows 
 forwarding, and those of pod interfaces, which go with the interfaces, as routes of the CNI plugin
 do.
 ";
+
+/// What became of a configuration with mistakes, for people.
+const AS_FAR: &str = "What cannot be read of it counts as not set; everything else of it counts.";
 
 /// Nothing was touched.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +69,6 @@ pub enum ResetError {
     /// The lock cannot be asked.
     #[error(transparent)]
     Lock(LockError),
-    /// `agent.toml` has mistakes or cannot be read.
-    #[error(transparent)]
-    File(FileError),
 }
 
 impl ResetError {
@@ -85,6 +85,8 @@ pub struct Done {
     pub removed: Vec<String>,
     /// What could not be looked at or removed, and why.
     pub left: Vec<Problem>,
+    /// What people should know besides: it keeps nothing from being clean.
+    pub notes: Vec<String>,
 }
 
 impl Done {
@@ -105,23 +107,25 @@ impl Done {
 /// Removes everything, or only looks.
 ///
 /// # Errors
-/// When an agent runs, or what this host says about itself cannot be read. Then nothing was touched.
+/// When an agent runs, or its locks cannot be asked. Then nothing was touched.
 pub async fn reset(args: &ResetArgs, env: Env) -> Result<Done, ResetError> {
     let paths = args.paths();
     let _locks = if args.dry_run { None } else { locked(&paths).await? };
-    let file = FileConfig::load(&paths.agent_toml()).map_err(ResetError::File)?;
+    // It says little of what is to be removed, and may be of another version than this one.
+    let (file, wrong) = FileConfig::load_as_far(&paths.agent_toml());
+    let notes = wrong.iter().map(|wrong| format!("{}\n{AS_FAR}", wrong.lines())).collect();
     let known = known(&startup::layers(&paths, env, file), &paths);
     let exec = Exec::default();
     let found = Found::look(&exec, &paths, &known).await;
     let mut removed = found.lines();
     if args.dry_run {
-        return Ok(Done { removed, left: found.problems });
+        return Ok(Done { removed, left: found.problems, notes });
     }
     let left = found.remove(&exec).await;
     // Only what is really gone is said to be.
     let still = Found::look(&exec, &paths, &known).await.lines();
     removed.retain(|line| !still.contains(line));
-    Ok(Done { removed, left })
+    Ok(Done { removed, left, notes })
 }
 
 /// Waits for programs that outlived an agent, as the next agent would, but then gives up.
@@ -252,6 +256,7 @@ fn files(paths: &Paths, status_prefix: &Path, problems: &mut Vec<Problem>) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::DirectoryArgs;
 
     #[test]
     fn files_of_ours_and_no_others() {
@@ -282,6 +287,32 @@ mod tests {
         let none = Paths { config_dir: sub("x"), run_dir: sub("x"), state_dir: sub("x") };
         assert_eq!(files(&none, &none.run_dir, &mut problems), Vec::<PathBuf>::new());
         assert_eq!(problems, []);
+    }
+
+    #[tokio::test]
+    async fn a_mistake_in_agent_toml_is_told_and_hinders_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let sub = |name: &str| dir.path().join(name);
+        let directories =
+            DirectoryArgs { config_dir: sub("etc"), run_dir: sub("run"), state_dir: sub("lib") };
+        let args = ResetArgs { dry_run: true, etcd: None, directories };
+        let paths = args.paths();
+        for path in [paths.agent_toml(), paths.stored_policy()] {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "[felix]\nnonsense = 1\nlog_severity_screen = \"x\"\n").unwrap();
+        }
+        let policy = format!("file {}", paths.stored_policy().display());
+        let done = reset(&args, Env::default()).await.unwrap();
+        assert!(done.removed.contains(&policy), "{done:?}");
+        assert!(done.notes[0].contains(":2:1: unknown key `nonsense`"), "{done:?}");
+        // One that cannot be read at all.
+        std::fs::remove_file(paths.agent_toml()).unwrap();
+        std::fs::create_dir(paths.agent_toml()).unwrap();
+        let done = reset(&args, Env::default()).await.unwrap();
+        assert!(done.removed.contains(&policy), "{done:?}");
+        assert!(done.notes[0].starts_with("cannot read "), "{done:?}");
+        std::fs::remove_dir(paths.agent_toml()).unwrap();
+        assert_eq!(reset(&args, Env::default()).await.unwrap().notes, [""; 0]);
     }
 
     #[tokio::test]

@@ -6,7 +6,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Env;
-use crate::telemetry;
+use crate::paths::Paths;
+use crate::startup;
+use crate::telemetry::{self, chain};
 
 /// Writes to standard output; a closed pipe (`| head`) is not an error.
 pub fn say(text: &str) {
@@ -23,6 +25,12 @@ pub fn heard(text: &str) -> bool {
 #[expect(clippy::print_stderr, reason = "the command line's errors go to people")]
 pub fn complain(text: &str) {
     eprint!("{}", telemetry::complaint(&Env::of_process(), text));
+}
+
+/// The environment that the agent's unit would run in, for a command that is typed by hand; with a
+/// complaint for each file of it that says nothing although it is there.
+pub fn environment(paths: &Paths) -> Env {
+    startup::environment(paths, Env::of_process(), |error| complain(&chain(&error)))
 }
 
 /// The runtime of a command that asks and answers. `None`, with a complaint: there can be none.

@@ -51,6 +51,7 @@ async fn every_combination_is_taken() {
             ] {
                 let bgp = BgpState {
                     node: "a \"name\"; {".into(),
+                    registered: true,
                     ipv4: Some("172.17.0.1".parse().unwrap()),
                     ipv6,
                     as_number: AsNumber(65_546),

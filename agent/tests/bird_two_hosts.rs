@@ -276,7 +276,7 @@ fn a_missing_bird_and_a_missing_address_are_told() {
         assert!(report.wake_after.is_some(), "nobody would try again");
 
         host.bird = Host::agent(host.dir.path());
-        host.builder.bgp.ipv4 = None;
+        (host.builder.bgp.registered, host.builder.bgp.ipv4) = (true, None);
         let report = host.reconcile(Wake::Start).await;
         assert!(report.problems[0].message.contains("no IPv4 address"), "{report:?}");
         assert!(!config(host.dir.path()).exists());

@@ -137,8 +137,13 @@ fn the_host_is_as_it_was(label: &str, flavour: Flavour) -> Result<()> {
         ensure!(planned.len() > 50, "{}", dry.stdout);
     }
 
+    // A configuration of another version, or with a mistake, does not keep what is ours here.
+    let configuration = host.config_dir().join("agent.toml");
+    std::fs::write(&configuration, "[felix]\nno_such_key = 1\n")?;
     let done = host.reset(&[])?;
+    std::fs::remove_file(&configuration)?;
     ensure!(done.status.success(), "{done:?}");
+    ensure!(done.stderr.contains(":2:1: unknown key `no_such_key`"), "{}", done.stderr);
     ensure!(named(&done, "removed ") == planned, "planned:\n{}\n{}", dry.stdout, done.stdout);
     ensure!(done.stdout.contains("etcd"), "it must say what stays: {}", done.stdout);
     let after = kernel(host)?;

@@ -27,16 +27,19 @@ impl Env {
     /// The variables of a file as systemd reads it (`EnvironmentFile=`): `NAME=value`, with or without
     /// quotes, comment lines with `#` or `;`, a backslash at the end of a line that goes on.
     pub fn of_file(text: &str) -> Self {
-        let joined = text.replace("\\\n", " ");
-        let lines = joined.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
-        let pairs = lines.filter_map(|line| {
-            let (name, value) = line.split_once('=')?;
-            let value = value.trim();
-            let quoted = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
-            let value = quoted('"').or_else(|| quoted('\'')).unwrap_or(value);
-            Some((name.trim().to_owned(), value.to_owned()))
-        });
-        pairs.collect()
+        assignments(text).into_iter().collect()
+    }
+
+    /// The variables of a file's bytes. In its comments any byte may stand; one that is not UTF-8 in a
+    /// name or a value is `None`: systemd then takes nothing of the file.
+    pub fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            return Some(Self::of_file(text));
+        }
+        let odd = |text: &String| text.contains(char::REPLACEMENT_CHARACTER);
+        let all = assignments(&String::from_utf8_lossy(bytes));
+        let text = !all.iter().any(|(name, value)| odd(name) || odd(value));
+        text.then(|| all.into_iter().collect())
     }
 
     /// These variables, and those of `weaker` where these say nothing.
@@ -77,6 +80,20 @@ impl Env {
     }
 }
 
+/// Name and value of each assignment of an environment file, in its order.
+fn assignments(text: &str) -> Vec<(String, String)> {
+    let joined = text.replace("\\\n", " ");
+    let lines = joined.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
+    let pairs = lines.filter_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        let value = value.trim();
+        let quoted = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
+        let value = quoted('"').or_else(|| quoted('\'')).unwrap_or(value);
+        Some((name.trim().to_owned(), value.to_owned()))
+    });
+    pairs.collect()
+}
+
 /// What the names of Felix's parameters begin with.
 const PREFIX: &str = "FELIX_";
 
@@ -113,6 +130,16 @@ mod tests {
         let own = Env::from([("A", "mine"), ("B", " ")]);
         let both = own.or(env);
         assert_eq!((both.get("A"), both.get("B")), (Some("mine"), Some("two words")));
+    }
+
+    #[test]
+    fn a_byte_that_is_no_text_may_stand_in_a_comment_only() {
+        let env = Env::of_bytes(b"# B\xfcro\n;\xfc\nA=1\n").unwrap();
+        assert_eq!(env, Env::from([("A", "1")]));
+        assert_eq!(Env::of_bytes("A=\u{fc}\n".as_bytes()), Some(Env::from([("A", "\u{fc}")])));
+        for odd in [&b"A=1\nB=\xfc\n"[..], b"A\xfc=1\n", b"A=\xfc\nA=1\n", b"A=1 # \xfc\n"] {
+            assert_eq!(Env::of_bytes(odd), None, "{odd:?}");
+        }
     }
 
     #[test]

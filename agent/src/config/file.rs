@@ -15,6 +15,7 @@ use super::collector::COLLECTOR_KEYS;
 use super::params::{PARAMS, Param, nearest};
 use super::settings::Settings;
 use super::unsupported::why_unsupported;
+use crate::telemetry::chain;
 
 /// The keys of `[datastore]` and what they are.
 pub static DATASTORE_KEYS: &[(&str, &str)] = &[
@@ -85,6 +86,16 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    /// In words: each mistake in a line of its own.
+    pub fn lines(&self) -> String {
+        match self {
+            Self::Mistakes { .. } => self.to_string(),
+            Self::Read { .. } => chain(self),
+        }
+    }
+}
+
 struct Lines<'a>(&'a Path, &'a [Mistake]);
 
 impl fmt::Display for Lines<'_> {
@@ -112,11 +123,25 @@ impl FileConfig {
     /// # Errors
     /// When it cannot be read or has mistakes.
     pub fn load(path: &Path) -> Result<Self, FileError> {
+        match Self::load_as_far(path) {
+            (config, None) => Ok(config),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// Reads `path` for who must go on whatever is in it: what has no mistake, and what is wrong.
+    pub fn load_as_far(path: &Path) -> (Self, Option<FileError>) {
         match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text)
-                .map_err(|mistakes| FileError::Mistakes { path: path.to_owned(), mistakes }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(FileError::Read { path: path.to_owned(), source }),
+            Ok(text) => {
+                let (config, mistakes) = Self::parse_as_far(&text);
+                let error = (!mistakes.is_empty())
+                    .then(|| FileError::Mistakes { path: path.to_owned(), mistakes });
+                (config, error)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => (Self::default(), None),
+            Err(source) => {
+                (Self::default(), Some(FileError::Read { path: path.to_owned(), source }))
+            }
         }
     }
 
@@ -125,6 +150,14 @@ impl FileConfig {
     /// # Errors
     /// Every mistake in it, in the order of the file.
     pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
+        match Self::parse_as_far(text) {
+            (config, mistakes) if mistakes.is_empty() => Ok(config),
+            (_, mistakes) => Err(mistakes),
+        }
+    }
+
+    /// What the text says where it has no mistake, and every mistake in it, in the order of the file.
+    pub fn parse_as_far(text: &str) -> (Self, Vec<Mistake>) {
         let mut reader = Reader { text, mistakes: vec![] };
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in errors {
@@ -133,7 +166,7 @@ impl FileConfig {
         let config = reader.file(table.get_ref());
         let mut mistakes = reader.mistakes;
         mistakes.sort_by_key(|m| (m.line, m.column));
-        if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+        (config, mistakes)
     }
 }
 

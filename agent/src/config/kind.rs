@@ -74,6 +74,9 @@ const PACKET_RATE_MAX: u32 = 1_000;
 /// system cannot carry for every number of seconds.
 const SECONDS_MAX: f64 = 1e9;
 
+/// `RTPROT_BIRD`: the protocol number of the routes that BIRD writes.
+pub const BIRD_PROTOCOL: u8 = 12;
+
 /// Marks are needed for "accepted", "pass", "on to the next tier" and one to compute with.
 const MARK_BITS_MIN: u32 = 4;
 
@@ -91,8 +94,10 @@ impl Kind {
             Self::LogGroup(field) => *field(settings) = text.parse().ok()?,
             Self::MarkMask(field) => *field(settings) = parse_mark_mask(text)?,
             Self::RouteProtocol(field) => {
-                // 1 and 2 are the kernel's own routes (redirects, connected networks).
-                *field(settings) = text.parse().ok().filter(|n| *n >= 3)?;
+                // 1 and 2 are the kernel's own routes (redirects, connected networks). What has
+                // BIRD's number BIRD takes for its own: it deletes it, or at the least never learns it.
+                let free = |n: &u8| *n >= 3 && *n != BIRD_PROTOCOL;
+                *field(settings) = text.parse().ok().filter(free)?;
             }
             Self::Choice(words) => {
                 let (_, set) = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text))?;
@@ -142,7 +147,9 @@ impl Kind {
             Self::MarkMask(_) => {
                 format!("a 32-bit mask with at least {MARK_BITS_MIN} bits (0xffff0000)")
             }
-            Self::RouteProtocol(_) => "a number from 3 to 255".to_owned(),
+            Self::RouteProtocol(_) => {
+                format!("a number from 3 to 255, but not BIRD's, {BIRD_PROTOCOL}")
+            }
             Self::Choice(words) => {
                 let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
                 match words.split_last() {
@@ -395,7 +402,7 @@ mod tests {
     fn routes_of_the_kernel_are_never_ours() {
         let mut settings = Settings::default();
         let kind = Kind::RouteProtocol(|s| &mut s.route_protocol);
-        for text in ["0", "1", "2", "256", "-3", "boot"] {
+        for text in ["0", "1", "2", "12", "256", "-3", "boot"] {
             assert_eq!(kind.apply(text, &mut settings), None, "{text:?} was taken");
         }
         assert_eq!((kind.apply("3", &mut settings), settings.route_protocol), (Some(()), 3));

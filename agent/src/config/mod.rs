@@ -7,7 +7,7 @@
 //! * [`Local`] is what only this host can say: how the datastore is reached, who the host is.
 //!
 //! Nothing here reads the environment but [`Env::of_process`], or a file but
-//! [`FileConfig::load`].
+//! [`FileConfig::load_as_far`].
 
 mod announce;
 mod collector;
@@ -29,7 +29,7 @@ pub use collector::{COLLECTOR_KEYS, CollectorConfig};
 pub use env::Env;
 pub use failsafe::Failsafe;
 pub use file::{DATASTORE_KEYS, FileConfig, FileError, Mistake, NODE_KEYS};
-pub use kind::{Field, Kind, Word, duration};
+pub use kind::{BIRD_PROTOCOL, Field, Kind, Word, duration};
 pub use local::{AddressChoice, Flags, Local, LocalError, NodeConfig};
 pub use params::{BadValue, OnBad, PARAMS, Param};
 pub use pattern::InterfacePattern;

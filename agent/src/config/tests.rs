@@ -176,6 +176,15 @@ fn the_file_takes_names_in_any_spelling_and_values_of_any_type() {
 }
 
 #[test]
+fn what_has_no_mistake_can_be_had_all_the_same() {
+    let text = "[felix]\nnonsense = 1\ndevice_route_protocol = 77\ninterface_prefix = \"\"\n";
+    let (file, mistakes) = FileConfig::parse_as_far(text);
+    assert_eq!(file.felix, BTreeMap::from([("DeviceRouteProtocol", "77".to_owned())]));
+    assert_eq!(mistakes.iter().map(|mistake| mistake.line).collect::<Vec<_>>(), [2, 4]);
+    assert_eq!(FileConfig::parse(text).unwrap_err(), mistakes);
+}
+
+#[test]
 fn every_mistake_of_the_file_is_reported_with_its_place() {
     let text = "\
 colour = 1

@@ -11,7 +11,8 @@ use calico_datastore::model::Name;
 use calico_datastore::store::AnyStore;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::loops::{follow, registration_task};
+use super::loops::follow;
+use super::registration::registration_task;
 use super::tasks::Tasks;
 use crate::beside;
 use crate::calculation::{self, Layers, Outputs};

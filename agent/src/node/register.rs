@@ -1,5 +1,6 @@
 //! Writes the registration: reads, plans, writes by compare-and-swap, and tries until it is done.
 
+use std::future::Future;
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use calico_datastore::layout::v3::keys;
 use calico_datastore::layout::v3::write::{Birth, Change};
 
-use super::addresses::HostAddress;
+use super::addresses::{AddressError, HostAddress};
 use super::name::{self, NameError};
 use super::registration::{Claim, Identity, PlanError, plan_cluster, plan_felix, plan_node};
 use crate::paths::Paths;
@@ -65,6 +66,8 @@ pub struct Registered {
     pub addresses: Vec<IpAddr>,
     /// Standing conditions for `status`.
     pub problems: Vec<Problem>,
+    /// Addresses that it was given and that no interface of it has.
+    pub absent: Vec<IpAddr>,
     /// The keys that were written; empty when everything was as it should be.
     pub written: Vec<String>,
 }
@@ -126,24 +129,36 @@ pub async fn register<S: Store>(
     name::keep(&identity.name, nodename).map_err(RegisterError::Name)?;
     let Done { written, mut problems } = done;
     problems.extend(plan.problems);
-    Ok(Registered { addresses: plan.addresses, problems, written })
+    let absent = identity.absent(interfaces);
+    Ok(Registered { addresses: plan.addresses, problems, absent, written })
 }
 
 /// Registers the host, trying until it is done: soon again, with growing pauses of at most 3 s,
 /// when the store fails; every 30 s when somebody must do something first. `failed` hears of each
-/// reason once, for `status`; so does the log, but for a store that is away. Dropping the future
-/// ends it at any time.
-pub async fn register_until_done<S: Store>(
+/// reason once, for `status`; so does the log, but for a store that is away. `interfaces` is asked
+/// each time: while the store is away the network may come up. Dropping the future ends it at any time.
+pub async fn register_until_done<S: Store, F>(
     store: &S,
     identity: &Identity,
-    interfaces: &[HostAddress],
+    interfaces: impl Fn() -> F,
     nodename: &Path,
     mut failed: impl FnMut(Problem),
-) -> Registered {
+) -> Registered
+where
+    F: Future<Output = Result<Vec<HostAddress>, AddressError>>,
+{
     let mut said = String::new();
+    let mut unasked = false;
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match register(store, identity, interfaces, nodename).await {
+        let interfaces = interfaces().await.unwrap_or_else(|error| {
+            // Only needed to complete an address given without its prefix length.
+            if !std::mem::replace(&mut unasked, true) {
+                tracing::warn!(error = chain(&error), "no interface addresses");
+            }
+            Vec::new()
+        });
+        let error = match register(store, identity, &interfaces, nodename).await {
             Ok(registered) => {
                 for key in &registered.written {
                     tracing::info!(%key, "registered");
@@ -252,6 +267,10 @@ mod tests {
         }
     }
 
+    async fn none() -> Result<Vec<HostAddress>, AddressError> {
+        Ok(Vec::new())
+    }
+
     #[tokio::test]
     async fn an_empty_store_is_initialised_and_the_second_time_nothing_is_written() {
         let dir = tempfile::tempdir().unwrap();
@@ -317,7 +336,7 @@ mod tests {
         let mut said = vec![];
         let nodename = dir.path().join("nodename");
         let done =
-            register_until_done(&store, &identity(), &[], &nodename, |p| said.push(p.message))
+            register_until_done(&store, &identity(), none, &nodename, |p| said.push(p.message))
                 .await;
         assert_eq!(done.written.len(), 3);
         let expected =
@@ -334,7 +353,8 @@ mod tests {
         let mut said = vec![];
         let nodename = dir.path().join("nodename");
         let (identity, mut seen) = (identity(), vec![]);
-        let work = register_until_done(&store, &identity, &[], &nodename, |p| said.push(p.message));
+        let work =
+            register_until_done(&store, &identity, none, &nodename, |p| said.push(p.message));
         tokio::select! {
             _ = work => panic!("registered with an address that is taken"),
             () = tokio::time::sleep(Duration::from_secs(100)) => seen.extend(store.take_writes()),
@@ -342,7 +362,7 @@ mod tests {
         assert_eq!(seen, [keys::READY_KEY], "the node was written in spite of the conflict");
         assert_eq!(said.len(), 1, "{said:?}");
         store.delete(&other).await.unwrap();
-        register_until_done(&store, &identity, &[], &nodename, |_| {}).await;
+        register_until_done(&store, &identity, none, &nodename, |_| {}).await;
         assert!(nodename.exists());
     }
 

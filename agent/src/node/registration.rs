@@ -51,6 +51,15 @@ impl Identity {
             may_initialise: true,
         }
     }
+
+    /// Addresses that it was given and that none of these is: of a network that is not up yet, or wrong.
+    pub fn absent(&self, interfaces: &[HostAddress]) -> Vec<IpAddr> {
+        let given = [self.ip, self.ip6].into_iter().filter_map(|choice| match choice {
+            AddressChoice::Fixed(address, _) => Some(address),
+            AddressChoice::Stored | AddressChoice::Absent | AddressChoice::Detect => None,
+        });
+        given.filter(|own| interfaces.iter().all(|interface| interface.address != *own)).collect()
+    }
 }
 
 /// What is stored cannot be built on.

@@ -16,12 +16,10 @@ use super::changes::Changes;
 use super::kernel::{Kernel, KernelError, RouteFilter};
 use super::plan::{CALICO_PROTOCOL, Neighbour, Op, Route, is_link_scope};
 use super::preview::{neighbour, route};
-use crate::config::Settings;
+use crate::config::{BIRD_PROTOCOL, Settings};
 use crate::reconcile::Problem;
 use crate::telemetry::chain;
 
-/// `RTPROT_BIRD`.
-const BIRD_PROTOCOL: u8 = 12;
 /// What all of this is called when it cannot be reached.
 const ALL: &str = "routes and neighbours";
 

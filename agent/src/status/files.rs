@@ -122,6 +122,12 @@ impl EndpointFiles {
     ) -> Vec<Problem> {
         self.pending.extend(changes);
         let mut problems = vec![];
+        if let Err(source) = self.make_again() {
+            problems.push(Problem {
+                subject: "endpoint files".to_owned(),
+                message: format!("cannot make {} again: {source}", self.dir.display()),
+            });
+        }
         for (id, now) in std::mem::take(&mut self.pending) {
             if self.present.get(&id) == now.as_ref() {
                 continue;
@@ -160,6 +166,22 @@ impl EndpointFiles {
     /// True when something failed and waits for the next [`update`](Self::update).
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Makes the directory again when somebody has removed it and a file should be in it. Those that
+    /// were there are written again, too.
+    fn make_again(&mut self) -> std::io::Result<()> {
+        let wanted = self.pending.values().any(Option::is_some)
+            || self.present.keys().any(|id| !self.pending.contains_key(id));
+        if !wanted || self.dir.try_exists()? {
+            return Ok(());
+        }
+        std::fs::create_dir_all(&self.dir)?;
+        tracing::warn!(directory = %self.dir.display(), "was removed: made again with its files");
+        for (id, was) in std::mem::take(&mut self.present) {
+            self.pending.entry(id).or_insert(Some(was));
+        }
+        Ok(())
     }
 
     /// Whole or not at all: nobody sees a file that is half there.
@@ -272,9 +294,12 @@ mod tests {
         let prefix = tempfile::tempdir().unwrap();
         let dir = prefix.path().join("endpoint-status");
         let mut files = EndpointFiles::open(prefix.path()).unwrap();
+        // Something else has its name.
         std::fs::remove_dir(&dir).unwrap();
+        std::fs::write(&dir, "").unwrap();
         let problems = files.update([(id("a"), up(2))]);
         assert_eq!((problems.len(), files.has_pending()), (1, true), "{problems:?}");
+        std::fs::remove_file(&dir).unwrap();
         std::fs::create_dir(&dir).unwrap();
         assert_eq!((files.update([]), files.has_pending()), (vec![], false));
         assert_eq!(names(prefix.path()), ["cni a eth0"]);
@@ -286,7 +311,36 @@ mod tests {
         // A later word replaces one that failed.
         let mut files = EndpointFiles::open(prefix.path()).unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
-        files.update([(id("b"), up(2))]);
+        std::fs::write(&dir, "").unwrap();
+        assert_eq!(files.update([(id("b"), up(2))]).len(), 1);
+        std::fs::remove_file(&dir).unwrap();
         assert_eq!(files.update([(id("b"), None)]), []);
+    }
+
+    #[test]
+    fn a_directory_that_was_removed_is_made_again_with_its_files() {
+        let prefix = tempfile::tempdir().unwrap();
+        let dir = prefix.path().join("endpoint-status");
+        let mut files = EndpointFiles::open(prefix.path()).unwrap();
+        files.update([(id("a"), up(2)), (id("b"), up(2))]);
+        std::fs::remove_dir_all(&dir).unwrap();
+        // With the next pod, without those that go.
+        assert_eq!(files.update([(id("b"), None), (id("c"), up(3))]), []);
+        assert_eq!(names(prefix.path()), ["cni a eth0", "cni c eth0"]);
+        // Also when nothing else happens.
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((files.update([]), files.has_pending()), (vec![], false));
+        assert_eq!(names(prefix.path()), ["cni a eth0", "cni c eth0"]);
+        // It cannot be made.
+        std::fs::remove_dir_all(&dir).unwrap();
+        std::os::unix::fs::symlink("/proc/none", &dir).unwrap();
+        assert_eq!(files.update([]).len(), 1);
+        std::fs::remove_file(&dir).unwrap();
+        assert_eq!(files.update([]), []);
+        assert_eq!(names(prefix.path()), ["cni a eth0", "cni c eth0"]);
+        // Nobody makes one to leave it.
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(files.close(), []);
+        assert!(!dir.exists());
     }
 }

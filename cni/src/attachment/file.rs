@@ -143,6 +143,11 @@ impl From<Record> for Attachment {
 }
 
 pub(super) fn make_dir(dir: &Path) -> Result<(), AttachmentError> {
+    // Those above are others', too: BIRD's user reads its configuration below the state directory.
+    if let Some(above) = dir.parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(above);
+        made.map_err(error("make", above))?;
+    }
     // Root's alone: a foreign plugin's configuration may hold a password.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(error("make", dir))

@@ -44,6 +44,20 @@ fn an_empty_file_is_no_record_and_no_trouble() {
 }
 
 #[test]
+fn the_state_directory_stays_open_to_others() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("lib/calico");
+    let records = Attachments::in_state_dir(&state);
+    // As a DEL does before any agent was here.
+    drop(records.lock("pod", Duration::ZERO).unwrap());
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let readable = |path: &Path| mode(path) & 0o500 == 0o500 && mode(path) & 0o055 != 0;
+    assert!(readable(&state) && readable(&dir.path().join("lib")), "{:o}", mode(&state));
+    assert_eq!(mode(records.dir()), 0o700);
+}
+
+#[test]
 fn what_is_stored_is_read_back() {
     let state = tempfile::tempdir().unwrap();
     let records = Attachments::in_state_dir(state.path());

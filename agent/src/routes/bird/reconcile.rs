@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use calico_datastore::model::Cidr;
 use imbl::{OrdMap, OrdSet};
+use tokio::time::Instant;
 use tracing::info;
 
 use super::control::{self, ControlError};
@@ -30,6 +31,9 @@ const PROBE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(1);
 /// So many times in a row a file that others changed is put right at once; then ever more seldom.
 const FREELY: u32 = 4;
+/// So long nothing is said of a host that is not registered: the first listing of the datastore comes
+/// before its registration.
+const GRACE: Duration = Duration::from_secs(10);
 /// How soon after a failure it is tried again: BIRD may be starting just now.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -47,6 +51,8 @@ pub struct Bird {
     version: String,
     /// The text that BIRD refused: it need not be asked again.
     refused: Option<(Arc<str>, String)>,
+    /// Since when this host is not registered.
+    unregistered: Option<Instant>,
     /// The configuration is one from before the boot: of when.
     from_disk: Option<String>,
     writes: u64,
@@ -118,8 +124,10 @@ impl Reconciler for Bird {
         if let Some(dated) = &self.from_disk {
             report.facts.insert("configuration".to_owned(), format!("{dated} from disk"));
         }
+        let grace = self.grace(&outcome);
         match outcome {
             Ok(()) => report.applied = Some(world.desired.generation),
+            Err(_) if grace.is_some() => report.wake_after = grace,
             Err(error) => {
                 // Nothing changes by itself when there is no address, or BIRD refuses the text.
                 let standing = matches!(
@@ -148,6 +156,7 @@ impl Bird {
             loaded: None,
             version: String::new(),
             refused: None,
+            unregistered: None,
             from_disk: None,
             writes: 0,
             reloads: 0,
@@ -184,6 +193,16 @@ impl Bird {
             return self.probe().await;
         }
         self.load(&text).await
+    }
+
+    /// How long nothing is to be said of a host that is not registered.
+    fn grace(&mut self, outcome: &Result<(), BirdError>) -> Option<Duration> {
+        if !matches!(outcome, Err(BirdError::Render(RenderError::NotRegistered))) {
+            self.unregistered = None;
+            return None;
+        }
+        let since = self.unregistered.get_or_insert_with(Instant::now);
+        GRACE.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
     }
 
     /// When to look at the file the next time.
@@ -316,4 +335,41 @@ fn describe_drift(path: &Path, there: &str, wanted: &str) -> Drift {
 
 fn describe(error: &BirdError) -> Problem {
     Problem { subject: "bird".to_owned(), message: chain(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::DesiredState;
+    use crate::routes::monitor::Links;
+
+    fn world(registered: bool) -> World {
+        let bgp = Arc::new(BgpState { registered, ..BgpState::default() });
+        let desired = Arc::new(DesiredState { bgp, ..DesiredState::default() });
+        World { desired, links: Links::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_is_given_time_to_register() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name| dir.path().join(name);
+        let mut bird = Bird::new(path("bird.cfg"), path("bird.ctl"), Exec::default());
+        // Its Node comes a moment after the rest.
+        let report = bird.reconcile(&world(false), Wake::Start).await;
+        assert_eq!((report.applied, report.problems), (None, vec![]));
+        tokio::time::sleep(report.wake_after.unwrap() - Duration::from_secs(1)).await;
+        let report = bird.reconcile(&world(false), Wake::Links).await;
+        assert_eq!((report.wake_after, report.problems), (Some(Duration::from_secs(1)), vec![]));
+        tokio::time::sleep(report.wake_after.unwrap()).await;
+        let report = bird.reconcile(&world(false), Wake::Timer).await;
+        let message = &report.problems[0].message;
+        assert!(message.contains("no node of this host") && !message.contains("--ip"), "{message}");
+        assert_eq!(report.wake_after, Some(PROBE));
+        // One that is registered has had all the time.
+        let report = bird.reconcile(&world(true), Wake::Desired).await;
+        assert!(report.problems[0].message.contains("set one with --ip"), "{report:?}");
+        // Its Node is deleted.
+        let report = bird.reconcile(&world(false), Wake::Desired).await;
+        assert_eq!(report.problems, []);
+    }
 }

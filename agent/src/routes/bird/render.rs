@@ -32,6 +32,12 @@ pub struct Input<'a> {
 /// There is no configuration for this input.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
+    /// This host has no Node yet, or not any more.
+    #[error(
+        "the datastore has no node of this host: status says why it is not registered, or somebody \
+         deleted that node, and a restart of calico-agent makes it again"
+    )]
+    NotRegistered,
     /// BIRD needs an IPv4 address as its router id.
     #[error("this host has no IPv4 address in the datastore; set one with --ip or IP=")]
     NoAddress,
@@ -43,10 +49,11 @@ pub enum RenderError {
 /// The text of BIRD's configuration file.
 ///
 /// # Errors
-/// When this host has no IPv4 address.
+/// When this host is not registered, or has no IPv4 address.
 pub fn render(input: &Input<'_>) -> Result<String, RenderError> {
     let bgp = input.bgp;
-    let router_id = bgp.ipv4.ok_or(RenderError::NoAddress)?;
+    let without = if bgp.registered { RenderError::NoAddress } else { RenderError::NotRegistered };
+    let router_id = bgp.ipv4.ok_or(without)?;
     let fit = fit(bgp);
     let part = |own| family_part(own, &fit.mesh, input);
     let mut families = vec![part(IpAddr::V4(router_id))];
@@ -166,6 +173,7 @@ mod tests {
     fn state() -> BgpState {
         BgpState {
             node: "calico-01".into(),
+            registered: true,
             ipv4: Some("172.17.8.101".parse().unwrap()),
             ipv6: Some("fd80:24e2::101".parse().unwrap()),
             as_number: AsNumber(64512),
@@ -223,6 +231,10 @@ mod tests {
         let bgp = BgpState { ipv4: None, ..state() };
         let input = Input { bgp: &bgp, blocks: &OrdSet::new(), interface_prefixes: &[] };
         assert!(matches!(render(&input), Err(RenderError::NoAddress)));
+        let nobody = BgpState { registered: false, ..bgp.clone() };
+        let error = render(&Input { bgp: &nobody, ..input }).unwrap_err();
+        assert!(matches!(error, RenderError::NotRegistered));
+        assert!(!error.to_string().contains("--ip"), "it may have been given: {error}");
     }
 
     #[test]

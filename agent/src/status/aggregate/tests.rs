@@ -286,12 +286,15 @@ async fn another_directory_is_filled_and_the_old_one_left_empty() {
 async fn a_file_that_cannot_be_written_is_a_problem_and_is_tried_again() {
     let rig = Rig::start(|run| EndpointFiles::open(run).ok());
     let dir = rig.path().join("endpoint-status");
+    // Something else has its name.
     std::fs::remove_dir(&dir).unwrap();
+    std::fs::write(&dir, "").unwrap();
     rig.want(1, Some(rig.path()));
     rig.felix.send_replace(report(1, &["a"]));
     rig.routes.send_replace(report(1, &["a"]));
     settle().await;
     assert_eq!(rig.problems.borrow().len(), 1);
+    std::fs::remove_file(&dir).unwrap();
     std::fs::create_dir(&dir).unwrap();
     tokio::time::sleep(FILE_RETRY).await;
     assert_eq!((rig.files(&rig.path()).len(), rig.problems.borrow().len()), (1, 0));

@@ -25,9 +25,8 @@ use crate::config::{Env, FileConfig, Flags, Local};
 use crate::exec::Exec;
 use crate::node::name;
 use crate::paths::Paths;
-use crate::startup;
 use crate::telemetry::chain;
-use crate::terminal::{Progress, complain, say, small_runtime};
+use crate::terminal::{self, Progress, complain, say, small_runtime};
 use crate::verbs::place::PlaceArgs;
 
 /// How many pieces are made at the same time.
@@ -90,10 +89,10 @@ async fn make(args: &DiagsArgs) -> Result<(PathBuf, Missing), Unwritten> {
     let run = args.place.run();
     let paths = run.paths();
     let process = Env::of_process();
-    let env = startup::environment(&paths, process.clone());
+    let env = terminal::environment(&paths);
     let mut secrets = known_secrets(&env, &[&process], &pieces(&paths, false));
-    // As TOML reads it: its text may have escapes.
-    let file = FileConfig::load(&paths.agent_toml()).unwrap_or_default();
+    // As TOML reads it: its text may have escapes. A mistake elsewhere in it makes it no less secret.
+    let (file, _) = FileConfig::load_as_far(&paths.agent_toml());
     if let Some(password) = file.datastore.get("password") {
         secrets.learn(&format!("password={password}\n"));
     }
@@ -144,7 +143,9 @@ fn known_secrets(env: &Env, more: &[&Env], pieces: &[Piece]) -> Secrets {
         let written = ["config/", "bird/"].iter().any(|start| piece.name.starts_with(start));
         match &piece.source {
             Source::File(path) if written => {
-                secrets.learn(&std::fs::read_to_string(path).unwrap_or_default());
+                // As it is collected, so that what has odd bytes is found again.
+                let bytes = std::fs::read(path).unwrap_or_default();
+                secrets.learn(&String::from_utf8_lossy(&bytes));
             }
             Source::Files(path) if written => {
                 secrets.learn(&collect::contents(path, None).unwrap_or_default());
@@ -188,4 +189,26 @@ fn summary(node: &str, now: &str, pieces: usize, missing: &Missing) -> String {
         env!("CARGO_PKG_VERSION"),
         missing.0.len()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_that_is_no_text_hides_no_password() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("calico.env");
+        std::fs::write(&path, b"# \xfc\nETCD_PASSWORD=Correct-Horse\nMY_TOKEN=b\xe4ttery\n")
+            .unwrap();
+        let piece =
+            |name: &str| Piece { name: name.to_owned(), source: Source::File(path.clone()) };
+        let known = |name| known_secrets(&Env::default(), &[], &[piece(name)]);
+        let text = "login with Correct-Horse and b\u{fffd}ttery failed";
+        assert_eq!(
+            known("config/calico.env").clean(text),
+            "login with [removed] and [removed] failed"
+        );
+        assert_eq!(known("journal/agent.txt").clean(text), text);
+    }
 }

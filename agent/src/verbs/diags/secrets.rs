@@ -26,6 +26,8 @@ const WORDS: [&str; 10] = [
 ];
 /// Ends of names that hold a key's or a certificate's content.
 const CONTENTS: [&str; 3] = ["key", "cert", "psk"];
+/// In which form that content is: the last part of such a name.
+const FORMS: [&str; 5] = ["data", "pem", "b64", "base64", "content"];
 /// Ends of names that say where something is, or what it is called.
 const HARMLESS: [&str; 7] = ["file", "path", "dir", "ref", "name", "namespace", "public"];
 /// A shorter value is removed only where it stands: it may be a part of anything.
@@ -40,12 +42,17 @@ pub fn is_secret(name: &str) -> bool {
     !HARMLESS.iter().any(|end| name.ends_with(end)) && WORDS.iter().any(|word| name.contains(word))
 }
 
-/// `ETCD_KEY`, `peer-cert`: what it is called says content, and a path in its place is none.
+/// `ETCD_KEY`, `peer-cert`, `client-key-data`: what it is called says content, and a path in its place
+/// is none.
 fn is_content(name: &str, value: &str) -> bool {
     let folded = name.to_ascii_lowercase();
-    let part = folded.rsplit(['_', '-', '.']).next().unwrap_or_default();
+    // Behind a dot it is a file's ending: `key.pem: permission denied`.
+    let form = folded.rsplit_once(['_', '-']).filter(|(_, form)| FORMS.contains(form));
+    let whose = form.map_or(&*folded, |(whose, _)| whose);
+    let part = whose.rsplit(['_', '-', '.']).next().unwrap_or_default();
     let compound = part.len() < folded.len() || name.ends_with("Key") && name.len() > 3;
     let ends = CONTENTS.iter().any(|end| part.ends_with(end));
+    let ends = ends || form.is_some() && part == "certificate";
     compound && ends && !folded.contains("public") && !value.starts_with('/')
 }
 

@@ -12,11 +12,10 @@ use clap::Args;
 pub use members::{GroupError, Joined, create, join, names};
 
 use crate::cli::exit;
-use crate::config::Env;
 use crate::node::name::{self, NameError};
-use crate::startup::{self, Startup, StartupError};
+use crate::startup::{Startup, StartupError};
 use crate::telemetry;
-use crate::terminal::{complain, say, small_runtime};
+use crate::terminal::{self, complain, say, small_runtime};
 use crate::verbs::place::PlaceArgs;
 
 /// `calico-agent addgroup`.
@@ -130,7 +129,7 @@ fn asked(
 
 fn open(place: &PlaceArgs) -> Result<(AnyStore, Name), StoreProblem> {
     let run = place.run();
-    let env = startup::environment(&run.paths(), Env::of_process());
+    let env = terminal::environment(&run.paths());
     let Startup { paths, local, .. } = Startup::read(&run, env).map_err(StoreProblem::Startup)?;
     let location = local.datastore.clone().below(&paths.state_dir);
     if let Location::Etcd2(_) = location {

@@ -8,6 +8,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, access};
 
 use super::wanted::{Files, HostFile};
+use super::within::within;
 use crate::exec::{Exec, ExecError};
 use crate::paths::Paths;
 use crate::startup::ENVIRONMENT_FILES;
@@ -51,6 +52,15 @@ pub(super) struct Rkt {
     pub(super) has_network: bool,
 }
 
+/// Directories of rkt, where links lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Of [`RKT_NETWORKS`].
+    pub(super) networks: PathBuf,
+    /// Of [`RKT_PLUGINS`].
+    pub(super) plugins: PathBuf,
+}
+
 /// A unit as systemd knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
@@ -81,6 +91,8 @@ pub(super) struct Facts {
     pub(super) files: Files,
     /// rkt.
     pub(super) rkt: Rkt,
+    /// Where its things are.
+    pub(super) places: Places,
     /// A user of ours is there for systemd-sysusers.
     pub(super) sysusers: bool,
     /// The tmpfiles of ours are there for systemd-tmpfiles.
@@ -100,12 +112,18 @@ impl Facts {
             (false, false) => BTreeMap::new(),
         };
         let modules = below(root, "/usr/lib/modules-load.d/calico.conf");
+        let place = |path: &str| {
+            let read = |source| FactsError::Read { path: below(root, path), source };
+            within(root, Path::new(path)).map_err(read)
+        };
+        let places = Places { networks: place(RKT_NETWORKS)?, plugins: place(RKT_PLUGINS)? };
         Ok(Self {
             root: root.to_owned(),
             systemd,
             units,
             files: files(root)?,
-            rkt: rkt(root),
+            rkt: rkt(root, &places),
+            places,
             sysusers: below(root, "/usr/lib/sysusers.d/calico.conf").exists(),
             tmpfiles: below(root, "/usr/lib/tmpfiles.d/calico.conf").exists(),
             modules: if systemd { not_loaded(&modules) } else { Vec::new() },
@@ -129,8 +147,10 @@ fn files(root: &Path) -> Result<Files, FactsError> {
 
 /// A link is followed: what it points to is what is changed.
 fn file(root: &Path, path: PathBuf) -> Result<HostFile, FactsError> {
-    let path = below(root, path);
-    let path = std::fs::canonicalize(&path).unwrap_or(path);
+    let path = match within(root, &path) {
+        Ok(path) => path,
+        Err(source) => return Err(FactsError::Read { path: below(root, path), source }),
+    };
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(HostFile { path, text }),
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -140,29 +160,26 @@ fn file(root: &Path, path: PathBuf) -> Result<HostFile, FactsError> {
     }
 }
 
-fn rkt(root: &Path) -> Rkt {
-    let is_program = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+fn rkt(root: &Path, places: &Places) -> Rkt {
+    let is_program = |path: &Path| {
+        let file = within(root, path);
+        file.is_ok_and(|file| file.is_file() && access(&file, AccessFlags::X_OK).is_ok())
+    };
     let beside =
         std::env::current_exe().ok().and_then(|agent| Some(agent.parent()?.join("calico")));
     let packaged = Some(PathBuf::from(PLUGINS));
     // An image has nothing of the system that prepares it.
     let beside = beside.filter(|_| root == Path::new("/"));
     let plugin = [packaged, beside].into_iter().flatten();
-    let plugin = plugin.into_iter().find(|path| is_program(&below(root, path)));
-    let places = [RKT_NETWORKS, RKT_PLUGINS].map(|place| below(root, place));
+    let plugin = plugin.into_iter().find(|path| is_program(path));
     let found = PROGRAMS.into_iter().filter(|program| {
-        places.iter().any(|place| {
-            let file = place.join(program);
-            // In an image a link leads to the image's own files.
-            let target = std::fs::read_link(&file).ok().filter(|target| target.is_absolute());
-            is_program(&target.map_or(file, |target| below(root, target)))
-        })
+        [RKT_NETWORKS, RKT_PLUGINS].iter().any(|place| is_program(&Path::new(place).join(program)))
     });
     Rkt {
         plugin,
         found: found.collect(),
-        usr_read_only: read_only(&places[1]),
-        has_network: networks(&places[0]),
+        usr_read_only: read_only(&places.plugins),
+        has_network: networks(root, &places.networks),
     }
 }
 
@@ -174,12 +191,13 @@ fn read_only(path: &Path) -> bool {
         .is_some_and(|disk| disk.flags().contains(FsFlags::ST_RDONLY))
 }
 
-fn networks(directory: &Path) -> bool {
+fn networks(root: &Path, directory: &Path) -> bool {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut paths = entries.map(|entry| entry.path());
+    let mut paths = entries.map(|entry| Path::new(RKT_NETWORKS).join(entry.file_name()));
     paths.any(|path| {
+        let file = within(root, &path).and_then(std::fs::read);
         path.extension().is_some_and(|ending| ending == "conf")
-            && std::fs::read(&path).is_ok_and(|bytes| is_ours(&bytes))
+            && file.is_ok_and(|bytes| is_ours(&bytes))
     })
 }
 
@@ -231,10 +249,12 @@ fn unit(text: &str, is_installed: &dyn Fn(&str) -> bool) -> Unit {
 
 /// In an image nothing runs.
 fn installed(root: &Path) -> BTreeMap<&'static str, Unit> {
-    let wants = below(root, "/etc/systemd/system/multi-user.target.wants");
+    let is_there = |path: PathBuf| within(root, &path).is_ok_and(|path| path.exists());
+    let wants = Path::new("/etc/systemd/system/multi-user.target.wants");
+    let wants = within(root, wants).unwrap_or_else(|_| below(root, wants));
     let unit = |name: &'static str| {
         let places = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
-        let loaded = places.iter().any(|place| below(root, place).join(name).exists());
+        let loaded = places.iter().any(|place| is_there(Path::new(place).join(name)));
         let enabled = wants.join(name).symlink_metadata().is_ok();
         (name, Unit { loaded, enabled, id: name.to_owned(), ..Unit::default() })
     };
@@ -287,20 +307,42 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         };
-        assert_eq!(rkt(root.path()), Rkt::default());
+        let places = Places {
+            networks: below(root.path(), RKT_NETWORKS),
+            plugins: below(root.path(), RKT_PLUGINS),
+        };
+        let rkt = || rkt(root.path(), &places);
+        assert_eq!(rkt(), Rkt::default());
         put(PLUGINS, "", 0o755);
         put("/etc/rkt/net.d/10-a.conf", r#"{"name": "a", "type": "bridge"}"#, 0o644);
         put("/usr/lib/rkt/plugins/net/x", "", 0o755);
-        let plugins = below(root.path(), RKT_PLUGINS);
-        symlink("/opt/cni/bin/calico", plugins.join("calico")).unwrap();
-        symlink("/opt/cni/bin/missing", plugins.join("calico-ipam")).unwrap();
+        symlink("/opt/cni/bin/calico", places.plugins.join("calico")).unwrap();
+        symlink("/opt/cni/bin/missing", places.plugins.join("calico-ipam")).unwrap();
         let plugin = Some(PathBuf::from(PLUGINS));
         let expected = Rkt { plugin, found: vec!["calico"], ..Rkt::default() };
-        assert_eq!(rkt(root.path()), expected);
+        assert_eq!(rkt(), expected);
         put("/etc/rkt/net.d/10-b.conf", r#"{"name": "b", "type": "calico"}"#, 0o644);
-        assert!(rkt(root.path()).has_network);
+        assert!(rkt().has_network);
         put("/usr/lib/systemd/system/calico-agent.service", "", 0o644);
         let units = installed(root.path());
         assert!(units[AGENT].loaded && !units[AGENT].enabled && !units[BIRD].loaded);
+    }
+
+    #[tokio::test]
+    async fn a_link_of_an_image_leads_to_the_images_own_file() {
+        use std::os::unix::fs::symlink;
+        let (root, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let theirs = host.path().join("agent.toml");
+        std::fs::write(&theirs, "[node]\nip = \"10.0.0.9\"\n").unwrap();
+        std::fs::create_dir(host.path().join("net")).unwrap();
+        let own = below(root.path(), "/etc/calico");
+        std::fs::create_dir_all(&own).unwrap();
+        symlink(&theirs, own.join("agent.toml")).unwrap();
+        std::fs::create_dir_all(below(root.path(), "/usr/lib/rkt/plugins")).unwrap();
+        symlink(host.path().join("net"), below(root.path(), RKT_PLUGINS)).unwrap();
+        let facts = Facts::read(root.path(), &Exec::default()).await.unwrap();
+        let inside = below(root.path(), &theirs);
+        assert_eq!(facts.files.toml, HostFile { path: inside, text: String::new() });
+        assert_eq!(facts.places.plugins, below(root.path(), host.path().join("net")));
     }
 }

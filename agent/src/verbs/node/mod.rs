@@ -12,6 +12,7 @@ mod plan;
 mod ready;
 mod toml_file;
 mod wanted;
+mod within;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use super::NodeArgs;
-use super::facts::{
-    AGENT, BIRD, Facts, PROGRAMS, RKT_NETWORKS, RKT_PLUGINS, STOCK_BIRD, Unit, below,
-};
+use super::facts::{AGENT, BIRD, Facts, PROGRAMS, Places, STOCK_BIRD, Unit};
 use super::wanted::{self, Edit, WantedError};
 
 /// The network that rkt gets when it has none of ours.
@@ -175,15 +173,17 @@ fn rkt(facts: &Facts) -> Result<Vec<Step>, PlanError> {
     if !missing.is_empty() {
         let plugin = facts.rkt.plugin.clone().ok_or(PlanError::NoPlugin)?;
         // rkt looks beside its networks first.
-        let place = if facts.rkt.usr_read_only { RKT_NETWORKS } else { RKT_PLUGINS };
-        steps.extend(missing.into_iter().map(|program| Step::Link {
-            path: below(&facts.root, place).join(program),
-            target: plugin.clone(),
-        }));
+        let Places { networks, plugins } = &facts.places;
+        let place = if facts.rkt.usr_read_only { networks } else { plugins };
+        steps.extend(
+            missing
+                .into_iter()
+                .map(|program| Step::Link { path: place.join(program), target: plugin.clone() }),
+        );
     }
     if !facts.rkt.has_network {
         steps.push(Step::Write(Edit {
-            path: below(&facts.root, RKT_NETWORKS).join("10-calico.conf"),
+            path: facts.places.networks.join("10-calico.conf"),
             text: NETWORK.to_owned(),
             changes: vec!["the network calico: rkt run --net=calico".to_owned()],
         }));

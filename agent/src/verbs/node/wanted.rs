@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::toml_file::{self, Form, TomlError};
 use super::{NodeArgs, env_file};
 use crate::config::{Env, FileConfig, Flags, Local, LocalError, Mistake};
+use crate::verbs::diags::secrets::REMOVED;
 
 /// One setting.
 #[derive(Debug)]
@@ -140,7 +141,7 @@ pub(super) fn edits(args: &NodeArgs, files: &Files) -> Result<Vec<Edit>, WantedE
             let named = Env::of_file(&file.text);
             in_env |= variables.iter().any(|name| named.get(name).is_some());
             if let Some((text, before)) = env_file::set(&file.text, variables, &value, same) {
-                note(&file.path, format!("{}={value}", variables[0]), Some(before));
+                note(&file.path, format!("{}={value}", variables[0]), Some(shown(key, before)));
                 file.text = text;
             }
         }
@@ -150,6 +151,7 @@ pub(super) fn edits(args: &NodeArgs, files: &Files) -> Result<Vec<Edit>, WantedE
         let set = toml_file::set(&toml.text, section, key, (&value, &form), same);
         let failed = |source| WantedError::Toml { path: toml.path.clone(), source };
         if let Some((text, before)) = set.map_err(failed)? {
+            let before = before.map(|before| shown(key, before));
             note(&toml.path, format!("[{section}] {key} = {value}"), before);
             toml.text = text;
         }
@@ -160,6 +162,22 @@ pub(super) fn edits(args: &NodeArgs, files: &Files) -> Result<Vec<Edit>, WantedE
         edit.text = file.map(|file| file.text.clone()).unwrap_or_default();
     }
     Ok(edits)
+}
+
+/// A former value for people: what is said here comes into journals, and who had a password in a URL of
+/// etcd is about to be rid of it. (A new one has none: the agent takes no such URL.)
+fn shown(key: &str, before: String) -> String {
+    if key != "endpoints" {
+        return before;
+    }
+    let one = |url: &str| match url.rsplit_once('@') {
+        Some((credentials, rest)) => {
+            let scheme = credentials.find("://").map_or("", |at| &credentials[..at + 3]);
+            format!("{scheme}{REMOVED}@{rest}")
+        }
+        None => url.to_owned(),
+    };
+    before.split(',').map(one).collect::<Vec<_>>().join(",")
 }
 
 fn parsed(toml: &HostFile) -> Result<FileConfig, WantedError> {

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::verbs::node::facts::Rkt;
+use crate::verbs::node::facts::{RKT_NETWORKS, RKT_PLUGINS, Rkt};
 use crate::verbs::node::wanted::{Files, HostFile};
 
 fn facts() -> Facts {
@@ -14,6 +14,7 @@ fn facts() -> Facts {
         units: [unit(AGENT), unit(BIRD)].into(),
         files: Files { toml: file("/etc/calico/agent.toml"), env: vec![] },
         rkt: Rkt::default(),
+        places: Places { networks: RKT_NETWORKS.into(), plugins: RKT_PLUGINS.into() },
         sysusers: true,
         tmpfiles: true,
         modules: vec!["ip_set".to_owned()],

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 
 const TOML: &str = "/etc/calico/agent.toml";
@@ -68,6 +70,24 @@ fn a_setting_is_changed_where_it_counts() {
     assert_eq!(changes[0], "ETCD_ENDPOINTS=http://new:1 (was old:4001)");
     assert_eq!(after_etcd.env[0].text, "ETCD_ENDPOINTS=http://new:1\n");
     assert!(after_etcd.toml.text.contains("endpoints = [\"http://new:1\"]"));
+}
+
+#[test]
+fn a_password_that_was_there_is_not_said() {
+    // The agent takes no such URL; other programs do, so it may stand there.
+    let old = files(
+        "[datastore]\nendpoints = [\"https://u:Old-1@a:1\", \"http://b:2\"]\n",
+        "ETCD_ENDPOINTS=http://u:O@ld-2@a:1\n",
+        "ETCD_AUTHORITY=u:Old-3@a:1\n",
+    );
+    let (changes, _) = after(&args("10.0.0.1", "http://a:1"), old);
+    let expected = [
+        "ETCD_ENDPOINTS=http://a:1 (was [removed]@a:1)",
+        "ETCD_ENDPOINTS=http://a:1 (was http://[removed]@a:1)",
+        "[datastore] endpoints = http://a:1 (was https://[removed]@a:1,http://b:2)",
+        "[node] ip = 10.0.0.1",
+    ];
+    assert_eq!(changes.iter().map(String::as_str).collect::<BTreeSet<_>>(), expected.into());
 }
 
 #[test]
