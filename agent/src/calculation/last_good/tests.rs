@@ -265,6 +265,8 @@ fn what_is_deleted_goes_whatever_was_refused_before() {
 /// The host stays closed, and no rule takes an address for its any more.
 #[test]
 fn a_refused_host_endpoint_goes_on_policing_and_is_in_no_set() {
+    use calico_datastore::layout::v3;
+
     use crate::acl::Calculator;
     use crate::config::Settings;
     use crate::desired::Member;
@@ -275,18 +277,19 @@ fn a_refused_host_endpoint_goes_on_policing_and_is_in_no_set() {
                 "expectedIPs":["{addresses}"],"profiles":[]}}}}"#
         )
     };
-    let put = |kind: &str, value: &str| {
-        let key = format!("/calico/resources/v3/projectcalico.org/{kind}");
-        match calico_datastore::layout::v3::decode(&key, value.as_bytes()) {
+    let put = |id: &ResourceId, value: &str| {
+        let key = v3::keys::key_of(id).unwrap();
+        match v3::decode(&key, value.as_bytes()) {
             Decoded::Object(update) => update,
             other => panic!("{other:?}"),
         }
     };
     let policy = r#"{"spec":{"selector":"role == 'host'","ingress":
                     [{"action":"Deny","source":{"selector":"role == 'host'"}}]}}"#;
-    let policy = put("globalnetworkpolicies/p", policy);
-    let endpoint = put("hostendpoints/h", &text("192.0.2.1"));
-    let id = endpoint.id();
+    let id = ResourceId::Policy(PolicyId { namespace: None, name: "p".into() });
+    let policy = put(&id, policy);
+    let id = ResourceId::HostEndpoint(HostEndpointId { name: "h".into() });
+    let endpoint = put(&id, &text("192.0.2.1"));
     let rejection =
         Rejection { key: "k".to_owned(), id: Some(id.clone()), reason: "refused".to_owned() };
     for (mode, there) in [(InvalidPolicy::KeepLast, 1), (InvalidPolicy::Absent, 0)] {
