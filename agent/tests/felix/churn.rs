@@ -1,9 +1,10 @@
 //! Counted probes under change: of a flow that every state allows no packet is lost, of one that
 //! every state denies none passes. `CHURN_SECONDS` says for how long.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use calico_agent::desired::{DesiredState, SetId};
@@ -48,11 +49,11 @@ fn overflown(pod: &Pod) -> String {
     pod.netns.sh("awk 'NR > 1 && $NF > 0 { print $2, $NF }' /proc/net/udp6")
 }
 
-/// What was heard, once nothing more comes.
+/// What was heard, once nothing more comes. On a busy machine a thread may not run for half a second.
 fn settled(host: &Host, counts: &Counts) -> [u64; 3] {
     let mut last = numbers(counts);
     loop {
-        host.sleep(Duration::from_millis(300));
+        host.sleep(Duration::from_secs(1));
         let now = numbers(counts);
         if now == last {
             return now;
@@ -61,8 +62,9 @@ fn settled(host: &Host, counts: &Counts) -> [u64; 3] {
     }
 }
 
-fn send(pod: &Pod, to: &Pod, counts: &Counts, stop: &Arc<AtomicBool>) {
-    for address in to.both() {
+/// One thread for each address of the receiver, until it is told to stop.
+fn send(pod: &Pod, to: &Pod, counts: &Counts, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
+    let start = |address: IpAddr| {
         let (counts, stop) = (Arc::clone(counts), Arc::clone(stop));
         pod.netns.run(move || {
             std::thread::spawn(move || {
@@ -79,8 +81,17 @@ fn send(pod: &Pod, to: &Pod, counts: &Counts, stop: &Arc<AtomicBool>) {
                     }
                     std::thread::sleep(Duration::from_millis(1));
                 }
-            });
-        });
+            })
+        })
+    };
+    to.both().into_iter().map(start).collect()
+}
+
+/// Ends who sends. On a busy machine they may send once more, long after they were told.
+fn end(senders: Vec<JoinHandle<()>>, stop: &AtomicBool) {
+    stop.store(true, Ordering::SeqCst);
+    for sender in senders {
+        sender.join().unwrap();
     }
 }
 
@@ -170,10 +181,10 @@ fn no_packet_gets_another_verdict_while_everything_around_it_changes() {
         let (received, sent) = (Counts::default(), Counts::default());
         let stop = Arc::new(AtomicBool::new(false));
         receive(&b, &received);
-        send(&a, &b, &sent, &stop);
-        let end = Instant::now() + Duration::from_secs(seconds());
+        let senders = send(&a, &b, &sent, &stop);
+        let until = Instant::now() + Duration::from_secs(seconds());
         let mut round = 0;
-        while Instant::now() < end {
+        while Instant::now() < until {
             let mut after = next(&state);
             vary(&mut after, round, &a, &b, &others);
             // Sometimes the kernel is read again in between, and sometimes the agent is another.
@@ -190,7 +201,7 @@ fn no_packet_gets_another_verdict_while_everything_around_it_changes() {
             state = after;
             round += 1;
         }
-        stop.store(true, Ordering::SeqCst);
+        end(senders, &stop);
         let heard = Arc::clone(&received);
         let received = settled(host, &received);
         let sent = numbers(&sent);
@@ -206,9 +217,9 @@ fn no_packet_gets_another_verdict_while_everything_around_it_changes() {
         host.apply(&open, Wake::Desired);
         let counts = Counts::default();
         let stop = Arc::new(AtomicBool::new(false));
-        send(&a, &b, &counts, &stop);
+        let senders = send(&a, &b, &counts, &stop);
         host.sleep(Duration::from_millis(100));
-        stop.store(true, Ordering::SeqCst);
-        assert!(numbers(&heard)[2] > 0);
+        end(senders, &stop);
+        assert!(settled(host, &heard)[2] > 0);
     });
 }
