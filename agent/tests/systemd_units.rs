@@ -1,6 +1,6 @@
 //! The units as systemd reads them, and the list of what is installed where.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use calico_agent::exec::{Exec, ExecError};
@@ -130,6 +130,10 @@ async fn what_the_agent_may_write_to_is_there_before_it_starts() {
     let conf = root.path().join("usr/lib/tmpfiles.d/calico.conf");
     std::fs::create_dir_all(conf.parent().unwrap()).unwrap();
     std::fs::copy(project().join("systemd/calico.tmpfiles.conf"), &conf).unwrap();
+    // A plugin with a umask of its own was here first.
+    let state = root.path().join("var/lib/calico");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::set_permissions(&state, PermissionsExt::from_mode(0o700)).unwrap();
     let args = ["--create", &given("root"), "calico.conf"];
     match Exec::default().run("systemd-tmpfiles", &args, b"").await {
         Err(error) if error.is_missing() => {
@@ -144,6 +148,7 @@ async fn what_the_agent_may_write_to_is_there_before_it_starts() {
         assert!(root.path().join(path.trim_start_matches('/')).exists(), "{path}");
     }
     assert!(root.path().join("var/lib/cni").is_dir());
+    assert_eq!(state.metadata().unwrap().mode() & 0o7777, 0o755);
     // Where BIRD makes its socket, for itself and the group of the directory.
     let bird = root.path().join("run/calico/bird").metadata().unwrap();
     assert_eq!((bird.uid(), bird.gid(), bird.mode() & 0o7777), (998, 0, 0o2750));

@@ -277,8 +277,11 @@ fn from_installation_to_purge_while_packets_flow() -> Result<()> {
     ensure!(ask("backend-1", "frontend-1")? == Answer::Silence, "nobody polices pods: {said}");
 
     // Purged: as it was, but for what others keep in our directory, and what is there of old.
+    // A mistake in the configuration does not keep it, and is told.
     std::fs::write(root.join("etc/calico/calicoctl.cfg"), "datastoreType: etcdv3\n")?;
+    std::fs::write(root.join("etc/calico/agent.toml"), "[nod]\n")?;
     let said = dpkg(&machine, &["-P", "calico-agent"])?;
+    ensure!(said.contains("agent.toml") && said.contains("nod"), "{said}");
     ensure!(said.contains("/etc/calico holds files"), "{said}");
     let after = State::take(&machine, &place)?;
     let new: Vec<&String> = after.files.difference(&before.files).collect();

@@ -5,9 +5,7 @@ mod counters;
 use std::fmt::Write as _;
 
 use crate::reconcile::EndpointState;
-use crate::status::document::{
-    EndpointStatus, ForwardedPortStatus, Instead, Overall, StatusDocument,
-};
+use crate::status::document::{EndpointStatus, ForwardedPortStatus, Overall, StatusDocument};
 
 /// Renders the document.
 pub fn render(status: &StatusDocument) -> String {
@@ -158,12 +156,8 @@ fn write(out: &mut String, status: &StatusDocument) -> std::fmt::Result {
         .rejected
         .iter()
         .map(|rejected| {
-            let instead = match rejected.instead {
-                Instead::Absent => " (counts as absent)",
-                Instead::LastVersion => " (its last version counts)",
-                Instead::AsTheReasonSays => "",
-            };
-            format!("{}{instead}", rejected.reason)
+            let instead = rejected.instead.said().map(|said| format!(" ({said})"));
+            format!("{}{}", rejected.reason, instead.unwrap_or_default())
         })
         .collect();
     let rejected = store.rejected.iter().zip(&reasons);

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
-use calico_datastore::layout::{Rejection, is_key};
+use calico_datastore::layout::Rejection;
 use tokio::time::Instant;
 
 use super::last_good::LastGood;
+use crate::status::document::Instead;
 use crate::status::overview::SyncState;
 use crate::telemetry::event;
 use crate::telemetry::sparing::{Say, Sparing};
@@ -49,12 +50,12 @@ impl Refused {
             let subject = id.map(|id| id.to_string());
             if sync.rejected.get(&key) != Some(&reason) {
                 let (key, reason, subject) = (key.clone(), reason.clone(), subject.clone());
-                let then = instead(subject.as_deref(), kept);
-                self.lines.extend(match self.refused.ask(now) {
-                    Say::This if is_key(&key) => Some(Line::Refused { key, subject, reason, then }),
-                    Say::This => Some(Line::File { file: key, reason }),
-                    Say::More => Some(Line::MoreRefused),
-                    Say::Nothing => None,
+                let then = Instead::of(&key, kept).said();
+                self.lines.extend(match (self.refused.ask(now), then) {
+                    (Say::This, Some(then)) => Some(Line::Refused { key, subject, reason, then }),
+                    (Say::This, None) => Some(Line::File { file: key, reason }),
+                    (Say::More, _) => Some(Line::MoreRefused),
+                    (Say::Nothing, _) => None,
                 });
             }
             if let Some(subject) = subject {
@@ -79,17 +80,6 @@ impl Refused {
         for line in self.lines.drain(..) {
             line.log(generation);
         }
-    }
-}
-
-/// What counts in the place of a refused value.
-fn instead(subject: Option<&str>, kept: bool) -> &'static str {
-    let of_host = subject.is_some_and(|subject| subject.starts_with("HostEndpoint "));
-    match (of_host, kept) {
-        (true, true) => "its interface is policed as before, its addresses are in no set",
-        (true, false) => "the object counts as absent, so what only it polices is OPEN",
-        (false, true) => "its last version counts",
-        (false, false) => "the object counts as absent",
     }
 }
 

@@ -12,7 +12,6 @@ pub mod snapshot;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use calico_datastore::layout::is_key;
 use serde::Serialize;
 
 use crate::exec::Exec;
@@ -23,6 +22,7 @@ use crate::routes::bird::{self, BirdPreview};
 use crate::routes::monitor::{Monitor, MonitorError};
 use crate::routes::preview::RouteChange;
 use crate::startup::Startup;
+use crate::status::document::Instead;
 use crate::status::systemd::Heartbeat;
 use crate::{felix, routes};
 use snapshot::{Snapshot, SnapshotError};
@@ -151,13 +151,9 @@ pub async fn preview(startup: Startup) -> Result<Plan, PlanError> {
     let rejected = sync.rejected.iter();
     problems.extend(rejected.map(|(key, reason)| Problem {
         subject: key.to_string(),
-        message: match is_key(key) {
-            true if sync.kept.contains(key) => {
-                format!("refused, its last version counts: {reason}")
-            }
-            true => format!("refused, counts as absent: {reason}"),
-            // A file: the reason says what counts instead.
-            false => format!("refused: {reason}"),
+        message: match Instead::of(key, sync.kept.contains(key)).said() {
+            Some(instead) => format!("refused, {instead}: {reason}"),
+            None => format!("refused: {reason}"),
         },
     }));
     problems.extend(sync.settings.iter().cloned());

@@ -160,8 +160,12 @@ pub enum Instead {
     /// Nothing: the object is absent.
     #[default]
     Absent,
+    /// Nothing, and it is a host endpoint: what only it polices is open.
+    AbsentOpen,
     /// The last version that could be read (`InvalidPolicy`).
     LastVersion,
+    /// Of the last version of a host endpoint its interface and its policy; its addresses are in no set.
+    WithoutAddresses,
     /// It is a file of a directory: the reason says it.
     AsTheReasonSays,
 }

@@ -18,6 +18,7 @@ pub mod document;
 pub mod files;
 pub mod forwarded;
 mod hosts;
+mod instead;
 pub mod keys;
 pub mod overview;
 pub mod report;

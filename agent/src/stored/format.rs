@@ -31,7 +31,8 @@ use crate::desired::DesiredState;
 
 /// What every such file begins with.
 const FORMAT: &str = "calico-agent policy";
-/// The version that is written. Any change of what may stand in the file is another version.
+/// The version that is written. What means something else, or is missing, is another version; a field that is
+/// new and may be absent is not: an older agent refuses a file that has it, and waits for the datastore.
 const VERSION: u32 = 2;
 /// The oldest version that is read: it has no host endpoints.
 const OLDEST: u32 = 1;

@@ -19,6 +19,12 @@ pub fn is_key(text: &str) -> bool {
     v3::LAYOUT.contains(text) || v1::LAYOUT.contains(text)
 }
 
+/// The object that a key stands for, or is a part of, in the layout that it is a key of.
+pub fn object_of(key: &str) -> Option<ResourceId> {
+    let layout = [v3::LAYOUT, v1::LAYOUT].into_iter().find(|layout| layout.contains(key))?;
+    (layout.id_of)(key)
+}
+
 /// A key whose value was refused. The object counts as absent until the key changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use calico_e2e::netns::Netns;
 use calico_e2e::process::Command;
+use calico_e2e::run::{Run, can_run};
 
 use crate::{NAME, dist};
 
@@ -45,13 +47,18 @@ fn initrd(prepared: &Path, tarball: &Path, dir: &Path) -> Result<PathBuf> {
 
 #[test]
 fn the_programs_for_aarch64_police_pods_on_every_dataplane() -> Result<()> {
-    let (Some(dist), Some(prepared)) = (dist(), prepared()) else { return Ok(()) };
+    let (Some(dist), Some(prepared), true) = (dist(), prepared(), can_run()) else {
+        return Ok(());
+    };
     let tarball = dist.join(format!("{NAME}-aarch64.tar.gz"));
     ensure!(tarball.exists(), "{} is not there: make dist ARCH=aarch64", tarball.display());
-    let dir = tempfile::tempdir()?;
-    let initrd = initrd(&prepared, &tarball, dir.path())?;
-    let console = dir.path().join("console");
-    let mut machine = Command::new(prepared.join("qemu-system-aarch64"))
+    // Whoever interrupts a test leaves no machine behind.
+    let run = Run::new("arm")?;
+    let place = Netns::fresh(&run, "qemu")?;
+    let initrd = initrd(&prepared, &tarball, run.dir())?;
+    let console = run.dir().join("console");
+    let mut machine = place
+        .command(prepared.join("qemu-system-aarch64"))
         .args(["-M", "virt", "-cpu", "cortex-a57", "-smp", "2", "-m", "2048", "-net", "none"])
         .args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"])
         .arg("-kernel")

@@ -42,7 +42,8 @@ ip = "172.18.18.101/24"
 END
 for network in shop visitors; do
     cat >/etc/rkt/net.d/20-$network.conf <<END
-{"name": "$network", "type": "calico", "ipam": {"type": "calico-ipam", "subnet": "10.65.0.0/16"}}
+{"name": "$network", "type": "calico", "ipam": {"type": "calico-ipam", "subnet": "10.65.0.0/16"},
+ "policy_setup_timeout_seconds": 120}
 END
 done
 
@@ -74,13 +75,13 @@ for dataplane in nftables iptables-nft iptables-legacy; do
     for pod in web1 web2 guest; do
         network=shop
         [ $pod != guest ] || network=visitors
-        plugin DEL $pod $network
+        plugin DEL $pod $network >/tmp/plugin.log 2>&1 || fail "DEL of $pod"
         ip netns del $pod
     done
     kill $agent $bird
     wait $agent || fail "$dataplane: the agent ended with $?"
     wait $bird || :
-    calico-agent reset >/tmp/reset.log
+    calico-agent reset >/tmp/reset.log 2>&1 || fail "$dataplane: reset"
     left=$({ iptables-nft-save; iptables-legacy-save; nft list ruleset; ipset list -n; } 2>/dev/null | grep -c cali || :)
     [ "$left" = 0 ] || fail "$dataplane: $left lines are left"
     seen "$dataplane: nothing is left"

@@ -126,10 +126,10 @@ pub static PARAMS: &[Param] = &[
         doc: "What counts when the stored value of a policy, tier, profile or network set cannot be \
               read (any more). absent: nothing. What is in force then follows from the store alone: \
               all hosts, one that was just started and those of Felix, decide alike. keep-last: \
-              its last good version, and of a HostEndpoint that names its interface the policing \
-              without its addresses. No slip opens or closes anything then; but an agent that \
-              starts later knows no such version, takes the object for absent, and decides \
-              otherwise than its neighbours. status names the keys and what counts for each. A file \
+              its last good version, so that no slip opens or closes anything; of a HostEndpoint \
+              that names its interface the policing alone: its addresses are in no selector and no \
+              named port any more. But an agent that starts later knows no such version, takes the \
+              object for absent, and decides otherwise than its neighbours. status names the keys and what counts for each. A file \
               of the directory store with a mistake is another thing: it never becomes values, and \
               what it said before holds. Felix has no such parameter.",
     },

@@ -127,7 +127,11 @@ impl Reconciler for Bird {
         let grace = self.grace(&outcome);
         match outcome {
             Ok(()) => report.applied = Some(world.desired.generation),
-            Err(_) if grace.is_some() => report.wake_after = grace,
+            Err(_) if grace.is_some() => {
+                report.wake_after = grace;
+                let waits = "waits for this host's registration".to_owned();
+                report.facts.insert("configuration".to_owned(), waits);
+            }
             Err(error) => {
                 // Nothing changes by itself when there is no address, or BIRD refuses the text.
                 let standing = matches!(

@@ -34,8 +34,9 @@ pub struct Input<'a> {
 pub enum RenderError {
     /// This host has no Node yet, or not any more.
     #[error(
-        "the datastore has no node of this host: status says why it is not registered, or somebody \
-         deleted that node, and a restart of calico-agent makes it again"
+        "the datastore has no node of this host that can be read: status says why it is not registered \
+         or what is refused; one that somebody deleted is made again when calico-agent starts (in the \
+         v1 layout by calicoctl)"
     )]
     NotRegistered,
     /// BIRD needs an IPv4 address as its router id.

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use calico_datastore::layout::is_key;
 use calico_datastore::model::WorkloadEndpointId;
 use calico_datastore::timestamp::rfc3339;
-use imbl::OrdSet;
 
 use super::Overview;
 use crate::collector::CollectorState;
@@ -111,7 +109,7 @@ impl Overview {
                     .rejected
                     .into_iter()
                     .map(|(key, reason)| {
-                        let instead = instead(&key, &sync.kept);
+                        let instead = Instead::of(&key, sync.kept.contains(&key));
                         RejectedKey { key, reason, instead }
                     })
                     .collect(),
@@ -196,15 +194,6 @@ fn external_addresses(
             leads_to: target.internal,
         })
         .collect()
-}
-
-/// What counts in the place of a refused value.
-pub(super) fn instead(key: &str, kept: &OrdSet<String>) -> Instead {
-    match is_key(key) {
-        true if kept.contains(key) => Instead::LastVersion,
-        true => Instead::Absent,
-        false => Instead::AsTheReasonSays,
-    }
 }
 
 fn stored_status(origin: Origin) -> Option<StoredStatus> {

@@ -1,13 +1,10 @@
 use std::time::{Duration, UNIX_EPOCH};
 
-use calico_datastore::layout::v3;
-use calico_datastore::model::{PolicyId, ResourceId};
 use calico_datastore::timestamp::rfc3339;
 
-use super::document::instead;
 use super::*;
 use crate::desired::{LocalEndpoint, Origin};
-use crate::status::document::{ExternalAddressStatus, Instead};
+use crate::status::document::ExternalAddressStatus;
 
 struct Rig {
     overview: Overview,
@@ -227,19 +224,6 @@ fn readers_never_stop_a_writer() {
     });
     let limit = Duration::from_secs(60);
     over.recv_timeout(limit).expect("readers and writer wait for each other");
-}
-
-#[test]
-fn what_counts_in_the_place_of_a_refused_value() {
-    let key = |name: &str| {
-        let id = PolicyId { namespace: None, name: name.into() };
-        v3::keys::key_of(&ResourceId::Policy(id)).unwrap()
-    };
-    let kept = OrdSet::unit(key("default.p"));
-    assert_eq!(instead(&key("default.p"), &kept), Instead::LastVersion);
-    assert_eq!(instead(&key("default.q"), &kept), Instead::Absent);
-    // A file of the directory store: what it said before, unless there was nothing.
-    assert_eq!(instead("/etc/calico/resources/p.yaml", &kept), Instead::AsTheReasonSays);
 }
 
 #[tokio::test]

@@ -167,8 +167,15 @@ fn user_info(text: &str, found: &mut Vec<String>) -> String {
     while let Some(at) = rest.find("://") {
         let (before, behind) = rest.split_at(at + 3);
         out.push_str(before);
-        let end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | ',');
+        let end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>');
         let url = &behind[..behind.find(end).unwrap_or(behind.len())];
+        // A password may hold a comma; one before another scheme is between two URLs.
+        let mut commas = url.match_indices(',').map(|(at, _)| at);
+        let next = |at: &usize| {
+            let scheme = url[at + 1..].split_once("://").map_or("", |(scheme, _)| scheme);
+            !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric())
+        };
+        let url = commas.find(next).map_or(url, |at| &url[..at]);
         rest = behind;
         if let Some(at) = url.rfind('@') {
             found.push(url[..at].to_owned());

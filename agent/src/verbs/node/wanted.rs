@@ -165,19 +165,16 @@ pub(super) fn edits(args: &NodeArgs, files: &Files) -> Result<Vec<Edit>, WantedE
 }
 
 /// A former value for people: what is said here comes into journals, and who had a password in a URL of
-/// etcd is about to be rid of it. (A new one has none: the agent takes no such URL.)
+/// etcd is about to be rid of it. (A new one has none: the agent takes no such URL.) A password may hold
+/// commas, so of a list only what stands behind the last one is said.
 fn shown(key: &str, before: String) -> String {
-    if key != "endpoints" {
-        return before;
-    }
-    let one = |url: &str| match url.rsplit_once('@') {
+    match before.rsplit_once('@').filter(|_| key == "endpoints") {
         Some((credentials, rest)) => {
-            let scheme = credentials.find("://").map_or("", |at| &credentials[..at + 3]);
-            format!("{scheme}{REMOVED}@{rest}")
+            let scheme = ["http://", "https://"].into_iter().find(|s| credentials.starts_with(s));
+            format!("{}{REMOVED}@{rest}", scheme.unwrap_or_default())
         }
-        None => url.to_owned(),
-    };
-    before.split(',').map(one).collect::<Vec<_>>().join(",")
+        None => before,
+    }
 }
 
 fn parsed(toml: &HostFile) -> Result<FileConfig, WantedError> {

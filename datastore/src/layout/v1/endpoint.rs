@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::keys::check_name;
+use super::v3::endpoint::{expected, left_out};
 use super::v3::error::{At, FieldError};
 use super::v3::wire::{Object, Pairs, Text, each, filled, read};
 use super::v3::{net, port};
@@ -145,26 +146,25 @@ pub(super) fn decode_host(node: Name, value: &[u8]) -> Result<HostEndpoint, Fiel
     let Some(wire) = read::<WireHost<'_>>(value)? else {
         return Err(FieldError::new("is null, which is no object"));
     };
-    let mut expected_addresses =
-        each("expected_ipv4_addrs", &wire.expected_ipv4_addrs, net::address)?;
-    expected_addresses.extend(each(
-        "expected_ipv6_addrs",
-        &wire.expected_ipv6_addrs,
-        net::address,
-    )?);
+    let (mut expected_addresses, mut unread) =
+        expected("expected_ipv4_addrs", &wire.expected_ipv4_addrs);
+    let (more, none) = expected("expected_ipv6_addrs", &wire.expected_ipv6_addrs);
+    expected_addresses.extend(more);
+    unread.extend(none);
     let interface = filled(&wire.name).map(|name| {
         let checked: Result<InterfaceName, _> = name.parse();
         checked.map(|name| Name::from(name.as_str())).map_err(|e| FieldError::of("name", e))
     });
     let interface = interface.transpose()?;
     if interface.is_none() && expected_addresses.is_empty() {
-        return Err(FieldError::of("name", "is missing, and there are no expected addresses"));
+        let missing = || FieldError::of("name", "is missing, and there are no expected addresses");
+        return Err(unread.into_iter().next().unwrap_or_else(missing));
     }
     Ok(HostEndpoint {
         node,
         interface,
         expected_addresses,
-        left_out: None,
+        left_out: left_out(unread),
         profiles: each("profile_ids", &wire.profile_ids, |text| profile_name(text))?,
         labels: labels(&wire.labels),
         ports: port::named_ports(&wire.ports)?,

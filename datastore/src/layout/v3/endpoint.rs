@@ -120,11 +120,13 @@ struct HostSpec<'a> {
 
 pub(super) fn decode_host(value: &[u8]) -> Result<HostEndpoint, FieldError> {
     let (metadata, spec) = resource::<HostSpec<'_>>(value)?;
-    host(&metadata, &spec).at("spec")
+    let mut endpoint = host(&metadata, &spec).at("spec")?;
+    endpoint.left_out = endpoint.left_out.map(|what| format!("spec.{what}"));
+    Ok(endpoint)
 }
 
 fn host(metadata: &Metadata<'_>, spec: &HostSpec<'_>) -> Result<HostEndpoint, FieldError> {
-    let (expected_addresses, unread) = expected(spec);
+    let (expected_addresses, unread) = expected("expectedIPs", &spec.expected_ips);
     let interface = filled(&spec.interface_name).map(host_interface).transpose()?;
     if interface.is_none() && expected_addresses.is_empty() {
         let missing =
@@ -142,12 +144,15 @@ fn host(metadata: &Metadata<'_>, spec: &HostSpec<'_>) -> Result<HostEndpoint, Fi
     })
 }
 
-/// The addresses, and what is none of them. As in the original the others count without it: a host
-/// endpoint that is refused as a whole leaves open what it is to close.
-fn expected(spec: &HostSpec<'_>) -> (Vec<IpAddr>, Vec<FieldError>) {
+/// The addresses of a host endpoint, and what is none of them. As in the original of this layout the others
+/// count without it: a host endpoint that is refused as a whole leaves open what it is to close.
+pub(in crate::layout) fn expected(
+    field: &str,
+    texts: &Option<Vec<Text<'_>>>,
+) -> (Vec<IpAddr>, Vec<FieldError>) {
     let (mut addresses, mut unread) = (Vec::new(), Vec::new());
-    for (i, text) in list(&spec.expected_ips).iter().enumerate() {
-        match net::address(text).at_index("expectedIPs", i) {
+    for (i, text) in list(texts).iter().enumerate() {
+        match net::address(text).at_index(field, i) {
             Ok(address) => addresses.push(address),
             Err(error) => unread.push(error),
         }
@@ -156,11 +161,11 @@ fn expected(spec: &HostSpec<'_>) -> (Vec<IpAddr>, Vec<FieldError>) {
 }
 
 /// The first one by its field, and how many there are beside it.
-fn left_out(unread: Vec<FieldError>) -> Option<String> {
+pub(in crate::layout) fn left_out(unread: Vec<FieldError>) -> Option<String> {
     let more = unread.len().saturating_sub(1);
-    let first = Err::<(), _>(unread.into_iter().next()?).at("spec").err()?;
+    let first = unread.into_iter().next()?.to_string();
     let more = if more == 0 { String::new() } else { format!("; and {more} more") };
-    Some(shortened(first.to_string()) + &more)
+    Some(shortened(first) + &more)
 }
 
 /// `*` means every interface of the host.

@@ -14,7 +14,7 @@
 
 pub(super) mod bgp;
 mod cluster;
-mod endpoint;
+pub(super) mod endpoint;
 pub(super) mod error;
 mod felix;
 mod ipam;

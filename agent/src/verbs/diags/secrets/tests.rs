@@ -90,6 +90,8 @@ fn everything_else_stays() {
     assert_eq!(cleaned, "Environment=ETCD_PASSWORD=[removed] C=d E=\"f g\"\n");
     assert_eq!(clean("{\"token\":\"abc\",\"a\":1}"), "{\"token\":\"[removed]\",\"a\":1}");
     assert_eq!(clean("http://u:p@a:1,http://b"), "http://[removed]@a:1,http://b");
+    assert_eq!(clean("http://u:p,w@a:1,https://b:2"), "http://[removed]@a:1,https://b:2");
+    assert_eq!(clean("http://b:2,https://u:p,w@a:1"), "http://b:2,https://[removed]@a:1");
 }
 
 #[test]

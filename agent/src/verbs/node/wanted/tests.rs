@@ -78,7 +78,7 @@ fn a_password_that_was_there_is_not_said() {
     let old = files(
         "[datastore]\nendpoints = [\"https://u:Old-1@a:1\", \"http://b:2\"]\n",
         "ETCD_ENDPOINTS=http://u:O@ld-2@a:1\n",
-        "ETCD_AUTHORITY=u:Old-3@a:1\n",
+        "ETCD_AUTHORITY=u:Old,-:/3://@a:1\n",
     );
     let (changes, _) = after(&args("10.0.0.1", "http://a:1"), old);
     let expected = [

@@ -120,4 +120,12 @@ fn a_host_endpoint_by_name_or_by_address() {
     assert!(
         rejected(HOST, r#"{"expected_ipv4_addrs":["x"]}"#).starts_with("expected_ipv4_addrs[0]: ")
     );
+    // What is no address opens nothing that the name or another address closes.
+    for rest in [r#""name":"eth0""#, r#""expected_ipv6_addrs":["fd00::1","y"]"#] {
+        let kept = host(&format!(r#"{{"expected_ipv4_addrs":["10.0.0.1/24"],{rest}}}"#));
+        let left_out = kept.left_out.clone().unwrap_or_default();
+        assert!(left_out.starts_with("expected_ipv4_addrs[0]: "), "{left_out}");
+        assert_eq!(left_out.ends_with("; and 1 more"), rest.contains('y'), "{left_out}");
+    }
+    assert_eq!(by_address.left_out, None);
 }
