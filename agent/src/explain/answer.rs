@@ -1,6 +1,6 @@
 //! The answer to a question: both sides asked, and the way to each verdict written down. Pure.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -15,6 +15,8 @@ use super::network;
 use super::passing::{self, Passing};
 use super::peers::{Peers, pods_of};
 use super::question::{CLIENT_PORT, Packet, Port, Question};
+use super::stray::Stray;
+use super::uplink::uplink;
 use super::way::Writer;
 use super::words;
 use super::world::World;
@@ -41,6 +43,7 @@ pub fn explain(question: &Question, world: &World) -> Result<Explanation, Explai
         world,
         judges: judges.collect(),
         too_many: Cell::new(false),
+        strays: RefCell::default(),
     };
     let mut answers = Vec::new();
     for family in Family::ALL.into_iter().filter(|family| asking.packet.is_of(*family)) {
@@ -67,6 +70,8 @@ struct Asking<'a> {
     judges: BTreeMap<&'a Name, Asked<'a>>,
     /// A network has more parts than were looked at.
     too_many: Cell<bool>,
+    /// What is to be said of endpoints that no policy of pods protects.
+    strays: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Asking<'a> {
@@ -115,14 +120,17 @@ impl<'a> Asking<'a> {
             (outcome, because) =
                 (Outcome::Unpoliced, "a pod reaches itself without asking its host".to_owned());
         } else {
-            for (end, side) in [(&from, Side::Source), (&to, Side::Destination)] {
+            for (end, other, side) in [(&from, &to, Side::Source), (&to, &from, Side::Destination)]
+            {
                 if side == Side::Destination {
                     sides.extend(self.between(&from.end, &to.end, &flow)?);
                 }
-                sides.extend(end.pods.iter().map(|pod| match external {
-                    Some(external) => self.side(pod, side, &external.seen_by(pod, side, &flow)),
-                    None => self.side(pod, side, &flow),
-                }));
+                for pod in &end.pods {
+                    let seen = external.map(|external| external.seen_by(pod, side, &flow));
+                    let seen = seen.unwrap_or(flow);
+                    sides.push(self.side(pod, side, &seen));
+                    sides.extend(self.stray(pod, side, &other.end, seen));
+                }
                 sides.extend(end.unknown.clone());
             }
             (outcome, because) = conclusion(&sides);
@@ -170,8 +178,8 @@ impl<'a> Asking<'a> {
             let Some((place, (_, judge))) = asked else { continue };
             let said = self.question.interface_of(&node)?;
             let flow_there = if side == Side::Source { sent } else { flow };
-            let passing =
-                Passing { node: &node, place, judge, said, passage, sent, flow: flow_there };
+            let at = uplink(place, said.as_ref(), passing::remote(passage, &flow_there));
+            let passing = Passing { node: &node, judge, at, passage, sent, flow: flow_there };
             sides.extend(passing.sides());
             if passage == Passage::OutOf && to.kind == EndKind::Host {
                 flow = passing::masqueraded(&flow, &node, place, &self.world.directory);
@@ -179,6 +187,21 @@ impl<'a> Asking<'a> {
             }
         }
         Ok(sides)
+    }
+
+    /// What a host endpoint says at the interface of an endpoint, if that is none of pods.
+    fn stray(&self, pod: &Known, side: Side, other: &End, flow: Flow) -> Vec<SideAnswer> {
+        let node = &pod.id.node;
+        let found = self.world.places.get(node).zip(self.judges.get(node));
+        let stray = found.and_then(|(place, (_, judge))| Stray::of(pod, place, judge));
+        let Some(stray) = stray else { return Vec::new() };
+        let mut sent = flow;
+        if let Peer::External(external) = &self.peers.to {
+            sent.destination = external.address;
+        }
+        let (sides, note) = stray.ask(side, other, sent, flow);
+        self.strays.borrow_mut().insert(note);
+        sides
     }
 
     /// The port that the destination calls so: as its endpoint says, or a set of a rule.
@@ -283,8 +306,12 @@ impl<'a> Asking<'a> {
             tiers: Vec::new(),
             profiles: Vec::new(),
         };
-        let Some((_, judge)) = self.judges.get(&pod.id.node) else { return answer };
+        let Some((state, judge)) = self.judges.get(&pod.id.node) else { return answer };
         let Some(Traced { verdict, steps }) = judge.trace(&pod.id, side, flow) else {
+            if pod.interface.parse().is_ok_and(|name| !state.settings.is_of_pods(&name)) {
+                let reason = Reason::NotOfPods.to_string();
+                return SideAnswer { allowed: Some(true), reason, ..answer };
+            }
             let reason = "the endpoint is not in force: another one has its interface".to_owned();
             return SideAnswer { allowed: Some(false), reason, ..answer };
         };
@@ -313,22 +340,9 @@ impl<'a> Asking<'a> {
         said
     }
 
-    /// The endpoints among them that no policy protects, because of their interfaces' names.
-    fn unpoliced(&self, answers: &[Answer]) -> BTreeSet<String> {
-        let sides = answers.iter().flat_map(|answer| &answer.sides);
-        let sides = sides.filter(|side| side.reason == Reason::NotOfPods.to_string());
-        let said = sides.filter_map(|side| {
-            let (state, _) = self.judges.get(&Name::from(side.node.as_deref()?))?;
-            let interface = side.interface.as_ref()?.parse().ok()?;
-            let why = state.settings.not_of_pods(&interface);
-            Some(format!("endpoint {}: {why}: what passes there is not policed", side.endpoint))
-        });
-        said.collect()
-    }
-
     fn notes(&self, answers: &[Answer]) -> Vec<String> {
         let mut notes: Vec<String> = self.notices(answers).into_iter().collect();
-        notes.extend(self.unpoliced(answers));
+        notes.extend(self.strays.borrow().iter().cloned());
         let rules = answers.iter().flat_map(|answer| &answer.sides).flat_map(|side| {
             let policies = side.tiers.iter().flat_map(|tier| &tier.policies);
             policies.chain(&side.profiles).flat_map(|policy| &policy.rules)

@@ -25,6 +25,7 @@ mod peers;
 mod question;
 pub mod render;
 pub mod running;
+mod stray;
 #[cfg(test)]
 mod tests;
 mod uplink;

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use calico_datastore::model::{Family, InterfaceName, Name};
+use calico_datastore::model::{Family, Name};
 
 use super::directory::Directory;
 use super::document::{End, EndKind, SideAnswer};
-use super::uplink::{Uplink, uplink};
+use super::uplink::Uplink;
 use super::way::Writer;
 use super::world::Place;
 use crate::desired::verdict::{Flow, Hook, Judge, Passage, Side, Traced};
@@ -15,12 +15,10 @@ use crate::desired::verdict::{Flow, Hook, Judge, Passage, Side, Traced};
 pub(super) struct Passing<'a> {
     /// The host.
     pub(super) node: &'a Name,
-    /// What is known of it.
-    pub(super) place: &'a Place,
     /// Its policy.
     pub(super) judge: &'a Judge<'a>,
-    /// By which interface, if somebody says.
-    pub(super) said: Option<InterfaceName>,
+    /// Which host endpoint its interface has.
+    pub(super) at: Uplink,
     /// Which way.
     pub(super) passage: Passage,
     /// The packet as it was sent: as hooks before the translation of destinations see it.
@@ -37,6 +35,14 @@ pub(super) fn passage(end: &End, side: Side) -> Option<Passage> {
         (EndKind::Host, Side::Source) => Some(Passage::FromHost),
         (EndKind::Host, Side::Destination) => Some(Passage::ToHost),
         (EndKind::Address, _) => None,
+    }
+}
+
+/// The end that is elsewhere.
+pub(super) fn remote(passage: Passage, flow: &Flow) -> IpAddr {
+    match passage.side() {
+        Side::Source => flow.destination,
+        Side::Destination => flow.source,
     }
 }
 
@@ -70,18 +76,12 @@ impl Passing<'_> {
             tiers: Vec::new(),
             profiles: Vec::new(),
         };
-        let (id, interface) = match uplink(self.place, self.said.as_ref(), self.remote()) {
+        let (id, interface) = match &self.at {
             Uplink::Nobodys => return Vec::new(),
             Uplink::Endpoint { id, interface } => (id, interface),
-            Uplink::Unknown(candidates) => {
-                let reason = format!(
-                    "by which interface it passes is not known here, say it with --interface ({})",
-                    candidates.join(", ")
-                );
-                return vec![SideAnswer { reason, ..answer }];
-            }
+            Uplink::Unknown(why) => return vec![SideAnswer { reason: why.clone(), ..answer }],
         };
-        let asked = self.judge.trace_passage(&id, self.passage, &self.sent, &self.flow);
+        let asked = self.judge.trace_passage(id, self.passage, &self.sent, &self.flow);
         let one = |(hook, Traced { verdict, steps }): (Hook, Traced<'_>)| {
             let lists = self.judge.of_hosts();
             let flow = if hook.is_early() { &self.sent } else { &self.flow };
@@ -99,13 +99,5 @@ impl Passing<'_> {
             }
         };
         asked.into_iter().map(one).collect()
-    }
-
-    /// The end that is elsewhere.
-    fn remote(&self) -> IpAddr {
-        match self.passage.side() {
-            Side::Source => self.flow.destination,
-            Side::Destination => self.flow.source,
-        }
     }
 }

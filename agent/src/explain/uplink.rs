@@ -35,8 +35,8 @@ pub(super) enum Uplink {
         /// The interface, when it is known.
         interface: Option<InterfaceName>,
     },
-    /// It cannot be told: the candidates in words.
-    Unknown(Vec<String>),
+    /// It cannot be told, and why.
+    Unknown(String),
 }
 
 /// Finds the host endpoint that a packet meets between the host and `remote`. `said`: by which
@@ -59,6 +59,46 @@ pub(super) fn uplink(place: &Place, said: Option<&InterfaceName>, remote: IpAddr
         return found.map_or(Uplink::Nobodys, |id| Uplink::Endpoint { id, interface });
     }
     guess(place, &chosen)
+}
+
+/// Finds the host endpoint that a packet from or to an endpoint meets at the endpoint's own `interface`,
+/// which is none of pods. `routed`: by which one the host says that it reaches the endpoint. That is told
+/// from an address, so where it is another one, with another host endpoint, either may be the one.
+pub(super) fn behind(
+    place: &Place,
+    interface: &InterfaceName,
+    routed: Option<&InterfaceName>,
+) -> Uplink {
+    let state = &*place.state;
+    if state.host_endpoints.endpoints.is_empty() {
+        return Uplink::Nobodys;
+    }
+    let known = place.interfaces.links.as_ref();
+    let mut links = known.cloned().unwrap_or_default();
+    // What `InterfaceExclude` takes out it takes out of those that are there.
+    links.entry(interface.clone()).or_default();
+    let chosen = choose(&state.host_endpoints, &links, &state.settings);
+    let governing = |name| chosen.governing(name, &state.settings);
+    let own = governing(interface);
+    let unknown = |why: String| {
+        Uplink::Unknown(format!(
+            "which host endpoint is asked at interface {interface} is not known here{why} ({})",
+            candidates(state, &chosen)
+        ))
+    };
+    if let Some(other) = routed.filter(|other| governing(other) != own) {
+        return unknown(format!(": the host reaches the endpoint by {other}, as it seems"));
+    }
+    // One that names no interface goes before that of all others, and may expect an address of this one.
+    let waiting = chosen.idle.values().any(|idle| matches!(idle, Idle::Waiting(_)));
+    let excluded =
+        state.settings.interface_exclude.iter().any(|one| one.matches(interface.as_str()));
+    let open = known.is_none() && !excluded && !chosen.interfaces.contains_key(interface);
+    if open && waiting {
+        return unknown(String::new());
+    }
+    let interface = Some(interface.clone());
+    own.map_or(Uplink::Nobodys, |id| Uplink::Endpoint { id: id.clone(), interface })
 }
 
 /// Without knowing the interface: the endpoint that expects an address of the node, or the only one of
@@ -84,7 +124,10 @@ fn guess(place: &Place, chosen: &Chosen) -> Uplink {
             Uplink::Endpoint { id: id.clone(), interface: None }
         }
         None if chosen.interfaces.is_empty() && !waiting => Uplink::Nobodys,
-        _ => Uplink::Unknown(candidates(state, chosen)),
+        _ => Uplink::Unknown(format!(
+            "by which interface it passes is not known here, say it with --interface ({})",
+            candidates(state, chosen)
+        )),
     }
 }
 
@@ -101,7 +144,7 @@ fn expecting(place: &Place, chosen: &Chosen) -> Option<HostEndpointId> {
     waiting.find(expects).cloned()
 }
 
-fn candidates(state: &DesiredState, chosen: &Chosen) -> Vec<String> {
+fn candidates(state: &DesiredState, chosen: &Chosen) -> String {
     let all = state.host_endpoints.endpoints.iter();
     let in_force = all.filter(|(id, _)| !matches!(chosen.idle.get(*id), Some(Idle::Wrong(_))));
     let words = in_force.map(|(id, endpoint)| match &endpoint.interface {
@@ -109,5 +152,5 @@ fn candidates(state: &DesiredState, chosen: &Chosen) -> Vec<String> {
         Some(name) => format!("{} on {name}", id.name),
         None => format!("{} where one of its addresses is", id.name),
     });
-    words.collect()
+    words.collect::<Vec<_>>().join(", ")
 }

@@ -85,7 +85,7 @@ impl Leftovers {
             Err(SetError::Unsupported(_)) => {}
             Err(error) => found.problem("address sets", chain(&error)),
         }
-        match Remains::find() {
+        match Remains::find().await {
             Ok(native) => found.native = native,
             Err(said) => found.problem("nftables", said),
         }

@@ -80,8 +80,8 @@ pub enum PickError {
 }
 
 /// Tries what the dataplane nftables needs of the kernel. A table of ours that is there has been taken.
-fn takes_it(try_it: bool) -> Result<(), PickError> {
-    let lack = if try_it && !native::is_there() { lack() } else { None };
+async fn takes_it(try_it: bool) -> Result<(), PickError> {
+    let lack = if try_it && !native::is_there().await { lack() } else { None };
     lack.map_or(Ok(()), |lack| Err(PickError::Nftables(lack)))
 }
 
@@ -93,8 +93,8 @@ fn takes_it(try_it: bool) -> Result<(), PickError> {
 pub async fn pick(exec: &Exec, wanted: Wanted, try_it: bool) -> Result<Picked, PickError> {
     let backend = match wanted {
         Wanted::Nftables => {
-            usable().map_err(PickError::Nftables)?;
-            takes_it(try_it)?;
+            usable().await.map_err(PickError::Nftables)?;
+            takes_it(try_it).await?;
             let why = "the settings ask for it".to_owned();
             return Ok(Picked { abandoned: of_iptables(exec).await, pick: Pick::Nftables { why } });
         }
@@ -106,14 +106,17 @@ pub async fn pick(exec: &Exec, wanted: Wanted, try_it: bool) -> Result<Picked, P
     match probed {
         Ok(probed) => {
             let iptables = probed.abandoned.map(Abandoned::Iptables);
-            let native = native::is_there().then_some(Abandoned::Nftables);
+            let native = native::is_there().await.then_some(Abandoned::Nftables);
             let abandoned = iptables.into_iter().chain(native).collect();
             Ok(Picked { pick: Pick::Iptables(probed.chosen), abandoned })
         }
         Err(error @ (ProbeError::NoIptables(_) | ProbeError::NoSets(_)))
-            if wanted == Wanted::Auto && usable().is_ok() =>
+            if wanted == Wanted::Auto =>
         {
-            takes_it(try_it)?;
+            if usable().await.is_err() {
+                return Err(PickError::Iptables(error));
+            }
+            takes_it(try_it).await?;
             let why = match error {
                 ProbeError::NoSets(_) => "the kernel has no address sets".to_owned(),
                 _ => "iptables is not on this host".to_owned(),
@@ -140,7 +143,7 @@ async fn of_iptables(exec: &Exec) -> Vec<Abandoned> {
 ///
 /// # Errors
 /// In words, why not.
-pub fn usable() -> Result<(), String> {
+pub async fn usable() -> Result<(), String> {
     let release = nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
         .unwrap_or_default();
@@ -153,7 +156,8 @@ pub fn usable() -> Result<(), String> {
         return Err("run as root or with CAP_NET_ADMIN".to_owned());
     }
     let mut table = Table::open(TABLE, Counters::default()).map_err(|error| chain(&error))?;
-    table.read().map(drop).map_err(|error| chain(&error))
+    let read = native::apart(move || table.read().map(drop)).await;
+    read.map_err(|error| chain(&error))?.map_err(|error| chain(&error))
 }
 
 /// `6.1.0-18-amd64` → (6, 1).

@@ -140,6 +140,7 @@ pub async fn preview(
         }
         Pick::Nftables { .. } => {
             let Native { now, groups, after } = native(&scene)
+                .await
                 .map_err(PreviewError::Nftables)?
                 .ok_or(PreviewError::Marks(settings.mark_mask))?;
             (out.nftables, out.nftables_after) = (now, after);
@@ -191,7 +192,7 @@ async fn leave(left: Abandoned, known: &[Family], exec: &Exec, out: &mut FelixPr
                 .problems
                 .push(Problem { subject: "address sets".to_owned(), message: chain(&error) }),
         },
-        Abandoned::Nftables => match Remains::find() {
+        Abandoned::Nftables => match Remains::find().await {
             Ok(remains) => {
                 let table = remains.table.then(|| format!("delete table inet {TABLE}"));
                 out.nftables_after.extend(table);

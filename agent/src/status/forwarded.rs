@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use calico_datastore::model::{Action, Cidr, WorkloadEndpointId};
 
 use super::document::ForwardedPortStatus;
-use crate::desired::verdict::{Flow, Judge, Side, Verdict};
+use crate::desired::verdict::{Flow, Judge, Side};
 use crate::desired::{ActiveRules, DesiredState};
 use crate::felix::iptables::forwarded::Forwarded;
 
@@ -54,22 +54,22 @@ fn explain_one(
         ports: Some((CLIENT_PORT, port.to.port())),
         icmp: None,
     };
-    let at_pod = |verdict: &Verdict| verdict.side == Side::Destination;
-    let verdicts = judge.judge(&flow(outside)).into_iter().filter(at_pod);
+    // Each by its name: of one that no policy protects the flow alone has nothing to say.
+    let endpoints = judge.endpoints_with(to).into_iter();
     let verdicts =
-        verdicts.filter_map(|verdict| Some((verdict.subject.workload()?.clone(), verdict)));
+        endpoints.filter_map(|id| Some((id, judge.ask(id, Side::Destination, &flow(outside))?)));
     // The host itself throws away what comes from elsewhere to such an address.
     let inside_only = port.at.is_some_and(|net| net.address().is_loopback());
     let explained = verdicts.map(|(endpoint, verdict)| {
         let mut also_from = Vec::new();
         if !verdict.allowed && !inside_only {
-            let named = named_sources(desired, &endpoint);
+            let named = named_sources(desired, endpoint);
             let foreign =
                 named.filter(|net| same_family(&net.address()) && !in_pool(net.address()));
             let nets: BTreeSet<Cidr> = foreign.collect();
             let allowed = |net: &Cidr| {
                 let flow = flow(net.address());
-                let said = judge.ask(&endpoint, Side::Destination, &flow);
+                let said = judge.ask(endpoint, Side::Destination, &flow);
                 said.is_some_and(|said| said.allowed)
             };
             also_from = nets.into_iter().take(MOST_NETS).filter(allowed).collect();

@@ -5,6 +5,7 @@
 //! type. Which interface a packet came from is not among them, so an address stands for the
 //! endpoint that may use it.
 
+mod holders;
 mod host;
 mod lists;
 mod openstack;
@@ -15,13 +16,14 @@ mod spoofed;
 mod tests;
 mod trace;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use calico_datastore::model::{
-    Cidr, Family, HostEndpointId, InterfaceName, Name, PolicyId, Protocol, WorkloadEndpointId,
+    Family, HostEndpointId, InterfaceName, Name, PolicyId, Protocol, WorkloadEndpointId,
 };
 
+use self::holders::{Holder, Holders};
 pub use self::host::{Hook, Passage};
 pub use self::lists::Lists;
 pub use self::rule::{Criterion, Miss};
@@ -105,7 +107,8 @@ pub enum Reason {
     NothingAllows,
     /// The endpoint is down, its class is not there, or its interface belongs to another endpoint.
     NotInForce,
-    /// The name of its interface is none of a pod's, so no rule asks what passes there.
+    /// The name of its interface is none of a pod's, so no rule of pods asks what passes there. The host
+    /// endpoint of that interface may, if it has one: see [`Judge::trace_passage`].
     NotOfPods,
     /// The address is not one of the endpoint's.
     NotItsAddress,
@@ -161,36 +164,24 @@ pub struct Verdict {
     pub reason: Reason,
 }
 
-/// The endpoints that may use an address.
-type Owners<'a> = Vec<(&'a WorkloadEndpointId, &'a LocalEndpoint)>;
-
 /// Answers questions about one state. To make it costs the endpoints; a question costs the rules
 /// that are asked, whatever the size of their sets.
 #[derive(Debug)]
 pub struct Judge<'a> {
     state: &'a DesiredState,
     host: &'a BTreeSet<IpAddr>,
-    /// Single addresses of endpoints that are in force.
-    owners: BTreeMap<IpAddr, Owners<'a>>,
-    /// The longer prefixes of endpoints that are in force.
-    nets: Vec<(Cidr, &'a WorkloadEndpointId, &'a LocalEndpoint)>,
+    /// Endpoints that are in force.
+    owners: Holders<'a>,
     /// Endpoints that are in force and may send from other prefixes.
-    spoofers: Vec<(&'a WorkloadEndpointId, &'a LocalEndpoint)>,
-    /// Endpoints that are not in force, and what they would use.
-    others: Owners<'a>,
-    /// Endpoints on interfaces that are none of pods: nothing that is theirs meets a rule.
-    unpoliced: Owners<'a>,
+    spoofers: Vec<Holder<'a>>,
+    /// Endpoints that are not in force.
+    idle: BTreeSet<&'a WorkloadEndpointId>,
+    /// The same, by what they would use.
+    others: Holders<'a>,
+    /// Endpoints on interfaces that are none of pods: no rule of pods is asked about what is theirs.
+    unpoliced: Holders<'a>,
     pods: Lists<'a>,
     hosts: Lists<'a>,
-}
-
-/// Those of them that may use the address.
-fn with<'a>(
-    all: &[(&'a WorkloadEndpointId, &'a LocalEndpoint)],
-    address: IpAddr,
-) -> impl Iterator<Item = &'a WorkloadEndpointId> {
-    let may = move |e: &LocalEndpoint| e.addresses.iter().any(|net| net.contains(address));
-    all.iter().filter(move |(_, endpoint)| may(endpoint)).map(|(id, _)| *id)
 }
 
 /// UDP port of VXLAN.
@@ -206,11 +197,11 @@ impl<'a> Judge<'a> {
         let mut judge = Self {
             state,
             host,
-            owners: BTreeMap::new(),
-            nets: Vec::new(),
+            owners: Holders::default(),
             spoofers: Vec::new(),
-            others: Vec::new(),
-            unpoliced: Vec::new(),
+            idle: BTreeSet::new(),
+            others: Holders::default(),
+            unpoliced: Holders::default(),
             pods: Lists::new(&state.policies, &state.profiles, &state.sets),
             hosts: Lists::of_hosts(&state.host_endpoints),
         };
@@ -218,25 +209,20 @@ impl<'a> Judge<'a> {
         let mut taken: BTreeSet<&InterfaceName> = BTreeSet::new();
         for (id, endpoint) in &state.endpoints {
             if !state.settings.is_of_pods(&endpoint.interface) {
-                judge.unpoliced.push((id, endpoint));
+                judge.unpoliced.add(id, endpoint);
                 continue;
             }
             let class = state.classes.get(&endpoint.class);
             let active = endpoint.active && class.is_some_and(|class| class.active);
             if !active || !taken.insert(&endpoint.interface) {
-                judge.others.push((id, endpoint));
+                judge.idle.insert(id);
+                judge.others.add(id, endpoint);
                 continue;
             }
             if state.settings.source_spoofing && !endpoint.spoof.is_empty() {
                 judge.spoofers.push((id, endpoint));
             }
-            for net in endpoint.addresses.iter().filter(|net| net.prefix_len() > 0) {
-                if net.is_host() {
-                    judge.owners.entry(net.address()).or_default().push((id, endpoint));
-                } else {
-                    judge.nets.push((*net, id, endpoint));
-                }
-            }
+            judge.owners.add(id, endpoint);
         }
         judge
     }
@@ -252,13 +238,13 @@ impl<'a> Judge<'a> {
                 let subject = Subject::Workload(endpoint.clone());
                 out.push(Verdict { subject, side, allowed, reason });
             };
-            let owners = self.owners(address);
+            let owners = self.owners.with(address);
             for (id, endpoint) in &owners {
                 decide(id, self.decide(endpoint, side, flow, &mut ()));
             }
             // What is of one that is not policed passes, whoever else would have the address.
-            if owners.is_empty() && with(&self.unpoliced, address).next().is_none() {
-                for id in with(&self.others, address) {
+            if owners.is_empty() && !self.unpoliced.has(address) {
+                for (id, _) in self.others.with(address) {
                     decide(id, (false, Reason::NotInForce));
                 }
             }
@@ -293,7 +279,7 @@ impl<'a> Judge<'a> {
         };
         let (allowed, reason) = if !self.state.settings.is_of_pods(&endpoint.interface) {
             (true, Reason::NotOfPods)
-        } else if self.others.iter().any(|(other, _)| *other == id) {
+        } else if self.idle.contains(id) {
             (false, Reason::NotInForce)
         } else if !self.may_use(endpoint, side, address) {
             (false, Reason::NotItsAddress)
@@ -306,12 +292,21 @@ impl<'a> Judge<'a> {
     /// The endpoints of this host that a flow from or to an address is of: those in force that may
     /// use it, or else those that no rule asks about, or else those that would.
     pub fn endpoints_with(&self, address: IpAddr) -> Vec<&'a WorkloadEndpointId> {
-        let owners = self.owners(address);
-        if !owners.is_empty() {
-            return owners.into_iter().map(|(id, _)| id).collect();
-        }
-        let unpoliced: Vec<_> = with(&self.unpoliced, address).collect();
-        if unpoliced.is_empty() { with(&self.others, address).collect() } else { unpoliced }
+        let ranks = [&self.owners, &self.unpoliced, &self.others].into_iter();
+        let mut found = ranks.map(|holders| holders.with(address));
+        let first = found.find(|holders| !holders.is_empty()).unwrap_or_default();
+        first.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// What goes there the host itself takes.
+    pub fn is_for_host(&self, to: IpAddr) -> bool {
+        let broadcast = matches!(to, IpAddr::V4(to) if to.is_broadcast());
+        self.host.contains(&to) || to.is_multicast() || broadcast
+    }
+
+    /// What comes from there the host itself sends.
+    pub fn is_of_host(&self, from: IpAddr) -> bool {
+        self.host.contains(&from)
     }
 
     /// As a source also what it may spoof. Only where the endpoint is known beforehand: such an address
@@ -332,13 +327,6 @@ impl<'a> Judge<'a> {
         &self.hosts
     }
 
-    fn owners(&self, address: IpAddr) -> Owners<'a> {
-        let mut owners = self.owners.get(&address).cloned().unwrap_or_default();
-        let nets = self.nets.iter().filter(|(net, ..)| net.contains(address));
-        owners.extend(nets.map(|(_, id, endpoint)| (*id, *endpoint)));
-        owners
-    }
-
     fn decide<T: Trace<'a>>(
         &self,
         endpoint: &LocalEndpoint,
@@ -355,7 +343,7 @@ impl<'a> Judge<'a> {
         };
         if side == Side::Destination {
             // The chains of forwarded packets never see what the host itself sends.
-            if self.host.contains(&flow.source) {
+            if self.is_of_host(flow.source) {
                 return (true, Reason::FromHost);
             }
             return self.pods.walk(&class.ingress, side, flow, trace);
@@ -367,8 +355,7 @@ impl<'a> Judge<'a> {
         if to.is_ipv4() && to.is_loopback() {
             return (false, Reason::Loopback);
         }
-        let broadcast = matches!(to, IpAddr::V4(to) if to.is_broadcast());
-        let to_host = self.host.contains(&to) || to.is_multicast() || broadcast;
+        let to_host = self.is_for_host(to);
         let discovery = flow.protocol == Some(Protocol::ICMPV6)
             && flow.icmp.is_some_and(|(kind, _)| ND_TYPES.contains(&kind));
         if to_host && flow.family() == Family::V6 && discovery {

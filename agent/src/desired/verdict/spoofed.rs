@@ -2,7 +2,7 @@
 
 use calico_datastore::model::WorkloadEndpointId;
 
-use super::{Flow, Judge, Side, Subject, Verdict, with};
+use super::{Flow, Judge, Side, Subject, Verdict};
 use crate::desired::LocalEndpoint;
 
 impl<'a> Judge<'a> {
@@ -14,8 +14,8 @@ impl<'a> Judge<'a> {
         let Flow { source, destination, .. } = *flow;
         if self.spoofers.is_empty()
             || self.host.contains(&source)
-            || !self.owners(source).is_empty()
-            || with(&self.unpoliced, source).next().is_some()
+            || self.owners.has(source)
+            || self.unpoliced.has(source)
         {
             return Vec::new();
         }

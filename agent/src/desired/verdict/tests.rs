@@ -4,7 +4,7 @@ mod unpoliced;
 
 use std::sync::Arc;
 
-use calico_datastore::model::{Action, IcmpMatch, PortRange, TierAction};
+use calico_datastore::model::{Action, Cidr, IcmpMatch, PortRange, TierAction};
 
 use super::*;
 use crate::config::Settings;

@@ -21,6 +21,7 @@ use super::directory::{Directory, Peer, short};
 use super::error::ExplainError;
 use super::network;
 use super::question::{CLIENT_PORT, Question};
+use super::uplink::{Uplink, behind};
 use super::world::Place;
 use crate::desired::verdict::{Flow, Judge, Side};
 use crate::desired::{DesiredState, LocalEndpoint, Member};
@@ -101,6 +102,8 @@ struct Node {
     group: Group,
     /// At most two: the second answers where the first asks.
     asked: Vec<(Option<WorkloadEndpointId>, IpAddr)>,
+    /// A host endpoint may be asked about what passes there.
+    hidden: bool,
 }
 
 /// The graph of a host. `question`: only of its protocol and port, when it names one.
@@ -124,16 +127,8 @@ pub fn graph(
         services.truncate(MOST_SERVICES);
     }
     let judge = Judge::new(state, &place.addresses);
-    let stray =
-        state.endpoints.values().filter(|one| !state.settings.is_of_pods(&one.interface)).count();
-    if stray > 0 {
-        let prefixes = state.settings.interface_prefixes.join(",");
-        notes.push(format!(
-            "{stray} endpoints are not policed: their interfaces do not begin with InterfacePrefix \
-             ({prefixes})"
-        ));
-    }
-    let mut nodes = groups(state, &judge);
+    notes.extend(of_strays(place));
+    let mut nodes = groups(place, &judge);
     if nodes.len() > MOST_GROUPS {
         notes.push(format!("{} groups of few pods are left out", nodes.len() - MOST_GROUPS));
         nodes.truncate(MOST_GROUPS);
@@ -143,10 +138,10 @@ pub fn graph(
         |kind| Group { kind, members: Vec::new(), policies: Vec::new(), profiles: Vec::new() };
     let own = directory.hosts.get(host).into_iter().flatten();
     let own = own.map(|address| (None, *address)).collect();
-    nodes.push(Node { group: empty(GroupKind::Host), asked: own });
+    nodes.push(Node { group: empty(GroupKind::Host), asked: own, hidden: false });
     let outside = Family::ALL.iter().filter_map(|f| Directory::address(&Peer::Outside, *f));
     let outside = outside.map(|address| (None, address)).collect();
-    nodes.push(Node { group: empty(GroupKind::Outside), asked: outside });
+    nodes.push(Node { group: empty(GroupKind::Outside), asked: outside, hidden: false });
 
     let ports = named_ports(state);
     let mut edges = Vec::new();
@@ -181,10 +176,10 @@ pub fn graph(
 type Asked = (Option<WorkloadEndpointId>, IpAddr);
 
 /// Whom to ask for an edge: addresses of one family, IPv4 first. Only pods have policy, and the
-/// host reaches its own.
+/// host reaches its own. What a host endpoint decides is not drawn.
 fn pair<'a>(from: &'a Node, to: &'a Node, same: bool) -> Option<(&'a Asked, &'a Asked)> {
     let pods = |node: &Node| node.group.kind == GroupKind::Pods;
-    if from.group.kind == GroupKind::Host || !(pods(from) || pods(to)) {
+    if from.group.kind == GroupKind::Host || !(pods(from) || pods(to)) || from.hidden || to.hidden {
         return None;
     }
     if same {
@@ -204,7 +199,8 @@ fn allowed(judge: &Judge<'_>, a: &Asked, b: &Asked, flow: &Flow) -> bool {
 }
 
 /// The pods of the host in groups that policy cannot tell apart, those with most members first.
-fn groups(state: &DesiredState, judge: &Judge<'_>) -> Vec<Node> {
+fn groups(place: &Place, judge: &Judge<'_>) -> Vec<Node> {
+    let state = &*place.state;
     let ports = ports_by_address(state);
     let nets: BTreeSet<Cidr> = network::of_rules(state).collect();
     let mut found: BTreeMap<Signature<'_>, Node> = BTreeMap::new();
@@ -213,7 +209,7 @@ fn groups(state: &DesiredState, judge: &Judge<'_>) -> Vec<Node> {
         let signature = Signature {
             class: endpoint.class.as_str(),
             in_force: judge.endpoints_with(address).contains(&id),
-            policed: state.settings.is_of_pods(&endpoint.interface),
+            policing: Policing::of(endpoint, place),
             v4: address.is_ipv4(),
             sets: state
                 .sets
@@ -223,9 +219,12 @@ fn groups(state: &DesiredState, judge: &Judge<'_>) -> Vec<Node> {
             nets: nets.iter().map(|net| net.contains(address)).collect(),
             ports: ports.get(&address).cloned().unwrap_or_default(),
         };
-        let node = found
-            .entry(signature)
-            .or_insert_with(|| Node { group: described(state, endpoint), asked: Vec::new() });
+        let hidden = signature.policing == Policing::ByHostEndpoint;
+        let node = found.entry(signature).or_insert_with(|| Node {
+            group: described(state, endpoint),
+            asked: Vec::new(),
+            hidden,
+        });
         node.group.members.push(short(id));
         if node.asked.len() < 2 {
             node.asked.push((Some(id.clone()), address));
@@ -239,12 +238,57 @@ fn groups(state: &DesiredState, judge: &Judge<'_>) -> Vec<Node> {
     nodes
 }
 
+/// Whose policy is asked at an endpoint's interface.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Policing {
+    OfPods,
+    /// It is none of pods, and the host's, or may be: which one is not known here.
+    ByHostEndpoint,
+    Nobodys,
+}
+
+impl Policing {
+    fn of(endpoint: &LocalEndpoint, place: &Place) -> Self {
+        if place.state.settings.is_of_pods(&endpoint.interface) {
+            return Self::OfPods;
+        }
+        match behind(place, &endpoint.interface, None) {
+            Uplink::Nobodys => Self::Nobodys,
+            Uplink::Endpoint { .. } | Uplink::Unknown(_) => Self::ByHostEndpoint,
+        }
+    }
+}
+
+/// What is to be said of endpoints on interfaces that are none of pods.
+fn of_strays(place: &Place) -> Vec<String> {
+    let state = &*place.state;
+    let prefixes = state.settings.interface_prefixes.join(",");
+    let why = format!("their interfaces do not begin with InterfacePrefix ({prefixes})");
+    let all = state.endpoints.values().map(|endpoint| Policing::of(endpoint, place));
+    let all: Vec<_> = all.collect();
+    let said = [
+        (Policing::Nobodys, format!("endpoints are not policed: {why}")),
+        (
+            Policing::ByHostEndpoint,
+            format!(
+                "endpoints are not policed as pods, and what a host endpoint lets pass there is not \
+                 drawn (explain tells): {why}"
+            ),
+        ),
+    ];
+    let said = said.into_iter().filter_map(|(policing, text)| {
+        let count = all.iter().filter(|one| **one == policing).count();
+        (count > 0).then(|| format!("{count} {text}"))
+    });
+    said.collect()
+}
+
 /// What policy can see of a pod.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Signature<'a> {
     class: &'a str,
     in_force: bool,
-    policed: bool,
+    policing: Policing,
     v4: bool,
     sets: Vec<bool>,
     nets: Vec<bool>,

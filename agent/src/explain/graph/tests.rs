@@ -170,3 +170,30 @@ fn endpoints_that_are_not_policed_are_no_group_of_pods_that_are() {
         "1 endpoints are not policed: their interfaces do not begin with InterfacePrefix (cali)";
     assert_eq!(graph.notes, [said]);
 }
+
+#[test]
+fn what_a_host_endpoint_decides_is_not_drawn() {
+    let mut all = crowded();
+    for update in &mut all {
+        if let Update::WorkloadEndpoint(id, Some(endpoint)) = update
+            && id.workload.as_str() == "default/pod6"
+        {
+            std::sync::Arc::make_mut(endpoint).interface = "eth7".parse().unwrap();
+        }
+    }
+    let hosts = include_str!("../tests/hosts.yaml");
+    let by_others = |graph: &Graph| {
+        let stray = graph.groups.iter().position(|one| one.members == ["default/pod6/eth0"]);
+        graph.edges.iter().filter(|edge| [edge.from, edge.to].contains(&stray.unwrap())).count()
+    };
+    // On eth0 and eth1 only.
+    let with = |hosts: &str| [all.clone(), updates(hosts)].concat();
+    let none = of(&with(hosts), &of_port("9090"));
+    assert!(by_others(&none) > 0 && none.notes[0].contains("are not policed:"), "{none:?}");
+    let everywhere = hosts.replace("interfaceName: eth0", "interfaceName: \"*\"");
+    let graph = of(&with(&everywhere), &of_port("9090"));
+    assert_eq!((by_others(&graph), graph.notes.len()), (0, 1));
+    let said = "1 endpoints are not policed as pods, and what a host endpoint lets pass there is not \
+                drawn (explain tells): their interfaces do not begin with InterfacePrefix (cali)";
+    assert_eq!(graph.notes[0], said);
+}

@@ -13,7 +13,7 @@ use crate::routes::monitor::{Link, Links};
 
 const HOSTS: &str = include_str!("hosts.yaml");
 
-fn manifests() -> String {
+pub(super) fn manifests() -> String {
     format!("{MANIFESTS}{HOSTS}")
 }
 
@@ -23,7 +23,7 @@ fn both() -> World {
 }
 
 /// Each side that was asked: whose (the name alone), where, and the verdict.
-fn sides(explanation: &Explanation) -> Vec<String> {
+pub(super) fn sides(explanation: &Explanation) -> Vec<String> {
     let all = explanation.answers.iter().flat_map(|answer| &answer.sides);
     let words = |side: &SideAnswer| {
         let whose = side.endpoint.strip_prefix("HostEndpoint ").unwrap_or("pod");

@@ -3,5 +3,6 @@ mod external;
 mod hosts;
 mod names;
 mod properties;
+mod strays;
 mod words;
 pub(crate) mod world;

@@ -1,5 +1,5 @@
-//! Our table in the kernel: one socket, changes in transactions, a read-back. Plain calls that do not
-//! wait; whoever calls decides about threads.
+//! Our table in the kernel: one socket, changes in transactions, a read-back. Plain calls: reading waits for
+//! who writes, and whoever calls decides about threads.
 
 mod send;
 

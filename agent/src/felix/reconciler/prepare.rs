@@ -96,7 +96,7 @@ impl Felix {
                     backend::clean(&self.exec, &self.counters, dataplane, &self.known, run).await
                 }
                 Abandoned::Sets => self.clean_sets(run).await,
-                Abandoned::Nftables => self.clean_nftables(run),
+                Abandoned::Nftables => self.clean_nftables(run).await,
             };
             if !clean {
                 return;
@@ -136,8 +136,8 @@ impl Felix {
         }
     }
 
-    fn clean_nftables(&mut self, run: &mut Run) -> bool {
-        let removed = Remains::find().and_then(|remains| remains.remove(&self.counters));
+    async fn clean_nftables(&mut self, run: &mut Run) -> bool {
+        let removed = Remains::find().await.and_then(|remains| remains.remove(&self.counters));
         if let Err(said) = &removed {
             run.surprise = true;
             let said = format!("what an earlier run left is still there: {said}");

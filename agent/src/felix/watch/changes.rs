@@ -105,6 +105,8 @@ struct Inner {
     placed: Placed,
     kept: Kept,
     wrote: Wrote,
+    /// The watch wanted its turn while it was the reconciler's.
+    refused: bool,
     hears: bool,
 }
 
@@ -140,15 +142,20 @@ impl Turn {
 
 impl Drop for Turn {
     /// The watch looks as soon as it can, at what was written in this turn or in one before that left it
-    /// no time.
+    /// no time, and at what it was refused a turn for.
     fn drop(&mut self) {
-        let due = {
+        {
             let mut inner = self.changes.lock();
             inner.wrote.tables = self.wrote.tables.or(inner.wrote.tables);
             inner.wrote.sets = self.wrote.sets.or(inner.wrote.sets);
-            inner.wrote.tables.is_some() || inner.wrote.sets.is_some()
-        };
+        }
         drop(self.held.take());
+        // Asked behind that: who is refused just before has said so by now.
+        let due = {
+            let mut inner = self.changes.lock();
+            let refused = std::mem::take(&mut inner.refused);
+            refused || inner.wrote.tables.is_some() || inner.wrote.sets.is_some()
+        };
         if due {
             self.changes.watch.notify_one();
         }
@@ -178,9 +185,13 @@ impl Changes {
         Turn { changes: self.clone(), held, wrote: Wrote::default() }
     }
 
-    /// The watch's turn, when it is not the reconciler's.
+    /// The watch's turn, when it is not the reconciler's; otherwise the end of that is news.
     pub(super) fn try_turn(&self) -> Option<OwnedMutexGuard<()>> {
-        Arc::clone(&self.turn).try_lock_owned().ok()
+        // Said before: the other turn may end in between.
+        self.lock().refused = true;
+        let turn = Arc::clone(&self.turn).try_lock_owned().ok()?;
+        self.lock().refused = false;
+        Some(turn)
     }
 
     /// Says where the rules are; the watch looks nowhere else. The first look at them is the one after
@@ -345,6 +356,22 @@ mod tests {
         assert!(tokio::time::timeout(soon, changes.news()).await.is_ok());
         assert!(changes.take_wrote_tables().is_some());
         // Nothing is due now, so nobody is woken.
+        drop(changes.turn().await);
+        let short = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(short, changes.news()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn who_was_refused_a_turn_is_woken_at_its_end() {
+        let changes = Changes::default();
+        let turn = changes.turn().await;
+        assert!(changes.try_turn().is_none());
+        // Nothing was written.
+        drop(turn);
+        let soon = std::time::Duration::from_secs(5);
+        assert!(tokio::time::timeout(soon, changes.news()).await.is_ok());
+        // Who had it since waits for nothing.
+        assert!(changes.try_turn().is_some());
         drop(changes.turn().await);
         let short = std::time::Duration::from_millis(50);
         assert!(tokio::time::timeout(short, changes.news()).await.is_err());

@@ -54,6 +54,9 @@ use crate::status::systemd::Heartbeat;
 const TICK: Duration = Duration::from_secs(1);
 /// How soon the tables are looked at again that the reconciler was at work on.
 const SOON: Duration = Duration::from_millis(10);
+/// The pause between two looks at many parameters that the kernel told of: those of 1,000 pods are looked at
+/// within half a second, and others have their turn.
+const BREATH: Duration = Duration::from_millis(50);
 /// A first look after an own write should come at once. If it comes later than this, the
 /// reconciler may have read the same place in between, and somebody may have written it after that.
 const PROMPT: Duration = Duration::from_millis(500);
@@ -72,6 +75,8 @@ pub struct Watch {
     unlocked: bool,
     sets: Sets,
     parameters: Parameters,
+    /// Not all was looked at that the kernel told of.
+    behind: bool,
     tick: Instant,
     /// A failure was said.
     deaf: bool,
@@ -90,6 +95,7 @@ impl Watch {
             unlocked: false,
             sets: Sets::default(),
             parameters: Parameters::open(felix.sysctls()),
+            behind: false,
             tick: Instant::now(),
             deaf: false,
         };
@@ -142,12 +148,13 @@ impl Watch {
     }
 
     /// When to go on if nothing happens: at the next tick, or sooner when somebody may have written
-    /// legacy tables.
+    /// legacy tables, or the kernel told of more parameters than one look takes.
     fn again(&self, now: Instant) -> Instant {
         let unlocked = self.unlocked.then_some(now);
-        let owed = self.owed().into_iter().chain(unlocked).min();
         // While the reconciler is at work nobody looks.
-        owed.map_or(self.tick, |at| at.max(now + SOON).min(self.tick))
+        let owed = self.owed().into_iter().chain(unlocked).map(|at| at.max(now + SOON));
+        let behind = self.behind.then_some(now + BREATH);
+        owed.chain(behind).fold(self.tick, Instant::min)
     }
 
     /// When legacy tables are due that it was too soon to read when somebody may have written them.
@@ -162,7 +169,8 @@ impl Watch {
         self.parameters.drain();
         let tick = now >= self.tick;
         let mut touched = Touched::default();
-        // While the reconciler is at work, the news of its end wakes us.
+        self.behind = false;
+        // While the reconciler is at work, the news of its end wakes us, whatever it wrote.
         if let Some(turn) = self.changes.try_turn() {
             touched.merge(self.poll(now, tick));
             // In its turn it says what it has set when all is: before that nobody knows whose work it is
@@ -170,6 +178,7 @@ impl Watch {
             let kept = self.changes.kept();
             drop(turn);
             touched.merge(self.parameters.look_at_told(&kept));
+            self.behind = self.parameters.has_more();
         }
         if tick {
             self.tick = now + TICK;
@@ -287,7 +296,12 @@ impl Watch {
     /// (`IptablesPostWriteCheckIntervalSecs`); sets tell it by their size.
     fn poll(&mut self, now: Instant, tick: bool) -> Touched {
         let mut touched = Touched::default();
-        let Some(Rules::Iptables(flavour)) = self.changes.rules() else { return touched };
+        let Some(Rules::Iptables(flavour)) = self.changes.rules() else {
+            // Of other rules all is heard: nobody has to be woken for a look at what was written.
+            self.changes.take_wrote_tables();
+            self.changes.take_wrote_sets();
+            return touched;
+        };
         let wrote = self.changes.take_wrote_tables();
         let unlocked = std::mem::take(&mut self.unlocked);
         let owed = self.owed().is_some_and(|at| at <= now);
@@ -331,4 +345,58 @@ fn everything(rules: Rules) -> Touched {
 /// True when a change that is seen now is our own.
 fn is_own(wrote: Option<Instant>, now: Instant) -> bool {
     wrote.is_some_and(|at| now.saturating_duration_since(at) < PROMPT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use calico_datastore::model::InterfaceName;
+
+    use crate::exec::Exec;
+
+    /// A start tells of all interfaces, and so does a script that sets them all.
+    #[tokio::test]
+    async fn told_parameters_wait_for_no_tick() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("net/ipv4/conf/cali300");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("rp_filter"), "2\n").unwrap();
+        let felix = Felix::new(Exec::default(), root.path().to_owned());
+        let mut watch = Watch::open(&felix);
+        let name: InterfaceName = "cali300".parse().unwrap();
+        let interfaces = [(300_u32, name)].into_iter().collect();
+        watch.changes.keep(Kept { interfaces, families: vec![Family::V4], ..Kept::default() });
+        watch.parameters.hear_only(1..=300);
+        // Time stands still: the tick never comes.
+        let now = Instant::now();
+        watch.tick = now + TICK;
+
+        // While it is somebody else's turn nobody looks, or asks again and again whether it is over.
+        let turn = watch.changes.turn().await;
+        watch.step(now);
+        assert_eq!(watch.again(now), watch.tick);
+        drop(turn);
+        // Whatever was written.
+        let soon = Duration::from_secs(5);
+        assert!(tokio::time::timeout(soon, watch.changes.news()).await.is_ok());
+
+        let looks = [(); 3].map(|()| {
+            watch.step(now);
+            let found = !watch.changes.take().sysctls.is_empty();
+            (found, watch.again(now).saturating_duration_since(now))
+        });
+        assert_eq!(looks, [(false, BREATH), (false, BREATH), (true, TICK)]);
+    }
+
+    #[tokio::test]
+    async fn where_all_is_heard_nobody_looks_at_what_was_written() {
+        let felix = Felix::new(Exec::default(), "/nonexistent".into());
+        let mut watch = Watch::open(&felix);
+        watch.changes.set_rules(Rules::Nftables, &mut watch.changes.turn().await);
+        watch.changes.news().await;
+        watch.step(Instant::now());
+        drop(watch.changes.turn().await);
+        let short = Duration::from_millis(50);
+        assert!(tokio::time::timeout(short, watch.changes.news()).await.is_err());
+    }
 }

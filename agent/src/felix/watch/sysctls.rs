@@ -5,6 +5,7 @@
 //! What is read is compared with what should be, so own writes touch nothing.
 
 use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use tracing::debug;
@@ -27,6 +28,7 @@ const NETCONFMSG: usize = 4;
 /// that are read as a whole, 32 a second took a quarter of a percent of a core.
 const ROUND: usize = 16;
 /// How many of those that the kernel told of are read at once: some milliseconds. A start tells of all.
+/// The others have their turn soon ([`Parameters::has_more`]).
 const LOOK: usize = 128;
 
 /// The indexes that a datagram is about. `NETCONFA_IFINDEX_ALL` (-1) and `_DEFAULT` (-2) are
@@ -44,6 +46,9 @@ pub(super) struct Parameters {
     events: Option<Events>,
     /// The kernel told of these since the last look.
     told: BTreeSet<u32>,
+    /// The last of those that was looked at: whoever sets the same ones again and again keeps no others
+    /// waiting.
+    looked_at: u32,
     /// The last interface that was read in turn.
     last: u32,
     /// Something that the kernel told was missed, since the last look.
@@ -60,8 +65,15 @@ impl Parameters {
             // Reading in turn finds the same, later.
             debug!(%error, "the kernel does not tell of changed parameters");
         });
-        let told = BTreeSet::new();
-        Self { sysctls, events: events.ok(), told, last: 0, overrun: false, missed: 0 }
+        Self {
+            sysctls,
+            events: events.ok(),
+            told: BTreeSet::new(),
+            looked_at: 0,
+            last: 0,
+            overrun: false,
+            missed: 0,
+        }
     }
 
     /// Waits for something to read. Cancel-safe.
@@ -95,13 +107,20 @@ impl Parameters {
         if std::mem::take(&mut self.overrun) {
             self.missed = kept.interfaces.len();
         }
-        // Others have their turn with the next look.
-        let now: Vec<u32> = self.told.iter().copied().take(LOOK).collect();
-        if now.is_empty() {
-            return Touched::default();
+        let after = self.told.range((Excluded(self.looked_at), Unbounded));
+        let before = self.told.range(..=self.looked_at);
+        let now: Vec<u32> = after.chain(before).copied().take(LOOK).collect();
+        let Some(last) = now.last() else { return Touched::default() };
+        self.looked_at = *last;
+        for index in &now {
+            self.told.remove(index);
         }
-        self.told.retain(|index| now.binary_search(index).is_err());
         self.look(now.into_iter(), Which::All, kept)
+    }
+
+    /// True when the kernel told of more than one look takes.
+    pub(super) fn has_more(&self) -> bool {
+        !self.told.is_empty()
     }
 
     /// Looks at the next interfaces in turn.
@@ -125,6 +144,13 @@ impl Parameters {
         }
         touched.forwarding = kept.forwarding && self.sysctls.forwarding_differs(&kept.families);
         touched
+    }
+
+    /// As when the kernel told of these, and tells of nothing else from now on.
+    #[cfg(test)]
+    pub(super) fn hear_only(&mut self, told: impl Iterator<Item = u32>) {
+        self.events = None;
+        self.told.extend(told);
     }
 }
 
@@ -162,6 +188,19 @@ mod tests {
         let mut looks = || [(); 3].map(|()| parameters.look_at_told(&kept).sysctls.contains(&name));
         assert_eq!(looks(), [false, true, false]);
         assert_eq!((parameters.told.len(), parameters.missed), (0, 1));
+        // Who sets many again before each look, as our own repairs do, keeps no others waiting.
+        let many = 1..=u32::try_from(LOOK).unwrap();
+        parameters.told = (1..=last).chain([u32::MAX]).collect();
+        let mut looks = || {
+            [(); 4].map(|()| {
+                let found = parameters.look_at_told(&kept).sysctls.contains(&name);
+                parameters.told.extend(many.clone());
+                found
+            })
+        };
+        // u32::MAX and 1..127, 128..255, 256 and so on.
+        assert_eq!(looks(), [false, false, true, false]);
+        assert!(!parameters.told.contains(&u32::MAX));
     }
 
     #[tokio::test]

@@ -19,6 +19,8 @@ impl Intent {
         stale.everything = !same_routes(&self.settings, &desired.settings);
         self.settings = Arc::clone(&desired.settings);
         self.origin = desired.origin;
+        // Who has external addresses costs all endpoints: only for a reason.
+        let mut decide = stale.everything;
 
         let old = std::mem::replace(&mut self.endpoints, desired.endpoints.clone());
         for change in old.diff(&desired.endpoints) {
@@ -36,6 +38,7 @@ impl Intent {
                 self.mark(endpoint, &mut stale);
             }
             stale.endpoints.insert(id.clone());
+            decide = true;
         }
 
         let old = std::mem::replace(&mut self.links, world.links.clone());
@@ -52,6 +55,7 @@ impl Intent {
             if !self.settings.is_of_pods(name) || same {
                 continue;
             }
+            decide = true;
             if let Some(link) = before
                 && self.pods.get(&link.index) == Some(name)
             {
@@ -87,7 +91,9 @@ impl Intent {
                 change;
             stale.destinations.insert(*block);
         }
-        self.follow_externals(desired, &mut stale);
+        if decide {
+            self.follow_externals(desired, &mut stale);
+        }
         stale.gone.retain(|index| !self.pods.contains_key(index));
         self.note_former(&mut stale);
         stale

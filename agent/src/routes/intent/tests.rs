@@ -335,3 +335,61 @@ fn one_change_of_many_makes_little_stale() {
     assert!(stale.read.is_empty() && stale.gone.is_empty());
     assert_eq!(intent.update(&world(&desired)), Stale::default());
 }
+
+/// Each generation comes here, and to decide costs all endpoints.
+#[test]
+fn who_has_an_external_address_is_decided_again_when_anything_differs_that_decides() {
+    let mut desired = DesiredState::default();
+    let mut links = Links::default();
+    for step in [
+        Step::FloatingIps(true),
+        Step::Link { interface: 0, index: 10, up: true },
+        Step::Link { interface: 1, index: 20, up: true },
+        Step::Endpoint {
+            name: 0,
+            interface: 0,
+            addresses: vec![0],
+            nat: vec![0],
+            mac: 1,
+            active: true,
+        },
+        Step::Endpoint {
+            name: 1,
+            interface: 1,
+            addresses: vec![1],
+            nat: vec![0],
+            mac: 1,
+            active: true,
+        },
+    ] {
+        take(&step, &mut desired, &mut links);
+    }
+    let world = |desired: &DesiredState, links: &Links| World {
+        desired: Arc::new(desired.clone()),
+        links: links.clone(),
+    };
+    let mut intent = Intent::default();
+    intent.update(&world(&desired, &links));
+    let external = Cidr::host(EXTERNAL[0]);
+    assert_eq!(intent.externals.get(&external), Some(&id("a")));
+    // Whoever decides puts this right.
+    let nobody = id("nobody");
+    intent.externals.insert(external, nobody.clone());
+    desired.generation += 1;
+    assert_eq!(intent.update(&world(&desired, &links)), Stale::default());
+    // Blocks, and interfaces that are none of pods, decide nothing.
+    take(&Step::Block(0), &mut desired, &mut links);
+    take(&Step::Link { interface: 3, index: 40, up: true }, &mut desired, &mut links);
+    intent.update(&world(&desired, &links));
+    assert_eq!(intent.externals.get(&external), Some(&nobody));
+
+    take(&Step::Link { interface: 0, index: 10, up: false }, &mut desired, &mut links);
+    assert!(intent.update(&world(&desired, &links)).destinations.contains(&external));
+    assert_eq!(intent.externals.get(&external), Some(&id("b")));
+    take(&Step::Gone(1), &mut desired, &mut links);
+    intent.update(&world(&desired, &links));
+    assert_eq!(intent.externals.get(&external), Some(&id("a")));
+    take(&Step::FloatingIps(false), &mut desired, &mut links);
+    intent.update(&world(&desired, &links));
+    assert!(intent.externals.is_empty());
+}

@@ -131,3 +131,16 @@ fn a_port_of_the_loopback_is_closed_to_the_outside_whatever_policy_says() {
     assert!(!all[0].from_outside && all[0].also_from.is_empty());
     assert_eq!(all[0].reason, "the port is bound to the host's loopback");
 }
+
+#[test]
+fn a_port_that_leads_to_an_endpoint_without_policy_is_open_and_listed() {
+    let mut state = state(vec![], None);
+    assert!(!one(&state).0);
+    let mut stray = (*state.endpoints[&id()]).clone();
+    stray.interface = "eth7".parse().unwrap();
+    // Listed once, also where its address is in a longer prefix of it.
+    stray.addresses.push("192.168.0.0/24".parse().unwrap());
+    state.endpoints.insert(id(), Arc::new(stray));
+    let reason = "no policy is asked: its interface does not begin with InterfacePrefix";
+    assert_eq!(one(&state), (true, reason.to_owned(), vec![]));
+}

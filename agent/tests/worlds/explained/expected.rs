@@ -276,7 +276,7 @@ fn conclude(sides: Vec<Side>) -> Lines {
     Lines { outcome, because, sides: sides.into_iter().map(|side| side.lines).collect() }
 }
 
-fn is_discovery(packet: &Packet) -> bool {
+pub(crate) fn is_discovery(packet: &Packet) -> bool {
     packet.protocol == 58
         && packet.source.is_ipv6()
         && packet.icmp.is_some_and(|(kind, _)| DISCOVERY.contains(&kind))

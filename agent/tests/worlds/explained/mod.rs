@@ -7,6 +7,7 @@
 mod expected;
 mod lines;
 mod mutants;
+mod strays;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -89,3 +89,67 @@ fn what_passes_unasked_is_not_denied_for_a_pod_that_is_down() {
     assert!(passes(&state, v4()));
     assert_eq!(asked(&state, 3, Side::Destination, &v4()), (false, Reason::NotInForce));
 }
+
+/// A prefix that holds every address says of none whose it is.
+#[test]
+fn who_may_use_every_address_does_not_speak_for_others() {
+    let mut state = on("eth7");
+    put_endpoint(&mut state, 3, &class(vec![], &["none"]));
+    let change = |state: &mut DesiredState, n, change: &dyn Fn(&mut LocalEndpoint)| {
+        let mut endpoint = LocalEndpoint::clone(&state.endpoints[&id(n)]);
+        change(&mut endpoint);
+        state.endpoints.insert(id(n), Arc::new(endpoint));
+    };
+    state.settings = Arc::new(Settings { source_spoofing: true, ..Settings::default() });
+    change(&mut state, 1, &|lister| lister.spoof = nets(&["10.66.0.0/16"]));
+    change(&mut state, 2, &|stray| stray.addresses = nets(&["10.65.0.2/32", "0.0.0.0/0"]));
+    change(&mut state, 3, &|down| down.active = false);
+    let denied = (Side::Destination, false, Reason::NotInForce);
+    assert_eq!(ask(&state, tcp("198.51.100.7", "10.65.0.3", 80)), [denied]);
+    let host = BTreeSet::new();
+    let listed = tcp("10.66.0.5", "198.51.100.7", 80);
+    assert_eq!(Judge::new(&state, &host).ask_spoofers(&listed).len(), 1);
+    // Who is down neither: nobody else's packets are denied for it.
+    change(&mut state, 3, &|down| down.addresses = nets(&["0.0.0.0/0"]));
+    assert_eq!(ask(&state, tcp("198.51.100.7", "198.51.100.8", 80)), []);
+    let passed = tcp("10.65.0.2", "198.51.100.8", 80);
+    assert_eq!(asked(&state, 2, Side::Source, &passed), (true, Reason::NotOfPods));
+}
+
+#[test]
+fn an_address_is_of_an_endpoint_once() {
+    let mut state = on("eth7");
+    let host = BTreeSet::new();
+    for interface in ["eth7", "cali7"] {
+        rename(&mut state, 2, interface);
+        let mut twice = LocalEndpoint::clone(&state.endpoints[&id(2)]);
+        twice.addresses = nets(&["10.65.0.0/24", "10.65.0.2/32", "10.65.0.0/16"]);
+        state.endpoints.insert(id(2), Arc::new(twice));
+        assert_eq!(Judge::new(&state, &host).endpoints_with(ip("10.65.0.2")), [&id(2)]);
+    }
+}
+
+#[test]
+fn they_are_looked_up_and_not_searched() {
+    const MANY: u32 = 50_000;
+    let mut state = state(vec![]);
+    let address = |n| IpAddr::from(std::net::Ipv4Addr::from(0x0a80_0000 + n));
+    let like = LocalEndpoint::clone(&state.endpoints[&id(2)]);
+    for n in 0..MANY {
+        let endpoint = LocalEndpoint {
+            interface: format!("eth{n}").parse().unwrap(),
+            addresses: vec![Cidr::host(address(n))],
+            ..like.clone()
+        };
+        let id = WorkloadEndpointId { workload: Name::from(format!("stray{n}")), ..id(2) };
+        state.endpoints.insert(id, Arc::new(endpoint));
+    }
+    let host = BTreeSet::new();
+    let judge = Judge::new(&state, &host);
+    // Each a search through all of them would take minutes.
+    for n in 0..MANY {
+        let flow = Flow { source: address(n), destination: address(2 * n), ..v4() };
+        assert_eq!(judge.judge(&flow), []);
+        assert_eq!(judge.endpoints_with(flow.source).len(), 1);
+    }
+}

@@ -10,6 +10,7 @@ use crate::felix::nftables::table::{ReadError, Table};
 use crate::telemetry::chain;
 
 use super::places::NONE;
+use super::sockets::apart;
 
 /// What is there of ours.
 #[derive(Debug, Default)]
@@ -25,11 +26,16 @@ impl Remains {
     ///
     /// # Errors
     /// In words, when the kernel does not say.
-    pub(in crate::felix) fn find() -> Result<Self, String> {
+    pub(in crate::felix) async fn find() -> Result<Self, String> {
+        let unlisted = |error: io::Error| format!("cannot list interfaces: {error}");
         let mut table = Table::open(TABLE, Counters::default()).map_err(|error| chain(&error))?;
-        let table = table.read().map_err(|error| chain(&error))?.is_some();
-        let links = links().map_err(|error| format!("cannot list interfaces: {error}"))?;
-        Ok(Self { table, links })
+        let mut groups = Groups::open().map_err(unlisted)?;
+        let read = move || {
+            let table = table.read().map_err(|error| chain(&error))?.is_some();
+            let links = links(&mut groups).map_err(unlisted)?;
+            Ok(Self { table, links })
+        };
+        apart(read).await.map_err(|error| error.to_string())?
     }
 
     /// Removes it all: first the table, or what is in no group any more would be dropped.
@@ -56,20 +62,21 @@ impl Remains {
 
 /// True when anything of ours is there, as far as the kernel says it: a table is there also when interfaces
 /// cannot be listed, and so is one that does not stop changing.
-pub(in crate::felix) fn is_there() -> bool {
-    table_is_there() || links().is_ok_and(|links| !links.is_empty())
-}
-
-fn table_is_there() -> bool {
-    let Ok(mut table) = Table::open(TABLE, Counters::default()) else { return false };
-    match table.read() {
-        Ok(found) => found.is_some(),
-        Err(error) => matches!(error, ReadError::Restless),
-    }
+pub(in crate::felix) async fn is_there() -> bool {
+    let (table, groups) = (Table::open(TABLE, Counters::default()), Groups::open());
+    let read = move || {
+        let table = table.is_ok_and(|mut table| match table.read() {
+            Ok(found) => found.is_some(),
+            Err(error) => matches!(error, ReadError::Restless),
+        });
+        let grouped = || groups.and_then(|mut groups| links(&mut groups));
+        table || grouped().is_ok_and(|links| !links.is_empty())
+    };
+    apart(read).await.unwrap_or(false)
 }
 
 /// The interfaces in groups of ours.
-fn links() -> io::Result<Vec<Grouped>> {
-    let links = Groups::open()?.read()?;
+fn links(groups: &mut Groups) -> io::Result<Vec<Grouped>> {
+    let links = groups.read()?;
     Ok(links.into_values().filter(|link| is_ours(link.group)).collect())
 }

@@ -40,6 +40,7 @@ use self::dispatch::Dispatch;
 use self::others::Others;
 pub(in crate::felix) use self::preview::{Preview, preview};
 use self::sockets::Sockets;
+pub(in crate::felix) use self::sockets::apart;
 use super::render::{Options, Renderer};
 use crate::config::Settings;
 use crate::desired::LocalEndpoint;

@@ -4,6 +4,7 @@ use calico_datastore::model::InterfaceName;
 
 use super::dispatch::Dispatch;
 use super::places;
+use super::sockets::apart;
 use crate::felix::counters::Counters;
 use crate::felix::nftables::TABLE;
 use crate::felix::nftables::compare::{Difference, compare};
@@ -29,14 +30,19 @@ pub(in crate::felix) struct Preview {
 ///
 /// # Errors
 /// In words, when the kernel cannot be read.
-pub(in crate::felix) fn preview(scene: &Scene<'_>) -> Result<Option<Preview>, String> {
+pub(in crate::felix) async fn preview(scene: &Scene<'_>) -> Result<Option<Preview>, String> {
     let options = Options { groups: true, random_fully: true };
     let Some(mut renderer) = Renderer::new(&scene.state.settings, options) else {
         return Ok(None);
     };
     let mut table = Table::open(TABLE, Counters::default()).map_err(|error| chain(&error))?;
-    let found = table.read().map_err(|error| chain(&error))?;
-    let links = Groups::open().and_then(|mut groups| groups.read());
+    let groups = Groups::open();
+    let read = move || {
+        let found = table.read();
+        (table, found, groups.and_then(|mut groups| groups.read()))
+    };
+    let (mut table, found, links) = apart(read).await.map_err(|error| error.to_string())?;
+    let found = found.map_err(|error| chain(&error))?;
     let links = links.map_err(|error| format!("cannot list interfaces: {error}"))?;
     let mut dispatch = Dispatch::new(scene.state.settings.nftables_dispatch);
     dispatch.look(found.as_ref(), links.values(), scene);

@@ -31,7 +31,17 @@ pub(super) struct Sockets {
 
 /// The thread that had the socket is gone, and with it the socket.
 fn lost() -> io::Error {
-    io::Error::other("the thread that wrote to nf_tables panicked")
+    io::Error::other("the thread that spoke to nf_tables panicked")
+}
+
+/// Reads where that may wait. The sockets are opened before: in our network namespace.
+///
+/// # Errors
+/// When `read` panicked.
+pub(in crate::felix) async fn apart<T: Send + 'static>(
+    read: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(read).await.map_err(|_| lost())
 }
 
 impl Sockets {
@@ -64,13 +74,13 @@ impl Sockets {
 
     /// Reads what is there.
     pub(super) async fn read(&mut self) -> Result<Option<Found>, ReadError> {
-        let error = || ReadError::List { what: "the table".to_owned(), source: lost() };
-        let mut table = self.table.take().ok_or_else(error)?;
+        let error = |source| ReadError::List { what: "the table".to_owned(), source };
+        let mut table = self.table.take().ok_or_else(|| error(lost()))?;
         let read = move || {
             let found = table.read();
             (table, found)
         };
-        let (table, found) = spawn_blocking(read).await.map_err(|_| error())?;
+        let (table, found) = apart(read).await.map_err(error)?;
         self.table = Some(table);
         self.looked = found.is_ok();
         found
@@ -114,29 +124,46 @@ mod tests {
 
     use super::*;
     use crate::felix::counters::Counters;
+    use crate::felix::nftables::backend::{Remains, is_there};
     use crate::felix::nftables::object::Chain;
     use crate::felix::nftables::render::names;
+    use crate::felix::pick::usable;
+
+    /// What `read` says; and while the one thread that may block does something else, it waits.
+    async fn waits<T>(mut read: impl AsyncFnMut() -> T) -> T {
+        let said = read().await;
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let busy = spawn_blocking(move || wait.recv());
+        let soon = Duration::from_millis(20);
+        assert!(tokio::time::timeout(soon, read()).await.is_err());
+        drop(done);
+        let _ = busy.await.unwrap();
+        said
+    }
 
     /// A list waits for who changes what is listed. The runtime does not.
     #[test]
     fn reading_is_never_done_where_we_are() {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
-        let table = Table::open("calico-sockets", Counters::default()).unwrap();
-        let mut sockets = Sockets::new(table, Groups::open().unwrap());
-        runtime.block_on(async {
-            if sockets.read().await.is_err() {
-                println!("skipped: needs root to list tables");
-                return;
-            }
-            // The one thread that may block does something else.
-            let (done, wait) = std::sync::mpsc::channel::<()>();
-            let busy = spawn_blocking(move || wait.recv());
-            let soon = Duration::from_millis(20);
-            assert!(tokio::time::timeout(soon, sockets.read()).await.is_err());
-            drop(done);
-            let _ = busy.await.unwrap();
-        });
+        if !nix::unistd::Uid::effective().is_root() {
+            println!("skipped: needs root to list tables");
+            return;
+        }
+        let inside = || {
+            // Where nobody else changes anything.
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+            let table = Table::open("calico-sockets", Counters::default()).unwrap();
+            let mut sockets = Sockets::new(table, Groups::open().unwrap());
+            runtime.block_on(async {
+                assert!(waits(async || sockets.read().await).await.unwrap().is_none());
+                assert!(!waits(is_there).await);
+                let remains = waits(Remains::find).await.unwrap();
+                assert!(!remains.table && remains.links.is_empty(), "{remains:?}");
+                waits(usable).await.unwrap();
+            });
+        };
+        std::thread::spawn(inside).join().unwrap();
     }
 
     #[test]
