@@ -250,21 +250,14 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::config::AddressChoice;
+    use crate::node::registration::tests::calico_01;
     use calico_datastore::model::Name;
     use calico_datastore::store::memory::Memory;
     use serde_json::Value;
 
     fn identity() -> Identity {
-        Identity {
-            name: Name::from("calico-01"),
-            ip: AddressChoice::Fixed([172, 18, 18, 101].into(), Some(24)),
-            ip6: AddressChoice::Stored,
-            as_number: None,
-            skip_address_check: false,
-            cluster_type: "bgp".to_owned(),
-            host_action_overridden: false,
-            may_initialise: true,
-        }
+        let ip = AddressChoice::Fixed([172, 18, 18, 101].into(), Some(24));
+        Identity { ip, ..calico_01() }
     }
 
     async fn none() -> Result<Vec<HostAddress>, AddressError> {

@@ -249,4 +249,4 @@ fn problem(subject: &str, message: &str) -> Problem {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,6 +5,7 @@
 //! * [`document`] is what it answers.
 //! * [`aggregate`] is the task that puts the reports together.
 //! * [`combine`] makes one state per endpoint of what each reconciler says. Pure.
+//! * `instead` says what counts in the place of a refused value. Pure.
 //! * [`files`] keeps a file per programmed endpoint, which the CNI plugin waits for.
 //! * [`keys`] decides which status keys to write, [`report`] writes them.
 //! * [`systemd`] speaks with the supervisor: ready, status line, that we live.

@@ -7,23 +7,16 @@ use calico_agent::felix::nftables::table::{Table, WriteError};
 use calico_agent::felix::nftables::trial;
 use calico_datastore::model::Family;
 
-use crate::support::{Kernel, base, chain, contents, drops, jump, rule, set};
+use crate::support::{Kernel, base, chain, contents, drops, from, jump, rule, set};
 
 /// A small table: `top` leads to `a`, and to `b` by a map.
 fn small() -> calico_agent::felix::nftables::contents::Contents {
     let dispatch = Statement::Dispatch { key: DispatchKey::InGroup, map: "m".into() };
     let top = vec![rule(vec![], vec![dispatch]), jump("a")];
-    let named = |set: &str| Match::AddressIn {
-        side: Side::Source,
-        family: Family::V4,
-        set: set.into(),
-        mask: None,
-        not: false,
-    };
     let range = |a: &str, b: &str| Element::Range(a.parse().unwrap(), b.parse().unwrap());
     contents(
         [
-            ("a", chain(vec![drops(vec![named("s")])])),
+            ("a", chain(vec![drops(vec![from("s")])])),
             ("b", chain(vec![])),
             ("top", base(BaseKind::Filter, Hook::Forward, 0, top)),
         ],

@@ -6,7 +6,7 @@ use calico_agent::felix::nftables::contents::Contents;
 use calico_agent::felix::nftables::object::*;
 use calico_datastore::model::Family;
 
-use crate::support::{Kernel, base, chain, contents, drops, jump, rule, set};
+use crate::support::{Kernel, base, chain, contents, drops, from, jump, rule, set};
 
 /// Endpoints of some classes, each with three policies of three rules of its own, both directions;
 /// anti-spoofing by interface and address. What nftables.md measured.
@@ -131,15 +131,8 @@ fn two_thousand_endpoints_of_a_hundred_classes_are_one_batch() {
 #[test]
 fn more_than_a_socket_takes_is_written_in_parts_that_nobody_sees() {
     let kernel = Kernel::new();
-    let named = Match::AddressIn {
-        side: Side::Source,
-        family: Family::V4,
-        set: "s".into(),
-        mask: None,
-        not: false,
-    };
     let wanted = contents(
-        [("top", base(BaseKind::Filter, Hook::Input, 0, vec![drops(vec![named])]))],
+        [("top", base(BaseKind::Filter, Hook::Input, 0, vec![drops(vec![from("s")])]))],
         [("s", set(SetKind::Address(Family::V4), addresses(300_000).collect()))],
     );
     // What cannot be is refused at the end, and what came early goes again.

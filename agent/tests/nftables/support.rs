@@ -7,6 +7,7 @@ use calico_agent::felix::nftables::compare::{Difference, compare};
 use calico_agent::felix::nftables::contents::{Contents, Set};
 use calico_agent::felix::nftables::object::*;
 use calico_agent::felix::nftables::table::{Table, WriteError, Written};
+use calico_datastore::model::Family;
 
 use crate::netns::Netns;
 
@@ -76,6 +77,12 @@ pub(crate) fn base(kind: BaseKind, hook: Hook, priority: i32, rules: Vec<Rule>) 
 /// A rule without a comment.
 pub(crate) fn rule(matches: Vec<Match>, statements: Vec<Statement>) -> Rule {
     Rule { matches, statements, comment: None }
+}
+
+/// Packets from IPv4 addresses of a set.
+pub(crate) fn from(set: &str) -> Match {
+    let (side, family) = (Side::Source, Family::V4);
+    Match::AddressIn { side, family, set: set.into(), mask: None, not: false }
 }
 
 /// What drops all of that.

@@ -4,7 +4,7 @@ use calico_agent::felix::nftables::object::*;
 use calico_datastore::model::Family;
 
 use crate::every::everything;
-use crate::support::{Kernel, base, contents, drops, set};
+use crate::support::{Kernel, base, contents, drops, from, set};
 
 /// The handle of the rule that a listing shows with these words.
 fn handle(words: &str) -> String {
@@ -149,14 +149,7 @@ fn an_element_for_every_other_address_is_found_and_goes() {
         (SetKind::Address(Family::V4), "", Element::Address(ends[0]), "10.0.0.0"),
     ] {
         let kernel = Kernel::new();
-        let named = Match::AddressIn {
-            side: Side::Source,
-            family: Family::V4,
-            set: "s".into(),
-            mask: None,
-            not: false,
-        };
-        let top = base(BaseKind::Filter, Hook::Input, 0, vec![drops(vec![named])]);
+        let top = base(BaseKind::Filter, Hook::Input, 0, vec![drops(vec![from("s")])]);
         let wanted = contents([("top", top)], [("s", set(kind, vec![element]))]);
         kernel.fill(&wanted);
         let listing = sorted(&kernel.list());

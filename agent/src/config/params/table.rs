@@ -129,9 +129,10 @@ pub static PARAMS: &[Param] = &[
               its last good version, so that no slip opens or closes anything; of a HostEndpoint \
               that names its interface the policing alone: its addresses are in no selector and no \
               named port any more. But an agent that starts later knows no such version, takes the \
-              object for absent, and decides otherwise than its neighbours. status names the keys and what counts for each. A file \
-              of the directory store with a mistake is another thing: it never becomes values, and \
-              what it said before holds. Felix has no such parameter.",
+              object for absent, and decides otherwise than its neighbours. status names the keys \
+              and what counts for each. A file of the directory store with a mistake is another \
+              thing: it never becomes values, and what it said before holds. Felix has no such \
+              parameter.",
     },
     Param {
         name: "Dataplane",

@@ -5,23 +5,9 @@ use calico_datastore::layout::v3::keys;
 use calico_datastore::store::memory::Memory;
 
 use super::*;
-use crate::config::AddressChoice;
+use crate::node::registration::tests::calico_01;
 
 const ADDRESS: [u8; 4] = [172, 18, 18, 101];
-
-fn identity() -> Identity {
-    Identity {
-        name: "calico-01".into(),
-        // As people type it: the length is the interface's.
-        ip: AddressChoice::Fixed(ADDRESS.into(), None),
-        ip6: AddressChoice::Stored,
-        as_number: None,
-        skip_address_check: false,
-        cluster_type: "bgp".to_owned(),
-        host_action_overridden: false,
-        may_initialise: true,
-    }
-}
 
 /// An uplink that has its address from a time on.
 fn from(up: Duration) -> impl Fn() -> std::future::Ready<Result<Vec<HostAddress>, AddressError>> {
@@ -57,7 +43,7 @@ where
 {
     let dir = tempfile::tempdir().unwrap();
     let nodename = dir.path().join("nodename");
-    let host = Host { identity: identity(), nodename, may_initialise_later: false };
+    let host = Host { identity: calico_01(), nodename, may_initialise_later: false };
     let (read, read_rx) = watch::channel(SourceStatus::default());
     let (result_tx, result) = watch::channel(Registration::default());
     let rig = Rig { store, read, result };

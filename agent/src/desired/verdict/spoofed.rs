@@ -9,7 +9,8 @@ impl<'a> Judge<'a> {
     /// Each endpoint of this host that lists the flow's source (`allowSpoofedSourcePrefixes`) and has
     /// leave to, and what its policy says of the flow. Whether it sent it, the flow does not tell:
     /// the address may be used by somebody outside as well. Nobody where the source is the host's own,
-    /// or that of an endpoint in force or that is not policed, which is taken for the sender; and not who has the destination.
+    /// or that of an endpoint that is in force or not policed, which is taken for the sender; and not who
+    /// has the destination.
     pub fn ask_spoofers(&self, flow: &Flow) -> Vec<Verdict> {
         let Flow { source, destination, .. } = *flow;
         if self.spoofers.is_empty()

@@ -15,7 +15,8 @@ fn fixed(text: &str) -> AddressChoice {
     AddressChoice::Fixed(address.parse().unwrap(), prefix.map(|p| p.parse().unwrap()))
 }
 
-fn calico_01() -> Identity {
+/// A host whose address was typed without its length.
+pub(crate) fn calico_01() -> Identity {
     Identity {
         name: Name::from("calico-01"),
         ip: fixed("172.18.18.101"),

@@ -172,8 +172,9 @@ fn user_info(text: &str, found: &mut Vec<String>) -> String {
         // A password may hold a comma; one before another scheme is between two URLs.
         let mut commas = url.match_indices(',').map(|(at, _)| at);
         let next = |at: &usize| {
-            let scheme = url[at + 1..].split_once("://").map_or("", |(scheme, _)| scheme);
-            !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric())
+            let next = &url[at + 1..];
+            let behind = next.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+            behind.len() < next.len() && behind.starts_with("://")
         };
         let url = commas.find(next).map_or(url, |at| &url[..at]);
         rest = behind;
